@@ -1,0 +1,112 @@
+"""What all recipes share: the sections with their plainest values, and the recipe argument.
+
+Each section is the keyword arguments of one function, where every value is explained:
+
+    model       training/models.py      create_model; the model's fields in nest/model.py
+    data        data/pipeline.py        create_data
+    augment     data/transforms.py      TRANSFORMS: one subsection for each transform that is on
+    task        training/classification.py  Classification
+    optimizer   training/optimizers.py  create_optimizer
+    mesh        training/sharding.py    create_mesh
+    loop        training/experiment.py  plan_steps
+    checkpoint  training/checkpoints.py Checkpoints
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def base_config() -> ConfigDict:
+    """Returns a config with the sections of a classification run; recipes fill in the rest."""
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict()
+    config.data = ConfigDict(
+        {
+            "train_split": "train",
+            "eval_split": "test",
+            "num_threads": 2,
+            "prefetch": 2,
+            "data_dir": config_dict.placeholder(str),
+        }
+    )
+    config.augment = ConfigDict()
+    config.task = ConfigDict(
+        {
+            "name": "classification",
+            "label_smoothing": 0.0,
+            "ema_decay": config_dict.placeholder(float),
+            "accumulation_steps": 1,
+        }
+    )
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "reference_batch": config_dict.placeholder(int),
+            "schedule": "cosine",
+            "warmup_epochs": 0.0,
+            "final_lr": 0.0,
+            "weight_decay": 0.0,
+            "decay_exclude": (),
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "grad_clip_norm": config_dict.placeholder(float),
+        }
+    )
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    config.loop = ConfigDict(
+        {"log_every_steps": 100, "evaluate_every_epochs": 1.0, "save_every_epochs": 1.0}
+    )
+    config.checkpoint = ConfigDict(
+        {"keep_last": 2, "best_metric": "top1_accuracy", "best_mode": "max"}
+    )
+    return config
+
+
+def parse_argument(argument: str | None, **choices: tuple[str, ...]) -> ConfigDict:
+    """Parses a recipe argument such as "tiny,cifar100": one word of each choice at most.
+
+    Args:
+        argument: words separated by commas, in any order; None or "" for the defaults.
+        **choices: for each name the words it can be, the default first.
+
+    Returns:
+        The word chosen for each name, and `debug`: whether the word "debug" was given.
+
+    Raises:
+        ValueError: an unknown word, or two of the same choice.
+    """
+    chosen = {}
+    words = [word for word in (argument or "").split(",") if word]
+    for word in words:
+        if word == "debug":
+            continue
+        names = [name for name, allowed in choices.items() if word in allowed]
+        allowed = "; ".join(f"{name}: {'|'.join(words)}" for name, words in choices.items())
+        if not names:
+            raise ValueError(
+                f"recipe argument {word!r} is unknown; allowed: {allowed or 'no choices'}; debug"
+            )
+        if names[0] in chosen:
+            raise ValueError(f"recipe argument {word!r} chooses {names[0]} twice in {argument!r}")
+        chosen[names[0]] = word
+    defaults = {name: allowed[0] for name, allowed in choices.items()}
+    return ConfigDict({**defaults, **chosen, "debug": "debug" in words})
+
+
+def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
+    """Makes a smoke run of a recipe: under a minute on two CPU cores, no data set needed.
+
+    Keeps the model family, the optimizer and the loop; the images are made up.
+    """
+    config.data.name = "synthetic"
+    config.data.image_size = image_size
+    config.data.batch_size = 16
+    config.data.eval_batch_size = 16
+    config.data.train_split = "train[:128]"
+    config.data.eval_split = "test[:32]"
+    config.augment = ConfigDict()
+    config.loop.num_epochs = 1.0
+    config.loop.log_every_steps = 2
+    config.optimizer.warmup_epochs = 0.25
+    return config

@@ -1,0 +1,61 @@
+"""NesT on ImageNet at 224 x 224.
+
+    python train.py --config=configs/imagenet_nest.py:tiny --workdir=runs/imagenet_nest_tiny
+
+Argument: tiny|small|base, debug. Top-1 of the official README: Tiny 81.5, Small 83.3, Base 83.8.
+
+Values are those of the official configs/imagenet_nest.py and imagenet_nest_tiny.py
+(google-research/nested-transformer, commit 59c0d6a) unless a comment says otherwise.
+"""
+
+from configs.common import base_config, parse_argument, shrink
+
+
+def get_config(argument: str | None = None):
+    arg = parse_argument(argument, size=("tiny", "small", "base"))
+    config = base_config()
+    config.seed = 42
+
+    # Drop path 0.2, 0.3, 0.5: models/nest_net.py.
+    config.model.name = f"nest_{arg.size}_s196_224"
+    config.model.dtype = "float32"
+    config.model.remat = False
+
+    config.data.name = "imagenet2012"
+    config.data.image_size = 224
+    config.data.batch_size = 1024  # README: the paper's models, on TPU
+    config.data.eval_batch_size = 1024
+    config.data.eval_split = "validation"
+    config.data.num_threads = 16  # ours
+
+    config.augment.random_resized_crop = {"area": (0.05, 1.0), "interpolation": "bilinear"}
+    config.augment.flip = {"probability": 0.5}
+    config.augment.randaugment = {
+        "num_layers": 2,
+        "magnitude": 9.0,
+        "magnitude_std": 0.5,
+        "probability": 0.5,
+        "max_translate_pixels": 100.0,  # augment/rand_augment.py
+    }
+    # SimCLR v2's, after RandAugment; strength 0.3 scales its constants.
+    config.augment.color_jitter = {"strength": 0.3}
+    config.augment.random_erasing = {"probability": 0.25}
+    config.augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 1.0}
+
+    config.task.label_smoothing = 0.1  # before mixing
+
+    config.optimizer.base_lr = 2.5e-4
+    config.optimizer.reference_batch = 256  # 1e-3 at 1024
+    config.optimizer.warmup_epochs = 20.0
+    config.optimizer.weight_decay = 0.05
+    # Only position embeddings: biases and norm scales ARE decayed, as in the official code.
+    config.optimizer.decay_exclude = ("_position/embedding$",)
+
+    config.loop.num_epochs = 300.0
+    config.loop.log_every_steps = 500
+    config.loop.evaluate_every_epochs = 10.0
+    config.loop.save_every_epochs = 4.0  # ours; official: every 5,000 steps
+    if arg.debug:
+        shrink(config, image_size=56)
+        config.model.depths = (1, 1, 1)
+    return config

@@ -1,0 +1,1 @@
+"""Image data: sources, augmentation on the host, and batches on the device."""

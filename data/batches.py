@@ -1,0 +1,206 @@
+"""Global batches of an endless or finite list of records, read ahead, on the device, resumable."""
+
+import math
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+Batch = dict[str, Any]  # image uint8 [b, h, w, c], label int32 [b], mask float32 [b]
+
+
+class Layout:
+    """Which rows of a global batch this process loads, and how they get onto its devices."""
+
+    def __init__(
+        self, sharding: NamedSharding | None, process_index: int = 0, process_count: int = 1
+    ):
+        """Takes the layout of the batch axis.
+
+        Args:
+            sharding: its first entry says how the batch axis lies over a mesh; None leaves the rows
+                as numpy arrays.
+            process_index: without sharding, which part of the rows to load.
+            process_count: without sharding, number of equal parts.
+        """
+        if not 0 <= process_index < process_count:
+            raise ValueError(
+                f"process_index is {process_index}; it must lie in 0 to {process_count - 1}"
+            )
+        self._process_index = process_index
+        self._process_count = process_count
+        self._sharding = None
+        self._num_parts = process_count
+        if sharding is not None:
+            # Only the batch axis: one sharding serves images, labels and mask.
+            spec = PartitionSpec(*sharding.spec[:1])
+            self._sharding = NamedSharding(sharding.mesh, spec)
+            # The entry is None, one mesh axis or a tuple of them.
+            self._num_parts = math.prod(
+                sharding.mesh.shape[a] for a in jax.tree.leaves(tuple(spec))
+            )
+
+    def check(self, key: str, batch_size: int) -> None:
+        """Raises ValueError for a batch size that cannot be cut evenly."""
+        if batch_size % self._num_parts:
+            owners = "processes" if self._sharding is None else "devices of the batch axis"
+            raise ValueError(
+                f"{key} is {batch_size}; it must be divisible by the {self._num_parts} {owners}"
+            )
+
+    def round_up(self, batch_size: int) -> int:
+        """Next batch size that can be cut evenly."""
+        return math.ceil(batch_size / self._num_parts) * self._num_parts
+
+    def local_rows(self, batch_size: int) -> list[int]:
+        """Rows of the global batch, ascending, that this process has to load."""
+        rows = np.arange(batch_size)
+        if self._sharding is None:
+            return np.split(rows, self._process_count)[self._process_index].tolist()
+        # Not necessarily one run of rows: a mesh may interleave the devices of two processes, and
+        # replicas hold the same rows.
+        held = self._sharding.addressable_devices_indices_map((batch_size,)).values()
+        return np.unique(np.concatenate([rows[index] for index in held])).tolist()
+
+    def place(self, batch: Batch, batch_size: int) -> Batch:
+        """Makes global arrays of this process's rows."""
+        if self._sharding is None:
+            return batch
+        return {
+            key: jax.make_array_from_process_local_data(
+                self._sharding, array, (batch_size, *array.shape[1:])
+            )
+            for key, array in batch.items()
+        }
+
+
+class _LoadBatch:
+    """Makes the given rows of global batch k; rows past the last record are zeros, mask 0."""
+
+    def __init__(
+        self,
+        records: grain.MapDataset,
+        image_shape: tuple[int, int, int],
+        batch_size: int,
+        rows: list[int],
+    ):
+        self._records = records
+        self._num_records = len(records)
+        self._image_shape = image_shape
+        self._batch_size = batch_size
+        self._rows = rows
+
+    def __call__(self, k: int) -> Batch:
+        images = np.zeros((len(self._rows), *self._image_shape), np.uint8)
+        labels = np.zeros(len(self._rows), np.int32)
+        mask = np.zeros(len(self._rows), np.float32)
+        for position, row in enumerate(self._rows):
+            index = k * self._batch_size + row
+            if index < self._num_records:
+                record = self._records[index]
+                images[position] = record["image"]
+                labels[position] = record["label"]
+                mask[position] = 1.0
+        return {"image": images, "label": labels, "mask": mask}
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """All global batches of a list of records, each reachable at once by its number.
+
+    Attributes:
+        records: Grain's random-access list; its length may be practically endless.
+        image_shape: (height, width, channels).
+        batch_size: global.
+        layout: which rows are loaded here, and where they go.
+        num_threads: threads that each make whole batches; 0 leaves it to the prefetch thread.
+        prefetch: batches kept ready on the device; 0 makes each when it is asked for.
+    """
+
+    records: grain.MapDataset
+    image_shape: tuple[int, int, int]
+    batch_size: int
+    layout: Layout
+    num_threads: int
+    prefetch: int
+
+    @property
+    def num_examples(self) -> int:
+        """Number of records."""
+        return len(self.records)
+
+    def __len__(self) -> int:
+        # In whole numbers: an endless list is longer than floats count.
+        return -(-len(self.records) // self.batch_size)
+
+    def __iter__(self) -> "Batches":
+        return Batches(self)
+
+    def open_at(self, start: int) -> grain.DatasetIterator:
+        """Starts reading at batch `start`, which takes as long as at batch 0."""
+        rows = self.layout.local_rows(self.batch_size)
+        load = _LoadBatch(self.records, self.image_shape, self.batch_size, rows)
+        # A thread makes a whole batch: a task per small image would cost more than the image.
+        options = grain.ReadOptions(
+            num_threads=self.num_threads, prefetch_buffer_size=2 * self.num_threads
+        )
+        batches = grain.MapDataset.range(start, len(self)).map(load).to_iter_dataset(options)
+        batches = batches.map(lambda batch: self.layout.place(batch, self.batch_size))
+        return iter(
+            grain.experimental.ThreadPrefetchIterDataset(
+                batches, prefetch_buffer_size=self.prefetch
+            )
+        )
+
+
+class Batches(Iterator[Batch]):
+    """Iterator over a reader's batches; its state is the number of batches the caller has taken.
+
+    Batches that are loaded ahead do not count. Background threads start with the first batch and
+    end with `close`, at the end of the data, on an error, and before the interpreter ends.
+    """
+
+    def __init__(self, reader: BatchReader, start: int = 0):
+        self._reader = reader
+        self._open: list[grain.DatasetIterator] = []  # the iterator in use, if any
+        # A finalizer also runs at interpreter exit, before JAX goes away under the threads.
+        weakref.finalize(self, _close_all, self._open)
+        self.set_state({"batches": start})
+
+    def __next__(self) -> Batch:
+        if not self._open:
+            self._open.append(self._reader.open_at(self._batches))
+        try:
+            batch = next(self._open[0])
+        except BaseException:
+            self.close()
+            raise
+        self._batches += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Returns the position, ready for JSON."""
+        return {"batches": self._batches}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes to the position that `get_state` gave in this or another run of the same recipe."""
+        batches = state["batches"]
+        if isinstance(batches, bool) or not isinstance(batches, int) or batches < 0:
+            raise ValueError(f"state.batches is {batches!r}; it must be a whole number from 0")
+        self.close()
+        self._batches = batches
+
+    def close(self) -> None:
+        """Ends the background threads; a later `next` goes on where the caller was."""
+        _close_all(self._open)
+
+
+def _close_all(iterators: list[grain.DatasetIterator]) -> None:
+    """Closes the iterators and lets go of them: Grain's complain if they outlive its modules."""
+    while iterators:
+        iterators.pop().close()

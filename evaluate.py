@@ -1,0 +1,108 @@
+"""Evaluates a checkpoint of a run, or a weights file, on any split.
+
+    python evaluate.py --workdir=runs/digits_nest
+    python evaluate.py --workdir=runs/digits_nest --checkpoint=best --split='train[:50%]'
+    python evaluate.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/
+
+Prints one JSON line, and writes it beside what was evaluated. Without --config, the config that
+the workdir was trained with. Exit codes: 0 done; 2 wrong config or input.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from training import commandline, experiment, workdirs
+from training.checkpoints import Checkpoints
+from training.errors import ConfigError, input_errors
+from training.evaluation import evaluate
+from training.weights import load_weights
+
+_CONFIG = commandline.define_config_flag()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint to evaluate.")
+_CHECKPOINT = flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of them.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Weights to evaluate instead of a workdir.")
+_SPLIT = flags.DEFINE_string("split", None, "Split; the config's data.eval_split by default.")
+
+
+def evaluate_workdir(
+    config: ConfigDict, workdir: str | Path, *, checkpoint: str = "latest", split: str | None = None
+) -> dict[str, Any]:
+    """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
+
+    Args:
+        config: the recipe.
+        workdir: of the run; nothing in its checkpoints is changed.
+        checkpoint: "latest" or "best".
+        split: e.g. "test" or "train[:50%]"; None: the config's data.eval_split.
+
+    Raises:
+        ConfigError: no checkpoint, or one of another model.
+    """
+    folder = Path(workdir).absolute() / "checkpoints" / checkpoint
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} does not exist: no run has saved a checkpoint there")
+    run = experiment.build(config)
+    for difference in workdirs.config_differences(Path(workdir), config.to_dict()):
+        print(f"note: not as trained: {difference}", file=sys.stderr)
+    sections = config.checkpoint.to_dict()
+    with Checkpoints(workdir=Path(workdir), read_only=True, **sections) as saved:
+        restored = saved.restore(run.shapes, checkpoint)
+    if restored is None:
+        raise ConfigError(f"{folder} holds no finished checkpoint")
+    step, state, _ = restored
+    return {"checkpoint": str(folder / str(step)), "step": step} | _metrics(run, state, split)
+
+
+def evaluate_weights(
+    config: ConfigDict, weights: str | Path, *, split: str | None = None
+) -> dict[str, Any]:
+    """Evaluates a weights file or folder that training.weights.load_weights reads.
+
+    Raises:
+        ConfigError: the weights are missing, unreadable or of another model.
+    """
+    run = experiment.build(config)
+    with input_errors():
+        params = load_weights(weights, run.task.model, image_size=run.data.image_shape)
+    state = jax.jit(run.task.with_parameters, out_shardings=run.shardings)(run.init(), params)
+    return {"weights": str(weights)} | _metrics(run, state, split)
+
+
+def _metrics(run: experiment.Experiment, state: Any, split: str | None) -> dict[str, Any]:
+    split = split or run.data.eval_split
+    with input_errors():
+        batches = run.data.eval_batches(split)
+    metrics = evaluate(run.eval_step, run.task.summarize, state, batches)
+    return {"split": split} | metrics
+
+
+def main() -> None:
+    if bool(_WORKDIR.value) == bool(_WEIGHTS.value):
+        raise ConfigError("give one of --workdir=FOLDER and --weights=PATH; see --help")
+    if _WEIGHTS.value is not None:
+        if _CONFIG.value is None:
+            raise ConfigError("--weights needs --config=FILE.py: it names model and data")
+        result = evaluate_weights(_CONFIG.value, _WEIGHTS.value, split=_SPLIT.value)
+        path = Path(_WEIGHTS.value).absolute()
+        name = f"{path.name}.evaluation"
+    else:
+        path = Path(_WORKDIR.value).absolute()
+        config = _CONFIG.value or workdirs.read_config(path)
+        result = evaluate_workdir(config, path, checkpoint=_CHECKPOINT.value, split=_SPLIT.value)
+        path, name = path / "evaluation", f"evaluation_{_CHECKPOINT.value}"
+    line = json.dumps(result)
+    print(line)
+    if jax.process_index() == 0:
+        suffix = re.sub(r"\W+", "_", result["split"]).strip("_")
+        path.with_name(f"{name}_{suffix}.json").write_text(line + "\n")
+
+
+if __name__ == "__main__":
+    commandline.run(main)

@@ -1,0 +1,1 @@
+"""Mathematics that NesT, TNT and ViT share. Imports jax and flax only."""

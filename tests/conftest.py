@@ -1,0 +1,40 @@
+"""Settings of the whole test run, and a run small enough to train in seconds."""
+
+import os
+
+# Before jax is imported anywhere: the CPU, as eight simulated devices.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import pytest
+
+from configs import digits_nest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory):
+    """Lets the tests share compiled programs: most of them train the same small model."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def small_config():
+    """A two-level NesT on 8x8 digits, 20 steps, with all that a state can hold switched on."""
+    config = digits_nest.get_config()
+    config.model.update(
+        patch_size=1, dims=(16, 32), depths=(1, 1), num_heads=(2, 2), drop_path_rate=0.2
+    )
+    config.model.dropout_rate = 0.1
+    config.data.update(image_size=8, batch_size=32, eval_batch_size=64, train_split="train[:160]")
+    config.data.eval_split = "test[:101]"  # a prime number: the last batch is padded
+    config.task.ema_decay = 0.9
+    config.optimizer.update(base_lr=1e-2, warmup_epochs=1.0)
+    config.mesh.data = 1
+    config.loop.update(
+        num_epochs=4.0, log_every_steps=3, evaluate_every_epochs=1.0, save_every_epochs=1.4
+    )
+    return config

@@ -1,0 +1,140 @@
+"""The table of models: exact parameter counts of every variant, and what create_model refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training.models import MODELS, create_model
+from training.weights import parameter_shapes
+
+# name -> (classes, image size, parameters). The first six are those of the official code
+# (papers' 17/38/68M; CIFAR as in its own printout), the last three are computed by `count` below
+# and rounded in the notes on the paper: 6.26, 24.47, 96.72M.
+COUNTS = {
+    "nest_tiny_s196_224": (1000, 224, 17_057_608),
+    "nest_small_s196_224": (1000, 224, 38_351_176),
+    "nest_base_s196_224": (1000, 224, 67_723_368),
+    "nest_tiny_s16_32": (10, 32, 6_006_730),
+    "nest_small_s16_32": (10, 32, 22_849_930),
+    "nest_base_s16_32": (10, 32, 89_050_378),
+    "nest_tiny_s64_32": (10, 32, 6_264_202),
+    "nest_small_s64_32": (10, 32, 24_472_330),
+    "nest_base_s64_32": (10, 32, 96_720_394),
+}
+
+# (name, attention, classes, image size, millions of parameters): not variants of their own.
+OTHER_COUNTS = [
+    ("nest_tiny_s16_32", "multi_head", 10, 32, 6.60),
+    ("nest_small_s16_32", "multi_head", 10, 32, 25.81),
+    ("nest_base_s16_32", "multi_head", 10, 32, 102.04),
+    ("nest_tiny_s64_32", "multi_query", 10, 32, 5.67),
+    ("nest_small_s64_32", "multi_query", 10, 32, 21.52),
+    ("nest_base_s64_32", "multi_query", 10, 32, 83.73),
+    ("nest_tiny_s196_224", "multi_head", 1000, 384, 18.08),
+    ("nest_small_s196_224", "multi_head", 1000, 384, 39.37),
+    ("nest_base_s196_224", "multi_head", 1000, 384, 69.09),
+]
+
+
+def num_parameters(model, image_size):
+    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model, image_size)))
+
+
+def count(dims, depths, heads, patch, attention, side, classes):
+    """Counts the parameters of NesT by hand, for MLP ratio 4 and biases everywhere.
+
+    A layer of width d and head width e = d / heads has
+        norms        2 * 2d
+        multi-head   query, key, value 3 (d^2 + d)               out d^2 + d
+        multi-query  query d^2 + d, shared key and value 2 (de + e), out d^2 + d
+        mlp          4d^2 + 4d + 4d^2 + d
+    A level adds one vector of width d per token (side^2 / patch^2 tokens at level 1, a quarter of
+    them at the next); an aggregation from d to f 9df + f for its convolution and 2f for its norm;
+    the patch embedding has 3 patch^2 d + d, the top 2d for the norm and (d + 1) * classes.
+    """
+    total = 3 * patch**2 * dims[0] + dims[0]
+    for level, (d, depth, h) in enumerate(zip(dims, depths, heads, strict=True)):
+        e = d // h
+        query_key_value = 3 * (d * d + d)
+        if attention == "multi_query":
+            query_key_value = d * d + d + 2 * (d * e + e)
+        layer = 4 * d + query_key_value + d * d + d + 8 * d * d + 5 * d
+        tokens = (side // patch) ** 2 // 4**level
+        total += tokens * d + depth * layer
+        if level + 1 < len(dims):
+            f = dims[level + 1]
+            total += 9 * d * f + 3 * f
+    return total + 2 * dims[-1] + (dims[-1] + 1) * classes
+
+
+def test_every_model_has_a_count():
+    assert set(COUNTS) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_count(name):
+    classes, side, expected = COUNTS[name]
+    model = create_model(name, num_classes=classes)
+    assert num_parameters(model, side) == expected
+    by_hand = count(
+        model.dims,
+        model.depths,
+        model.num_heads,
+        model.patch_size,
+        model.attention,
+        side,
+        classes,
+    )
+    assert by_hand == expected
+
+
+@pytest.mark.parametrize(("name", "attention", "classes", "side", "millions"), OTHER_COUNTS)
+def test_parameter_count_of_other_shapes(name, attention, classes, side, millions):
+    model = create_model(name, num_classes=classes, attention=attention)
+    assert round(num_parameters(model, side) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(("name", "rate"), [("tiny", 0.2), ("small", 0.3), ("base", 0.5)])
+def test_official_drop_path(name, rate):
+    assert create_model(f"nest_{name}_s196_224", num_classes=2).drop_path_rate == rate
+    assert create_model(f"nest_{name}_s16_32", num_classes=2).drop_path_rate == 0.1
+
+
+def test_none_keeps_the_variants_value():
+    name = "nest_tiny_s16_32"
+    nones = dict.fromkeys(("dims", "depths", "attention", "block_size", "dtype", "remat", "gelu"))
+    assert create_model(name, num_classes=10, **nones) == create_model(name, num_classes=10)
+
+
+def test_overrides_become_plain_values():
+    model = create_model(
+        "nest_tiny_s16_32",
+        num_classes=10,
+        dims=[8, 8],
+        depths=[1, 1],
+        num_heads=[2, 2],
+        drop_path_rate=np.float64(0.25),
+        dtype="bfloat16",
+    )
+    assert model.dims == (8, 8) and hash(model) is not None
+    assert type(model.drop_path_rate) is float
+    assert model.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("nest_tiny_s16_23", {}, r"did you mean 'nest_tiny_s16_32'.*nest_base_s64_32"),
+        ("resnet", {}, r"model 'resnet' does not exist; choose from nest_tiny_s196_224, "),
+        ("nest_tiny_s16_32", {"dim": 8}, r"no field 'dim' \(did you mean 'dims'\?\).*patch_size"),
+        ("nest_tiny_s16_32", {"parent": None}, r"no field 'parent'"),
+        ("nest_tiny_s16_32", {"zzz": None}, r"no field 'zzz'; choose from num_classes, dims"),
+        ("nest_tiny_s16_32", {"dtype": "float8"}, r"dtype='float8'.*choose from float32, bfloat16"),
+        ("nest_tiny_s16_32", {"dims": [8, 8]}, r"one entry a level each: dims=\(8, 8\), depths"),
+    ],
+)
+def test_wrong_names_and_fields(name, overrides, message):
+    with pytest.raises(ValueError, match=message) as error:
+        create_model(name, num_classes=10, **overrides)
+    assert "\n" not in str(error.value)

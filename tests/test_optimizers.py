@@ -1,0 +1,107 @@
+"""Schedules against the official formula, AdamW against the paper's update written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from training.optimizers import create_optimizer, create_schedule, decay_mask
+
+
+def official_rate(step, *, base, steps_per_epoch, num_epochs, warmup_epochs, kind):
+    """Official libml/utils.py get_learning_rate, in words of arithmetic; `step` counts from 1."""
+    progress = max(0.0, (step / steps_per_epoch - warmup_epochs) / (num_epochs - warmup_epochs))
+    decay = {
+        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[kind]
+    return base * decay * min(1.0, step / steps_per_epoch / warmup_epochs)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_schedule_is_the_official_one(kind):
+    schedule = create_schedule(kind=kind, peak=1e-3, final=0.0, warmup_steps=50, total_steps=300)
+    ours = [float(schedule(count)) for count in range(300)]
+    official = [
+        official_rate(
+            step, base=1e-3, steps_per_epoch=10, num_epochs=30, warmup_epochs=5, kind=kind
+        )
+        for step in range(1, 301)
+    ]
+    np.testing.assert_allclose(ours, official, rtol=1e-5, atol=1e-9)
+
+
+def make(**changes):
+    arguments = dict(base_lr=1e-2, batch_size=64, steps_per_epoch=10.0, total_steps=100)
+    return create_optimizer(**(arguments | changes))
+
+
+def test_rate_scales_with_the_batch():
+    _, schedule = make(schedule="constant", reference_batch=256, batch_size=1024)
+    assert float(schedule(7)) == pytest.approx(4e-2)
+    _, schedule = make(schedule="constant", batch_size=1024)
+    assert float(schedule(7)) == pytest.approx(1e-2)
+
+
+def test_adamw_update_with_exclusion():
+    optimizer, _ = make(
+        schedule="constant", weight_decay=0.1, decay_exclude=("_position/embedding$",)
+    )
+    params = {
+        "level1_position": {"embedding": np.array([1.0, -2.0])},
+        "head": {"kernel": np.array([3.0, 0.5])},
+    }
+    grads = [
+        jax.tree.map(lambda x: np.sin(x + i) * 0.3, params)
+        for i in range(4)  # noqa: B023
+    ]
+    state, ours = optimizer.init(params), params
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, ours)
+        ours = optax.apply_updates(ours, updates)
+
+    def by_hand(x, path, decay):
+        m = v = np.zeros_like(x)
+        for t, tree in enumerate(grads, start=1):
+            g = tree[path[0]][path[1]]
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            x = x - 1e-2 * (step + decay * x)
+        return x
+
+    for path, decay in {("level1_position", "embedding"): 0.0, ("head", "kernel"): 0.1}.items():
+        expected = by_hand(params[path[0]][path[1]], path, decay)
+        np.testing.assert_allclose(ours[path[0]][path[1]], expected, rtol=1e-5)
+
+
+def test_clipping_limits_the_global_norm():
+    # Adam ignores the scale of gradients, so compare its first moment.
+    optimizer, _ = make(grad_clip_norm=1.0)
+    grads = {"a": jnp.full(4, 30.0), "b": jnp.full(3, -40.0)}
+    state = optimizer.init(grads)
+    _, state = optimizer.update(grads, state, grads)
+    assert float(optax.tree.norm(optax.tree.get(state, "mu"))) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_decay_mask_searches_the_path():
+    params = {"norm": {"scale": 1, "bias": 2}, "head": {"kernel": 3, "bias": 4}}
+    mask = decay_mask(params, ("bias$", "^norm/"))
+    assert mask["norm"] == {"scale": False, "bias": False}
+    assert mask["head"] == {"kernel": True, "bias": False}
+    assert all(jax.tree.leaves(decay_mask(params, ())))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(name="adam"), "adam.*adamw"),
+        (dict(schedule="cosin"), "cosin.*cosine, linear, constant"),
+        (dict(base_lr=0.0), "base_lr=0.0"),
+        (dict(warmup_epochs=10.0), "100 steps of warm-up; allowed: 0 to 99"),
+    ],
+)
+def test_impossible_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)

@@ -1,0 +1,197 @@
+"""Interrupted equals uninterrupted, bit for bit: state, average, optimizer and every metric."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import train
+from training import experiment
+from training.checkpoints import Checkpoints
+from training.errors import ConfigError, Interrupted
+
+ROOT = Path(__file__).parent.parent
+
+
+def final_record(config, workdir):
+    """Returns the arrays of the last checkpoint and all logged metrics."""
+    run = experiment.build(config)
+    with Checkpoints(workdir=workdir, read_only=True, **config.checkpoint.to_dict()) as saved:
+        step, state, _ = saved.restore(run.shapes)
+        best_step, best_state, _ = saved.restore(run.shapes, "best")
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    for record in records:
+        record.pop("images_per_second", None)
+    arrays = [np.asarray(x) for x in jax.tree.leaves((state, best_state))]
+    return step, best_step, arrays, records
+
+
+def assert_equal_runs(one, other):
+    assert one[:2] == other[:2]
+    assert one[3] == other[3]
+    for a, b in zip(one[2], other[2], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Trains once for all tests; a dict because the config fixture lives shorter."""
+    cache = {}
+
+    def get(config):
+        if not cache:
+            workdir = tmp_path_factory.mktemp("uninterrupted")
+            train.train_and_evaluate(config, workdir)
+            cache["record"] = final_record(config, workdir)
+        return cache["record"]
+
+    return get
+
+
+def kill_when(monkeypatch, where, number):
+    """Sends SIGTERM to this process at the `number`-th time the run passes `where`."""
+    count = 0
+
+    def strike():
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if where == "step":
+        jitted = experiment.jax.jit
+
+        def jit(function, **kwargs):
+            compiled = jitted(function, **kwargs)
+            if function.__name__ != "train_step":
+                return compiled
+            return lambda *args: (strike(), compiled(*args))[1]
+
+        monkeypatch.setattr(experiment.jax, "jit", jit)
+    elif where == "evaluation":
+        original = train.evaluate
+
+        def evaluate(step, summarize, state, batches, **kwargs):
+            def striking():
+                for batch in batches:
+                    strike()
+                    yield batch
+
+            return original(step, summarize, state, striking(), **kwargs)
+
+        monkeypatch.setattr(train, "evaluate", evaluate)
+    elif where == "save":
+        original_write = Checkpoints._write
+
+        def write(self, *args):
+            original_write(self, *args)  # returns while the files are being written
+            strike()
+
+        monkeypatch.setattr(Checkpoints, "_write", write)
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    # 20 steps; evaluation (2 batches) at 5, 10, 15, 20; saves at 7, 14, 20 and of the best.
+    [("step", 1), ("step", 11), ("step", 20), ("evaluation", 3), ("evaluation", 8), ("save", 2)],
+)
+def test_interrupted_equals_uninterrupted(
+    small_config, uninterrupted, tmp_path, monkeypatch, where, number
+):
+    expected = uninterrupted(small_config)
+    with monkeypatch.context() as patch:
+        kill_when(patch, where, number)
+        with pytest.raises(Interrupted, match="the same command resumes"):
+            train.train_and_evaluate(small_config, tmp_path)
+    assert not (tmp_path / "DONE").exists()
+    metrics = train.train_and_evaluate(small_config, tmp_path)
+    assert_equal_runs(final_record(small_config, tmp_path), expected)
+    assert json.loads((tmp_path / "DONE").read_text()) == metrics
+
+
+def test_interrupted_again_and_again(small_config, uninterrupted, tmp_path, monkeypatch):
+    expected = uninterrupted(small_config)
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            kill_when(patch, "step", 4)
+            with pytest.raises(Interrupted):
+                train.train_and_evaluate(small_config, tmp_path)
+    train.train_and_evaluate(small_config, tmp_path)
+    assert_equal_runs(final_record(small_config, tmp_path), expected)
+
+
+def test_killed_without_warning(small_config, uninterrupted, tmp_path, monkeypatch):
+    """What was logged after the last checkpoint is computed and logged again, once."""
+    expected = uninterrupted(small_config)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        kill_when(patch, "step", 13)  # the checkpoint is of step 7
+        patch.setattr("training.interrupts.Interrupts._handle", die)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(small_config, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # and a line was cut off
+    train.train_and_evaluate(small_config, tmp_path)
+    assert_equal_runs(final_record(small_config, tmp_path), expected)
+
+
+def test_damaged_newest_checkpoint(small_config, uninterrupted, tmp_path, monkeypatch):
+    expected = uninterrupted(small_config)
+    with monkeypatch.context() as patch:
+        kill_when(patch, "step", 12)
+        with pytest.raises(Interrupted):
+            train.train_and_evaluate(small_config, tmp_path)
+    latest = tmp_path / "checkpoints" / "latest"
+    assert sorted(int(p.name) for p in latest.iterdir()) == [7, 12]
+    for file in (latest / "12" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    train.train_and_evaluate(small_config, tmp_path)
+    assert_equal_runs(final_record(small_config, tmp_path), expected)
+
+
+def test_only_damaged_checkpoints_are_an_error(small_config, tmp_path, monkeypatch):
+    kill_when(monkeypatch, "step", 3)
+    with pytest.raises(Interrupted):
+        train.train_and_evaluate(small_config, tmp_path)
+    (tmp_path / "checkpoints" / "latest" / "3" / "state" / "_METADATA").write_bytes(b"")
+    with pytest.raises(ConfigError, match="no checkpoint in .*latest is readable"):
+        train.train_and_evaluate(small_config, tmp_path)
+
+
+def test_sigterm_to_a_real_process(tmp_path):
+    """Exit 75 after a signal, 0 after the same command again, 0 and nothing done after that."""
+    command = [
+        sys.executable,
+        "train.py",
+        "--config=configs/digits_nest.py:debug",
+        f"--workdir={tmp_path}",
+        "--config.loop.num_epochs=100.0",
+        "--config.model.depths=(1,1,1)",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "saved step" in stderr
+    command[4] = "--config.loop.num_epochs=100.0"
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step" in again.stdout
+    once_more = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert once_more.returncode == 0
+    assert "is finished" in once_more.stdout

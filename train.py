@@ -1,0 +1,125 @@
+"""Trains a model from a recipe.
+
+    python train.py --config=configs/digits_nest.py --workdir=runs/digits_nest
+
+Any value of the recipe can be set: --config.optimizer.base_lr=1e-3. The same line again resumes an
+interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wrong config or input;
+3 stopped on a non-finite loss; 75 interrupted after saving, run again.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from training import commandline, experiment, workdirs
+from training.checkpoints import Checkpoints
+from training.errors import ConfigError, Interrupted
+from training.evaluation import evaluate
+from training.interrupts import Interrupts
+from training.metrics import check_finite, mean_scalars, to_floats
+from training.reporting import Reporter
+
+_CONFIG = commandline.define_config_flag()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves.")
+
+# Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
+RUN_AHEAD = 2
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+    """Trains until the last step of the config, from wherever the workdir has got to.
+
+    Args:
+        config: from a recipe's get_config().
+        workdir: folder of the run, made if absent.
+
+    Returns:
+        The metrics of the last step's evaluation.
+
+    Raises:
+        ConfigError: something in the config, the data or the workdir is wrong; nothing is written.
+        NonFiniteError: the loss or the state is not finite; the last good checkpoint stays.
+        Interrupted: SIGTERM or SIGINT; the state is saved.
+    """
+    started = time.perf_counter()
+    workdir = Path(workdir).absolute()
+
+    # Everything that can be wrong is found before anything is written.
+    plain = experiment.check_config(config)
+    workdirs.check_same_config(workdir, plain)
+    if (metrics := workdirs.read_done(workdir)) is not None:
+        print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
+        return metrics
+    run = experiment.build(config)
+    workdirs.write_config(workdir, plain)
+
+    with Interrupts() as interrupts, Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved:
+        # The newest checkpoint or a fresh state; either way each array goes straight to its device.
+        batches = run.data.train_batches()
+        restored = saved.restore(run.shapes)
+        if restored is None:
+            step, state, window = 0, run.init(), []
+        else:
+            step, state, loop = restored
+            batches.set_state(loop["data"])
+            window = loop["window"]
+
+        def loop_record():
+            return {"data": batches.get_state(), "window": to_floats(window)}
+
+        with Reporter(workdir, first_step=step, steps=run.steps) as report:
+            report.start(run.task.parameters(run.shapes), run.mesh)
+
+            # The loop. `window` holds the scalars of the steps since the last log line.
+            while True:
+                if run.steps.due(run.steps.evaluate, step):
+                    split = plain["data"]["eval_split"]
+                    metrics = evaluate(
+                        run.eval_step,
+                        run.task.summarize,
+                        state,
+                        run.data.eval_batches(),
+                        stop=interrupts.stop_now,
+                    )
+                    if metrics is not None:
+                        saved.save_best(step, state, loop_record(), metrics)
+                        report.evaluation(step, metrics, split)
+                        if step == run.steps.total:
+                            break
+
+                if interrupts.requested(agree=run.steps.due(run.steps.log, step)):
+                    saved.save(step, state, loop_record(), wait=True)
+                    raise Interrupted(f"saved step {step}; the same command resumes")
+
+                state, scalars = run.train_step(state, next(batches), run.key)
+                step += 1
+                window.append(scalars)
+                jax.block_until_ready(window[:-RUN_AHEAD][-1:])
+                report.progress(step)
+
+                if run.steps.due(run.steps.log, step):
+                    averages = mean_scalars(window)
+                    window = []
+                    check_finite(averages, step)
+                    report.train(step, averages)
+
+                if run.steps.due(run.steps.save, step):
+                    saved.save(step, state, loop_record())
+
+            saved.wait()
+            workdirs.write_done(workdir, metrics)
+            report.finish(metrics, split, seconds=time.perf_counter() - started)
+    return metrics
+
+
+def main() -> None:
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
+    train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    commandline.run(main)

@@ -1,0 +1,1 @@
+"""Training and evaluation: tasks, optimizers, sharding, checkpoints, metrics."""

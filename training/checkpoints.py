@@ -1,0 +1,167 @@
+"""Checkpoints: the last few and the best one, written in the background by Orbax.
+
+    workdir/checkpoints/latest/<step>/   what a run resumes from
+    workdir/checkpoints/best/<step>/     the best evaluation so far
+
+Each holds the task's state and a small JSON record of the loop (position in the data, scalars not
+logged yet). A step's folder appears under its name only once it is complete.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from training.errors import ConfigError, NonFiniteError, input_errors
+from training.weights import check_tree
+
+
+@jax.jit
+def _all_finite(state) -> jax.Array:
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+
+
+class Checkpoints:
+    """Saves and restores the state of a run.
+
+    Args:
+        workdir: of the run.
+        keep_last: how many of the newest checkpoints stay.
+        best_metric: name of the evaluation metric that chooses the best checkpoint; None: keep no
+            best one.
+        best_mode: "max" or "min".
+        read_only: never write or delete (evaluation of a run that may still be going on).
+    """
+
+    def __init__(
+        self,
+        *,
+        workdir: Path,
+        keep_last: int = 2,
+        best_metric: str | None = "top1_accuracy",
+        best_mode: str = "max",
+        read_only: bool = False,
+    ):
+        if keep_last < 1:
+            raise ConfigError(f"config.checkpoint.keep_last={keep_last} is below 1")
+        if best_mode not in ("max", "min"):
+            raise ConfigError(f"config.checkpoint.best_mode={best_mode!r} is neither max nor min")
+        self.best_metric, self.best_sign = best_metric, 1 if best_mode == "max" else -1
+        self._folder = Path(workdir).absolute() / "checkpoints"
+        self._newest = None  # step saved or restored last
+        self._latest = self._manager("latest", keep_last, read_only)
+        self._best = self._manager("best", 1, read_only)
+
+    def _manager(self, name: str, keep: int, read_only: bool) -> ocp.CheckpointManager:
+        folder = self._folder / name
+        return ocp.CheckpointManager(
+            folder,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "loop": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.LatestN(keep),
+                cleanup_tmp_directories=not read_only,  # left behind by a killed save
+                create=not read_only,
+            ),
+        )
+
+    def save(self, step: int, state: Any, loop: dict[str, Any], *, wait: bool = False) -> None:
+        """Saves for resuming, unless this step is saved already.
+
+        Args:
+            step: number of updates made.
+            state: the task's state.
+            loop: JSON record.
+            wait: return only when it is on disk.
+
+        Raises:
+            NonFiniteError: the state has a NaN or an infinity; nothing is written.
+        """
+        if step != self._newest:
+            self._write(self._latest, step, state, loop)
+            self._newest = step
+        if wait:
+            self.wait()
+
+    def save_best(self, step: int, state: Any, loop: dict[str, Any], metrics: dict) -> bool:
+        """Saves as the best checkpoint if its metric beats the one on disk; returns whether."""
+        if self.best_metric is None:
+            return False
+        value = metrics[self.best_metric]
+        if not math.isfinite(value):
+            raise NonFiniteError(f"step {step}: evaluation gave {self.best_metric}={value}")
+        best_step = self._best.latest_step()
+        if best_step is not None:
+            # Overtaken or equal: stay with the earlier one. Steps at or after this one come from a
+            # run that went further before it was killed, and will be reached again.
+            best = self._loop(self._best, best_step)["best_value"]
+            if best_step >= step or self.best_sign * value <= self.best_sign * best:
+                return False
+        self._write(self._best, step, state, loop | {"best_value": value})
+        return True
+
+    def _write(self, manager: ocp.CheckpointManager, step: int, state: Any, loop: dict) -> None:
+        if not bool(_all_finite(state)):
+            raise NonFiniteError(f"step {step}: the state has non-finite values; it is not saved")
+        if step in manager.all_steps():
+            manager.delete(step)  # an unreadable one that restore passed over
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop))
+        manager.save(step, args=args, force=True)
+
+    def restore(self, shapes: Any, which: str = "latest") -> tuple[int, Any, dict] | None:
+        """Returns (step, state, loop record), or None when there is no checkpoint.
+
+        Args:
+            shapes: the state's shapes with the shardings to restore to, which may differ from
+                those it was saved with.
+            which: "latest" or "best".
+
+        Raises:
+            ConfigError: the checkpoint is of another model (lists the differences), or there are
+            some and none is readable.
+        """
+        manager = {"latest": self._latest, "best": self._best}[which]
+        for step in sorted(manager.all_steps(), reverse=True):
+            name = f"checkpoint {self._folder / which / str(step)}"
+            try:
+                saved = manager.item_metadata(step)["state"]
+                with input_errors():
+                    check_tree(shapes, saved.tree, name)
+                args = ocp.args.Composite(
+                    state=ocp.args.StandardRestore(shapes), loop=ocp.args.JsonRestore()
+                )
+                restored = manager.restore(step, args=args)
+                if which == "latest":
+                    self._newest = step
+                return step, restored["state"], restored["loop"]
+            except (OSError, KeyError, ValueError, AttributeError) as error:
+                # A disk that filled up or a copy cut short: better an older one than none.
+                logging.warning("%s is unreadable (%s); trying an older one", name, error)
+        if manager.all_steps():
+            raise ConfigError(f"no checkpoint in {self._folder / which} is readable")
+        return None
+
+    def _loop(self, manager: ocp.CheckpointManager, step: int) -> dict:
+        manager.wait_until_finished()
+        return manager.restore(step, args=ocp.args.Composite(loop=ocp.args.JsonRestore()))["loop"]
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._latest.wait_until_finished()
+        self._best.wait_until_finished()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Waits and releases the background threads."""
+        self._latest.close()
+        self._best.close()

@@ -1,0 +1,181 @@
+"""Supervised image classification: one Task, for every classifier of the repository."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from training.metrics import classification_summary, classification_sums, label_rank
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of a classification run.
+
+    Attributes:
+        step: number of updates made, int32.
+        params: parameters, float32.
+        model_state: other variables of the model (batch statistics), {} if it has none.
+        opt_state: the optimizer's.
+        ema: exponential moving average of params, None when off.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    ema: Any
+
+
+class Classification:
+    """Cross entropy with label smoothing; the config's section `task` are keyword arguments.
+
+    Args:
+        model: `model.apply(variables, images, train=...)` gives logits [b, num_classes].
+        optimizer, schedule: from create_optimizer.
+        image_shape: (h, w, c) of an image.
+        mean, std: per channel, in units of 0..1.
+        label_smoothing: weight of the uniform distribution in the target.
+        ema_decay: decay of the moving average of the parameters per step; None: no average.
+        accumulation_steps: the batch is worked through in this many parts, one after the other,
+            whose gradients are averaged: a large batch in little memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: optax.GradientTransformation,
+        schedule: optax.Schedule,
+        image_shape: tuple[int, int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        label_smoothing: float = 0.0,
+        ema_decay: float | None = None,
+        accumulation_steps: int = 1,
+    ):
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"config.task.label_smoothing={label_smoothing} is not in [0, 1)")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ValueError(f"config.task.ema_decay={ema_decay} is not in (0, 1); None: off")
+        if accumulation_steps < 1:
+            raise ValueError(f"config.task.accumulation_steps={accumulation_steps} is below 1")
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.image_shape = image_shape
+        self.mean, self.std = mean, std
+        self.label_smoothing = label_smoothing
+        self.ema_decay = ema_decay
+        self.accumulation_steps = accumulation_steps
+
+    def init(self, key: jax.Array) -> TrainState:
+        images = jnp.zeros((1, *self.image_shape), jnp.float32)
+        model_state = dict(self.model.init(key, images, train=False))
+        params = model_state.pop("params")
+        model_state.pop("intermediates", None)  # sown features are outputs, not state
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state=model_state,
+            opt_state=self.optimizer.init(params),
+            ema=jax.tree.map(jnp.copy, params) if self.ema_decay else None,
+        )
+
+    def train_step(self, state: TrainState, batch, key: jax.Array):
+        key = jax.random.fold_in(key, state.step)
+        grads, model_state, metrics = self._accumulated_gradients(state, batch, key)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = None
+        if self.ema_decay:
+            ema = optax.incremental_update(params, state.ema, 1.0 - self.ema_decay)
+        metrics |= {
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": self.schedule(state.step),
+        }
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            ema=ema,
+        )
+        return state, metrics
+
+    def eval_step(self, state: TrainState, batch):
+        def sums(params):
+            variables = {"params": params, **state.model_state}
+            logits = self.model.apply(variables, self._normalize(batch["image"]), train=False)
+            return classification_sums(logits, batch["label"], batch["mask"])
+
+        weights = {"raw": state.params} | ({"ema": state.ema} if self.ema_decay else {})
+        return {name: sums(params) for name, params in weights.items()}
+
+    def summarize(self, sums) -> dict[str, float]:
+        summary = classification_summary(sums["raw"])
+        if "ema" in sums:
+            averaged = classification_summary(sums["ema"])
+            del averaged["num_examples"]
+            summary |= {f"ema_{name}": value for name, value in averaged.items()}
+        return summary
+
+    def metric_names(self) -> tuple[str, ...]:
+        names = ("loss", "top1_accuracy", "top5_accuracy")
+        return names + tuple(f"ema_{name}" for name in names if self.ema_decay)
+
+    def parameters(self, state: TrainState):
+        return state.params
+
+    def with_parameters(self, state: TrainState, parameters) -> TrainState:
+        return state.replace(params=parameters, ema=parameters if self.ema_decay else None)
+
+    def _normalize(self, images: jax.Array) -> jax.Array:
+        """uint8 [b, h, w, c] to float32 with mean 0 and deviation 1 per channel."""
+        images = images.astype(jnp.float32) / 255.0
+        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+    def _loss(self, params, model_state, batch, key):
+        logits, model_state = self.model.apply(
+            {"params": params, **model_state},
+            self._normalize(batch["image"]),
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+        targets = optax.smooth_labels(targets, self.label_smoothing)
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        accuracy = (label_rank(logits, batch["label"]) < 1).mean(dtype=jnp.float32)
+        return loss, (dict(model_state), {"loss": loss, "top1_accuracy": accuracy})
+
+    def _accumulated_gradients(self, state: TrainState, batch, key: jax.Array):
+        """Returns the mean gradient and metrics over the parts of the batch."""
+        gradients = jax.grad(self._loss, has_aux=True)
+        parts = self.accumulation_steps
+        if parts == 1:
+            grads, (model_state, metrics) = gradients(state.params, state.model_state, batch, key)
+            return grads, model_state, metrics
+
+        def split(x):  # every part takes from every device's share: no data moves between devices
+            x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])  # [b / parts, parts, ...]
+            return jnp.swapaxes(x, 0, 1)  # [parts, b / parts, ...]
+
+        def add_part(carry, part):
+            total, model_state = carry
+            index, batch_part = part
+            part_key = jax.random.fold_in(key, index)
+            grads, (model_state, metrics) = gradients(
+                state.params, model_state, batch_part, part_key
+            )
+            return (jax.tree.map(jnp.add, total, grads), model_state), metrics
+
+        start = (jax.tree.map(jnp.zeros_like, state.params), state.model_state)
+        (total, model_state), metrics = jax.lax.scan(
+            add_part, start, (jnp.arange(parts), jax.tree.map(split, batch))
+        )
+        mean_grads = jax.tree.map(lambda x: x / parts, total)
+        return mean_grads, model_state, jax.tree.map(jnp.mean, metrics)

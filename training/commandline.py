@@ -1,0 +1,66 @@
+"""The command line of train.py, evaluate.py and the tools: absl flags, clear errors, exit codes."""
+
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from training.errors import ConfigError, RunError
+
+
+def define_config_flag():
+    """Defines --config=FILE.py[:argument] with --config.section.key=value overrides.
+
+    New keys are accepted here, so that a model's every field can be set although the recipe does
+    not list it; the strict check of training/sections.py follows and refuses misspelt ones.
+    """
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Recipe, e.g. configs/digits_nest.py or configs/imagenet_nest.py:tiny",
+        lock_config=False,
+        accept_new_attributes=True,
+    )
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
+            flags.FLAGS.config.to_dict()  # a recipe that failed to load says so only here
+        return rest
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, flags.Error) as error:
+        _fail(ConfigError(_one_line(error)))
+
+
+def _one_line(error: Exception) -> str:
+    """Returns what a person needs of an error of absl or config_flags, which may be pages long."""
+    text = str(error)
+    if isinstance(error, KeyError) and error.args:
+        text = f"the config has no key {error.args[0]}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "Traceback" in text or isinstance(error, OSError):  # of a recipe: the last line says it
+        return re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1])
+    return " ".join(lines)
+
+
+def _fail(error: RunError):
+    print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main()`; a RunError becomes one line and its exit code."""
+
+    def checked_main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _fail(ConfigError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
+        try:
+            main()
+        except RunError as error:
+            _fail(error)
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(checked_main, flags_parser=_parse)

@@ -1,0 +1,39 @@
+"""Errors that end a run, and the exit code each one has."""
+
+import contextlib
+
+
+class RunError(Exception):
+    """Ends a run with one clear line and `exit_code` instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(RunError):
+    """A wrong configuration or input. Raised before anything is written."""
+
+    exit_code = 2
+
+
+class NonFiniteError(RunError):
+    """A loss or a parameter became NaN or infinite. The last good checkpoint stays."""
+
+    exit_code = 3
+
+
+class Interrupted(RunError):
+    """A signal asked the run to stop. Everything is saved; the same command resumes."""
+
+    exit_code = 75  # EX_TEMPFAIL: schedulers may run the job again
+
+
+@contextlib.contextmanager
+def input_errors():
+    """Turns the ValueError or OSError of a wrong input, raised while building, into a ConfigError.
+
+    Only for the build phase: a ValueError inside the loop is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error

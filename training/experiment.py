@@ -1,0 +1,241 @@
+"""From a config to the objects of a run. train.py, evaluate.py and the tools build here."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data import pipeline
+from training import classification, sharding
+from training.checkpoints import Checkpoints
+from training.errors import ConfigError, input_errors
+from training.models import create_model
+from training.optimizers import create_optimizer
+from training.sections import check_keys, check_section, unknown_name
+from training.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """How long a run is and how often it does what, in steps (updates)."""
+
+    batch_size: int
+    per_epoch: float
+    total: int
+    log: int
+    evaluate: int
+    save: int
+
+    def due(self, interval: int, step: int) -> bool:
+        """True at each multiple of `interval` and at the last step."""
+        return step > 0 and (step % interval == 0 or step == self.total)
+
+
+def plan_steps(
+    *,
+    num_epochs: float,
+    log_every_steps: int,
+    evaluate_every_epochs: float,
+    save_every_epochs: float,
+    num_examples: int,
+    batch_size: int,
+) -> Steps:
+    """Converts epochs to steps; the config's section `loop` are the first four arguments.
+
+    Args:
+        num_epochs: passes over the training split; a fraction is fine.
+        log_every_steps: steps between two lines of training metrics.
+        evaluate_every_epochs: epochs between evaluations; the last step is always evaluated.
+        save_every_epochs: epochs between checkpoints; the last step is always saved.
+        num_examples: in the training split.
+        batch_size: global batch.
+    """
+    per_epoch = num_examples / batch_size
+    for name, value in {
+        "num_epochs": num_epochs,
+        "log_every_steps": log_every_steps,
+        "evaluate_every_epochs": evaluate_every_epochs,
+        "save_every_epochs": save_every_epochs,
+    }.items():
+        if value <= 0:
+            raise ConfigError(f"config.loop.{name}={value} must be positive")
+    return Steps(
+        batch_size=batch_size,
+        per_epoch=per_epoch,
+        total=max(1, round(num_epochs * per_epoch)),
+        log=log_every_steps,
+        evaluate=max(1, round(evaluate_every_epochs * per_epoch)),
+        save=max(1, round(save_every_epochs * per_epoch)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a run consists of, before any parameter exists."""
+
+    mesh: Mesh
+    data: pipeline.Data
+    task: Task
+    steps: Steps
+    shapes: Any  # pytree of jax.ShapeDtypeStruct, each with its sharding
+    train_step: Callable  # jitted, the state is donated
+    eval_step: Callable  # jitted
+    key: jax.Array  # of the run, replicated
+
+    @property
+    def shardings(self) -> Any:
+        """Where each array of the state lives."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+
+    def init(self) -> Any:
+        """Creates the state of step 0, each array on the devices where it belongs."""
+        return jax.jit(self.task.init, out_shardings=self.shardings)(self.key)
+
+
+def build_classification(config: dict[str, Any], data: pipeline.Data, steps: Steps) -> Task:
+    """Builds the classification task from the sections model, optimizer and task."""
+    optimizer, schedule = create_optimizer(
+        **config["optimizer"],
+        batch_size=config["data"]["batch_size"],
+        steps_per_epoch=steps.per_epoch,
+        total_steps=steps.total,
+    )
+    options = {key: value for key, value in config["task"].items() if key != "name"}
+    return classification.Classification(
+        model=create_model(**config["model"], num_classes=data.num_classes),
+        optimizer=optimizer,
+        schedule=schedule,
+        image_shape=data.image_shape,
+        mean=data.mean,
+        std=data.std,
+        **options,
+    )
+
+
+def check_classification(config: dict[str, Any]) -> None:
+    """Checks the sections that build_classification reads."""
+    check_section(
+        config["optimizer"],
+        create_optimizer,
+        "config.optimizer",
+        provided=("batch_size", "steps_per_epoch", "total_steps"),
+    )
+    check_section(
+        {key: value for key, value in config["task"].items() if key != "name"},
+        classification.Classification,
+        "config.task",
+        provided=("model", "optimizer", "schedule", "image_shape", "mean", "std"),
+    )
+    if "name" not in config["model"]:
+        raise ConfigError("config.model lacks name")
+    create_model(**config["model"], num_classes=1)  # a module is a description: costs nothing
+
+
+# kind of training -> (sections of its own, check, build)
+TASKS = {
+    "classification": (("model", "optimizer"), check_classification, build_classification),
+}
+COMMON_SECTIONS = ("seed", "task", "data", "augment", "mesh", "loop", "checkpoint")
+
+
+def check_config(config: ConfigDict) -> dict[str, Any]:
+    """Checks a whole config without touching a device.
+
+    Returns:
+        The config as plain nested dicts.
+
+    Raises:
+        ConfigError: names the key, the value and what is allowed.
+    """
+    plain = config.to_dict()
+    name = plain.get("task", {}).get("name")
+    if name not in TASKS:
+        raise ConfigError(unknown_name(f"config.task.name={name!r}", str(name), TASKS))
+    sections, check_task, _ = TASKS[name]
+    check_keys(plain, (*COMMON_SECTIONS, *sections), "config")
+    missing = [key for key in (*COMMON_SECTIONS, *sections) if key not in plain]
+    if missing:
+        raise ConfigError(f"config lacks {', '.join(missing)}")
+    for key in (*COMMON_SECTIONS, *sections):
+        if key != "seed" and not isinstance(plain[key], dict):
+            raise ConfigError(f"config.{key}={plain[key]!r} must be a section of keys")
+    if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**31:
+        raise ConfigError(f"config.seed={plain['seed']!r} must be an integer in [0, 2**31)")
+    check_section(plain["mesh"], sharding.create_mesh, "config.mesh")
+    check_section(plain["loop"], plan_steps, "config.loop", provided=("num_examples", "batch_size"))
+    check_section(
+        plain["checkpoint"], Checkpoints, "config.checkpoint", provided=("workdir", "read_only")
+    )
+    check_section(
+        plain["data"],
+        pipeline.create_data,
+        "config.data",
+        provided=("augment", "seed", "sharding"),
+    )
+    with input_errors():
+        check_task(plain)
+        missing_parts = pipeline.missing_parts(plain["data"]["name"], plain["augment"])
+        if missing_parts:
+            raise ConfigError(
+                "this recipe needs parts that are not in the code yet: " + ", ".join(missing_parts)
+            )
+        pipeline.check_data(**plain["data"], augment=plain["augment"])
+    return plain
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Builds a run from its config: mesh, data, task, then the shapes and shardings of its state.
+
+    Raises:
+        ConfigError: anything in the config or the input that can't work.
+    """
+    plain = check_config(config)
+    with input_errors():
+        mesh = sharding.create_mesh(**plain["mesh"])
+        batch_sharding = sharding.batch_sharding(mesh)
+        data = pipeline.create_data(
+            **plain["data"], augment=plain["augment"], seed=plain["seed"], sharding=batch_sharding
+        )
+        steps = plan_steps(
+            **plain["loop"],
+            num_examples=data.num_train_examples,
+            batch_size=plain["data"]["batch_size"],
+        )
+        task = TASKS[plain["task"]["name"]][2](plain, data, steps)
+        best_metric = plain["checkpoint"]["best_metric"]
+        if best_metric is not None and best_metric not in task.metric_names():
+            raise ConfigError(
+                f"config.checkpoint.best_metric={best_metric!r} is none of "
+                f"{', '.join(task.metric_names())}; None: keep no best checkpoint"
+            )
+        key = jax.device_put(jax.random.key(plain["seed"]), sharding.replicated(mesh))
+        shapes = jax.eval_shape(task.init, key)
+    shardings = sharding.state_shardings(shapes, mesh)
+    shapes = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        shardings,
+    )
+    everywhere = sharding.replicated(mesh)
+    return Experiment(
+        mesh=mesh,
+        data=data,
+        task=task,
+        steps=steps,
+        shapes=shapes,
+        train_step=jax.jit(
+            task.train_step,
+            donate_argnums=0,
+            in_shardings=(shardings, batch_sharding, everywhere),
+            out_shardings=(shardings, everywhere),
+        ),
+        eval_step=jax.jit(
+            task.eval_step,
+            in_shardings=(shardings, batch_sharding),
+            out_shardings=everywhere,
+        ),
+        key=key,
+    )

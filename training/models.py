@@ -1,0 +1,79 @@
+"""The models that a recipe can name."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from nest.model import Nest
+from nest.variants import VARIANTS as NEST_VARIANTS
+
+# name -> (class, the variant's fields)
+MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **{name: (Nest, fields) for name, fields in NEST_VARIANTS.items()},
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+def model_fields(model_class: type[nn.Module]) -> tuple[str, ...]:
+    """Lists the fields of a model class, without those that flax adds to every module."""
+    fields = (field.name for field in dataclasses.fields(model_class) if field.init)
+    return tuple(name for name in fields if name not in ("parent", "name"))
+
+
+def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
+    """Builds a model by its name.
+
+    Args:
+        name: a key of MODELS.
+        num_classes: number of logits.
+        **overrides: fields of the model that replace the variant's own. None keeps the variant's
+            value. Lists become tuples, and `dtype` may be a name such as "bfloat16".
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: for an unknown name or field, listing what exists, or for a value that the model
+            does not take.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} does not exist{_suggest(name, MODELS)}")
+    model_class, variant = MODELS[name]
+    allowed = model_fields(model_class)
+    for field in overrides:
+        if field not in allowed:
+            raise ValueError(f"model {name} has no field {field!r}{_suggest(field, allowed)}")
+    overrides = {field: value for field, value in overrides.items() if value is not None}
+    fields = {field: _plain(value) for field, value in {**variant, **overrides}.items()}
+    if "dtype" in fields:
+        fields["dtype"] = _dtype(fields["dtype"])
+    return model_class(num_classes=num_classes, **fields)
+
+
+def _plain(value: Any) -> Any:
+    """Makes tuples of lists and Python numbers of NumPy's: fields are hashable, plain values."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _dtype(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in DTYPES:
+        raise ValueError(f"dtype={value!r} does not exist; choose from {', '.join(DTYPES)}")
+    return DTYPES[value]
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """Says what exists, the nearest name first."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; choose from {', '.join(known)}"

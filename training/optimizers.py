@@ -1,0 +1,134 @@
+"""Optimizers and learning-rate schedules, composed from optax."""
+
+import re
+
+import jax
+import optax
+
+SCHEDULES = ("cosine", "linear", "constant")
+OPTIMIZERS = ("adamw",)
+
+
+def parameter_paths(params) -> dict[str, jax.Array]:
+    """Returns {"level1_layer1/mlp/dense1/kernel": leaf, ...} in the tree's order."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def decay_mask(params, exclude: tuple[str, ...]):
+    """Returns a tree of bools: True where weight decay applies.
+
+    Args:
+        params: pytree of parameters.
+        exclude: regular expressions, searched in the "/"-joined path of each parameter.
+    """
+    paths = list(parameter_paths(params))
+    flags = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
+    return jax.tree.unflatten(jax.tree.structure(params), flags)
+
+
+def create_schedule(
+    *, kind: str, peak: float, final: float, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+    """Linear warm-up from 0, then `kind` from `peak` to `final`.
+
+    The first update (count 0) uses the value of step 1, as the official NesT code does: warm-up
+    never wastes a step on rate 0, and the last update of a cosine to 0 does nothing.
+
+    Args:
+        kind: "cosine", "linear" or "constant".
+        peak, final: learning rates; `final` is ignored by "constant".
+        warmup_steps, total_steps: in updates.
+
+    Returns:
+        Function from the number of updates made so far to the learning rate.
+
+    Raises:
+        ValueError: unknown kind, or a warm-up as long as the run.
+
+    Reference: official libml/utils.py, get_learning_rate.
+    """
+    if kind not in SCHEDULES:
+        raise ValueError(f"config.optimizer.schedule={kind!r} is none of {', '.join(SCHEDULES)}")
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"config.optimizer.warmup_epochs gives {warmup_steps} steps of warm-up; allowed: 0 to "
+            f"{total_steps - 1}, the run has {total_steps} steps"
+        )
+    decay_steps = total_steps - warmup_steps
+    if kind == "cosine":
+        decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak)
+    elif kind == "linear":
+        decay = optax.linear_schedule(peak, final, decay_steps)
+    else:
+        decay = optax.constant_schedule(peak)
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    joined = optax.join_schedules([warmup, decay], [warmup_steps]) if warmup_steps else decay
+    return lambda count: joined(count + 1)
+
+
+def create_optimizer(
+    *,
+    name: str = "adamw",
+    base_lr: float,
+    reference_batch: int | None = None,
+    schedule: str = "cosine",
+    warmup_epochs: float = 0.0,
+    final_lr: float = 0.0,
+    weight_decay: float = 0.0,
+    decay_exclude: tuple[str, ...] = (),
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    grad_clip_norm: float | None = None,
+    batch_size: int,
+    steps_per_epoch: float,
+    total_steps: int,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Creates the optimizer of a recipe; the config's section `optimizer` are its arguments.
+
+    Args:
+        name: "adamw".
+        base_lr: learning rate after warm-up at `reference_batch`.
+        reference_batch: the rate is scaled by batch_size / reference_batch; None: not scaled.
+        schedule: "cosine", "linear" or "constant".
+        warmup_epochs: epochs of linear warm-up.
+        final_lr: rate at the end, scaled like base_lr.
+        weight_decay: decoupled, multiplied by the learning rate.
+        decay_exclude: regular expressions of parameter paths without weight decay.
+        b1, b2, eps: Adam's constants.
+        grad_clip_norm: largest global gradient norm; None: no clipping.
+        batch_size: global batch.
+        steps_per_epoch, total_steps: in updates.
+
+    Returns:
+        The gradient transformation, and the schedule (for logging).
+
+    Raises:
+        ValueError: unknown names, impossible values.
+
+    Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv 1711.05101.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"config.optimizer.name={name!r} is none of {', '.join(OPTIMIZERS)}")
+    if base_lr <= 0:
+        raise ValueError(f"config.optimizer.base_lr={base_lr} must be positive")
+    scale = batch_size / reference_batch if reference_batch else 1.0
+    learning_rate = create_schedule(
+        kind=schedule,
+        peak=base_lr * scale,
+        final=final_lr * scale,
+        warmup_steps=round(warmup_epochs * steps_per_epoch),
+        total_steps=total_steps,
+    )
+    optimizer = optax.adamw(
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        weight_decay=weight_decay,
+        mask=lambda params: decay_mask(params, decay_exclude),
+    )
+    if grad_clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(grad_clip_norm), optimizer)
+    return optimizer, learning_rate

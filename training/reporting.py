@@ -1,0 +1,214 @@
+"""What a person sees of a run, and what stays of it: lines or a progress bar, files, a picture."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import tqdm
+from clu import parameter_overview
+from tensorboardX import SummaryWriter
+
+from training.experiment import Steps
+
+
+class Reporter:
+    """Shows and records metrics. Only the first process does anything.
+
+    Args:
+        workdir: receives metrics.jsonl, tensorboard/ and curves.png.
+        first_step: the run goes on from here; what an earlier attempt logged after it is dropped,
+            since it will be computed again.
+        steps: the plan of the run.
+    """
+
+    def __init__(self, workdir: Path, *, first_step: int, steps: Steps):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._workdir, self._first_step, self._steps = workdir, first_step, steps
+        self.records = self._records_until(first_step)
+        self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._bar = tqdm.tqdm(
+            total=steps.total,
+            initial=first_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._restart_clock(first_step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._active:
+            self._bar.close()
+            self._file.close()
+            self._tensorboard.close()
+
+    def _records_until(self, step: int) -> list[dict]:
+        """Rewrites metrics.jsonl without what will be logged again; returns what is left."""
+        path = self._workdir / "metrics.jsonl"
+        records = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    break  # a line cut off by a crash is the last one
+                again = record["step"] > step or (
+                    record["step"] == step and record["kind"] == "eval"
+                )
+                if not again:
+                    records.append(record)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+        temporary.replace(path)
+        return records
+
+    def _restart_clock(self, step: int) -> None:
+        """Leaves what lies before out of images/s."""
+        self._clock, self._clock_step = time.perf_counter(), step
+
+    def start(self, parameters, mesh: jax.sharding.Mesh) -> None:
+        """Says what will run and where.
+
+        Args:
+            parameters: pytree of shapes, shown as a table by a run that starts from nothing.
+            mesh: of the run.
+        """
+        steps = self._steps if self._active else None
+        if not steps:
+            return
+        if self._first_step == 0:
+            self.say(parameter_overview.get_parameter_overview(parameters, include_stats=False))
+        axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        self.say(
+            f"{mesh.size} of {jax.device_count()} devices ({mesh.devices.flat[0].device_kind}), "
+            f"{jax.process_count()} process(es), mesh {axes}"
+        )
+        self.say(
+            f"{steps.total} steps of {steps.batch_size} images, {steps.per_epoch:.1f} steps an "
+            f"epoch; everything goes to {self._workdir}"
+        )
+        if self._first_step:
+            self.say(f"resuming at step {self._first_step}")
+
+    def finish(self, metrics: dict[str, float], split: str, seconds: float) -> None:
+        """Says the result."""
+        if self._active:
+            self._bar.close()
+            self.say(f"done after {seconds:.0f} s: {split} {_short(metrics)}")
+            self.say(f"metrics.jsonl, curves.png and checkpoints are in {self._workdir}")
+
+    def progress(self, step: int) -> None:
+        """Moves the progress bar."""
+        if self._active:
+            self._bar.update(step - self._bar.n)
+            if step == self._first_step + 1:
+                self._restart_clock(step)  # compilation
+
+    def train(self, step: int, metrics: dict[str, float]) -> None:
+        """Reports training metrics, averaged over the steps since the last report."""
+        if not self._active:
+            return
+        now = time.perf_counter()
+        seconds = max(now - self._clock, 1e-9) / max(step - self._clock_step, 1)
+        speed = {"images_per_second": round(self._steps.batch_size / seconds, 1)}
+        self._restart_clock(step)
+        self._record("train", step, metrics, speed)
+        if self._bar.disable:
+            left = tqdm.tqdm.format_interval((self._steps.total - step) * seconds)
+            numbers = f"{speed['images_per_second']:,.0f} images/s, {left} left"
+            self.say(f"{self._where(step)}  {_short(metrics)}  ({numbers})")
+        else:
+            shown = {name: metrics[name] for name in ("loss", "top1_accuracy") if name in metrics}
+            self._bar.set_postfix_str(
+                f"{_short(shown)}, {speed['images_per_second']:,.0f} images/s", refresh=False
+            )
+
+    def evaluation(self, step: int, metrics: dict[str, float], split: str) -> None:
+        """Reports an evaluation and redraws curves.png."""
+        if not self._active:
+            return
+        self._record("eval", step, metrics, {})
+        self.say(f"{self._where(step)}  {split}: {_short(metrics)}")
+        draw_curves(self.records, self._workdir / "curves.png", self._steps.per_epoch)
+        self._restart_clock(step)
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the progress bar if there is one."""
+        if self._active:
+            tqdm.tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def _where(self, step: int) -> str:
+        total = str(self._steps.total)
+        return f"step {step:{len(total)}d}/{total} (epoch {step / self._steps.per_epoch:.1f})"
+
+    def _record(self, kind: str, step: int, metrics: dict, extra: dict) -> None:
+        record = {"kind": kind, "step": step, **metrics, **extra}
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in (metrics | extra).items():
+            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        self._tensorboard.flush()
+
+
+def _short(metrics: dict[str, float]) -> str:
+    def number(name, value):
+        if "accuracy" in name:
+            return f"{value:.2%}"
+        return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
+
+    names = sorted(metrics, key=lambda name: name != "loss")  # jit returns dicts sorted by name
+    return "  ".join(f"{name} {number(name, metrics[name])}" for name in names)
+
+
+def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None:
+    """Draws one panel per metric, training and evaluation together, over epochs.
+
+    Args:
+        records: lines of metrics.jsonl.
+        path: of the PNG.
+        steps_per_epoch: converts steps.
+    """
+    # The object interface: pyplot would keep global state and may open a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    skip = {"kind", "step", "num_examples", "images_per_second"}
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for record in records:
+        for name in record.keys() - skip:
+            panel = name.removeprefix("ema_")
+            curve = record["kind"] + (" EMA" if name != panel else "")
+            point = (record["step"] / steps_per_epoch, record[name])
+            panels.setdefault(panel, {}).setdefault(curve, []).append(point)
+    if not panels:
+        return
+    order = sorted(panels, key=lambda name: (-len(panels[name]), name != "loss", name))
+    columns = min(3, len(order))
+    rows = -(-len(order) // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, name in enumerate(order):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for curve, points in sorted(panels[name].items(), reverse=True):
+            x, y = zip(*points, strict=True)
+            style = {"marker": ".", "linewidth": 1.5} if "eval" in curve else {"linewidth": 1}
+            axes.plot(x, y, label=curve, **style)
+        axes.set_title(name.replace("_", " "))
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        positive = all(y > 0 for points in panels[name].values() for _, y in points)
+        if name in ("loss", "grad_norm") and positive:
+            axes.set_yscale("log")
+    temporary = path.with_name("curves.tmp.png")
+    figure.savefig(temporary, dpi=100)
+    temporary.replace(path)

@@ -1,0 +1,83 @@
+"""Strict configs: each section is the keyword arguments of exactly one function.
+
+The function's signature is the schema, so there is no second place to keep in step with it: an
+unknown key, a missing one or a wrong type is an error before any device is touched.
+"""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import typeguard
+
+from training.errors import ConfigError
+
+
+def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
+    """Returns "what: unknown; did you mean 'x'? Allowed: a, b"."""
+    allowed = sorted(allowed)
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{what}: unknown{hint} Allowed: {', '.join(allowed) or 'none'}"
+
+
+def check_keys(section: Mapping[str, Any], allowed: Iterable[str], path: str) -> None:
+    """Raises ConfigError for keys of `section` that are not in `allowed`."""
+    allowed = list(allowed)
+    for key in section:
+        if key not in allowed:
+            raise ConfigError(unknown_name(f"{path}.{key}", key, allowed))
+
+
+def check_section(
+    section: Mapping[str, Any],
+    function: Callable,
+    path: str,
+    *,
+    provided: Iterable[str] = (),
+) -> None:
+    """Checks a config section against the keyword arguments of its function.
+
+    Args:
+        section: the section.
+        function: what will be called with it; a class stands for its __init__.
+        path: of the section, for messages: "config.optimizer".
+        provided: arguments that the code gives, which the config must not.
+
+    Raises:
+        ConfigError: unknown key, missing key, or a value of another type than annotated.
+    """
+    target = function.__init__ if inspect.isclass(function) else function
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in set(provided)
+    }
+    check_keys(section, parameters, path)
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in section
+    ]
+    if missing:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}")
+    hints = typing.get_type_hints(target)
+    for key, value in section.items():
+        if key not in hints:
+            continue
+        expected = hints[key]
+        # bool is an int to Python, hardly ever to the author of a config.
+        wrong = isinstance(value, bool) and expected in (int, float, int | None, float | None)
+        try:
+            typeguard.check_type(value, expected)
+        except typeguard.TypeCheckError:
+            wrong = True
+        if wrong:
+            name = getattr(expected, "__name__", None) or str(expected)
+            if typing.get_origin(expected):
+                name = str(expected)
+            raise ConfigError(
+                f"{path}.{key}={value!r} is of type {type(value).__name__}, expected {name}"
+            )
