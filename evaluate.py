@@ -24,6 +24,7 @@ from training.errors import ConfigError, input_errors
 from training.evaluation import evaluate
 from training.weights import load_weights
 
+
 def evaluate_workdir(
     config: ConfigDict, workdir: str | Path, *, checkpoint: str = "latest", split: str | None = None
 ) -> dict[str, Any]:
@@ -67,9 +68,7 @@ def evaluate_weights(
     with input_errors():
         params = load_weights(weights, run.task.model, image_size=run.data.image_shape)
     state = jax.jit(run.task.with_parameters, out_shardings=run.shardings)(run.init(), params)
-    return {"weights": str(weights)} | _metrics(
-        run, state, split or config.data.eval_split
-    )
+    return {"weights": str(weights)} | _metrics(run, state, split or config.data.eval_split)
 
 
 def _metrics(run: experiment.Experiment, state: Any, split: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
         Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved,
         contextlib.closing(run.data.train_batches()) as batches,
     ):
-        # The newest checkpoint or a fresh state; either way each array goes straight to its devices.
+        # The newest checkpoint or a fresh state; each array goes straight to its own devices.
         restored = saved.restore(run.shapes)
         if restored is None:
             step, state, window = 0, run.init(), []

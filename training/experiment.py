@@ -213,7 +213,8 @@ def build(config: ConfigDict) -> Experiment:
                 f"config.checkpoint.best_metric={best_metric!r} is none of "
                 f"{', '.join(task.metric_names())}; None: keep no best checkpoint"
             )
-        key = jax.device_put(jax.random.key(plain["seed"]), sharding.replicated(mesh))
+        # Made on the devices: with several processes none can put it on the others' devices.
+        key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
         shapes = jax.eval_shape(task.init, key)
     shardings = sharding.state_shardings(shapes, mesh)
     shapes = jax.tree.map(

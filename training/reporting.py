@@ -80,9 +80,9 @@ class Reporter:
             parameters: pytree of shapes, shown as a table by a run that starts from nothing.
             mesh: of the run.
         """
-        steps = self._steps if self._active else None
-        if not steps:
+        if not self._active:
             return
+        steps = self._steps
         if self._first_step == 0:
             self.say(parameter_overview.get_parameter_overview(parameters, include_stats=False))
         axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
@@ -96,6 +96,7 @@ class Reporter:
         )
         if self._first_step:
             self.say(f"resuming at step {self._first_step}")
+        self.say("compiling the first step")
 
     def finish(self, metrics: dict[str, float], split: str, seconds: float) -> None:
         """Says the result."""
@@ -201,6 +202,7 @@ def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None
         for curve, points in sorted(panels[name].items(), reverse=True):
             x, y = zip(*points, strict=True)
             style = {"marker": ".", "linewidth": 1.5} if "eval" in curve else {"linewidth": 1}
+            style["color"] = {"train": "tab:blue", "eval": "tab:orange"}.get(curve, "tab:green")
             axes.plot(x, y, label=curve, **style)
         axes.set_title(name.replace("_", " "))
         axes.set_xlabel("epoch")
