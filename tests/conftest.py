@@ -22,7 +22,10 @@ from configs import digits_nest
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory):
     """Lets the tests share compiled programs: most of them train the same small model."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    jax.config.update("jax_compilation_cache_dir", str(folder / "jax_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
