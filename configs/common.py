@@ -50,8 +50,6 @@ def base_config() -> ConfigDict:
             "b1": 0.9,
             "b2": 0.999,
             "eps": 1e-8,
-            "momentum": 0.9,
-            "nesterov": False,
             "grad_clip_norm": config_dict.placeholder(float),
         }
     )
