@@ -24,13 +24,6 @@ from training.errors import ConfigError, input_errors
 from training.evaluation import evaluate
 from training.weights import load_weights
 
-_CONFIG = commandline.define_config_flag()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint to evaluate.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of them.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights to evaluate instead of a workdir.")
-_SPLIT = flags.DEFINE_string("split", None, "Split; the config's data.eval_split by default.")
-
-
 def evaluate_workdir(
     config: ConfigDict, workdir: str | Path, *, checkpoint: str = "latest", split: str | None = None
 ) -> dict[str, Any]:
@@ -57,7 +50,9 @@ def evaluate_workdir(
     if restored is None:
         raise ConfigError(f"{folder} holds no finished checkpoint")
     step, state, _ = restored
-    return {"checkpoint": str(folder / str(step)), "step": step} | _metrics(run, state, split)
+    return {"checkpoint": str(folder / str(step)), "step": step} | _metrics(
+        run, state, split or config.data.eval_split
+    )
 
 
 def evaluate_weights(
@@ -72,37 +67,46 @@ def evaluate_weights(
     with input_errors():
         params = load_weights(weights, run.task.model, image_size=run.data.image_shape)
     state = jax.jit(run.task.with_parameters, out_shardings=run.shardings)(run.init(), params)
-    return {"weights": str(weights)} | _metrics(run, state, split)
+    return {"weights": str(weights)} | _metrics(
+        run, state, split or config.data.eval_split
+    )
 
 
-def _metrics(run: experiment.Experiment, state: Any, split: str | None) -> dict[str, Any]:
-    split = split or run.data.eval_split
+def _metrics(run: experiment.Experiment, state: Any, split: str) -> dict[str, Any]:
     with input_errors():
         batches = run.data.eval_batches(split)
     metrics = evaluate(run.eval_step, run.task.summarize, state, batches)
     return {"split": split} | metrics
 
 
-def main() -> None:
-    if bool(_WORKDIR.value) == bool(_WEIGHTS.value):
+def define_flags() -> None:
+    commandline.define_config_flag()
+    flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint to evaluate.")
+    flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of the run's.")
+    flags.DEFINE_string("weights", None, "Weights to evaluate instead of a run's checkpoint.")
+    flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
+
+
+def main(args: flags.FlagValues) -> None:
+    if (args.workdir is None) == (args.weights is None):
         raise ConfigError("give one of --workdir=FOLDER and --weights=PATH; see --help")
-    if _WEIGHTS.value is not None:
-        if _CONFIG.value is None:
+    if args.weights is not None:
+        if args.config is None:
             raise ConfigError("--weights needs --config=FILE.py: it names model and data")
-        result = evaluate_weights(_CONFIG.value, _WEIGHTS.value, split=_SPLIT.value)
-        path = Path(_WEIGHTS.value).absolute()
-        name = f"{path.name}.evaluation"
+        result = evaluate_weights(args.config, args.weights, split=args.split)
+        written = Path(args.weights).absolute()
+        written = written.with_name(f"{written.name}.evaluation")
     else:
-        path = Path(_WORKDIR.value).absolute()
-        config = _CONFIG.value or workdirs.read_config(path)
-        result = evaluate_workdir(config, path, checkpoint=_CHECKPOINT.value, split=_SPLIT.value)
-        path, name = path / "evaluation", f"evaluation_{_CHECKPOINT.value}"
+        workdir = Path(args.workdir).absolute()
+        config = args.config or workdirs.read_config(workdir)
+        result = evaluate_workdir(config, workdir, checkpoint=args.checkpoint, split=args.split)
+        written = workdir / f"evaluation_{args.checkpoint}"
     line = json.dumps(result)
     print(line)
     if jax.process_index() == 0:
-        suffix = re.sub(r"\W+", "_", result["split"]).strip("_")
-        path.with_name(f"{name}_{suffix}.json").write_text(line + "\n")
+        split = re.sub(r"\W+", "_", result["split"]).strip("_")
+        written.with_name(f"{written.name}_{split}.json").write_text(line + "\n")
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(define_flags, main)

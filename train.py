@@ -22,9 +22,6 @@ from training.interrupts import Interrupts
 from training.metrics import check_finite, mean_scalars, to_floats
 from training.reporting import Reporter
 
-_CONFIG = commandline.define_config_flag()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves.")
-
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
 
@@ -115,11 +112,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
     return metrics
 
 
-def main() -> None:
-    if _CONFIG.value is None or _WORKDIR.value is None:
+def define_flags() -> None:
+    commandline.define_config_flag()
+    flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves.")
+
+
+def main(args: flags.FlagValues) -> None:
+    if args.config is None or not args.workdir:
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
-    train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    train_and_evaluate(args.config, args.workdir)
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(define_flags, main)

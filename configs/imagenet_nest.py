@@ -56,6 +56,6 @@ def get_config(argument: str | None = None):
     config.loop.evaluate_every_epochs = 10.0
     config.loop.save_every_epochs = 4.0  # ours; official: every 5,000 steps
     if arg.debug:
-        shrink(config, image_size=56)
+        shrink(config, image_size=64)
         config.model.depths = (1, 1, 1)
     return config

@@ -53,10 +53,7 @@ def test_adamw_update_with_exclusion():
         "level1_position": {"embedding": np.array([1.0, -2.0])},
         "head": {"kernel": np.array([3.0, 0.5])},
     }
-    grads = [
-        jax.tree.map(lambda x: np.sin(x + i) * 0.3, params)
-        for i in range(4)  # noqa: B023
-    ]
+    grads = [jax.tree.map(lambda x, i=i: np.sin(x + i) * 0.3, params) for i in range(4)]
     state, ours = optimizer.init(params), params
     for grad in grads:
         updates, state = optimizer.update(grad, state, ours)

@@ -9,7 +9,7 @@ logged yet). A step's folder appears under its name only once it is complete.
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,13 +45,9 @@ class Checkpoints:
         workdir: Path,
         keep_last: int = 2,
         best_metric: str | None = "top1_accuracy",
-        best_mode: str = "max",
+        best_mode: Literal["max", "min"] = "max",
         read_only: bool = False,
     ):
-        if keep_last < 1:
-            raise ConfigError(f"config.checkpoint.keep_last={keep_last} is below 1")
-        if best_mode not in ("max", "min"):
-            raise ConfigError(f"config.checkpoint.best_mode={best_mode!r} is neither max nor min")
         self.best_metric, self.best_sign = best_metric, 1 if best_mode == "max" else -1
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._newest = None  # step saved or restored last

@@ -10,13 +10,13 @@ from ml_collections import config_flags
 from training.errors import ConfigError, RunError
 
 
-def define_config_flag():
+def define_config_flag() -> None:
     """Defines --config=FILE.py[:argument] with --config.section.key=value overrides.
 
     New keys are accepted here, so that a model's every field can be set although the recipe does
     not list it; the strict check of training/sections.py follows and refuses misspelt ones.
     """
-    return config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config",
         None,
         "Recipe, e.g. configs/digits_nest.py or configs/imagenet_nest.py:tiny",
@@ -51,16 +51,23 @@ def _fail(error: RunError):
     sys.exit(error.exit_code)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main()`; a RunError becomes one line and its exit code."""
+def run(define_flags: Callable[[], None], main: Callable[[flags.FlagValues], None]) -> None:
+    """Runs a script: a RunError becomes one line on stderr and its exit code.
+
+    Args:
+        define_flags: defines the script's flags. Called here rather than at import, so that tests
+            and notebooks can import several scripts.
+        main: gets the parsed flags.
+    """
 
     def checked_main(argv: list[str]) -> None:
         if len(argv) > 1:
             _fail(ConfigError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
         try:
-            main()
+            main(flags.FLAGS)
         except RunError as error:
             _fail(error)
 
+    define_flags()
     logging.set_verbosity(logging.WARNING)
     app.run(checked_main, flags_parser=_parse)

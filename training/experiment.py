@@ -169,6 +169,8 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
     check_section(
         plain["checkpoint"], Checkpoints, "config.checkpoint", provided=("workdir", "read_only")
     )
+    if plain["checkpoint"]["keep_last"] < 1:
+        raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
     check_section(
         plain["data"],
         pipeline.create_data,

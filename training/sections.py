@@ -75,9 +75,8 @@ def check_section(
         except typeguard.TypeCheckError:
             wrong = True
         if wrong:
-            name = getattr(expected, "__name__", None) or str(expected)
-            if typing.get_origin(expected):
-                name = str(expected)
+            name = expected.__name__ if inspect.isclass(expected) else str(expected)
             raise ConfigError(
-                f"{path}.{key}={value!r} is of type {type(value).__name__}, expected {name}"
+                f"{path}.{key}={value!r} is of type {type(value).__name__}, expected "
+                f"{name.replace('typing.', '')}"
             )

@@ -82,9 +82,12 @@ def check_tree(expected: Any, found: Any, what: str) -> None:
         ValueError: listing leaves that are missing, extra or of another shape.
     """
     expected, found = _flatten(expected), _flatten(found)
+    # Of a whole state, the parameters before the optimizer's copies of them, as in `expected`.
+    order = {name.split("/")[0]: number for number, name in enumerate(expected)}
+    extra = [name for name in found if name not in expected]
     differences = {
         "missing": [name for name in expected if name not in found],
-        "extra": [name for name in found if name not in expected],
+        "extra": sorted(extra, key=lambda name: order.get(name.split("/")[0], -1)),
         "mis-shaped": [
             f"{name} {_shape(found[name])} instead of {_shape(leaf)}"
             for name, leaf in expected.items()

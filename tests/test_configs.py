@@ -1,0 +1,119 @@
+"""Every recipe builds, is what its golden file says, and runs in its debug form."""
+
+import functools
+import importlib
+import json
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+import train
+from configs import common
+from training import experiment, workdirs
+from training.errors import ConfigError
+from training.models import create_model
+from training.optimizers import decay_mask, parameter_paths
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "configs"
+
+# Every recipe with every argument that changes it.
+RECIPES = {
+    "digits_nest": ["", "debug"],
+    "cifar_nest": [
+        f"{size},{dataset}"
+        for size in ("tiny", "small", "base")
+        for dataset in ("cifar10", "cifar100")
+    ]
+    + ["debug"],
+    "imagenet_nest": ["tiny", "small", "base", "debug"],
+}
+ALL = [(name, argument) for name, arguments in RECIPES.items() for argument in arguments]
+INPUTS = {  # image shape and classes of data sets whose files tests do not have
+    "digits": ((16, 16, 1), 10),
+    "synthetic": (None, 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "imagenet2012": ((224, 224, 3), 1000),
+}
+
+
+def get_config(name, argument):
+    return importlib.import_module(f"configs.{name}").get_config(argument)
+
+
+def test_no_recipe_is_left_out():
+    files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"}
+    assert files == set(RECIPES)
+
+
+@functools.cache
+def parameter_shapes(name, argument):
+    config = get_config(name, argument)
+    shape, num_classes = INPUTS[config.data.name]
+    shape = shape or (config.data.image_size, config.data.image_size, 3)
+    model = create_model(**config.model.to_dict(), num_classes=num_classes)
+    images = jax.ShapeDtypeStruct((1, *shape), "float32")
+    return jax.eval_shape(
+        lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
+    )["params"]
+
+
+@pytest.mark.parametrize(("name", "argument"), ALL)
+def test_golden(name, argument):
+    """The resolved config and the parameters without weight decay, as text for review.
+
+    UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py writes the files anew.
+    """
+    config = get_config(name, argument)
+    shapes = parameter_shapes(name, argument)
+    mask = decay_mask(shapes, config.optimizer.decay_exclude)
+    flat = workdirs.flatten(json.loads(json.dumps(config.to_dict())))
+    lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(flat.items())]
+    kept = [path for path, decays in parameter_paths(mask).items() if not decays]
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    lines += [f"# {total:,} parameters; without weight decay:", *kept]
+    text = "\n".join(lines) + "\n"
+    path = GOLDEN / f"{name}{'_' if argument else ''}{argument.replace(',', '_')}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(("name", "argument"), ALL)
+def test_builds_or_says_what_is_missing(name, argument):
+    config = get_config(name, argument)
+    config.mesh.data = 1
+    if config.data.name in ("digits", "synthetic"):
+        assert experiment.build(config).steps.total > 0
+        return
+    with pytest.raises(ConfigError, match=f"not in the code yet: data set '{config.data.name}'"):
+        experiment.check_config(config)
+    # All but the data is right: with made-up images of the same size it builds.
+    config.data.update(name="synthetic", eval_split="test", train_split="train")
+    config.augment = {}
+    run = experiment.build(config)
+    assert run.steps.total > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_debug_runs(name, tmp_path):
+    config = get_config(name, "debug")
+    config.mesh.data = 1
+    metrics = train.train_and_evaluate(config, tmp_path)
+    assert metrics["num_examples"] > 0
+    assert (tmp_path / "DONE").exists()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_unknown_argument(name):
+    with pytest.raises(ValueError, match="'hugee' is unknown; allowed: .*debug"):
+        get_config(name, "hugee")
+
+
+def test_argument_twice():
+    with pytest.raises(ValueError, match="chooses size twice"):
+        common.parse_argument("tiny,base", size=("tiny", "base"))
