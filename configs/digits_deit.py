@@ -44,6 +44,7 @@ def get_config(argument: str | None = None):
     config.loop.evaluate_every_epochs = 10.0
     config.loop.save_every_epochs = 10.0
     if arg.debug:
+        config.model.depth = 1
         config.data.train_split = "train[:192]"
         config.loop.num_epochs = 4.0
         config.loop.log_every_steps = 2

