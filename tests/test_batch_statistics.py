@@ -39,10 +39,11 @@ def close(one, other, **tolerances):
 
 
 def test_interrupted_equals_uninterrupted_and_evaluation_agrees(conv_config, tmp_path, monkeypatch):
+    conv_config.loop.num_epochs = 2.0
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     metrics = train.train_and_evaluate(conv_config, whole)
     with monkeypatch.context() as patch:
-        kill_when(patch, "step", 11)
+        kill_when(patch, "step", 6)
         with pytest.raises(Interrupted):
             train.train_and_evaluate(conv_config, parts)
     assert train.train_and_evaluate(conv_config, parts) == metrics
@@ -52,7 +53,7 @@ def test_interrupted_equals_uninterrupted_and_evaluation_agrees(conv_config, tmp
     evaluated = evaluate.evaluate_workdir(conv_config, whole)
     assert {name: evaluated[name] for name in metrics} == metrics
     losses = [record["loss"] for record in expected[3] if record["kind"] == "train"]
-    assert losses[-1] < losses[0] - 0.15  # it learns
+    assert losses[-1] < losses[0] - 0.05  # it learns
 
 
 def test_one_device_equals_eight(conv_config):

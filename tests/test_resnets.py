@@ -141,7 +141,7 @@ def test_bfloat16_with_float32_statistics(model):
 
 
 def test_remat_changes_neither_names_nor_numbers(model):
-    images = random_images(4, 8, 8, 3)
+    images = random_images(4, 4, 4, 3)
     if isinstance(model, WideResNet):
         model = model.clone(dropout_rate=0.2)
     remat = model.clone(remat=True)
@@ -168,28 +168,31 @@ def test_remat_changes_neither_names_nor_numbers(model):
 
 def test_initial_values():
     """Convolutions have variance 2 / (outputs of a filter); blocks can begin as their shortcut."""
-    for zero in (False, True):
-        model = ResNet(num_classes=50, depths=(1, 2), dims=(16, 32), zero_init_last_norm=zero)
-        variables = jax.jit(model.init)(jax.random.key(0), random_images(1, 8, 8, 3))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            if name == "params/head/kernel":
-                assert np.std(leaf) == pytest.approx(0.01, rel=0.05)
-            elif name.endswith("kernel"):
-                fan_out = leaf.shape[0] * leaf.shape[1] * leaf.shape[3]
-                assert np.std(leaf) == pytest.approx(np.sqrt(2 / fan_out), rel=0.1)
-            elif name.endswith("norm3/scale") and zero:
-                np.testing.assert_array_equal(leaf, 0)
-            else:
-                one = name.endswith(("scale", "var"))
-                np.testing.assert_array_equal(leaf, 1 if one else 0)
+    images = random_images(1, 8, 8, 3)
+    model = ResNet(num_classes=50, depths=(1,), dims=(32,), zero_init_last_norm=True)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name == "params/head/kernel":
+            assert np.std(leaf) == pytest.approx(0.01, rel=0.05)
+        elif name.endswith("kernel"):
+            fan_out = leaf.shape[0] * leaf.shape[1] * leaf.shape[3]
+            assert np.std(leaf) == pytest.approx(np.sqrt(2 / fan_out), rel=0.1)
+        else:
+            one = name.endswith(("scale", "var")) and not name.endswith("norm3/scale")
+            np.testing.assert_array_equal(leaf, 1 if one else 0)
+
+    def last_scale(key):
+        plain = model.clone(zero_init_last_norm=False)
+        return plain.init(key, images)["params"]["stage1_block1"]["norm3"]["scale"]
+
+    np.testing.assert_array_equal(jax.jit(last_scale)(jax.random.key(0)), 1)
 
 
-def test_dropout_draws_in_training_only():
+def test_dropout_draws_in_training():
     model, images = WideResNet(10, depth=10, width=1, dropout_rate=0.5), random_images(4, 8, 8, 3)
     variables = random_variables(model, images)
     apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
-    np.testing.assert_array_equal(apply(variables, images), apply(variables, images))
     first, second = (
         apply(
             variables,

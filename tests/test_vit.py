@@ -101,7 +101,7 @@ def test_only_positions_tell_the_order_of_patches():
 
 def test_initial_values():
     """Kernels, positions and class token are normal(0.02) cut at 0.04; biases 0, scales 1."""
-    model = small(dim=48)
+    model = small(dim=48, depth=1)
     variables = jax.jit(model.init)(jax.random.key(0), random_images(1, 8, 8, 3))
     assert list(variables) == ["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
@@ -114,7 +114,7 @@ def test_initial_values():
 
 def test_remat_changes_neither_names_nor_numbers():
     images = random_images(4, 8, 8, 3)
-    plain = small(drop_path_rate=0.5, dropout_rate=0.1)
+    plain = small(depth=1, dropout_rate=0.1)
     remat = plain.clone(remat=True)
     assert parameter_shapes(plain, 8) == parameter_shapes(remat, 8)
     params = random_params(plain, images)
