@@ -7,6 +7,7 @@ interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wron
 3 stopped on a non-finite loss; 75 interrupted after saving, run again.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -53,9 +54,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
     run = experiment.build(config)
     workdirs.write_config(workdir, plain)
 
-    with Interrupts() as interrupts, Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved:
-        # The newest checkpoint or a fresh state; either way each array goes straight to its device.
-        batches = run.data.train_batches()
+    with (
+        Interrupts() as interrupts,
+        Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved,
+        contextlib.closing(run.data.train_batches()) as batches,
+    ):
+        # The newest checkpoint or a fresh state; either way each array goes straight to its devices.
         restored = saved.restore(run.shapes)
         if restored is None:
             step, state, window = 0, run.init(), []

@@ -2,7 +2,8 @@
 
     python train.py --config=configs/digits_nest.py --workdir=runs/digits_nest
 
-Argument: debug. Our own recipe, tuned on train[80%:]; README has its accuracies.
+Argument: debug. Our own recipe, chosen by its accuracy on train[80%:] after training on train[:80%]
+(99.8 %, mean of seeds 0-2); README has the accuracies on the test split.
 """
 
 from configs.common import base_config, parse_argument
@@ -12,8 +13,10 @@ def get_config(argument: str | None = None):
     arg = parse_argument(argument)
     config = base_config()
 
+    # The CIFAR family made small: 8x8 words of 2x2 pixels, 16 -> 4 -> 1 blocks of 2x2 words.
     config.model.name = "nest_tiny_s16_32"
     config.model.patch_size = 2
+    config.model.attention = "multi_query"
     config.model.dims = (64, 64, 64)
     config.model.depths = (1, 1, 2)
     config.model.num_heads = (4, 4, 4)

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -23,6 +24,24 @@ def define_config_flag() -> None:
         lock_config=False,
         accept_new_attributes=True,
     )
+
+
+def define_process_flags() -> None:
+    """Defines the flags of runs with several processes, one or more a host."""
+    flags.DEFINE_bool(
+        "distributed", False, "This is one of several processes; TPU pods and Slurm say which."
+    )
+    flags.DEFINE_string("coordinator", None, "Elsewhere: host:port of process 0.")
+    flags.DEFINE_integer("num_processes", None, "Elsewhere: how many there are.")
+    flags.DEFINE_integer("process_id", None, "Elsewhere: which one this is, from 0.")
+
+
+def _join_processes(args: flags.FlagValues) -> None:
+    own = (args.coordinator, args.num_processes, args.process_id)
+    if any(value is not None for value in own) and None in own:
+        raise ConfigError("--coordinator, --num_processes and --process_id belong together")
+    if args.distributed or args.coordinator:
+        jax.distributed.initialize(*own)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -64,10 +83,12 @@ def run(define_flags: Callable[[], None], main: Callable[[flags.FlagValues], Non
         if len(argv) > 1:
             _fail(ConfigError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
         try:
+            _join_processes(flags.FLAGS)
             main(flags.FLAGS)
         except RunError as error:
             _fail(error)
 
     define_flags()
+    define_process_flags()
     logging.set_verbosity(logging.WARNING)
     app.run(checked_main, flags_parser=_parse)
