@@ -2,7 +2,7 @@
 
 Each section is the keyword arguments of one function, where every value is explained:
 
-    model       training/models.py      create_model; the model's fields in nest/model.py
+    model       training/models.py      create_model; the model's fields in its own file
     data        data/pipeline.py        create_data
     augment     data/transforms.py      TRANSFORMS: one subsection for each transform that is on
     task        training/classification.py  Classification

@@ -21,6 +21,12 @@ COUNTS = {
     "nest_tiny_s64_32": (10, 32, 6_264_202),
     "nest_small_s64_32": (10, 32, 24_472_330),
     "nest_base_s64_32": (10, 32, 96_720_394),
+    # timm's deit_*_patch16_224, torchvision's resnet50, the Wide ResNet paper's 36.5M.
+    "deit_ti_patch16_224": (1000, 224, 5_717_416),
+    "deit_s_patch16_224": (1000, 224, 22_050_664),
+    "deit_b_patch16_224": (1000, 224, 86_567_656),
+    "resnet50": (1000, 224, 25_557_032),
+    "wrn28_10": (10, 32, 36_479_194),
 }
 
 # (name, attention, classes, image size, millions of parameters): not variants of their own.
@@ -77,6 +83,12 @@ def test_parameter_count(name):
     classes, side, expected = COUNTS[name]
     model = create_model(name, num_classes=classes)
     assert num_parameters(model, side) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTS if name.startswith("nest_")])
+def test_nest_parameter_count_by_hand(name):
+    classes, side, expected = COUNTS[name]
+    model = create_model(name, num_classes=classes)
     by_hand = count(
         model.dims,
         model.depths,
@@ -126,7 +138,7 @@ def test_overrides_become_plain_values():
     ("name", "overrides", "message"),
     [
         ("nest_tiny_s16_23", {}, r"did you mean 'nest_tiny_s16_32'.*nest_base_s64_32"),
-        ("resnet", {}, r"model 'resnet' does not exist; choose from nest_tiny_s196_224, "),
+        ("inception", {}, r"'inception' does not exist; choose from nest_tiny_s196_224, "),
         ("nest_tiny_s16_32", {"dim": 8}, r"no field 'dim' \(did you mean 'dims'\?\).*patch_size"),
         ("nest_tiny_s16_32", {"parent": None}, r"no field 'parent'"),
         ("nest_tiny_s16_32", {"zzz": None}, r"no field 'zzz'; choose from num_classes, dims"),
