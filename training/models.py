@@ -11,10 +11,13 @@ from flax import linen as nn
 
 from nest.model import Nest
 from nest.variants import VARIANTS as NEST_VARIANTS
+from tnt.model import Tnt
+from tnt.variants import VARIANTS as TNT_VARIANTS
 
 # name -> (class, the variant's fields)
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **{name: (Nest, fields) for name, fields in NEST_VARIANTS.items()},
+    **{name: (Tnt, fields) for name, fields in TNT_VARIANTS.items()},
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
