@@ -13,8 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from layers.initializers import truncated_normal
-
-LAYER_NORM_EPSILON = 1e-5
+from tnt.block import LAYER_NORM_EPSILON
 
 
 class Fusion(nn.Module):
