@@ -213,7 +213,8 @@ def _to(naming: str, params: Mapping[str, Any], fusions: tuple[str, ...]) -> Sta
         state[f"{prefix}{theirs}.{torch_leaf}"] = leaf_out(module, leaf, array)
     if nameless:
         raise ValueError(f"no {naming} name for {', '.join(sorted(nameless)[:10])}")
-    return state
+    # Contiguous, because safetensors writes a transposed view as if it were not transposed.
+    return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
 
 def _split_qkv(flat: Mapping[str, np.ndarray]) -> State:
