@@ -21,6 +21,9 @@ from training.weights import parameter_shapes
 
 GOLDEN = Path(__file__).parent / "golden"
 
+# Compiling is most of the work of these tests, so the compiler is told not to try hard.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 SMALL = {
     "num_classes": 10,
     "inner_dim": 6,
@@ -56,7 +59,7 @@ def random_images(*shape):
     return np.random.default_rng(7).normal(size=shape).astype(np.float32)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jit, static_argnums=0)
 def run(model, params, images):
     """Logits and intermediates of a forward pass."""
     return model.apply({"params": params}, images, mutable=["intermediates"])
@@ -260,7 +263,7 @@ def test_drop_path_grows_from_nothing_at_the_first_layer():
     model, images = small(depth=1, inner_layers=None, drop_path_rate=0.9), random_images(4, 8, 8, 3)
     params = random_params(model, images)
     rngs = {"dropout": jax.random.key(0)}
-    trained = jax.jit(lambda: model.apply({"params": params}, images, train=True, rngs=rngs))()
+    trained = jit(lambda: model.apply({"params": params}, images, train=True, rngs=rngs))()
     np.testing.assert_allclose(trained, logits_of(model, params, images), atol=1e-5)
 
 
@@ -268,7 +271,7 @@ def test_train_draws_and_evaluation_does_not():
     model = small(depth=2, inner_layers=(2,), drop_path_rate=0.5)
     images = random_images(16, 8, 8, 3)
     variables = {"params": random_params(model, images)}
-    apply = jax.jit(model.apply, static_argnames="train")
+    apply = jit(model.apply, static_argnames="train")
     evaluated = apply(variables, images)
     np.testing.assert_array_equal(apply(variables, images, train=False), evaluated)
     first, second = (
@@ -325,11 +328,11 @@ def test_gradients_with_respect_to_words_and_sentences():
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes["perturbations"])
     assert sorted(zeros) == [f"layer{i}_{part}" for i in (1, 2) for part in ("sentences", "words")]
 
-    @jax.jit
+    @jit
     def logit(maps):
         return model.apply({"params": params, "perturbations": maps}, images)[:, 3].sum()
 
-    gradient = jax.jit(jax.grad(logit))(zeros)
+    gradient = jit(jax.grad(logit))(zeros)
     assert not gradient["layer2_words"].any()  # nothing reads the last words
     for name in ("layer1_words", "layer1_sentences", "layer2_sentences"):
         step = 1e-2 * random_images(*zeros[name].shape)
@@ -349,7 +352,7 @@ def test_initial_values():
     The stem's convolution starts as PyTorch's: uniform within 1 / sqrt(7 * 7 * 3).
     """
     model = small(depth=1, inner_layers=None, squeeze_excite=True, outer_dim=32, inner_dim=12)
-    params = jax.jit(model.init)(jax.random.key(0), random_images(1, 8, 8, 3))["params"]
+    params = jit(model.init)(jax.random.key(0), random_images(1, 8, 8, 3))["params"]
     conv = params.pop("word_embedding")["projection"]
     limit = 147**-0.5
     assert 0.9 * limit < np.abs(conv["kernel"]).max() <= limit
@@ -366,7 +369,7 @@ def test_initial_values():
 def test_the_papers_class_token_starts_as_zeros():
     model = small(fusion="paper", depth=1, inner_layers=None)
     images = jnp.zeros((1, 4, 4, 3))
-    init = jax.jit(lambda: model.init(jax.random.key(0), images)["params"]["class_token"])
+    init = jit(lambda: model.init(jax.random.key(0), images)["params"]["class_token"])
     assert not init().any()
 
 
@@ -383,7 +386,7 @@ def test_remat_changes_neither_names_nor_numbers():
 
     text = str(jax.make_jaxpr(lambda p: loss(p, remat))(params))
     assert "remat" in text or "checkpoint" in text
-    step = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    step = jit(jax.value_and_grad(loss), static_argnums=1)
     first, second = step(params, plain), step(params, remat)
     np.testing.assert_allclose(first[0], second[0], rtol=1e-5)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(first[1]))
@@ -423,7 +426,7 @@ def test_every_parameter_gets_a_gradient(form):
     model = small(**FORMS[form], depth=1, inner_layers=None, squeeze_excite=True)
     images = random_images(16, 8, 8, 3)
     params = random_params(model, images)
-    gradient = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, images) ** 2).sum()))(params)
+    gradient = jit(jax.grad(lambda p: (model.apply({"params": p}, images) ** 2).sum()))(params)
     flat = jax.tree_util.tree_flatten_with_path(gradient)[0]
     dead = [jax.tree_util.keystr(path) for path, leaf in flat if not np.abs(leaf).max() > 0]
     assert not dead
