@@ -328,11 +328,10 @@ def test_gradients_with_respect_to_words_and_sentences():
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes["perturbations"])
     assert sorted(zeros) == [f"layer{i}_{part}" for i in (1, 2) for part in ("sentences", "words")]
 
-    @jit
-    def logit(maps):
+    def logit_of(maps):
         return model.apply({"params": params, "perturbations": maps}, images)[:, 3].sum()
 
-    gradient = jit(jax.grad(logit))(zeros)
+    logit, gradient = jit(logit_of), jit(jax.grad(logit_of))(zeros)
     assert not gradient["layer2_words"].any()  # nothing reads the last words
     for name in ("layer1_words", "layer1_sentences", "layer2_sentences"):
         step = 1e-2 * random_images(*zeros[name].shape)
