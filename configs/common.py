@@ -35,6 +35,7 @@ def base_config() -> ConfigDict:
             "name": "classification",
             "label_smoothing": 0.0,
             "ema_decay": config_dict.placeholder(float),
+            "ema_warmup": False,
             "accumulation_steps": 1,
         }
     )
