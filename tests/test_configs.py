@@ -29,6 +29,8 @@ RECIPES = {
     ]
     + ["debug"],
     "imagenet_nest": ["tiny", "small", "base", "debug"],
+    "digits_tnt": ["", "debug"],
+    "imagenet_tnt": ["ti", "s", "b", "debug"],
     "digits_deit": ["", "debug"],
     "cifar_deit": [
         f"{size},{data}" for size in ("ti", "s", "b") for data in ("cifar10", "cifar100")
