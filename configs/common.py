@@ -2,7 +2,7 @@
 
 Each section is the keyword arguments of one function, where every value is explained:
 
-    model       training/models.py      create_model; the model's fields in nest/model.py
+    model       training/models.py      create_model; the model's fields in its own file
     data        data/pipeline.py        create_data
     augment     data/transforms.py      TRANSFORMS: one subsection for each transform that is on
     task        training/classification.py  Classification
@@ -35,6 +35,7 @@ def base_config() -> ConfigDict:
             "name": "classification",
             "label_smoothing": 0.0,
             "ema_decay": config_dict.placeholder(float),
+            "ema_warmup": False,
             "accumulation_steps": 1,
         }
     )

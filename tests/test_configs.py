@@ -29,6 +29,16 @@ RECIPES = {
     ]
     + ["debug"],
     "imagenet_nest": ["tiny", "small", "base", "debug"],
+    "digits_tnt": ["", "debug"],
+    "imagenet_tnt": ["ti", "s", "b", "debug"],
+    "digits_deit": ["", "debug"],
+    "cifar_deit": [
+        f"{size},{data}" for size in ("ti", "s", "b") for data in ("cifar10", "cifar100")
+    ]
+    + ["debug"],
+    "imagenet_deit": ["ti", "s", "b", "debug"],
+    "imagenet_resnet50": ["", "debug"],
+    "cifar_wrn": ["cifar10", "cifar100", "debug"],
 }
 ALL = [(name, argument) for name, arguments in RECIPES.items() for argument in arguments]
 INPUTS = {  # image shape and classes of data sets whose files tests do not have

@@ -21,6 +21,31 @@ COUNTS = {
     "nest_tiny_s64_32": (10, 32, 6_264_202),
     "nest_small_s64_32": (10, 32, 24_472_330),
     "nest_base_s64_32": (10, 32, 96_720_394),
+    # timm's deit_*_patch16_224, torchvision's resnet50, the Wide ResNet paper's 36.5M.
+    "deit_ti_patch16_224": (1000, 224, 5_717_416),
+    "deit_s_patch16_224": (1000, 224, 22_050_664),
+    "deit_b_patch16_224": (1000, 224, 86_567_656),
+    "resnet50": (1000, 224, 25_557_032),
+    "wrn28_10": (10, 32, 36_479_194),
+    # Issue and notes on the paper: the official code without its unused `outer_tokens`, timm's
+    # first port; the ablations by `count_tnt`, and rounded in the notes.
+    "tnt_ti_patch16_224": (1000, 224, 6_076_408),
+    "tnt_s_patch16_224": (1000, 224, 23_768_584),
+    "tnt_b_patch16_224": (1000, 224, 65_428_680),
+    "tnt_s_legacy_patch16_224": (1000, 224, 23_755_336),
+    "tnt_s1": (1000, 224, 22_519_432),
+    "tnt_s2": (1000, 224, 22_363_288),
+    "tnt_s3": (1000, 224, 22_207_144),
+    "tnt_s4": (1000, 224, 22_051_000),
+    "tnt_s_se": (1000, 224, 24_668_296),
+    "tnt_s_words64": (1000, 224, 23_686_000),
+    "tnt_s_words16": (1000, 224, 23_768_584),
+    "tnt_s_words4": (1000, 224, 25_032_040),
+    "tnt_s_heads1": (1000, 224, 23_768_584),
+    "tnt_s_heads2": (1000, 224, 23_768_584),
+    "tnt_s_heads4": (1000, 224, 23_768_584),
+    "tnt_s_heads6": (1000, 224, 23_768_584),
+    "tnt_s_heads8": (1000, 224, 23_768_584),
 }
 
 # (name, attention, classes, image size, millions of parameters): not variants of their own.
@@ -68,6 +93,43 @@ def count(dims, depths, heads, patch, attention, side, classes):
     return total + 2 * dims[-1] + (dims[-1] + 1) * classes
 
 
+def count_tnt(model, side, classes):
+    """Counts the parameters of TNT by hand, for MLP ratio 4, no bias on query, key and value.
+
+    A block of width w has norms 2 * 2w, attention 3w^2 + w^2 + w, mlp 4w^2 + 4w + 4w^2 + w, so
+    12w^2 + 10w. With m words of width c and sentences of width d a layer has
+        inner and outer  a block of width c, if it has one, and one of width d
+        fusion           norm 2mc, projection mcd, norm 2d
+                         (timm's first port: norm 2c, projection mcd + d)
+        gate             norm 2d, d * d/4 + d/4, d/4 * d + d
+    and the model a stem of (147 + 1)c (7x7 pixels of 3 channels), a fusion with bias, mc + (n + 1)d
+    for positions, d for the class token, 2d for the norm and (d + 1) * classes.
+    """
+    c, d = model.inner_dim, model.outer_dim
+    m, n = (model.patch_size // model.word_size) ** 2, (side // model.patch_size) ** 2
+    inner_layers = range(model.depth) if model.inner_layers is None else model.inner_layers
+    fusion = 2 * m * c + m * c * d + 2 * d
+    layer_fusion = 2 * c + m * c * d + d if model.fusion == "legacy" else fusion
+    gate = 2 * d + d * d // 4 + d // 4 + d // 4 * d + d
+    outer = 12 * d * d + 10 * d + (gate if model.squeeze_excite else 0)
+    layers = model.depth * outer + len(inner_layers) * (12 * c * c + 10 * c + layer_fusion)
+    start = 148 * c + fusion + d + m * c + (n + 1) * d + d
+    return start + layers + 2 * d + (d + 1) * classes
+
+
+# Millions with the unused `outer_tokens` (n * d), as the official code's own count in the notes.
+WITH_OUTER_TOKENS = {"tnt_s_se": 24.74, "tnt_s_words64": 23.76, "tnt_s_words4": 25.11}
+# Millions without, for the paper's table 5.
+WITHOUT_OUTER_TOKENS = {"tnt_s1": 22.52, "tnt_s2": 22.36, "tnt_s3": 22.21, "tnt_s4": 22.05}
+
+
+def test_ablations_of_tnt_have_the_sizes_of_the_notes():
+    for name, millions in WITH_OUTER_TOKENS.items():
+        assert round((COUNTS[name][2] + 196 * 384) / 1e6, 2) == millions
+    for name, millions in WITHOUT_OUTER_TOKENS.items():
+        assert round(COUNTS[name][2] / 1e6, 2) == millions
+
+
 def test_every_model_has_a_count():
     assert set(COUNTS) == set(MODELS)
 
@@ -77,6 +139,18 @@ def test_parameter_count(name):
     classes, side, expected = COUNTS[name]
     model = create_model(name, num_classes=classes)
     assert num_parameters(model, side) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTS if name.startswith("tnt_")])
+def test_tnt_parameter_count_by_hand(name):
+    classes, side, expected = COUNTS[name]
+    assert count_tnt(create_model(name, num_classes=classes), side, classes) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTS if name.startswith("nest_")])
+def test_nest_parameter_count_by_hand(name):
+    classes, side, expected = COUNTS[name]
+    model = create_model(name, num_classes=classes)
     by_hand = count(
         model.dims,
         model.depths,
@@ -126,7 +200,7 @@ def test_overrides_become_plain_values():
     ("name", "overrides", "message"),
     [
         ("nest_tiny_s16_23", {}, r"did you mean 'nest_tiny_s16_32'.*nest_base_s64_32"),
-        ("resnet", {}, r"model 'resnet' does not exist; choose from nest_tiny_s196_224, "),
+        ("inception", {}, r"'inception' does not exist; choose from nest_tiny_s196_224, "),
         ("nest_tiny_s16_32", {"dim": 8}, r"no field 'dim' \(did you mean 'dims'\?\).*patch_size"),
         ("nest_tiny_s16_32", {"parent": None}, r"no field 'parent'"),
         ("nest_tiny_s16_32", {"zzz": None}, r"no field 'zzz'; choose from num_classes, dims"),

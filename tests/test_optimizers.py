@@ -73,6 +73,53 @@ def test_adamw_update_with_exclusion():
         np.testing.assert_allclose(ours[path[0]][path[1]], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_update_with_l2_and_exclusion(nesterov):
+    """Official train.py for ResNet: 0.5 * decay * |kernel|^2 in the loss, then momentum."""
+    optimizer, schedule = make(
+        name="sgd",
+        momentum=0.8,
+        nesterov=nesterov,
+        weight_decay=0.3,
+        decay_exclude=("bias$", "scale$"),
+        warmup_epochs=0.3,
+    )
+    start = {
+        "conv": {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]])},
+        "norm": {"scale": np.array([1.5, 0.5])},
+        "head": {"bias": np.array([-0.7])},
+    }
+    grads = [
+        {k: {n: np.cos(x + 7 * i) for n, x in v.items()} for k, v in start.items()}
+        for i in range(5)
+    ]
+    state, ours = optimizer.init(start), start
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, ours)
+        ours = optax.apply_updates(ours, updates)
+
+    for module, name, decay in [("conv", "kernel", 0.3), ("norm", "scale", 0), ("head", "bias", 0)]:
+        x, velocity = start[module][name], 0.0
+        for count, tree in enumerate(grads):
+            g = tree[module][name] + decay * x
+            velocity = 0.8 * velocity + g
+            x = x - float(schedule(count)) * (g + 0.8 * velocity if nesterov else velocity)
+        np.testing.assert_allclose(ours[module][name], x, rtol=1e-5)
+
+
+def test_sgd_clips_the_gradient_with_its_l2_term():
+    """As the official train.py, where the norm is that of the whole loss's gradient."""
+    optimizer, _ = make(
+        name="sgd", schedule="constant", momentum=0.0, weight_decay=2.0, grad_clip_norm=1.0
+    )
+    params = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([1.0])}
+    grads = {"a": jnp.array([0.0, 4.0]), "b": jnp.array([5.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    whole = np.array([6.0, 4.0, 7.0])
+    expected = -1e-2 * whole / np.linalg.norm(whole)
+    np.testing.assert_allclose(np.concatenate([updates["a"], updates["b"]]), expected, rtol=1e-5)
+
+
 def test_clipping_limits_the_global_norm():
     # Adam ignores the scale of gradients, so compare its first moment.
     optimizer, _ = make(grad_clip_norm=1.0)
@@ -93,7 +140,9 @@ def test_decay_mask_searches_the_path():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(name="adam"), "adam.*adamw"),
+        (dict(name="adam"), "adam.*adamw, sgd"),
+        (dict(momentum=1.0), r"momentum=1.0 is not in \[0, 1\)"),
+        (dict(nesterov=True, momentum=0.0), "nesterov=True needs config.optimizer.momentum"),
         (dict(schedule="cosin"), "cosin.*cosine, linear, constant"),
         (dict(base_lr=0.0), "base_lr=0.0"),
         (dict(warmup_epochs=10.0), "100 steps of warm-up; allowed: 0 to 99"),

@@ -40,6 +40,8 @@ class Classification:
         mean, std: per channel, in units of 0..1.
         label_smoothing: weight of the uniform distribution in the target.
         ema_decay: decay of the moving average of the parameters per step; None: no average.
+        ema_warmup: start with a shorter memory, decay min(ema_decay, (1 + step) / (10 + step)), so
+            that the average does not hold on to the initial values for 1 / (1 - ema_decay) steps.
         accumulation_steps: the batch is worked through in this many parts, one after the other,
             whose gradients are averaged: a large batch in little memory.
     """
@@ -55,12 +57,15 @@ class Classification:
         std: tuple[float, ...],
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
+        ema_warmup: bool = False,
         accumulation_steps: int = 1,
     ):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"config.task.label_smoothing={label_smoothing} is not in [0, 1)")
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"config.task.ema_decay={ema_decay} is not in (0, 1); None: off")
+        if ema_warmup and ema_decay is None:
+            raise ValueError("config.task.ema_warmup=True needs config.task.ema_decay")
         if accumulation_steps < 1:
             raise ValueError(f"config.task.accumulation_steps={accumulation_steps} is below 1")
         self.model = model
@@ -70,6 +75,7 @@ class Classification:
         self.mean, self.std = mean, std
         self.label_smoothing = label_smoothing
         self.ema_decay = ema_decay
+        self.ema_warmup = ema_warmup
         self.accumulation_steps = accumulation_steps
 
     def init(self, key: jax.Array) -> TrainState:
@@ -92,7 +98,7 @@ class Classification:
         params = optax.apply_updates(state.params, updates)
         ema = None
         if self.ema_decay:
-            ema = optax.incremental_update(params, state.ema, 1.0 - self.ema_decay)
+            ema = optax.incremental_update(params, state.ema, self._ema_rate(state.step))
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": self.schedule(state.step),
@@ -132,6 +138,11 @@ class Classification:
 
     def with_parameters(self, state: TrainState, parameters) -> TrainState:
         return state.replace(params=parameters, ema=parameters if self.ema_decay else None)
+
+    def _ema_rate(self, step: jax.Array) -> jax.Array | float:
+        """Share of the new parameters in the moving average, 1 - decay, after `step` updates."""
+        rate = 1.0 - self.ema_decay
+        return jnp.maximum(rate, 9.0 / (10.0 + step)) if self.ema_warmup else rate
 
     def _normalize(self, images: jax.Array) -> jax.Array:
         """uint8 [b, h, w, c] to float32 with mean 0 and deviation 1 per channel."""

@@ -9,12 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from baselines.resnet import VARIANTS as RESNET_VARIANTS
+from baselines.resnet import ResNet
+from baselines.vit import VARIANTS as VIT_VARIANTS
+from baselines.vit import Vit
+from baselines.wide_resnet import VARIANTS as WIDE_RESNET_VARIANTS
+from baselines.wide_resnet import WideResNet
 from nest.model import Nest
 from nest.variants import VARIANTS as NEST_VARIANTS
+from tnt.model import Tnt
+from tnt.variants import VARIANTS as TNT_VARIANTS
 
 # name -> (class, the variant's fields)
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **{name: (Nest, fields) for name, fields in NEST_VARIANTS.items()},
+    **{name: (Vit, fields) for name, fields in VIT_VARIANTS.items()},
+    **{name: (ResNet, fields) for name, fields in RESNET_VARIANTS.items()},
+    **{name: (WideResNet, fields) for name, fields in WIDE_RESNET_VARIANTS.items()},
+    **{name: (Tnt, fields) for name, fields in TNT_VARIANTS.items()},
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}

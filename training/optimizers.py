@@ -6,7 +6,7 @@ import jax
 import optax
 
 SCHEDULES = ("cosine", "linear", "constant")
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "sgd")
 
 
 def parameter_paths(params) -> dict[str, jax.Array]:
@@ -80,6 +80,8 @@ def create_optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    momentum: float = 0.9,
+    nesterov: bool = False,
     grad_clip_norm: float | None = None,
     batch_size: int,
     steps_per_epoch: float,
@@ -88,16 +90,19 @@ def create_optimizer(
     """Creates the optimizer of a recipe; the config's section `optimizer` are its arguments.
 
     Args:
-        name: "adamw".
+        name: "adamw" or "sgd". An argument of the other one has no effect.
         base_lr: learning rate after warm-up at `reference_batch`.
         reference_batch: the rate is scaled by batch_size / reference_batch; None: not scaled.
         schedule: "cosine", "linear" or "constant".
         warmup_epochs: epochs of linear warm-up.
         final_lr: rate at the end, scaled like base_lr.
-        weight_decay: decoupled, multiplied by the learning rate.
+        weight_decay: "adamw": decoupled, multiplied by the learning rate. "sgd": an L2 term in the
+            loss, weight_decay / 2 * |params|^2: it enters the gradient before momentum.
         decay_exclude: regular expressions of parameter paths without weight decay.
-        b1, b2, eps: Adam's constants.
-        grad_clip_norm: largest global gradient norm; None: no clipping.
+        b1, b2, eps: of "adamw".
+        momentum: of "sgd", whose velocity is v <- momentum * v + gradient; 0: none.
+        nesterov: of "sgd": steps along momentum * v + gradient instead of v.
+        grad_clip_norm: largest global gradient norm, an L2 term included; None: no clipping.
         batch_size: global batch.
         steps_per_epoch, total_steps: in updates.
 
@@ -107,12 +112,17 @@ def create_optimizer(
     Raises:
         ValueError: unknown names, impossible values.
 
-    Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv 1711.05101.
+    Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv 1711.05101;
+    "sgd" is that of the official NesT repository's train.py, for its convolutional networks.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"config.optimizer.name={name!r} is none of {', '.join(OPTIMIZERS)}")
     if base_lr <= 0:
         raise ValueError(f"config.optimizer.base_lr={base_lr} must be positive")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"config.optimizer.momentum={momentum} is not in [0, 1)")
+    if nesterov and not momentum:
+        raise ValueError("config.optimizer.nesterov=True needs config.optimizer.momentum above 0")
     scale = batch_size / reference_batch if reference_batch else 1.0
     learning_rate = create_schedule(
         kind=schedule,
@@ -121,14 +131,18 @@ def create_optimizer(
         warmup_steps=round(warmup_epochs * steps_per_epoch),
         total_steps=total_steps,
     )
-    optimizer = optax.adamw(
-        learning_rate,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        weight_decay=weight_decay,
-        mask=lambda params: decay_mask(params, decay_exclude),
-    )
-    if grad_clip_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(grad_clip_norm), optimizer)
+
+    def mask(params):
+        return decay_mask(params, decay_exclude)
+
+    clip = [] if grad_clip_norm is None else [optax.clip_by_global_norm(grad_clip_norm)]
+    if name == "adamw":
+        adamw = optax.adamw(
+            learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask
+        )
+        optimizer = optax.chain(*clip, adamw)
+    else:
+        l2 = optax.add_decayed_weights(weight_decay, mask=mask)
+        sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+        optimizer = optax.chain(l2, *clip, sgd)
     return optimizer, learning_rate

@@ -2,7 +2,8 @@
 
 `load_weights` is the one entry. A format is a function from a file and a model to parameters in our
 names, chosen by the file's suffix in READERS; how foreign names map to ours lives beside the model
-(nest/weights.py). TensorFlow is not needed, and nothing here unpickles.
+(nest/weights.py, tnt/weights.py). TensorFlow is not needed, PyTorch for its own files only, and
+nothing is unpickled but tensors.
 """
 
 import re
@@ -15,9 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.serialization import msgpack_restore
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from nest.model import Nest
 from nest.weights import from_official
+from tnt.model import Tnt
+from tnt.weights import from_pytorch as tnt_from_pytorch
 
 _LISTED = 10  # names listed of each kind of difference, before only their count is given
 
@@ -157,8 +162,7 @@ def _read_official_nest(file: Path, model: nn.Module) -> dict[str, Any]:
     try:
         state = msgpack_restore(content)
     except Exception as error:  # the decoder lets many types through for damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"weights {file}: truncated or damaged file ({reason})") from error
+        raise ValueError(f"weights {file}: truncated or damaged file ({_line(error)})") from error
     try:
         params = state["optimizer"]["target"]
     except (KeyError, TypeError, IndexError):
@@ -174,9 +178,64 @@ def _all_numbers(params: dict[str, Any]) -> bool:
     return all(isinstance(leaf, np.ndarray) and jnp.isdtype(leaf.dtype, kinds) for leaf in leaves)
 
 
+def _read_safetensors(file: Path, model: nn.Module) -> dict[str, Any]:
+    try:
+        state = load_file(file)
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"weights {file}: truncated or damaged file ({_line(error)})") from error
+    return _from_pytorch(file, state, model)
+
+
+def _read_torch(file: Path, model: nn.Module) -> dict[str, Any]:
+    """Reads a file of torch.save: names and tensors, or those under `state_dict`."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            f"weights {file}: reading PyTorch files needs torch, which is not installed: "
+            "pip install torch, or convert the file to .safetensors where it is"
+        ) from error
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch lets many types through for damaged bytes
+        raise ValueError(f"weights {file}: truncated or damaged file ({_line(error)})") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(f"weights {file}: no tensors by name, nor under state_dict, in this file")
+    # PyTorch's bfloat16 has no NumPy counterpart; parameters are float32 here anyway.
+    state = {name: tensor.float().numpy() for name, tensor in state.items()}
+    return _from_pytorch(file, state, model)
+
+
+def _from_pytorch(file: Path, state: dict[str, np.ndarray], model: nn.Module) -> dict[str, Any]:
+    """Hands a state dict to the model that it is for."""
+    convert = STATE_DICTS.get(type(model))
+    if convert is None:
+        known = ", ".join(model_class.__name__ for model_class in STATE_DICTS)
+        raise ValueError(
+            f"weights {file}: state dicts can be read for {known}, not for {type(model).__name__}"
+        )
+    try:
+        return convert(state, model)
+    except ValueError as error:
+        raise ValueError(f"weights {file}: {error}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# model class -> function from a PyTorch state dict and a model to parameters in our names
+STATE_DICTS: dict[type[nn.Module], Callable[[dict[str, np.ndarray], Any], dict[str, Any]]] = {
+    Tnt: tnt_from_pytorch,
+}
+
 # suffix -> function from a file and a model to parameters in our names
 READERS: dict[str, Callable[[Path, nn.Module], dict[str, Any]]] = {
     ".flax": _read_official_nest,
+    ".safetensors": _read_safetensors,
+    ".pth": _read_torch,
+    ".tar": _read_torch,  # *.pth.tar
 }
 
 

@@ -1,0 +1,1 @@
+"""The models that the two papers compare with. Imports layers only."""

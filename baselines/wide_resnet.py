@@ -1,0 +1,152 @@
+"""Wide residual network for small images: norm and activation before each convolution.
+
+Words of the paper (arXiv 1605.07146):
+    group   blocks that work at one resolution and width; groups 2 and 3 begin by halving it.
+    block   norm, ReLU, 3x3 convolution, twice, added to the block's input.
+    width   k, how many times wider than the first residual networks for CIFAR.
+
+Shape letters: b batch, h and w sides of a group's plane, c channels of a group.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from baselines.checks import check_counts, check_positive, check_rates
+from baselines.resnet import PAD_1, he_normal_fan_out
+
+GROUP_DIMS = (16, 32, 64)  # at width 1; the first convolution has 16 channels at any width
+
+# Wide ResNet paper, table 1 and section 3: WRN-28-10.
+VARIANTS = {
+    "wrn28_10": {"depth": 28, "width": 10},
+}
+
+
+class WideBlock(nn.Module):
+    """shortcut(x) + conv(dropout(relu(norm(conv(relu(norm(x))))))).
+
+    Where the shape changes, the shortcut is a 1x1 convolution of the activated input.
+
+    Attributes:
+        dim: channels.
+        stride: of the first convolution and of the shortcut.
+        dropout_rate: between the two convolutions.
+        norm: makes a batch norm; takes `name`.
+        dtype: as in `WideResNet`.
+
+    Reference:
+        Wide ResNet paper, figure 1 (d); its authors' code for the shortcut. The official NesT
+        repository has another one, zero-padded average pooling, which has no parameters.
+    """
+
+    dim: int
+    stride: int
+    dropout_rate: float
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Maps [b, h, w, any] to [b, h/stride, w/stride, c]."""
+        conv = partial(nn.Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
+        strides = (self.stride, self.stride)
+        y = nn.relu(self.norm(name="norm1")(x))
+        if self.stride > 1 or x.shape[-1] != self.dim:
+            x = conv(self.dim, (1, 1), strides=strides, padding="VALID", name="shortcut")(y)
+        y = conv(self.dim, (3, 3), strides=strides, padding=PAD_1, name="conv1")(y)
+        y = nn.relu(self.norm(name="norm2")(y))
+        y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
+        return x + conv(self.dim, (3, 3), padding=PAD_1, name="conv2")(y)
+
+
+class WideResNet(nn.Module):
+    """Wide residual network, for images of any size.
+
+    Batch statistics as in `baselines.resnet.ResNet`. Each group's map is sown as "intermediates"
+    group1, group2, group3.
+
+    Attributes:
+        num_classes: number of logits.
+        depth: number of convolutions, 6n + 4 with n blocks a group.
+        width: multiple of GROUP_DIMS.
+        dropout_rate: rate between the two convolutions of a block; the paper has 0 or 0.3.
+        batch_norm_momentum: share of the moving averages that a step keeps: 0.9 is PyTorch's
+            momentum=0.1. The averaged variance is the biased one, PyTorch's the unbiased.
+        batch_norm_epsilon: added to the variance; 1e-5 is PyTorch's default too.
+        dtype: computation type. Parameters, statistics and logits are float32 whatever it is.
+        remat: recompute each block in the backward pass, to save memory.
+
+    Reference:
+        Wide ResNet paper, table 1; kernel initialisation of the official NesT repository's
+        models/wide_resnet.py, head as in the authors' code.
+    """
+
+    num_classes: int
+    depth: int
+    width: int
+    dropout_rate: float = 0.0
+    batch_norm_momentum: float = 0.9
+    batch_norm_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error where the model is built."""
+        check_counts(self, ("num_classes", "depth", "width"))
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(f"depth={self.depth} must be 6n + 4: 10, 16, 22, 28, ...")
+        check_rates(self, ("dropout_rate", "batch_norm_momentum"))
+        check_positive(self, ("batch_norm_epsilon",))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        """Classifies images.
+
+        Args:
+            images: [b, height, width, channels], normalised.
+            train: whether dropout acts (it draws from the stream "dropout"), and whether norms use
+                the batch's statistics (and update the averages, if "batch_stats" is mutable) or
+                the averages.
+
+        Returns:
+            Logits, [b, num_classes], float32.
+        """
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=self.batch_norm_momentum,
+            epsilon=self.batch_norm_epsilon,
+            dtype=self.dtype,
+        )
+        # `train` (argument 2, after self and x) is a Python bool, not an array.
+        block_class = nn.remat(WideBlock, static_argnums=(2,)) if self.remat else WideBlock
+
+        x = nn.Conv(
+            GROUP_DIMS[0],
+            (3, 3),
+            padding=PAD_1,
+            use_bias=False,
+            kernel_init=he_normal_fan_out,
+            dtype=self.dtype,
+            name="stem",
+        )(images)
+        for group, dim in enumerate(GROUP_DIMS, start=1):
+            for block in range(1, (self.depth - 4) // 6 + 1):
+                x = block_class(
+                    dim=dim * self.width,
+                    stride=2 if group > 1 and block == 1 else 1,
+                    dropout_rate=self.dropout_rate,
+                    norm=norm,
+                    dtype=self.dtype,
+                    name=f"group{group}_block{block}",
+                )(x, train)  # [b, h, w, c]
+            self.sow("intermediates", f"group{group}", x)
+        x = nn.relu(norm(name="norm")(x))
+        x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, c]
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.he_normal(), name="head")(x)

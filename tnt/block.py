@@ -1,0 +1,92 @@
+"""The transformer block that TNT uses twice: on words (inner) and on sentences (outer)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from layers.attention import MultiHeadAttention
+from layers.initializers import truncated_normal
+from layers.mlp import Mlp
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+class SqueezeExcite(nn.Module):
+    """Gates every channel by what the mean token says: x * tanh(dense(relu(dense(norm(mean))))).
+
+    Attributes:
+        dtype: computation type; parameters stay float32.
+
+    Reference:
+        TNT paper, appendix A.2; official tnt_pytorch/tnt.py, SE.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [b, n, d] to [b, n, d]."""
+        dim = x.shape[-1]
+        gate = x.mean(axis=-2, keepdims=True)  # [b, 1, d]
+        gate = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(gate)
+        for name, width, activation in (("dense1", dim // 4, nn.relu), ("dense2", dim, jnp.tanh)):
+            gate = activation(
+                nn.Dense(width, dtype=self.dtype, kernel_init=truncated_normal, name=name)(gate)
+            )
+        return x * gate  # [b, n, d]
+
+
+class TransformerBlock(nn.Module):
+    """One block, inner or outer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes: as in `Tnt`, for a single block.
+
+    Reference:
+        TNT paper, section 2.1; official tnt_pytorch/tnt.py, Block.
+    """
+
+    num_heads: int
+    mlp_ratio: float
+    qkv_bias: bool
+    gelu: str
+    drop_path_rate: float
+    dropout_rate: float
+    attention_dropout_rate: float
+    dtype: Any
+    squeeze_excite: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
+        y = self._norm(x, "norm_attention")
+        y = MultiHeadAttention(
+            num_heads=self.num_heads,
+            qkv_bias=self.qkv_bias,
+            dropout_rate=self.attention_dropout_rate,
+            dtype=self.dtype,
+            name="attention",
+        )(y, deterministic=not train)
+        y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
+        x = x + self._drop_path(y, train, "drop_path1")
+
+        y = self._norm(x, "norm_mlp")
+        y = Mlp(
+            hidden_dim=int(x.shape[-1] * self.mlp_ratio),
+            gelu=self.gelu,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+            name="mlp",
+        )(y, deterministic=not train)
+        if self.squeeze_excite:
+            y = y + SqueezeExcite(self.dtype, name="squeeze_excite")(y)
+        return x + self._drop_path(y, train, "drop_path2")
+
+    def _norm(self, x: Array, name: str) -> Array:
+        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)(x)
+
+    def _drop_path(self, y: Array, train: bool, name: str) -> Array:
+        # One draw per sequence: sentences are dropped per image, words per patch, as released.
+        drop = nn.Dropout(self.drop_path_rate, broadcast_dims=(-2, -1), name=name)
+        return drop(y, deterministic=not train)

@@ -1,0 +1,245 @@
+"""TNT: transformer in transformer for image classification.
+
+Words of the paper (arXiv 2103.00112):
+    sentence     a square patch of the image, as one vector.
+    word         a square piece of a patch, as one smaller vector.
+    inner block  a transformer block over the words of one sentence; sentences never meet in it and
+                 share its weights.
+    fusion       the words of a sentence, side by side in one vector, projected and added to it.
+    outer block  a transformer block over the class token and all sentences of an image.
+    layer        inner block, fusion, outer block; or an outer block alone.
+
+Shape letters: b batch, n sentences, m words of a sentence, c channels of a word (inner_dim), d
+channels of a sentence (outer_dim).
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from layers.drop_path import drop_path_rates
+from layers.embeddings import PositionEmbedding
+from layers.initializers import truncated_normal
+from layers.mlp import GELUS
+from tnt.block import LAYER_NORM_EPSILON, TransformerBlock
+from tnt.fusion import FUSIONS, NormProjectNorm
+from tnt.sizes import check_fields, check_image_size
+from tnt.stem import STEMS
+
+POOLINGS = {
+    "class_token": lambda sentences: sentences[:, 0],
+    "average": lambda sentences: sentences[:, 1:].mean(axis=1),
+}
+
+
+class TntLayer(nn.Module):
+    """One layer: words through the inner block, into the sentences, those through the outer block.
+
+    Attributes: as in `Tnt`, for a single layer.
+
+    Reference:
+        TNT paper, section 2.2 and figure 1b.
+    """
+
+    num_inner_heads: int
+    num_outer_heads: int
+    has_inner: bool
+    squeeze_excite: bool
+    fusion: str
+    mlp_ratio: float
+    qkv_bias: bool
+    gelu: str
+    drop_path_rate: float
+    dropout_rate: float
+    attention_dropout_rate: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, words: Array, sentences: Array, train: bool) -> tuple[Array, Array]:
+        """Maps words [b, n, m, c] and sentences [b, 1 + n, d], class token first, to the same."""
+        shared = {
+            "mlp_ratio": self.mlp_ratio,
+            "qkv_bias": self.qkv_bias,
+            "gelu": self.gelu,
+            "drop_path_rate": self.drop_path_rate,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "dtype": self.dtype,
+        }
+        if self.has_inner:
+            words = TransformerBlock(self.num_inner_heads, **shared, name="inner")(words, train)
+            fuse = FUSIONS[self.fusion](sentences.shape[-1], self.dtype, name="fusion")
+            sentences = sentences.at[:, 1:].add(fuse(words))  # the class token has no words
+        sentences = TransformerBlock(
+            self.num_outer_heads, **shared, squeeze_excite=self.squeeze_excite, name="outer"
+        )(sentences, train)
+        return words, sentences
+
+
+class Tnt(nn.Module):
+    """Transformer in transformer.
+
+    The height and the width of the image must be multiples of patch_size, or patch_size plus a
+    multiple of patch_stride. The words [b, n, m, c] and the sentences [b, 1 + n, d], class token
+    first, after every layer are sown as "intermediates" layer1_words, layer1_sentences, ...; add
+    zeros to them under the same names in the collection "perturbations" for gradients with respect
+    to them.
+
+    Attributes:
+        num_classes: number of logits.
+        inner_dim: channels of a word, c.
+        outer_dim: channels of a sentence, d.
+        num_inner_heads: attention heads over the words of a sentence.
+        num_outer_heads: attention heads over sentences.
+        depth: number of layers.
+        patch_size: side of a patch, which is one sentence, in pixels.
+        patch_stride: distance between neighbouring patches in pixels; smaller than patch_size,
+            they overlap. None: patch_size.
+        word_size: side of a word in pixels, and the stride of the stem.
+        stem: a key of `tnt.stem.STEMS`: "conv7" (released), "conv7_image" (timm's first port) or
+            "linear" (paper).
+        fusion: a key of `tnt.fusion.FUSIONS`: "released", "legacy" (timm's first port) or "paper",
+            in which sentences start as zeros instead of as a projection of their words.
+        inner_layers: layers that have an inner block, counted from 1. None: all.
+        squeeze_excite: whether the perceptron of the outer blocks has a squeeze-and-excite gate.
+        sentence_position: whether sentences and class token get a position embedding.
+        word_position: whether words get one; all sentences share it.
+        pooling: "class_token" or "average". With "average" the class token still takes part in
+            attention, as in timm, so that the same weights fit both.
+        mlp_ratio: hidden width of the perceptrons, in multiples of their own width.
+        qkv_bias: whether query, key and value have a bias.
+        gelu: "exact" (official) or "tanh".
+        drop_path_rate: drop-path rate of the last layer; it grows linearly from 0.
+        dropout_rate: rate after the sentences' positions, after attention and after both dense
+            layers of a perceptron.
+        attention_dropout_rate: rate on the attention weights.
+        dtype: computation type. Parameters and logits are float32 whatever it is.
+        remat: recompute each layer in the backward pass, to save memory.
+
+    Reference:
+        TNT paper, section 2 and figure 1a; official tnt_pytorch/tnt.py.
+    """
+
+    num_classes: int
+    inner_dim: int
+    outer_dim: int
+    num_inner_heads: int
+    num_outer_heads: int
+    depth: int = 12
+    patch_size: int = 16
+    patch_stride: int | None = None
+    word_size: int = 4
+    stem: str = "conv7"
+    fusion: str = "released"
+    inner_layers: tuple[int, ...] | None = None
+    squeeze_excite: bool = False
+    sentence_position: bool = True
+    word_position: bool = True
+    pooling: str = "class_token"
+    mlp_ratio: float = 4
+    qkv_bias: bool = False
+    gelu: str = "exact"
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error where the model is built."""
+        check_fields(
+            self,
+            names={"stem": STEMS, "fusion": FUSIONS, "pooling": POOLINGS, "gelu": GELUS},
+        )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Array:
+        """Classifies images.
+
+        Args:
+            images: [b, height, width, channels], normalised.
+            train: whether dropout and drop path act; they draw from the stream "dropout".
+
+        Returns:
+            Logits, [b, num_classes], float32.
+
+        Raises:
+            ValueError: if the patches do not cover the image exactly.
+        """
+        check_image_size(self, images.shape[1:3])
+        inner_layers = range(1, self.depth + 1) if self.inner_layers is None else self.inner_layers
+        rates = drop_path_rates(self.drop_path_rate, self.depth)
+        # `train` (argument 3, after self, words and sentences) is a Python bool, not an array.
+        layer_class = nn.remat(TntLayer, static_argnums=(3,)) if self.remat else TntLayer
+
+        words = self._first_words(images)  # [b, n, m, c]
+        sentences = self._first_sentences(words)  # [b, 1 + n, d]
+        sentences = nn.Dropout(self.dropout_rate, name="drop")(sentences, deterministic=not train)
+        for layer in range(1, self.depth + 1):
+            words, sentences = layer_class(
+                num_inner_heads=self.num_inner_heads,
+                num_outer_heads=self.num_outer_heads,
+                has_inner=layer in inner_layers,
+                squeeze_excite=self.squeeze_excite,
+                fusion=self.fusion,
+                mlp_ratio=self.mlp_ratio,
+                qkv_bias=self.qkv_bias,
+                gelu=self.gelu,
+                drop_path_rate=rates[layer - 1],
+                dropout_rate=self.dropout_rate,
+                attention_dropout_rate=self.attention_dropout_rate,
+                dtype=self.dtype,
+                name=f"layer{layer}",
+            )(words, sentences, train)
+            words = self._show(f"layer{layer}_words", words)
+            sentences = self._show(f"layer{layer}_sentences", sentences)
+
+        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(sentences)
+        x = POOLINGS[self.pooling](x.astype(jnp.float32))  # [b, d]
+        return nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
+
+    def _first_words(self, images: Array) -> Array:
+        """Maps [b, height, width, channels] to [b, n, m, c]."""
+        words = STEMS[self.stem](
+            dim=self.inner_dim,
+            patch_size=self.patch_size,
+            patch_stride=self.patch_stride or self.patch_size,
+            word_size=self.word_size,
+            dtype=self.dtype,
+            name="word_embedding",
+        )(images)  # [b, n, m, c]
+        if not self.word_position:
+            return words
+        shape = words.shape
+        words = words.reshape(-1, *shape[2:])  # [b * n, m, c]: one table for all sentences
+        words = PositionEmbedding(self.dtype, name="word_position")(words)
+        return words.reshape(shape)  # [b, n, m, c]
+
+    def _first_sentences(self, words: Array) -> Array:
+        """Maps words [b, n, m, c] to sentences [b, 1 + n, d], class token first."""
+        b, n = words.shape[:2]
+        if self.fusion == "paper":
+            token_init = nn.initializers.zeros
+            sentences = jnp.zeros((b, n, self.outer_dim), self.dtype)
+        else:  # timm's first port starts as the released models do
+            token_init = truncated_normal
+            start = NormProjectNorm(
+                self.outer_dim, self.dtype, use_bias=True, name="sentence_embedding"
+            )
+            sentences = start(words)  # [b, n, d]
+        token = self.param("class_token", token_init, (self.outer_dim,), jnp.float32)
+        token = jnp.broadcast_to(token.astype(self.dtype), (b, 1, self.outer_dim))
+        sentences = jnp.concatenate([token, sentences], axis=1)  # [b, 1 + n, d]
+        if not self.sentence_position:
+            return sentences
+        return PositionEmbedding(self.dtype, name="sentence_position")(sentences)
+
+    def _show(self, name: str, x: Array) -> Array:
+        """Makes a map readable as an intermediate and open to gradients; free when unused."""
+        if not self.is_initializing():  # init would return the zeros beside the parameters
+            x = self.perturb(name, x)
+        self.sow("intermediates", name, x)
+        return x

@@ -1,0 +1,144 @@
+"""How PyTorch files of TNT call and lay out what we call and lay out otherwise.
+
+A naming is three tables: modules of the model, modules of a block, and arrays that are no module's.
+Each leads from their name to ours. PyTorch keeps a dense kernel as [out, in], a convolution's as
+[out, in, height, width], and query and key in one, value in another, with all heads side by side.
+
+Shape letters: h heads, e channels of a head, n sentences, m words of a sentence, mh and mw words
+under and beside each other, c channels of a word, d of a sentence.
+"""
+
+import numpy as np
+
+_ATTENTION = {"qk": "qk", "v": "v", "proj": "out"}
+_MLP = {"fc1": "dense1", "fc2": "dense2"}
+
+
+def _block(part: str, norm1: str, attention: str, norm2: str, mlp: str) -> dict[str, str]:
+    return {
+        norm1: f"{part}/norm_attention",
+        norm2: f"{part}/norm_mlp",
+        **{f"{attention}.{theirs}": f"{part}/attention/{o}" for theirs, o in _ATTENTION.items()},
+        **{f"{mlp}.{theirs}": f"{part}/mlp/{ours}" for theirs, ours in _MLP.items()},
+    }
+
+
+def _fusion(part: str, norm1: str, norm2: str) -> dict[str, str]:
+    names = {norm1: "norm_words", "proj": "projection", norm2: "norm_sentences"}
+    return {theirs: f"{part}/{ours}" for theirs, ours in names.items()}
+
+
+# naming -> (modules of the model, modules of a block, arrays): their name -> ours
+NAMINGS = {
+    "official": (
+        {
+            "patch_embed.proj": "word_embedding/projection",
+            **_fusion("sentence_embedding", "proj_norm1", "proj_norm2"),
+            "norm": "norm",
+            "head": "head",
+        },
+        {
+            **_block("inner", "inner_norm1", "inner_attn", "inner_norm2", "inner_mlp"),
+            **_fusion("fusion", "proj_norm1", "proj_norm2"),
+            **_block("outer", "outer_norm1", "outer_attn", "outer_norm2", "outer_mlp"),
+            "se_layer.fc.0": "outer/squeeze_excite/norm",
+            "se_layer.fc.1": "outer/squeeze_excite/dense1",
+            "se_layer.fc.3": "outer/squeeze_excite/dense2",
+        },
+        {
+            "cls_token": "class_token",
+            "outer_pos": "sentence_position/embedding",
+            "inner_pos": "word_position/embedding",
+        },
+    ),
+    "timm": (
+        {
+            "pixel_embed.proj": "word_embedding/projection",
+            **_fusion("sentence_embedding", "norm1_proj", "norm2_proj"),
+            "norm": "norm",
+            "head": "head",
+        },
+        {
+            **_block("inner", "norm_in", "attn_in", "norm_mlp_in", "mlp_in"),
+            **_fusion("fusion", "norm1_proj", "norm2_proj"),
+            **_block("outer", "norm_out", "attn_out", "norm_mlp", "mlp"),
+        },
+        {
+            "cls_token": "class_token",
+            "patch_pos": "sentence_position/embedding",
+            "pixel_pos": "word_position/embedding",
+        },
+    ),
+}
+
+
+def array_in(name: str, array: np.ndarray) -> np.ndarray | None:
+    """Turns an array of theirs into ours, or gives None if it is not one.
+
+    Args:
+        name: our name of it.
+        array: [1, 1, d], [1, n, d], [1, m, c] or [1, c, mh, mw].
+
+    Returns:
+        [d], [n, d] or [m, c].
+    """
+    if array.ndim == 4:
+        array = array.reshape(*array.shape[:2], -1).transpose(0, 2, 1)  # [1, m, c]
+    if array.ndim != 3 or len(array) != 1:
+        return None
+    if name == "class_token":
+        return array[0, 0] if array.shape[1] == 1 else None  # [d]
+    return array[0]
+
+
+def array_out(theirs: str, array: np.ndarray) -> np.ndarray:
+    """Turns an array of ours into theirs: the inverse of `array_in`."""
+    if theirs == "cls_token":
+        return array[None, None]  # [1, 1, d]
+    if theirs == "pixel_pos":
+        side = round(len(array) ** 0.5)
+        return array.T.reshape(1, -1, side, side)  # [1, c, mh, mw]
+    return array[None]
+
+
+def leaf_in(module: str, leaf: str, array: np.ndarray, heads: int) -> np.ndarray:
+    """Turns the weight or the bias of a module of theirs into ours.
+
+    Args:
+        module: our name of it; its last part decides. "qk" and "v" are parts of our "qkv".
+        leaf: "weight" or "bias".
+        array: [out, in], [out, in, height, width] or [out].
+        heads: of attention, if it is a part of one.
+
+    Returns:
+        [in, out], [height, width, in, out] or [out]; of attention [in, 2 or 1, h, e] and
+        [2 or 1, h, e] for "qk" and "v", [h, e, out] for "out". What does not fit stays as it is.
+    """
+    name = module.rpartition("/")[2]
+    weight = leaf == "weight"
+    if name in ("qk", "v"):
+        parts = 2 if name == "qk" else 1
+        if array.ndim != 1 + weight or len(array) % (parts * heads):
+            return array
+        array = array.reshape(parts, heads, -1, *array.shape[1:])  # [parts, h, e, in]
+        return np.moveaxis(array, -1, 0) if weight else array  # [in, parts, h, e]
+    if not weight:
+        return array
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    if name == "out" and array.ndim == 2 and array.shape[1] % heads == 0:
+        return array.T.reshape(heads, -1, array.shape[0])  # [h, e, out]
+    return array.T
+
+
+def leaf_out(module: str, leaf: str, array: np.ndarray) -> np.ndarray:
+    """Turns a leaf of ours, "kernel" or another, into theirs: the inverse of `leaf_in`."""
+    name = module.rpartition("/")[2]
+    if name in ("qk", "v"):
+        array = np.moveaxis(array, 0, -1) if leaf == "kernel" else array  # [parts, h, e, in]
+        return array.reshape(-1, *array.shape[3:])  # [out, in] or [out]
+    if leaf != "kernel":
+        return array
+    if name == "out":
+        array = array.reshape(-1, array.shape[-1])  # [in, out]
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
