@@ -9,7 +9,6 @@ the workdir was trained with. Exit codes: 0 done; 2 wrong config or input.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,8 @@ def evaluate_workdir(
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist: no run has saved a checkpoint there")
     run = experiment.build(config)
-    for difference in workdirs.config_differences(Path(workdir), config.to_dict()):
+    trained = workdirs.read_config(Path(workdir)).to_dict()
+    for difference in workdirs.config_differences(trained, config.to_dict()):
         print(f"note: not as trained: {difference}", file=sys.stderr)
     sections = config.checkpoint.to_dict()
     with Checkpoints(workdir=Path(workdir), read_only=True, **sections) as saved:
@@ -97,14 +97,22 @@ def main(args: flags.FlagValues) -> None:
         written = written.with_name(f"{written.name}.evaluation")
     else:
         workdir = Path(args.workdir).absolute()
-        config = args.config or workdirs.read_config(workdir)
+        config = args.config
+        if config is None:
+            config = workdirs.read_config(workdir)
+            config.mesh = {"data": -1, "fsdp": 1}  # this machine, not the one it was trained on
         result = evaluate_workdir(config, workdir, checkpoint=args.checkpoint, split=args.split)
         written = workdir / f"evaluation_{args.checkpoint}"
-    line = json.dumps(result)
-    print(line)
     if jax.process_index() == 0:
-        split = re.sub(r"\W+", "_", result["split"]).strip("_")
-        written.with_name(f"{written.name}_{split}.json").write_text(line + "\n")
+        line = json.dumps(result)
+        print(line)
+        split = result["split"].translate(
+            {ord("["): "_", ord("]"): "", ord(":"): "-", ord("%"): "p"}
+        )
+        try:
+            written.with_name(f"{written.name}_{split}.json").write_text(line + "\n")
+        except OSError as error:
+            print(f"evaluate.py: the result is not written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -47,18 +47,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
 
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
-    workdirs.check_same_config(workdir, plain)
+    workdirs.check_same_config(workdir, plain, experiment.check_config)
     if (metrics := workdirs.read_done(workdir)) is not None:
         print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
         return metrics
-    run = experiment.build(config)
-    workdirs.write_config(workdir, plain)
 
-    with (
-        Interrupts() as interrupts,
-        Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved,
-        contextlib.closing(run.data.train_batches()) as batches,
-    ):
+    with contextlib.ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts())
+        run = experiment.build(config)
+        stack.enter_context(workdirs.claimed(workdir, plain))
+        saved = stack.enter_context(Checkpoints(workdir=workdir, **plain["checkpoint"]))
+        batches = stack.enter_context(contextlib.closing(run.data.train_batches()))
+
         # The newest checkpoint or a fresh state; each array goes straight to its own devices.
         restored = saved.restore(run.shapes)
         if restored is None:
@@ -83,15 +83,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
                         run.task.summarize,
                         state,
                         run.data.eval_batches(),
-                        stop=interrupts.stop_now,
+                        stop=interrupts.requested,
                     )
                     if metrics is not None:
+                        check_finite(metrics, step)
                         saved.save_best(step, state, loop_record(), metrics)
                         report.evaluation(step, metrics, split)
                         if step == run.steps.total:
                             break
 
-                if interrupts.requested(agree=run.steps.due(run.steps.log, step)):
+                if interrupts.requested():
                     saved.save(step, state, loop_record(), wait=True)
                     raise Interrupted(f"saved step {step}; the same command resumes")
 

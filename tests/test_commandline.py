@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from orbax.checkpoint import CheckpointManager
+from tensorboardX.proto import event_pb2
 
 import train
 from training import classification, experiment
@@ -68,6 +69,14 @@ CHANGES = [
     ("data.batch_size", 3.5, "data.batch_size=3.5 is of type float, expected int"),
     ("data.batch_size", True, "type bool, expected int"),
     ("optimizer.decay_exclude", "bias", "type str, expected tuple"),
+    ("optimizer.decay_exclude", ("(",), "decay_exclude=.*unterminated|missing"),
+    ("optimizer.decay_exclude", ("_positon/",), "matches no parameter"),
+    ("optimizer.weight_decay", float("nan"), "weight_decay=nan"),
+    ("optimizer.reference_batch", -256, "reference_batch=-256"),
+    ("model.qkv_bias", "no", "qkv_bias='no' is of type str, expected bool"),
+    ("task.accumulation_steps", 5, "batch_size=32.*accumulation_steps=5"),
+    ("loop.num_epochs", float("inf"), "num_epochs=inf"),
+    ("data.process_index", 0, "config.data.process_index: unknown"),
     ("optimizer.schedule", "step", "cosine, linear, constant"),
     ("optimizer.warmup_epochs", 100.0, "warmup_epochs"),
     ("augment.random_afine", {}, "random_affine"),
@@ -100,6 +109,13 @@ def test_wrong_configs(small_config, tmp_path, key, value, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_workdir_that_cannot_be(small_config, tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="file"):
+            train.train_and_evaluate(small_config, path)
+
+
 def test_missing_keys(small_config, tmp_path):
     del small_config.optimizer.base_lr
     with pytest.raises(ConfigError, match="config.optimizer lacks base_lr"):
@@ -118,7 +134,7 @@ def test_workdir_of_another_config(small_config, tmp_path):
     small_config.model.dims = (8, 32)
     with pytest.raises(ConfigError) as error:
         train.train_and_evaluate(small_config, tmp_path)
-    assert "model.dims: (16, 32) there, (8, 32) now" in str(error.value)
+    assert "model.dims: [16, 32] there, [8, 32] now" in str(error.value)
     assert "optimizer.base_lr: 0.01 there, 0.5 now" in str(error.value)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     (tmp_path / "config.json").unlink()
@@ -154,13 +170,15 @@ def finite_checkpoints(config, workdir):
 
 
 @pytest.mark.parametrize("poison", ["loss", "parameters"])
-def test_not_a_number(small_config, tmp_path, monkeypatch, poison):
-    """From step 16 on; checkpoints are due at 7, 14 and 20, log lines at 15 and 18."""
+@pytest.mark.parametrize("log_every", [3, 100])  # the evaluation of step 15 comes first, or a save
+def test_not_a_number(small_config, tmp_path, monkeypatch, poison, log_every):
+    """From step 15 on; checkpoints are due at 7, 14 and 20, evaluations at 15 and 20."""
+    small_config.loop.log_every_steps = log_every
     original = classification.Classification.train_step
 
     def train_step(self, state, batch, key):
         after, metrics = original(self, state, batch, key)
-        bad = jnp.where(state.step >= 15, jnp.nan, 0.0)
+        bad = jnp.where(state.step >= 14, jnp.nan, 0.0)
         if poison == "loss":
             return after, metrics | {"loss": metrics["loss"] + bad}
         return after.replace(params=jax.tree.map(lambda x: x + bad, after.params)), metrics
@@ -179,7 +197,7 @@ def test_not_a_number(small_config, tmp_path, monkeypatch, poison):
     monkeypatch.setattr(classification.Classification, "train_step", original)
     train.train_and_evaluate(small_config, tmp_path)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-    assert [r["step"] for r in records if r["kind"] == "train"] == [3, 6, 9, 12, 15, 18, 20]
+    assert [r["step"] for r in records if r["kind"] == "eval"] == [5, 10, 15, 20]
 
 
 def test_a_loss_that_explodes_by_itself(small_config, tmp_path):
@@ -193,6 +211,48 @@ def test_a_loss_that_explodes_by_itself(small_config, tmp_path):
     assert code == 3
     assert "train.py: " in stderr.strip().splitlines()[-1]
     assert not (tmp_path / "run" / "DONE").exists()
+
+
+def test_a_run_from_the_command_line(tmp_path):
+    """Train, evaluate as a script; what a person sees and what is written."""
+    workdir = tmp_path / "a run"
+    code, stdout, _ = run_script(
+        "--config=configs/digits_nest.py:debug",
+        f"--workdir={workdir}",
+        "--config.model.depths=(1,1,1)",
+        "--config.mesh.data=1",
+    )
+    assert code == 0
+    for words in ("patch_embedding/kernel", "Total: ", "mesh data 1 x fsdp 1", "images/s", "left)"):
+        assert words in stdout
+    last = [line for line in stdout.splitlines() if line.startswith("done after")][-1]
+    assert re.search(r"test loss [\d.]+  top1_accuracy [\d.]+%", last)
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["model"]["depths"] == [1, 1, 1]
+    assert {"git_commit", "versions", "devices"} <= record.keys()
+    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    (events,) = (workdir / "tensorboard").iterdir()
+    assert set(tensorboard_scalars(events)) >= {
+        (f"{r['kind']}/loss", r["step"], np.float32(r["loss"])) for r in logged
+    }
+
+    code, stdout, _ = run_script(f"--workdir={workdir}", "--split=test[:50%]", script="evaluate.py")
+    assert code == 0
+    (line,) = stdout.splitlines()
+    assert json.loads(line)["num_examples"] == 180
+    assert (workdir / "evaluation_latest_test_-50p.json").read_text() == line + "\n"
+
+
+def tensorboard_scalars(path):
+    """Reads an event file: length, checksum, event, checksum, as the TFRecord format says."""
+    content = path.read_bytes()
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12 : 12 + size])
+        content = content[16 + size :]
+        for value in event.summary.value:
+            yield value.tag, event.step, np.float32(value.simple_value)
 
 
 def test_evaluate_script(tmp_path):

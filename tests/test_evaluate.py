@@ -62,7 +62,7 @@ def test_any_split_and_batch_size(small_config, trained):
 def test_config_of_the_workdir(small_config, trained):
     workdir, metrics = trained(small_config)
     config = workdirs.read_config(workdir)
-    assert config.to_dict() == small_config.to_dict()
+    assert experiment.check_config(config) == experiment.check_config(small_config)
     assert evaluate.evaluate_workdir(config, workdir)["loss"] == metrics["loss"]
 
 

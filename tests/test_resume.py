@@ -1,7 +1,9 @@
 """Interrupted equals uninterrupted, bit for bit: state, average, optimizer and every metric."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 import train
-from training import experiment
+from training import experiment, workdirs
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, Interrupted
 
@@ -160,6 +162,89 @@ def test_damaged_newest_checkpoint(small_config, uninterrupted, tmp_path, monkey
     assert_equal_runs(final_record(small_config, tmp_path), expected)
 
 
+def test_damaged_best_checkpoint_is_replaced(small_config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_when(patch, "step", 12)
+        with pytest.raises(Interrupted):
+            train.train_and_evaluate(small_config, tmp_path)
+    for file in (tmp_path / "checkpoints" / "best").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    train.train_and_evaluate(small_config, tmp_path)
+    _, best_step, _, _ = final_record(small_config, tmp_path)
+    assert best_step >= 15
+
+
+def test_random_step(small_config, uninterrupted, tmp_path, monkeypatch):
+    expected = uninterrupted(small_config)
+    step = int(np.random.default_rng().integers(1, 21))
+    print(f"interrupted in step {step}")
+    with monkeypatch.context() as patch:
+        kill_when(patch, "step", step)
+        with pytest.raises(Interrupted):
+            train.train_and_evaluate(small_config, tmp_path)
+    train.train_and_evaluate(small_config, tmp_path)
+    assert_equal_runs(final_record(small_config, tmp_path), expected)
+
+
+def test_signal_while_building(small_config, uninterrupted, tmp_path, monkeypatch):
+    expected = uninterrupted(small_config)
+    original = experiment.build
+
+    def build(config):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "build", build)
+        with pytest.raises(Interrupted, match="saved step 0"):
+            train.train_and_evaluate(small_config, tmp_path)
+    train.train_and_evaluate(small_config, tmp_path)
+    assert_equal_runs(final_record(small_config, tmp_path), expected)
+
+
+def test_failed_background_save(small_config, uninterrupted, tmp_path, monkeypatch):
+    """The disk takes a checkpoint away while it is written: the run ends, a rerun is exact."""
+    expected = uninterrupted(small_config)
+    original_write = Checkpoints._write
+
+    def write(self, manager, step, *args):
+        original_write(self, manager, step, *args)
+        if step == 14:
+            for folder in (tmp_path / "checkpoints" / "latest").glob("14*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_write", write)
+        with contextlib.suppress(Exception):
+            train.train_and_evaluate(small_config, tmp_path)
+    (tmp_path / "DONE").unlink(missing_ok=True)
+    train.train_and_evaluate(small_config, tmp_path)
+    assert_equal_runs(final_record(small_config, tmp_path), expected)
+
+
+def test_one_run_a_workdir(small_config, tmp_path):
+    plain = experiment.check_config(small_config)
+    with workdirs.claimed(tmp_path, plain):
+        with pytest.raises(ConfigError, match="another process is training in"):
+            train.train_and_evaluate(small_config, tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
+
+
+def test_new_defaults_do_not_lock_old_workdirs_out(small_config, tmp_path):
+    plain = experiment.check_config(small_config)
+    del plain["optimizer"]["b1"], plain["task"]["ema_warmup"]
+    with workdirs.claimed(tmp_path, plain):
+        pass
+    small_config.mesh.data = 2
+    small_config.data.num_threads = 3
+    new = experiment.check_config(small_config)
+    workdirs.check_same_config(tmp_path, new, experiment.check_config)
+    new["optimizer"]["b1"] = 0.8
+    with pytest.raises(ConfigError, match="optimizer.b1: 0.9 there, 0.8 now$"):
+        workdirs.check_same_config(tmp_path, new, experiment.check_config)
+
+
 def test_only_damaged_checkpoints_are_an_error(small_config, tmp_path, monkeypatch):
     kill_when(monkeypatch, "step", 3)
     with pytest.raises(Interrupted):
@@ -188,7 +273,6 @@ def test_sigterm_to_a_real_process(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75, stderr
     assert "saved step" in stderr
-    command[4] = "--config.loop.num_epochs=100.0"
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr
     assert "resuming at step" in again.stdout

@@ -7,7 +7,7 @@ Each holds the task's state and a small JSON record of the loop (position in the
 logged yet). A step's folder appears under its name only once it is complete.
 """
 
-import math
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,8 @@ class Checkpoints:
     Args:
         workdir: of the run.
         keep_last: how many of the newest checkpoints stay.
-        best_metric: name of the evaluation metric that chooses the best checkpoint; None: keep no
-            best one.
+        best_metric: name of the evaluation metric that chooses the best checkpoint; "" or None:
+            keep no best one.
         best_mode: "max" or "min".
         read_only: never write or delete (evaluation of a run that may still be going on).
     """
@@ -49,6 +49,7 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self.best_metric, self.best_sign = best_metric, 1 if best_mode == "max" else -1
+        self._read_only = read_only
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._newest = None  # step saved or restored last
         self._latest = self._manager("latest", keep_last, read_only)
@@ -89,26 +90,35 @@ class Checkpoints:
 
     def save_best(self, step: int, state: Any, loop: dict[str, Any], metrics: dict) -> bool:
         """Saves as the best checkpoint if its metric beats the one on disk; returns whether."""
-        if self.best_metric is None:
+        if not self.best_metric:
             return False
         value = metrics[self.best_metric]
-        if not math.isfinite(value):
-            raise NonFiniteError(f"step {step}: evaluation gave {self.best_metric}={value}")
-        best_step = self._best.latest_step()
-        if best_step is not None:
-            # Overtaken or equal: stay with the earlier one. Steps at or after this one come from a
-            # run that went further before it was killed, and will be reached again.
-            best = self._loop(self._best, best_step)["best_value"]
-            if best_step >= step or self.best_sign * value <= self.best_sign * best:
-                return False
+        # A best checkpoint of this step or a later one is of a run that went further before it was
+        # killed, and will be made again.
+        best = self._best_value(before=step)
+        if best is not None and self.best_sign * value <= self.best_sign * best:
+            return False  # of equals, the earlier one stays
         self._write(self._best, step, state, loop | {"best_value": value})
         return True
+
+    def _best_value(self, before: int) -> float | None:
+        """Returns the metric of the best checkpoint, None if there is no readable one."""
+        self._best.wait_until_finished()
+        step = self._best.latest_step()
+        if step is None or step >= before:
+            return None
+        try:
+            args = ocp.args.Composite(loop=ocp.args.JsonRestore())
+            return self._best.restore(step, args=args)["loop"]["best_value"]
+        except (OSError, KeyError, ValueError) as error:
+            logging.warning("best checkpoint %d is unreadable (%s), replaced", step, error)
+            return None
 
     def _write(self, manager: ocp.CheckpointManager, step: int, state: Any, loop: dict) -> None:
         if not bool(_all_finite(state)):
             raise NonFiniteError(f"step {step}: the state has non-finite values; it is not saved")
-        if step in manager.all_steps():
-            manager.delete(step)  # an unreadable one that restore passed over
+        for later in [other for other in manager.all_steps() if other >= step]:
+            manager.delete(later)  # of a run that went further, see save_best
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop))
         manager.save(step, args=args, force=True)
 
@@ -135,19 +145,24 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(shapes), loop=ocp.args.JsonRestore()
                 )
                 restored = manager.restore(step, args=args)
-                if which == "latest":
-                    self._newest = step
-                return step, restored["state"], restored["loop"]
             except (OSError, KeyError, ValueError, AttributeError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                if self._read_only or jax.process_count() > 1:
+                    # Several processes might restore different steps: a person decides.
+                    raise ConfigError(f"{name} is unreadable: {reason}") from error
                 # A disk that filled up or a copy cut short: better an older one than none.
-                logging.warning("%s is unreadable (%s); trying an older one", name, error)
+                aside = self._folder / "unreadable" / f"{which}_{step}_{time.time():.0f}"
+                aside.parent.mkdir(exist_ok=True)
+                (self._folder / which / str(step)).rename(aside)
+                logging.warning("%s is unreadable (%s); moved to %s", name, reason, aside)
+                continue
+            if which == "latest":
+                self._newest = step
+            manager.reload()
+            return step, restored["state"], restored["loop"]
         if manager.all_steps():
             raise ConfigError(f"no checkpoint in {self._folder / which} is readable")
         return None
-
-    def _loop(self, manager: ocp.CheckpointManager, step: int) -> dict:
-        manager.wait_until_finished()
-        return manager.restore(step, args=ocp.args.Composite(loop=ocp.args.JsonRestore()))["loop"]
 
     def wait(self) -> None:
         """Returns when everything is on disk."""

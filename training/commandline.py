@@ -2,6 +2,7 @@
 
 import re
 import sys
+import traceback
 from collections.abc import Callable
 
 import jax
@@ -26,8 +27,9 @@ def define_config_flag() -> None:
     )
 
 
-def define_process_flags() -> None:
-    """Defines the flags of runs with several processes, one or more a host."""
+def _define_common_flags() -> None:
+    """Defines --traceback, and the flags of runs with several processes, one or more a host."""
+    flags.DEFINE_bool("traceback", False, "Show where an error came from, too.")
     flags.DEFINE_bool(
         "distributed", False, "This is one of several processes; TPU pods and Slurm say which."
     )
@@ -61,11 +63,16 @@ def _one_line(error: Exception) -> str:
         text = f"the config has no key {error.args[0]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "Traceback" in text or isinstance(error, OSError):  # of a recipe: the last line says it
-        return re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1])
+        message = re.sub(r"^ValueError: ", "", lines[-1])
+        places = re.findall(r'File "([^"]*configs/[^"]*)", line (\d+)', text)
+        # A recipe's own ValueError explains itself; other errors need the place.
+        return f"{message} ({':'.join(places[-1])})" if message == lines[-1] and places else message
     return " ".join(lines)
 
 
 def _fail(error: RunError):
+    if "traceback" in flags.FLAGS and flags.FLAGS["traceback"].value:
+        traceback.print_exception(error)
     print(f"{sys.argv[0]}: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
@@ -89,6 +96,9 @@ def run(define_flags: Callable[[], None], main: Callable[[flags.FlagValues], Non
             _fail(error)
 
     define_flags()
-    define_process_flags()
+    _define_common_flags()
+    # --help shows the flags that the script itself defines; all of these count as its own.
+    for name in flags.FLAGS.get_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], name)
     logging.set_verbosity(logging.WARNING)
     app.run(checked_main, flags_parser=_parse)

@@ -1,6 +1,7 @@
 """From a config to the objects of a run. train.py, evaluate.py and the tools build here."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,8 +61,8 @@ def plan_steps(
         "evaluate_every_epochs": evaluate_every_epochs,
         "save_every_epochs": save_every_epochs,
     }.items():
-        if value <= 0:
-            raise ConfigError(f"config.loop.{name}={value} must be positive")
+        if not 0 < value < math.inf:
+            raise ConfigError(f"config.loop.{name}={value} must be positive and finite")
     return Steps(
         batch_size=batch_size,
         per_epoch=per_epoch,
@@ -95,15 +96,48 @@ class Experiment:
         return jax.jit(self.task.init, out_shardings=self.shardings)(self.key)
 
 
-def build_classification(config: dict[str, Any], data: pipeline.Data, steps: Steps) -> Task:
+def check_classification(config: dict[str, Any]) -> dict[str, Any]:
+    """Checks the sections that build_classification reads; returns them with their defaults."""
+    task = dict(config["task"])
+    name = task.pop("name")
+    if "name" not in config["model"]:
+        raise ConfigError("config.model lacks name")
+    create_model(**config["model"], num_classes=1)  # a module is a description: costs nothing
+    return {
+        "model": config["model"],
+        "optimizer": check_section(
+            config["optimizer"],
+            create_optimizer,
+            "config.optimizer",
+            provided=("batch_size", "steps_per_epoch", "total_steps"),
+        ),
+        "task": {"name": name}
+        | check_section(
+            task,
+            classification.Classification,
+            "config.task",
+            provided=("model", "optimizer", "schedule", "image_shape", "mean", "std"),
+        ),
+    }
+
+
+def build_classification(
+    config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh
+) -> Task:
     """Builds the classification task from the sections model, optimizer and task."""
+    options = {key: value for key, value in config["task"].items() if key != "name"}
+    parts = options["accumulation_steps"]
+    if parts > 0 and steps.batch_size % (parts * mesh.size):
+        raise ConfigError(
+            f"config.data.batch_size={steps.batch_size} must be divisible by "
+            f"config.task.accumulation_steps={parts} times the number of devices, {mesh.size}"
+        )
     optimizer, schedule = create_optimizer(
         **config["optimizer"],
-        batch_size=config["data"]["batch_size"],
+        batch_size=steps.batch_size,
         steps_per_epoch=steps.per_epoch,
         total_steps=steps.total,
     )
-    options = {key: value for key, value in config["task"].items() if key != "name"}
     return classification.Classification(
         model=create_model(**config["model"], num_classes=data.num_classes),
         optimizer=optimizer,
@@ -115,28 +149,25 @@ def build_classification(config: dict[str, Any], data: pipeline.Data, steps: Ste
     )
 
 
-def check_classification(config: dict[str, Any]) -> None:
-    """Checks the sections that build_classification reads."""
-    check_section(
-        config["optimizer"],
-        create_optimizer,
-        "config.optimizer",
-        provided=("batch_size", "steps_per_epoch", "total_steps"),
-    )
-    check_section(
-        {key: value for key, value in config["task"].items() if key != "name"},
-        classification.Classification,
-        "config.task",
-        provided=("model", "optimizer", "schedule", "image_shape", "mean", "std"),
-    )
-    if "name" not in config["model"]:
-        raise ConfigError("config.model lacks name")
-    create_model(**config["model"], num_classes=1)  # a module is a description: costs nothing
+@dataclasses.dataclass(frozen=True)
+class TaskBuilder:
+    """How a kind of training is made from its config.
+
+    Attributes:
+        sections: names of the sections that only this kind has.
+        check: checks its sections and `task`, returns them with their defaults.
+        build: makes the Task.
+    """
+
+    sections: tuple[str, ...]
+    check: Callable[[dict[str, Any]], dict[str, Any]]
+    build: Callable[[dict[str, Any], pipeline.Data, Steps, Mesh], Task]
 
 
-# kind of training -> (sections of its own, check, build)
 TASKS = {
-    "classification": (("model", "optimizer"), check_classification, build_classification),
+    "classification": TaskBuilder(
+        ("model", "optimizer"), check_classification, build_classification
+    ),
 }
 COMMON_SECTIONS = ("seed", "task", "data", "augment", "mesh", "loop", "checkpoint")
 
@@ -145,44 +176,44 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
     """Checks a whole config without touching a device.
 
     Returns:
-        The config as plain nested dicts.
+        The config as plain nested dicts, with the defaults of what it leaves out.
 
     Raises:
         ConfigError: names the key, the value and what is allowed.
     """
     plain = config.to_dict()
-    name = plain.get("task", {}).get("name")
+    if "name" not in plain.setdefault("task", {}):
+        raise ConfigError("config.task lacks name")
+    name = plain["task"]["name"]
     if name not in TASKS:
         raise ConfigError(unknown_name(f"config.task.name={name!r}", str(name), TASKS))
-    sections, check_task, _ = TASKS[name]
-    check_keys(plain, (*COMMON_SECTIONS, *sections), "config")
-    missing = [key for key in (*COMMON_SECTIONS, *sections) if key not in plain]
-    if missing:
+    sections = (*COMMON_SECTIONS, *TASKS[name].sections)
+    check_keys(plain, sections, "config")
+    if missing := [key for key in sections if key not in plain]:
         raise ConfigError(f"config lacks {', '.join(missing)}")
-    for key in (*COMMON_SECTIONS, *sections):
+    for key in sections:
         if key != "seed" and not isinstance(plain[key], dict):
             raise ConfigError(f"config.{key}={plain[key]!r} must be a section of keys")
-    if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**31:
+    if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**31:
         raise ConfigError(f"config.seed={plain['seed']!r} must be an integer in [0, 2**31)")
-    check_section(plain["mesh"], sharding.create_mesh, "config.mesh")
-    check_section(plain["loop"], plan_steps, "config.loop", provided=("num_examples", "batch_size"))
-    check_section(
-        plain["checkpoint"], Checkpoints, "config.checkpoint", provided=("workdir", "read_only")
-    )
+    for key, function, provided in (
+        ("mesh", sharding.create_mesh, ()),
+        ("loop", plan_steps, ("num_examples", "batch_size")),
+        ("checkpoint", Checkpoints, ("workdir", "read_only")),
+        (
+            "data",
+            pipeline.create_data,
+            ("augment", "seed", "sharding", "process_index", "process_count"),
+        ),
+    ):
+        plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
     if plain["checkpoint"]["keep_last"] < 1:
         raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
-    check_section(
-        plain["data"],
-        pipeline.create_data,
-        "config.data",
-        provided=("augment", "seed", "sharding"),
-    )
     with input_errors():
-        check_task(plain)
-        missing_parts = pipeline.missing_parts(plain["data"]["name"], plain["augment"])
-        if missing_parts:
+        plain |= TASKS[name].check(plain)
+        if missing := pipeline.missing_parts(plain["data"]["name"], plain["augment"]):
             raise ConfigError(
-                "this recipe needs parts that are not in the code yet: " + ", ".join(missing_parts)
+                "this recipe needs parts that are not in the code yet: " + ", ".join(missing)
             )
         pipeline.check_data(**plain["data"], augment=plain["augment"])
     return plain
@@ -206,12 +237,12 @@ def build(config: ConfigDict) -> Experiment:
             num_examples=data.num_train_examples,
             batch_size=plain["data"]["batch_size"],
         )
-        task = TASKS[plain["task"]["name"]][2](plain, data, steps)
+        task = TASKS[plain["task"]["name"]].build(plain, data, steps, mesh)
         best_metric = plain["checkpoint"]["best_metric"]
-        if best_metric is not None and best_metric not in task.metric_names():
+        if best_metric and best_metric not in task.metric_names():
             raise ConfigError(
                 f"config.checkpoint.best_metric={best_metric!r} is none of "
-                f"{', '.join(task.metric_names())}; None: keep no best checkpoint"
+                f"{', '.join(task.metric_names())}; an empty name keeps no best checkpoint"
             )
         # Made on the devices: with several processes none can put it on the others' devices.
         key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])

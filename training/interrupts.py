@@ -2,10 +2,15 @@
 
 import signal
 import sys
+import threading
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+# Steps (or batches of an evaluation) between two agreements: far less than the half minute that a
+# preempted machine has, and rare enough to cost nothing.
+AGREE_EVERY = 10
 
 
 class Interrupts:
@@ -20,38 +25,39 @@ class Interrupts:
     def __init__(self):
         self._received = False
         self._agreed = False
+        self._num_questions = 0
         self._previous = {}
 
     def __enter__(self):
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
+        # Only the main thread may set handlers; a run in another one cannot be interrupted so.
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_):
+        self._restore()
+
+    def _restore(self):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _handle(self, number, _frame):
         self._received = True
-        for each, handler in self._previous.items():
-            signal.signal(each, handler)
+        self._restore()
         name = signal.Signals(number).name
         print(f"\n{name}: finishing the step and saving; once more stops at once", file=sys.stderr)
 
-    def stop_now(self) -> bool:
-        """True when this process may stop by itself, in the middle of an evaluation."""
-        return self._received and jax.process_count() == 1
+    def requested(self) -> bool:
+        """True when all processes have to stop.
 
-    def requested(self, *, agree: bool) -> bool:
-        """True when all processes have to stop after this step.
-
-        Args:
-            agree: with several processes, exchange who got a signal; a collective, so all of them
-                must pass the same value. Between two agreements the last answer stands.
+        With several processes the answer is agreed on at every AGREE_EVERY-th question, in a
+        collective, so all of them must ask equally often; in between, the last answer stands.
         """
         if jax.process_count() == 1:
             return self._received
-        if agree:
+        if self._num_questions % AGREE_EVERY == 0:
             received = multihost_utils.process_allgather(np.asarray(self._received))
             self._agreed = bool(received.any())
+        self._num_questions += 1
         return self._agreed

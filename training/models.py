@@ -1,8 +1,7 @@
 """The models that a recipe can name."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
+import typing
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from nest.model import Nest
 from nest.variants import VARIANTS as NEST_VARIANTS
 from tnt.model import Tnt
 from tnt.variants import VARIANTS as TNT_VARIANTS
+from training.sections import unknown_name, wrong_type
 
 # name -> (class, the variant's fields)
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -55,14 +55,18 @@ def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
             does not take.
     """
     if name not in MODELS:
-        raise ValueError(f"model {name!r} does not exist{_suggest(name, MODELS)}")
+        raise ValueError(unknown_name(f"model {name!r}", str(name), MODELS))
     model_class, variant = MODELS[name]
     allowed = model_fields(model_class)
     for field in overrides:
         if field not in allowed:
-            raise ValueError(f"model {name} has no field {field!r}{_suggest(field, allowed)}")
+            raise ValueError(unknown_name(f"field {field!r} of model {name}", field, allowed))
     overrides = {field: value for field, value in overrides.items() if value is not None}
     fields = {field: _plain(value) for field, value in {**variant, **overrides}.items()}
+    hints = typing.get_type_hints(model_class)
+    for field, value in fields.items():
+        if problem := wrong_type(value, hints[field]):
+            raise ValueError(f"model {name}: {field}={value!r} {problem}")
     if "dtype" in fields:
         fields["dtype"] = _dtype(fields["dtype"])
     return model_class(num_classes=num_classes, **fields)
@@ -81,11 +85,3 @@ def _dtype(value: Any) -> Any:
     if value not in DTYPES:
         raise ValueError(f"dtype={value!r} does not exist; choose from {', '.join(DTYPES)}")
     return DTYPES[value]
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    """Says what exists, the nearest name first."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{hint}; choose from {', '.join(known)}"

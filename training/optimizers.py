@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules, composed from optax."""
 
+import math
 import re
 
 import jax
@@ -21,9 +22,20 @@ def decay_mask(params, exclude: tuple[str, ...]):
     Args:
         params: pytree of parameters.
         exclude: regular expressions, searched in the "/"-joined path of each parameter.
+
+    Raises:
+        ValueError: not a regular expression, or none of them matches anything.
     """
     paths = list(parameter_paths(params))
-    flags = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
+    try:
+        flags = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
+    except re.error as error:
+        raise ValueError(f"config.optimizer.decay_exclude={exclude!r}: {error}") from None
+    if exclude and all(flags):
+        raise ValueError(
+            f"config.optimizer.decay_exclude={exclude!r} matches no parameter; they are called "
+            f"{', '.join(paths[:3])}, ..."
+        )
     return jax.tree.unflatten(jax.tree.structure(params), flags)
 
 
@@ -92,7 +104,7 @@ def create_optimizer(
     Args:
         name: "adamw" or "sgd". An argument of the other one has no effect.
         base_lr: learning rate after warm-up at `reference_batch`.
-        reference_batch: the rate is scaled by batch_size / reference_batch; None: not scaled.
+        reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
         schedule: "cosine", "linear" or "constant".
         warmup_epochs: epochs of linear warm-up.
         final_lr: rate at the end, scaled like base_lr.
@@ -117,10 +129,21 @@ def create_optimizer(
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"config.optimizer.name={name!r} is none of {', '.join(OPTIMIZERS)}")
-    if base_lr <= 0:
-        raise ValueError(f"config.optimizer.base_lr={base_lr} must be positive")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"config.optimizer.momentum={momentum} is not in [0, 1)")
+    if not 0 < base_lr < math.inf:
+        raise ValueError(f"config.optimizer.base_lr={base_lr} must be positive and finite")
+    for key, value in {"b1": b1, "b2": b2, "momentum": momentum}.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"config.optimizer.{key}={value} is not in [0, 1)")
+    for key, value in {
+        "final_lr": final_lr,
+        "warmup_epochs": warmup_epochs,
+        "weight_decay": weight_decay,
+        "eps": eps,
+        "reference_batch": reference_batch or 0,
+        "grad_clip_norm": grad_clip_norm or 0.0,
+    }.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"config.optimizer.{key}={value} must be finite and not negative")
     if nesterov and not momentum:
         raise ValueError("config.optimizer.nesterov=True needs config.optimizer.momentum above 0")
     scale = batch_size / reference_batch if reference_batch else 1.0
@@ -135,7 +158,7 @@ def create_optimizer(
     def mask(params):
         return decay_mask(params, decay_exclude)
 
-    clip = [] if grad_clip_norm is None else [optax.clip_by_global_norm(grad_clip_norm)]
+    clip = [] if not grad_clip_norm else [optax.clip_by_global_norm(grad_clip_norm)]
     if name == "adamw":
         adamw = optax.adamw(
             learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask

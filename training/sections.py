@@ -31,13 +31,32 @@ def check_keys(section: Mapping[str, Any], allowed: Iterable[str], path: str) ->
             raise ConfigError(unknown_name(f"{path}.{key}", key, allowed))
 
 
+def wrong_type(value: Any, expected: Any) -> str | None:
+    """Returns "is of type str, expected float", or None if the type is right.
+
+    Args:
+        value: any value.
+        expected: an annotation.
+    """
+    try:
+        typeguard.check_type(value, expected)
+        # bool is an int to Python, hardly ever to the author of a config.
+        is_wrong = isinstance(value, bool) and expected in (int, float, int | None, float | None)
+    except typeguard.TypeCheckError:
+        is_wrong = True
+    if not is_wrong:
+        return None
+    name = expected.__name__ if inspect.isclass(expected) else str(expected)
+    return f"is of type {type(value).__name__}, expected {name.replace('typing.', '')}"
+
+
 def check_section(
     section: Mapping[str, Any],
     function: Callable,
     path: str,
     *,
     provided: Iterable[str] = (),
-) -> None:
+) -> dict[str, Any]:
     """Checks a config section against the keyword arguments of its function.
 
     Args:
@@ -45,6 +64,9 @@ def check_section(
         function: what will be called with it; a class stands for its __init__.
         path: of the section, for messages: "config.optimizer".
         provided: arguments that the code gives, which the config must not.
+
+    Returns:
+        The section with the defaults of the keys that it leaves out.
 
     Raises:
         ConfigError: unknown key, missing key, or a value of another type than annotated.
@@ -67,16 +89,7 @@ def check_section(
     for key, value in section.items():
         if key not in hints:
             continue
-        expected = hints[key]
-        # bool is an int to Python, hardly ever to the author of a config.
-        wrong = isinstance(value, bool) and expected in (int, float, int | None, float | None)
-        try:
-            typeguard.check_type(value, expected)
-        except typeguard.TypeCheckError:
-            wrong = True
-        if wrong:
-            name = expected.__name__ if inspect.isclass(expected) else str(expected)
-            raise ConfigError(
-                f"{path}.{key}={value!r} is of type {type(value).__name__}, expected "
-                f"{name.replace('typing.', '')}"
-            )
+        if problem := wrong_type(value, hints[key]):
+            raise ConfigError(f"{path}.{key}={value!r} {problem}")
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    return defaults | dict(section)

@@ -8,18 +8,22 @@ curves.png     the same as a picture
 DONE           final metrics; exists once the run is finished
 """
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from training.errors import ConfigError
+from training.errors import ConfigError, input_errors
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -57,34 +61,69 @@ def read_config(workdir: Path) -> ConfigDict:
     return ConfigDict(with_tuples(config))
 
 
-def config_differences(workdir: Path, config: dict[str, Any]) -> list[str]:
-    """Lists the keys in which a config differs from the one that the workdir was made with."""
-    old, new = flatten(read_config(workdir).to_dict()), flatten(config)
+# Where and how fast a run runs, not what it computes: a resumed run may change them.
+FREE_KEYS = re.compile(r"mesh\.|data\.(num_threads|prefetch|data_dir)$")
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lists the keys in which two checked configs differ, without the FREE_KEYS."""
+    old, new = (flatten(json.loads(json.dumps(config))) for config in (old, new))  # no tuples
     absent = "(absent)"
     return [
         f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
+        if old.get(key, absent) != new.get(key, absent) and not FREE_KEYS.match(key)
     ]
 
 
-def check_same_config(workdir: Path, config: dict[str, Any]) -> None:
-    """Raises ConfigError, naming the keys that differ, if the workdir is of another config."""
-    if not (workdir / "config.json").exists():
-        if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
-            raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
-        return
-    differences = config_differences(workdir, config)
+def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) -> None:
+    """Raises ConfigError, naming the keys that differ, if the workdir is of another config.
+
+    Args:
+        workdir: which may not exist yet.
+        config: checked, with its defaults.
+        check: gives an older config the defaults of keys that are new since then.
+    """
+    with input_errors():
+        if not (workdir / "config.json").exists():
+            if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
+                raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
+            return
+    old = read_config(workdir)
+    try:
+        old = check(old)
+    except ConfigError:  # a key that no longer exists: it shows as a difference
+        old = old.to_dict()
+    differences = config_differences(old, config)
     if differences:
         raise ConfigError(f"{workdir} was made with another config: {'; '.join(differences)}")
 
 
+@contextlib.contextmanager
+def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Makes the workdir with its config.json and keeps a second run out while this one lasts.
+
+    Raises:
+        ConfigError: the folder can't be written, or another process trains in it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    with input_errors():
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however
+        except BlockingIOError:
+            raise ConfigError(f"another process is training in {workdir}") from None
+        if not (workdir / "config.json").exists():
+            write_config(workdir, config)
+        yield
+
+
 def write_config(workdir: Path, config: dict[str, Any]) -> None:
     """Writes config.json, once; a resumed run keeps the first."""
-    path = workdir / "config.json"
-    if path.exists() or jax.process_index() != 0:
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
     record = {
         "config": config,
         "command": sys.argv,
@@ -93,8 +132,13 @@ def write_config(workdir: Path, config: dict[str, Any]) -> None:
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": device_summary(),
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    _write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a file that is there completely or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -124,10 +168,15 @@ def device_summary() -> str:
 def read_done(workdir: Path) -> dict[str, float] | None:
     """Returns the final metrics of a finished run, None for others."""
     path = workdir / "DONE"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is unreadable ({error}); delete it to go on") from None
 
 
 def write_done(workdir: Path, metrics: dict[str, float]) -> None:
     """Marks the run as finished."""
     if jax.process_index() == 0:
-        (workdir / "DONE").write_text(json.dumps(metrics) + "\n")
+        _write_whole(workdir / "DONE", json.dumps(metrics) + "\n")
