@@ -6,8 +6,9 @@ Argument: s|ti|b, debug. Top-1 of the paper (arXiv 2103.00112v3, table 4): Ti 73
 
 Values are those of the paper's table 3 and of the command in the official tnt_pytorch/readme.md
 (huawei-noah/Efficient-AI-Backbones, commit 25531f7), which agree, unless a comment says otherwise.
-Of that command three things are missing here: repeated augmentation (each image drawn three times),
-the increasing variants of RandAugment ("inc1"), and pixels normalised with mean and deviation 0.5.
+Of that command four things are missing here: repeated augmentation (each image drawn three times),
+the increasing variants of RandAugment ("inc1"), pixels normalised with mean and deviation 0.5, and
+the evaluation crop of 0.9.
 """
 
 from configs.common import base_config, parse_argument, shrink

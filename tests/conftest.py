@@ -4,14 +4,12 @@ import os
 
 # Before jax is imported anywhere: the CPU, as eight simulated devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Optimizing code that runs for milliseconds would take most of the time.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-    ]
-)
+flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+if not os.environ.get("FULL_OPTIMIZATION"):
+    # Optimizing code that runs for milliseconds would take most of the time. .ci/run repeats the
+    # tests of exactness with what a real run has.
+    flags.append("--xla_backend_optimization_level=0")
+os.environ["XLA_FLAGS"] = " ".join(flags)
 
 import jax
 import pytest

@@ -88,14 +88,11 @@ def test_fields_can_be_set_and_are_checked(toy):
     model = create_model("patch_perceptron", num_classes=10, dim=8)
     count = sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model, (16, 16, 1))))
     assert count == (16 * 8 + 8) + (16 * 8 * 10 + 10)
-    with pytest.raises(ValueError, match="no field 'dims' .did you mean 'dim'"):
+    with pytest.raises(ValueError, match="field 'dims' .*did you mean 'dim'"):
         create_model("patch_perceptron", num_classes=10, dims=8)
 
 
 def test_readme_shows_these_steps():
-    text = README.read_text() if README.exists() else ""
-    if "## Add your own model" not in text:
-        pytest.skip("README has no such section yet")
-    section = text.split("## Add your own model")[1].split("\n## ")[0]
+    section = README.read_text().split("## Add your own model")[1].split("\n## ")[0]
     for part in (MODULE, ENTRY, RECIPE, COMMANDS):
         assert part.strip() in section
