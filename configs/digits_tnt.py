@@ -2,7 +2,9 @@
 
     python train.py --config=configs/digits_tnt.py --workdir=runs/digits_tnt
 
-Argument: debug. Our own recipe, tuned on train[80%:]; README has its accuracies.
+Argument: debug. Our own recipe, chosen by its accuracy on train[80%:] after training on train[:80%]
+(99.4 %, mean of seeds 0-2, 287 images, so 0.35 % an image); README has the accuracies on the test
+split.
 """
 
 from configs.common import base_config, parse_argument
@@ -12,12 +14,13 @@ def get_config(argument: str | None = None):
     arg = parse_argument(argument)
     config = base_config()
 
-    # 16 sentences of 4x4 pixels, each of four words; 231,530 parameters. The paper's fusion,
-    # because the layer norm that ends the released one drowns the positions' small initial values,
-    # which takes more steps to overcome than this run has.
+    # 16 sentences of 4x4 pixels, each of four words; 231,530 parameters. With the stem on the image
+    # words see across the edges of their patch; the released stem, on every patch by itself, had
+    # 99.0 % in the same runs and was further behind early in them (83 % against 96 % at epoch 20).
     config.model.name = "tnt_s_patch16_224"
     config.model.patch_size = 4
     config.model.word_size = 2
+    config.model.stem = "conv7_image"
     config.model.fusion = "paper"
     config.model.pooling = "average"
     config.model.inner_dim = 16
@@ -31,7 +34,7 @@ def get_config(argument: str | None = None):
 
     config.data.name = "digits"
     config.data.image_size = 16
-    config.data.batch_size = 96
+    config.data.batch_size = 48
     config.data.eval_batch_size = 360
     config.data.num_threads = 1
 
@@ -45,10 +48,10 @@ def get_config(argument: str | None = None):
     config.optimizer.weight_decay = 0.05
     config.optimizer.grad_clip_norm = 1.0
 
-    config.loop.num_epochs = 120.0
+    config.loop.num_epochs = 60.0
     config.loop.log_every_steps = 50
-    config.loop.evaluate_every_epochs = 20.0
-    config.loop.save_every_epochs = 20.0
+    config.loop.evaluate_every_epochs = 10.0
+    config.loop.save_every_epochs = 10.0
     if arg.debug:
         config.data.train_split = "train[:192]"
         config.loop.num_epochs = 4.0
