@@ -48,7 +48,9 @@ def test_imports_point_down(package):
 
 
 def test_models_see_no_config_and_no_files():
-    for path in [p for name in ("nest", "baselines", "layers") for p in (ROOT / name).glob("*.py")]:
+    for path in [
+        p for name in ("nest", "tnt", "baselines", "layers") for p in (ROOT / name).glob("*.py")
+    ]:
         names = {name.split(".")[0] for name in imported_modules(path)}
         assert names.isdisjoint({"ml_collections", "absl", "orbax", "grain", "os", "pathlib"}), path
 

@@ -65,6 +65,9 @@ class Tensor:
     def __init__(self, array):
         self.array = array
 
+    def detach(self):
+        return self
+
     def float(self):
         return self
 

@@ -40,6 +40,7 @@ class Classification:
         mean, std: per channel, in units of 0..1.
         label_smoothing: weight of the uniform distribution in the target.
         ema_decay: decay of the moving average of the parameters per step; 0 or None: no average.
+            Batch statistics are not averaged: both are evaluated with the newest.
         ema_warmup: start with a shorter memory, decay min(ema_decay, (1 + step) / (10 + step)), so
             that the average does not hold on to the initial values for 1 / (1 - ema_decay) steps.
         accumulation_steps: the batch is worked through in this many parts, one after the other,
@@ -64,7 +65,7 @@ class Classification:
             raise ValueError(f"config.task.label_smoothing={label_smoothing} is not in [0, 1)")
         if ema_decay and not 0 < ema_decay < 1:
             raise ValueError(f"config.task.ema_decay={ema_decay} is not in [0, 1); 0: off")
-        if ema_warmup and ema_decay is None:
+        if ema_warmup and not ema_decay:
             raise ValueError("config.task.ema_warmup=True needs config.task.ema_decay")
         if accumulation_steps < 1:
             raise ValueError(f"config.task.accumulation_steps={accumulation_steps} is below 1")

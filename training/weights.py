@@ -198,12 +198,15 @@ def _read_torch(file: Path, model: nn.Module) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch lets many types through for damaged bytes
-        raise ValueError(f"weights {file}: truncated or damaged file ({_line(error)})") from error
+        raise ValueError(
+            f"weights {file}: truncated or damaged file, or one that holds more than tensors, which "
+            f"is never executed: save its state_dict by itself ({_line(error)})"
+        ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise ValueError(f"weights {file}: no tensors by name, nor under state_dict, in this file")
     # PyTorch's bfloat16 has no NumPy counterpart; parameters are float32 here anyway.
-    state = {name: tensor.float().numpy() for name, tensor in state.items()}
+    state = {name: tensor.detach().float().numpy() for name, tensor in state.items()}
     return _from_pytorch(file, state, model)
 
 
@@ -217,7 +220,7 @@ def _from_pytorch(file: Path, state: dict[str, np.ndarray], model: nn.Module) ->
         )
     try:
         return convert(state, model)
-    except ValueError as error:
+    except (ValueError, IndexError, AttributeError) as error:  # names of some other model
         raise ValueError(f"weights {file}: {error}") from error
 
 
