@@ -199,8 +199,8 @@ def _read_torch(file: Path, model: nn.Module) -> dict[str, Any]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch lets many types through for damaged bytes
         raise ValueError(
-            f"weights {file}: truncated or damaged file, or one that holds more than tensors, which "
-            f"is never executed: save its state_dict by itself ({_line(error)})"
+            f"weights {file}: truncated or damaged file, or one that holds more than tensors, "
+            f"which is never executed: save its state_dict by itself ({_line(error)})"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
