@@ -82,7 +82,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
                         run.eval_step,
                         run.task.summarize,
                         state,
-                        run.data.eval_batches(),
+                        report.watched(run.data.eval_batches(), split),
                         stop=interrupts.requested,
                     )
                     if metrics is not None:

@@ -112,6 +112,19 @@ class Reporter:
             if step == self._first_step + 1:
                 self._restart_clock(step)  # compilation
 
+    def watched(self, batches, split: str):
+        """Returns the batches of an evaluation, with a bar while they last."""
+        if not self._active:
+            return batches
+        return tqdm.tqdm(
+            batches,
+            desc=f"evaluating {split}",
+            unit="batch",
+            leave=False,
+            dynamic_ncols=True,
+            disable=self._bar.disable,
+        )
+
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Reports training metrics, averaged over the steps since the last report."""
         if not self._active:
