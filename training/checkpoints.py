@@ -88,18 +88,17 @@ class Checkpoints:
         if wait:
             self.wait()
 
-    def save_best(self, step: int, state: Any, loop: dict[str, Any], metrics: dict) -> bool:
-        """Saves as the best checkpoint if its metric beats the one on disk; returns whether."""
+    def save_best(self, step: int, state: Any, loop: dict[str, Any], metrics: dict) -> None:
+        """Saves as the best checkpoint if its metric beats the one on disk."""
         if not self.best_metric:
-            return False
+            return
         value = metrics[self.best_metric]
         # A best checkpoint of this step or a later one is of a run that went further before it was
         # killed, and will be made again.
         best = self._best_value(before=step)
         if best is not None and self.best_sign * value <= self.best_sign * best:
-            return False  # of equals, the earlier one stays
+            return  # of equals, the earlier one stays
         self._write(self._best, step, state, loop | {"best_value": value})
-        return True
 
     def _best_value(self, before: int) -> float | None:
         """Returns the metric of the best checkpoint, None if there is no readable one."""
