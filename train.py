@@ -55,7 +55,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config)
-        stack.enter_context(workdirs.claimed(workdir, plain))
+        stack.enter_context(workdirs.claimed(workdir, plain, run.data.class_names))
+        run.data.list_bad_images(workdirs.bad_images_path(workdir))
         saved = stack.enter_context(Checkpoints(workdir=workdir, **plain["checkpoint"]))
         batches = stack.enter_context(contextlib.closing(run.data.train_batches()))
 
@@ -71,8 +72,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
         def loop_record():
             return {"data": batches.get_state(), "window": to_floats(window)}
 
-        with Reporter(workdir, first_step=step, steps=run.steps) as report:
-            report.start(run.task.parameters(run.shapes), run.mesh)
+        with Reporter(workdir, first_step=step, steps=run.steps, batches=batches) as report:
+            report.start(run.task.parameters(run.shapes), run.mesh, run.data.note)
 
             # The loop. `window` holds the scalars of the steps since the last log line.
             while True:

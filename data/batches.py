@@ -1,15 +1,22 @@
 """Global batches of an endless or finite list of records, read ahead, on the device, resumable."""
 
 import math
+import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import grain
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
+
+from data import loading
+
+# Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
+PART_BYTES = 2**22
 
 Batch = dict[str, Any]  # image uint8 [b, h, w, c], label int32 [b], mask float32 [b]
 
@@ -79,47 +86,20 @@ class Layout:
         }
 
 
-class _LoadBatch:
-    """Makes the given rows of global batch k; rows past the last record are zeros, mask 0."""
-
-    def __init__(
-        self,
-        records: grain.MapDataset,
-        image_shape: tuple[int, int, int],
-        batch_size: int,
-        rows: list[int],
-    ):
-        self._records = records
-        self._num_records = len(records)
-        self._image_shape = image_shape
-        self._batch_size = batch_size
-        self._rows = rows
-
-    def __call__(self, k: int) -> Batch:
-        images = np.zeros((len(self._rows), *self._image_shape), np.uint8)
-        labels = np.zeros(len(self._rows), np.int32)
-        mask = np.zeros(len(self._rows), np.float32)
-        for position, row in enumerate(self._rows):
-            index = k * self._batch_size + row
-            if index < self._num_records:
-                record = self._records[index]
-                images[position] = record["image"]
-                labels[position] = record["label"]
-                mask[position] = 1.0
-        return {"image": images, "label": labels, "mask": mask}
-
-
 @dataclass(frozen=True)
 class BatchReader:
     """All global batches of a list of records, each reachable at once by its number.
 
     Attributes:
-        records: Grain's random-access list; its length may be practically endless.
+        records: Grain's random-access list of loading.Record; its length may be practically endless.
         image_shape: (height, width, channels).
         batch_size: global.
         layout: which rows are loaded here, and where they go.
-        num_threads: threads that each make whole batches; 0 leaves it to the prefetch thread.
+        num_threads: threads that make parts of batches, in each worker process if there are any; 0
+            leaves it to the prefetch thread.
+        num_workers: processes that make parts of batches; 0 makes them in this one.
         prefetch: batches kept ready on the device; 0 makes each when it is asked for.
+        report_bad: gets the images that cannot be read, see data/bad_images.py.
     """
 
     records: grain.MapDataset
@@ -127,7 +107,9 @@ class BatchReader:
     batch_size: int
     layout: Layout
     num_threads: int
+    num_workers: int
     prefetch: int
+    report_bad: Callable[[list[tuple[int, str, str]]], None]
 
     @property
     def num_examples(self) -> int:
@@ -144,18 +126,35 @@ class BatchReader:
     def open_at(self, start: int) -> grain.DatasetIterator:
         """Starts reading at batch `start`, which takes as long as at batch 0."""
         rows = self.layout.local_rows(self.batch_size)
-        load = _LoadBatch(self.records, self.image_shape, self.batch_size, rows)
-        # A thread makes a whole batch: a task per small image would cost more than the image.
-        options = grain.ReadOptions(
-            num_threads=self.num_threads, prefetch_buffer_size=2 * self.num_threads
-        )
-        batches = grain.MapDataset.range(start, len(self)).map(load).to_iter_dataset(options)
-        batches = batches.map(lambda batch: self.layout.place(batch, self.batch_size))
+        # A task per small image would cost more than the image, and a thread that makes a whole
+        # batch of large ones too much memory: 16 threads, each with several of 150 MB.
+        size = max(1, PART_BYTES // math.prod(self.image_shape))
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        make = loading.MakePart(self.records, self.image_shape, self.batch_size, parts)
+        tasks = grain.MapDataset.range(start * len(parts), len(self) * len(parts)).map(make)
+        ahead = 2 * self.num_threads
+        loaded = tasks.to_iter_dataset(grain.ReadOptions(self.num_threads, ahead))
+        if self.num_workers:
+            if not flags.FLAGS.is_parsed():  # Grain's processes ask for flags, also in notebooks
+                flags.FLAGS.mark_as_parsed()
+            # Parts come back in order, whichever worker made them.
+            per_worker = max(2, math.ceil(2 * len(parts) / self.num_workers))
+            loaded = loaded.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self.num_workers, per_worker_buffer_size=per_worker
+                )
+            )
+        batches = loaded.batch(len(parts), batch_fn=loading.join_parts).map(self._place)
         return iter(
             grain.experimental.ThreadPrefetchIterDataset(
                 batches, prefetch_buffer_size=self.prefetch
             )
         )
+
+    def _place(self, batch: dict[str, Any]) -> Batch:
+        if bad := batch.pop("bad"):
+            self.report_bad(bad)
+        return self.layout.place(batch, self.batch_size)
 
 
 class Batches(Iterator[Batch]):
@@ -163,9 +162,13 @@ class Batches(Iterator[Batch]):
 
     Batches that are loaded ahead do not count. Background threads start with the first batch and
     end with `close`, at the end of the data, on an error, and before the interpreter ends.
+
+    Attributes:
+        seconds_waited: how long the caller has waited for batches, in all.
     """
 
     def __init__(self, reader: BatchReader, start: int = 0):
+        self.seconds_waited = 0.0
         self._reader = reader
         self._open: list[grain.DatasetIterator] = []  # the iterator in use, if any
         # A finalizer also runs at interpreter exit, before JAX goes away under the threads.
@@ -173,14 +176,16 @@ class Batches(Iterator[Batch]):
         self.set_state({"batches": start})
 
     def __next__(self) -> Batch:
-        if not self._open:
-            self._open.append(self._reader.open_at(self._batches))
+        asked = time.perf_counter()
         try:
+            if not self._open:
+                self._open.append(self._reader.open_at(self._batches))
             batch = next(self._open[0])
         except BaseException:
             self.close()
             raise
         self._batches += 1
+        self.seconds_waited += time.perf_counter() - asked
         return batch
 
     def get_state(self) -> dict[str, int]:

@@ -1,133 +1,166 @@
 """From a recipe's data section to batches on the device: order, augmentation, padding.
 
-    source -> shuffle (another order each epoch) -> repeat -> augment    record i of an endless list
-    rows k * batch_size + [0 .. batch_size) of that list                 global batch k
-    read ahead in threads -> device arrays                               what the loop takes
+    shuffled indices, another order each epoch -> read, decode, augment      record i, endless
+    rows k * batch_size + [0 .. batch_size) of that list, in parts           global batch k
+    read ahead in threads or worker processes -> device arrays               what the loop takes
 
 Batch k is a function of (seed, k) and the recipe: which threads and processes make it, or at which
 batch a run resumes, changes nothing.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grain
-import numpy as np
 from jax.sharding import NamedSharding
 
-from data import datasets, sources, transforms
+from data import bad_images, datasets, sources, transforms
 from data.batches import Batches, BatchReader, Layout
-
-
-def missing_parts(name: str, augment: Mapping[str, Any] | None) -> list[str]:
-    """Names the parts of a recipe that the papers have and this code does not have yet."""
-    parts = [datasets.PLANNED_DATASETS[name]] if name in datasets.PLANNED_DATASETS else []
-    planned = transforms.PLANNED_TRANSFORMS
-    wanted = [key for key, kwargs in dict(augment or {}).items() if kwargs is not None]
-    return parts + [planned[key] for key in wanted if key in planned]
-
-
-def check_data(
-    *,
-    name: str,
-    image_size: int | tuple[int, int],
-    batch_size: int,
-    eval_batch_size: int,
-    train_split: str = "train",
-    eval_split: str = "test",
-    augment: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    num_threads: int = 1,
-    prefetch: int = 2,
-    data_dir: str | None = None,
-) -> None:
-    """Checks the arguments of `create_data` without reading data or touching a device.
-
-    Raises:
-        ValueError: names the key, its value and what is allowed.
-    """
-    missing = missing_parts(name, augment)
-    if missing:
-        raise ValueError(f"not in this version yet: {'; '.join(missing)}")
-    if name not in datasets.DATASETS:
-        raise ValueError(f"data.name is {name!r}; there is: {', '.join(datasets.DATASETS)}")
-    _height_and_width(image_size)
-    for key, value, least in (
-        ("batch_size", batch_size, 1),
-        ("eval_batch_size", eval_batch_size, 1),
-        ("seed", seed, 0),
-        ("num_threads", num_threads, 0),
-        ("prefetch", prefetch, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"data.{key} is {value!r}; it must be a whole number from {least}")
-    if seed >= 2**32:
-        raise ValueError(f"data.seed is {seed}; it must be below 2**32")
-    if data_dir is not None and not isinstance(data_dir, str):
-        raise ValueError(f"data.data_dir is {data_dir!r}; it must be a path or None")
-    for key, split in (("train_split", train_split), ("eval_split", eval_split)):
-        try:
-            datasets.parse_split(name, split)
-        except ValueError as error:
-            raise ValueError(f"data.{key}: {error}") from None
-    transforms.create_transforms(augment)
-
-
-def _height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Image size in pixels as a pair."""
-    pair = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
-    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
-        raise ValueError(
-            f"data.image_size is {image_size!r}; it must be a positive whole number of pixels or "
-            "a pair (height, width) of them"
-        )
-    return tuple(pair)
-
-
-class _Augment(grain.transforms.RandomMap):
-    """Applies the transforms to a record, with the record's own generator."""
-
-    def __init__(self, steps: list[transforms.Transform]):
-        self._steps = steps
-
-    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        image = element["image"]
-        for step in self._steps:
-            image = step(image, rng)
-        return {**element, "image": image}
+from data.loading import ReadEvaluation, ReadTraining, Repeat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The data of one run; make it with `create_data`, which explains the fields.
+    """The data of one run: the config's section `data` with `augment` and `seed`.
+
+    Making it checks all values and reads nothing; `open` opens the data set.
 
     Attributes:
-        dataset: the entry of `DATASETS`: classes, channels, mean, std.
-        train_source: the records of the training split.
-        eval_source: the records of the evaluation split.
-        image_size: (height, width).
-        steps: the augmentation, in order.
-        layout: how global batches lie over processes and devices.
+        name: of the data set, see data/datasets.py: "digits", "cifar10", "imagenet2012",
+            "folder:/path", "npz:/path.npz", any classification set of TensorFlow Datasets.
+        image_size: height and width in pixels, or one number for both.
+        batch_size: global, over all devices and processes.
+        eval_batch_size: likewise; any number will do.
+        train_split: like "train", "train[:80%]" or "train+validation".
+        eval_split: likewise.
+        data_dir: of prepared TensorFlow Datasets; None: its usual places.
+        mean: per channel, of pixels scaled to 0..1; None: the data set's.
+        std: likewise.
+        eval_crop_ratio: in evaluation the image's short side becomes image_size / ratio, of which
+            the centre is cut out.
+        eval_interpolation: how it is resized, see data/transforms.py.
+        repeats: augmented copies of each image in an epoch's order (repeated augmentation).
+        num_threads: threads that make batches, of each worker process if there are any; 0 leaves
+            it to the prefetch thread.
+        num_workers: processes that make batches; 0: threads of this process.
+        prefetch: batches kept ready on the device; 0 makes each when it is asked for.
+        bad_images: "replace" replaces images that cannot be read by others (evaluation leaves
+            them out), "raise" stops at the first one.
+        max_bad: with "replace", how many a process may meet before the run stops.
+        augment: name in `transforms.TRANSFORMS` -> keyword arguments (None: off).
+        seed: of order and augmentation, 0 to 2**32 - 1.
+        sharding: how the batch axis lies over the devices; None gives numpy batches.
+        process_index: without sharding, which of `process_count` parts of each batch to load.
+        process_count: see `process_index`; with a sharding, the mesh says it.
+
+    Raises:
+        ValueError: names the key, its value and what is allowed.
     """
 
-    dataset: datasets.Dataset
-    train_source: sources.Source
-    eval_source: sources.Source
-    image_size: tuple[int, int]
+    name: str
+    image_size: int | tuple[int, int]
     batch_size: int
     eval_batch_size: int
-    steps: list[transforms.Transform]
-    seed: int
-    layout: Layout
-    num_threads: int
-    prefetch: int
-    data_dir: str | None
+    train_split: str = "train"
+    eval_split: str = "test"
+    data_dir: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    eval_crop_ratio: float = 1.0
+    eval_interpolation: str = "bilinear"
+    repeats: int = 1
+    num_threads: int = 1
+    num_workers: int = 0
+    prefetch: int = 2
+    bad_images: str = "replace"
+    max_bad: int = 20
+    augment: Mapping[str, Any] | None = None
+    seed: int = 0
+    sharding: NamedSharding | None = None
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self):
+        for key, least in (
+            ("batch_size", 1),
+            ("eval_batch_size", 1),
+            ("seed", 0),
+            ("repeats", 1),
+            ("num_threads", 0),
+            ("num_workers", 0),
+            ("prefetch", 0),
+            ("max_bad", 0),
+        ):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"data.{key} is {value!r}; it must be a whole number from {least}")
+        if self.seed >= 2**32:
+            raise ValueError(f"data.seed is {self.seed}; it must be below 2**32")
+        if self.data_dir is not None and not isinstance(self.data_dir, str):
+            raise ValueError(f"data.data_dir is {self.data_dir!r}; it must be a path or None")
+        if self.bad_images not in bad_images.POLICIES:
+            allowed = ", ".join(bad_images.POLICIES)
+            raise ValueError(f"data.bad_images is {self.bad_images!r}; there is: {allowed}")
+        for key in ("mean", "std"):
+            self._check_statistics(key)
+        datasets.check_name(self.name, self.data_dir)
+        _ = self._train_steps  # raises what is wrong with the augmentation and the crop
+
+    def _check_statistics(self, key: str) -> None:
+        values = getattr(self, key)
+        if values is None:
+            return
+        least = 0.0 if key == "mean" else 1e-6
+        numbers = [type(value) in (int, float) and least <= value <= 1.0 for value in values]
+        if not numbers or not all(numbers):
+            raise ValueError(f"data.{key} is {values!r}; it must be numbers from {least} to 1.0")
+
+    def open(self) -> "Data":
+        """Opens the training and evaluation splits.
+
+        Raises:
+            ValueError, OSError: the data are missing, broken or not what the recipe needs.
+        """
+        self.layout.check("data.batch_size", self.batch_size)
+        for key in ("mean", "std"):
+            values, channels = getattr(self, key), self.dataset.num_channels
+            if values is not None and len(values) not in (1, channels):
+                raise ValueError(f"data.{key} is {values!r}; images have {channels} channels")
+        _ = self.train_source, self.eval_source
+        return self
+
+    @functools.cached_property
+    def dataset(self) -> datasets.Dataset:
+        """What is known of the data set: classes, channels, splits."""
+        return datasets.open_dataset(self.name, self.data_dir)
+
+    @functools.cached_property
+    def train_source(self) -> sources.Source:
+        """The records of the training split."""
+        return self._source("train_split")
+
+    @functools.cached_property
+    def eval_source(self) -> sources.Source:
+        """The records of the evaluation split."""
+        return self._source("eval_split")
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """How global batches lie over processes and devices."""
+        return Layout(self.sharding, self.process_index, self.process_count)
+
+    @functools.cached_property
+    def bad(self) -> bad_images.BadImages:
+        """The images that this process could not read."""
+        return bad_images.BadImages(self.bad_images, self.max_bad)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the images."""
-        return (*self.image_size, self.dataset.num_channels)
+        return (*self._height_and_width, self.dataset.num_channels)
 
     @property
     def num_train_examples(self) -> int:
@@ -140,14 +173,25 @@ class Data:
         return self.dataset.num_classes
 
     @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of each channel's pixels, scaled to 0..1."""
-        return self.dataset.mean
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of the labels, None where they are not known."""
+        return self.dataset.class_names
 
     @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel's pixels, scaled to 0..1."""
-        return self.dataset.std
+    def note(self) -> str | None:
+        """What a person should know about how the data set was read, if anything."""
+        return self.dataset.note
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel that pixels, scaled to 0..1, are normalised with."""
+        mean = self.dataset.mean if self.mean is None else tuple(self.mean)
+        std = self.dataset.std if self.std is None else tuple(self.std)
+        return mean, std
+
+    def list_bad_images(self, path: Path) -> None:
+        """Has the images that cannot be read listed in a file, see bad_images.BadImages."""
+        self.bad.keep_in(path)
 
     def train_batches(self, start: int = 0) -> Batches:
         """Returns endless augmented training batches.
@@ -158,105 +202,71 @@ class Data:
         Args:
             start: number of batches to leave out, which costs nothing.
         """
-        records = grain.MapDataset.source(self.train_source).seed(self.seed).shuffle().repeat()
-        if self.steps:
-            records = records.random_map(_Augment(self.steps))
-        return Batches(self._reader(records, self.batch_size), start)
+        num_records = len(self.train_source)
+        records = grain.MapDataset.range(num_records).seed(self.seed).shuffle().repeat()
+        if self.repeats > 1:
+            repeat = Repeat(records, num_records, self.repeats)
+            records = grain.MapDataset.range(len(records)).map(repeat).seed(self.seed)
+        records = records.random_map(ReadTraining(self.train_source, self._train_steps))
+        return Batches(self._reader(records, self.batch_size, self.train_split), start)
 
     def eval_batches(self, split: str | None = None) -> BatchReader:
         """Returns all examples of a split, once each, in order, without augmentation.
 
-        The last batch is filled up with zeros, whose mask is 0. The batch size is rounded up to a
-        multiple of the number of devices (or processes).
+        The last batch is filled up with zeros, whose mask is 0, as is that of unreadable images.
+        The batch size is rounded up to a multiple of the number of devices (or processes).
 
         Args:
-            split: as for TensorFlow Datasets; None is the recipe's `eval_split`.
+            split: like "test" or "train[:50%]"; None is the recipe's `eval_split`.
 
         Returns:
             An iterable with a length in batches and `num_examples`.
         """
+        split = split or self.eval_split
         source = self.eval_source
-        if split is not None:
-            source = datasets.load_source(self.dataset.name, split, self.image_size, self.data_dir)
-        batch_size = self.layout.round_up(self.eval_batch_size)
-        return self._reader(grain.MapDataset.source(source), batch_size)
+        if split != self.eval_split:
+            source = datasets.load_source(self.dataset, split, self._height_and_width)
+        records = grain.MapDataset.range(len(source)).map(ReadEvaluation(source, self._crop))
+        return self._reader(records, self.layout.round_up(self.eval_batch_size), split)
 
-    def _reader(self, records: grain.MapDataset, batch_size: int) -> BatchReader:
+    @property
+    def _height_and_width(self) -> tuple[int, int]:
+        size = self.image_size
+        pair = size if isinstance(size, tuple | list) else (size, size)
+        if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+            raise ValueError(
+                f"data.image_size is {size!r}; it must be a positive whole number of pixels or "
+                "a pair (height, width) of them"
+            )
+        return tuple(pair)
+
+    @functools.cached_property
+    def _crop(self):
+        """The evaluation's resizing and crop, image -> image."""
+        return transforms.center_crop(
+            image_size=self._height_and_width,
+            ratio=self.eval_crop_ratio,
+            interpolation=self.eval_interpolation,
+        )
+
+    @functools.cached_property
+    def _train_steps(self) -> list[transforms.Transform]:
+        return transforms.create_transforms(self.augment, self._height_and_width, self._crop)
+
+    def _source(self, key: str) -> sources.Source:
+        try:
+            return datasets.load_source(self.dataset, getattr(self, key), self._height_and_width)
+        except ValueError as error:
+            raise ValueError(f"data.{key}: {error}") from None
+
+    def _reader(self, records: grain.MapDataset, batch_size: int, split: str) -> BatchReader:
         return BatchReader(
             records=records,
             image_shape=self.image_shape,
             batch_size=batch_size,
             layout=self.layout,
             num_threads=self.num_threads,
+            num_workers=self.num_workers,
             prefetch=self.prefetch,
+            report_bad=functools.partial(self.bad.add, split),
         )
-
-
-def create_data(
-    *,
-    name: str,
-    image_size: int | tuple[int, int],
-    batch_size: int,
-    eval_batch_size: int,
-    train_split: str = "train",
-    eval_split: str = "test",
-    augment: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    sharding: NamedSharding | None = None,
-    num_threads: int = 1,
-    prefetch: int = 2,
-    data_dir: str | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Data:
-    """Opens a data set for training and evaluation.
-
-    Args:
-        name: key of `DATASETS`.
-        image_size: height and width in pixels, or one number for both.
-        batch_size: global, over all devices and processes.
-        eval_batch_size: likewise; any number will do.
-        train_split: like "train" or "train[:80%]".
-        eval_split: likewise.
-        augment: name in `TRANSFORMS` -> keyword arguments (None: off).
-        seed: of order and augmentation, 0 to 2**32 - 1.
-        sharding: how the batch axis lies over the devices; None gives numpy batches.
-        num_threads: threads that make batches; 0 leaves it to the prefetch thread.
-        prefetch: batches kept ready on the device; 0 makes each when it is asked for.
-        data_dir: folder of those data sets that have files.
-        process_index: without sharding, which of `process_count` parts of each batch to load.
-        process_count: see `process_index`; with a sharding, the mesh says it.
-
-    Raises:
-        ValueError: names the key, its value and what is allowed.
-    """
-    check_data(
-        name=name,
-        image_size=image_size,
-        batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
-        train_split=train_split,
-        eval_split=eval_split,
-        augment=augment,
-        seed=seed,
-        num_threads=num_threads,
-        prefetch=prefetch,
-        data_dir=data_dir,
-    )
-    image_size = _height_and_width(image_size)
-    layout = Layout(sharding, process_index, process_count)
-    layout.check("data.batch_size", batch_size)
-    return Data(
-        dataset=datasets.DATASETS[name],
-        train_source=datasets.load_source(name, train_split, image_size, data_dir),
-        eval_source=datasets.load_source(name, eval_split, image_size, data_dir),
-        image_size=image_size,
-        batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
-        steps=transforms.create_transforms(augment),
-        seed=seed,
-        layout=layout,
-        num_threads=num_threads,
-        prefetch=prefetch,
-        data_dir=data_dir,
-    )

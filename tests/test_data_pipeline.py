@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from data import datasets, sources
-from data.pipeline import create_data
+from data.pipeline import Data
 
 ROOT = Path(__file__).parent.parent
 NUM_TRAIN, NUM_TEST = 45, 97  # the test split's size is prime
@@ -25,19 +25,20 @@ AFFINE = {"random_affine": {"max_shift_pixels": 2.0, "max_rotation_degrees": 20.
 
 @pytest.fixture
 def counting(monkeypatch):
-    """A data set whose labels number its records; returns `create_data` for it."""
+    """A data set whose labels number its records; returns a function that opens it."""
 
-    def load(split, image_size, data_dir):
+    def load(split, image_size):
         num_examples = {"train": NUM_TRAIN, "test": NUM_TEST}[split]
         noise = np.random.default_rng(0).integers(1, 256, (num_examples, *image_size, 1), np.uint8)
         return sources.ArraySource(noise, range(num_examples))
 
     dataset = datasets.Dataset("counting", NUM_TEST, 1, (0.5,), (0.5,), load)
-    monkeypatch.setitem(datasets.DATASETS, "counting", dataset)
+    monkeypatch.setattr(datasets, "check_name", lambda name, data_dir: None)
+    monkeypatch.setattr(datasets, "open_dataset", lambda name, data_dir: dataset)
 
     def create(**kwargs):
         defaults = {"name": "counting", "image_size": 6, "batch_size": 10, "eval_batch_size": 10}
-        return create_data(**{**defaults, **kwargs})
+        return Data(**{**defaults, **kwargs}).open()
 
     return create
 
@@ -73,7 +74,8 @@ def test_what_a_batch_is(counting):
     np.testing.assert_array_equal(batch["mask"], np.ones(10, np.float32))
     assert data.image_shape == (6, 4, 1)
     assert (data.num_train_examples, data.num_classes) == (NUM_TRAIN, NUM_TEST)
-    assert (data.mean, data.std) == ((0.5,), (0.5,))
+    assert data.statistics == ((0.5,), (0.5,))
+    assert counting(mean=(0.1,), std=(0.2,)).statistics == ((0.1,), (0.2,))
     for image, label in zip(batch["image"], batch["label"], strict=True):
         np.testing.assert_array_equal(image, data.train_source[label]["image"])
 
@@ -224,7 +226,7 @@ def test_two_real_processes_whose_devices_alternate_in_the_mesh():
     program = """
 import sys, numpy as np, jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from data.pipeline import create_data
+from data.pipeline import Data
 process, port = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=process)
 devices = np.array(sorted(jax.devices(), key=lambda d: (d.id % 2, d.process_index)))
@@ -232,7 +234,7 @@ mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
 sharding = NamedSharding(mesh, PartitionSpec("data"))
 recipe = dict(name="digits", image_size=8, batch_size=12, eval_batch_size=10, num_threads=2,
               augment={"random_affine": {"max_shift_pixels": 1.0}})
-data, whole = create_data(**recipe, sharding=sharding), create_data(**recipe)
+data, whole = Data(**recipe, sharding=sharding).open(), Data(**recipe).open()
 train, plain = data.train_batches(start=100), whole.train_batches(start=100)
 seen = set()
 for _ in range(5):
@@ -380,10 +382,10 @@ def test_the_interpreter_ends_with_batches_under_way(end):
 import sys
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from data.pipeline import create_data
+from data.pipeline import Data
 mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-data = create_data(name="synthetic", image_size=64, batch_size=64, eval_batch_size=64,
-                   num_threads=4, prefetch=3, sharding=NamedSharding(mesh, PartitionSpec("data")))
+data = Data(name="synthetic", image_size=64, batch_size=64, eval_batch_size=64, num_threads=4,
+            prefetch=3, sharding=NamedSharding(mesh, PartitionSpec("data"))).open()
 train, test = data.train_batches(), iter(data.eval_batches())
 next(train), next(test), next(train)
 loaded = sorted(name.split(".")[0] for name in sys.modules)

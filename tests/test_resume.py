@@ -30,7 +30,8 @@ def final_record(config, workdir):
         best_step, best_state, _ = saved.restore(run.shapes, "best")
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     for record in records:
-        record.pop("images_per_second", None)
+        for name in ("images_per_second", "input_wait"):
+            record.pop(name, None)
     arrays = [np.asarray(x) for x in jax.tree.leaves((state, best_state))]
     return step, best_step, arrays, records
 

@@ -3,12 +3,13 @@
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from data.images import BadImage
 from training.errors import ConfigError, RunError
 
 
@@ -77,23 +78,40 @@ def _fail(error: RunError):
     sys.exit(error.exit_code)
 
 
-def run(define_flags: Callable[[], None], main: Callable[[flags.FlagValues], None]) -> None:
+def run(define_flags: Callable[[], None], main: Callable, *, takes_words: bool = False) -> None:
     """Runs a script: a RunError becomes one line on stderr and its exit code.
 
     Args:
         define_flags: defines the script's flags. Called here rather than at import, so that tests
             and notebooks can import several scripts.
-        main: gets the parsed flags.
+        main: gets the parsed flags; with takes_words also the list of the other arguments.
+        takes_words: whether the script takes arguments that are not flags: commands, file names.
     """
 
     def checked_main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            _fail(ConfigError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
         try:
+            if len(argv) > 1 and not takes_words:
+                raise ConfigError(f"unexpected argument {argv[1]!r}; flags look like --name=value")
             _join_processes(flags.FLAGS)
-            main(flags.FLAGS)
+            main(flags.FLAGS, *([argv[1:]] if takes_words else []))
         except RunError as error:
             _fail(error)
+        except BadImage as error:  # met by the loader, long after the run has started
+            _fail(ConfigError(str(error)))
+
+
+def choose_command(words: list[str], commands: Mapping[str, Callable]) -> Callable:
+    """Returns the function of a script's command.
+
+    Args:
+        words: the script's arguments that are not flags.
+        commands: name -> function, whose docstring's first line is its help.
+    """
+    if len(words) == 1 and words[0] in commands:
+        return commands[words[0]]
+    given = " ".join(words) or "no command"
+    allowed = "; ".join(f"{name}: {f.__doc__.splitlines()[0]}" for name, f in commands.items())
+    raise ConfigError(f"{given}: expected one command of: {allowed}")
 
     define_flags()
     _define_common_flags()

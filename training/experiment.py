@@ -138,13 +138,14 @@ def build_classification(
         steps_per_epoch=steps.per_epoch,
         total_steps=steps.total,
     )
+    mean, std = data.statistics
     return classification.Classification(
         model=create_model(**config["model"], num_classes=data.num_classes),
         optimizer=optimizer,
         schedule=schedule,
         image_shape=data.image_shape,
-        mean=data.mean,
-        std=data.std,
+        mean=mean,
+        std=std,
         **options,
     )
 
@@ -202,7 +203,7 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
         ("checkpoint", Checkpoints, ("workdir", "read_only")),
         (
             "data",
-            pipeline.create_data,
+            pipeline.Data,
             ("augment", "seed", "sharding", "process_index", "process_count"),
         ),
     ):
@@ -211,11 +212,7 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
         raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
     with input_errors():
         plain |= TASKS[name].check(plain)
-        if missing := pipeline.missing_parts(plain["data"]["name"], plain["augment"]):
-            raise ConfigError(
-                "this recipe needs parts that are not in the code yet: " + ", ".join(missing)
-            )
-        pipeline.check_data(**plain["data"], augment=plain["augment"])
+        pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
     return plain
 
 
@@ -229,9 +226,9 @@ def build(config: ConfigDict) -> Experiment:
     with input_errors():
         mesh = sharding.create_mesh(**plain["mesh"])
         batch_sharding = sharding.batch_sharding(mesh)
-        data = pipeline.create_data(
+        data = pipeline.Data(
             **plain["data"], augment=plain["augment"], seed=plain["seed"], sharding=batch_sharding
-        )
+        ).open()
         steps = plan_steps(
             **plain["loop"],
             num_examples=data.num_train_examples,

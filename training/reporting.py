@@ -10,6 +10,7 @@ import tqdm
 from clu import parameter_overview
 from tensorboardX import SummaryWriter
 
+from data.batches import Batches
 from training.experiment import Steps
 
 
@@ -21,13 +22,16 @@ class Reporter:
         first_step: the run goes on from here; what an earlier attempt logged after it is dropped,
             since it will be computed again.
         steps: the plan of the run.
+        batches: the training batches. The share of the time that the run waits for them is shown:
+            much means that the input is the bottleneck.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, steps: Steps):
+    def __init__(self, workdir: Path, *, first_step: int, steps: Steps, batches: Batches):
         self._active = jax.process_index() == 0
         if not self._active:
             return
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
+        self._batches = batches
         self.records = self._records_until(first_step)
         self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
@@ -72,13 +76,15 @@ class Reporter:
     def _restart_clock(self, step: int) -> None:
         """Leaves what lies before out of images/s."""
         self._clock, self._clock_step = time.perf_counter(), step
+        self._clock_waited = self._batches.seconds_waited
 
-    def start(self, parameters, mesh: jax.sharding.Mesh) -> None:
+    def start(self, parameters, mesh: jax.sharding.Mesh, note: str | None) -> None:
         """Says what will run and where.
 
         Args:
             parameters: pytree of shapes, shown as a table by a run that starts from nothing.
             mesh: of the run.
+            note: about the data, if there is something to know.
         """
         if not self._active:
             return
@@ -94,6 +100,8 @@ class Reporter:
             f"{steps.total} steps of {steps.batch_size} images, {steps.per_epoch:.1f} steps an "
             f"epoch; everything goes to {self._workdir}"
         )
+        if note:
+            self.say(note)
         if self._first_step:
             self.say(f"resuming at step {self._first_step}")
         self.say("compiling the first step")
@@ -129,19 +137,28 @@ class Reporter:
         """Reports training metrics, averaged over the steps since the last report."""
         if not self._active:
             return
-        now = time.perf_counter()
-        seconds = max(now - self._clock, 1e-9) / max(step - self._clock_step, 1)
-        speed = {"images_per_second": round(self._steps.batch_size / seconds, 1)}
+        elapsed = max(time.perf_counter() - self._clock, 1e-9)
+        seconds = elapsed / max(step - self._clock_step, 1)
+        waited = min((self._batches.seconds_waited - self._clock_waited) / elapsed, 1.0)
+        speed = {
+            "images_per_second": round(self._steps.batch_size / seconds, 1),
+            "input_wait": round(waited, 4),
+        }
         self._restart_clock(step)
         self._record("train", step, metrics, speed)
         if self._bar.disable:
             left = tqdm.tqdm.format_interval((self._steps.total - step) * seconds)
-            numbers = f"{speed['images_per_second']:,.0f} images/s, {left} left"
+            numbers = (
+                f"{speed['images_per_second']:,.0f} images/s, {waited:.0%} waiting for input, "
+                f"{left} left"
+            )
             self.say(f"{self._where(step)}  {_short(metrics)}  ({numbers})")
         else:
             shown = {name: metrics[name] for name in ("loss", "top1_accuracy") if name in metrics}
             self._bar.set_postfix_str(
-                f"{_short(shown)}, {speed['images_per_second']:,.0f} images/s", refresh=False
+                f"{_short(shown)}, {speed['images_per_second']:,.0f} images/s, "
+                f"{waited:.0%} waiting for input",
+                refresh=False,
             )
 
     def evaluation(self, step: int, metrics: dict[str, float], split: str) -> None:
@@ -195,7 +212,7 @@ def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    skip = {"kind", "step", "num_examples", "images_per_second"}
+    skip = {"kind", "step", "num_examples", "images_per_second", "input_wait"}
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in records:
         for name in record.keys() - skip:

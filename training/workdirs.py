@@ -1,6 +1,8 @@
 """The folder of a run: its whole record.
 
 config.json    resolved config, git commit, versions, devices
+classes.txt    names of the classes, in the order of the labels, where they are known
+bad_images.jsonl  images that could not be read, if any
 checkpoints/   see training/checkpoints.py
 metrics.jsonl  every logged metric, one JSON object a line
 tensorboard/   the same as TensorBoard events
@@ -62,7 +64,9 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 # Where and how fast a run runs, not what it computes: a resumed run may change them.
-FREE_KEYS = re.compile(r"mesh\.|data\.(num_threads|prefetch|data_dir)$")
+FREE_KEYS = re.compile(
+    r"mesh\.|data\.(num_threads|num_workers|prefetch|data_dir|bad_images|max_bad)$"
+)
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -100,11 +104,19 @@ def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) ->
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+def claimed(
+    workdir: Path, config: dict[str, Any], class_names: tuple[str, ...] | None
+) -> Iterator[None]:
     """Makes the workdir with its config.json and keeps a second run out while this one lasts.
 
+    Args:
+        workdir: made if absent.
+        config: checked.
+        class_names: in the order of the labels, None where they are not known.
+
     Raises:
-        ConfigError: the folder can't be written, or another process trains in it.
+        ConfigError: the folder can't be written, another process trains in it, or it was begun
+            with other classes.
     """
     if jax.process_index() != 0:
         yield
@@ -119,7 +131,22 @@ def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
             raise ConfigError(f"another process is training in {workdir}") from None
         if not (workdir / "config.json").exists():
             write_config(workdir, config)
+        _keep_classes(workdir / "classes.txt", class_names)
         yield
+
+
+def _keep_classes(path: Path, class_names: tuple[str, ...] | None) -> None:
+    """Writes the names of the classes, once."""
+    if class_names is None:
+        return
+    if not path.exists():
+        _write_whole(path, "".join(f"{name}\n" for name in class_names))
+    elif (old := path.read_text(encoding="utf-8").splitlines()) != list(class_names):
+        changed = sorted(set(old) ^ set(class_names)) or ["their order"]
+        raise ConfigError(
+            f"{path} lists {len(old)} classes, the data now has {len(class_names)}; "
+            f"they differ in {', '.join(changed[:5])}"
+        )
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:
@@ -163,6 +190,12 @@ def device_summary() -> str:
     processes = jax.process_count()
     kind = jax.devices()[0].device_kind
     return f"{jax.device_count()} x {kind}, {processes} process{'es' if processes > 1 else ''}"
+
+
+def bad_images_path(workdir: Path) -> Path:
+    """Returns this process's list of the images that it could not read."""
+    process = jax.process_index()
+    return workdir / ("bad_images.jsonl" if process == 0 else f"bad_images_{process}.jsonl")
 
 
 def read_done(workdir: Path) -> dict[str, float] | None:

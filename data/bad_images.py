@@ -1,0 +1,77 @@
+"""Images that cannot be read: counted, listed, and a reason to stop when there are too many."""
+
+import json
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from data.images import BadImage
+
+POLICIES = ("replace", "raise")
+
+
+class TooManyBadImages(BadImage):
+    """More images cannot be read than the recipe allows."""
+
+
+class BadImages:
+    """The unreadable images of this process, each once, however many epochs meet it.
+
+    Args:
+        policy: "replace" lets a run go on, "raise" stops it at the first one.
+        max_bad: with "replace", as many as may be unreadable.
+    """
+
+    def __init__(self, policy: str, max_bad: int):
+        self._limit = max_bad if policy == "replace" else 0
+        self._policy = policy
+        self._seen: set[tuple[str, int]] = set()
+        self._path: Path | None = None
+        self._lock = threading.Lock()  # training and evaluation batches are made by two threads
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def keep_in(self, path: Path) -> None:
+        """Lists the images in a file, a JSON object a line, after those that are there already.
+
+        Images in the file do not count again: a resumed run goes on counting.
+        """
+        self._path = path
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self._seen.add((entry["split"], entry["index"]))
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line cut off by a crash: its image will be met and listed again
+
+    def add(self, split: str, entries: Iterable[tuple[int, str, str]]) -> None:
+        """Counts the images (index, name, reason) of a split.
+
+        Raises:
+            TooManyBadImages: there are more than allowed.
+        """
+        with self._lock:
+            for index, name, reason in entries:
+                if (split, index) in self._seen:
+                    continue
+                self._seen.add((split, index))
+                if self._path is not None:
+                    entry = {"split": split, "index": index, "name": name, "reason": reason}
+                    with self._path.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(entry) + "\n")
+                if len(self._seen) > self._limit:
+                    raise TooManyBadImages(self._message(split, name, reason))
+
+    def _message(self, split: str, name: str, reason: str) -> str:
+        if self._policy == "raise":
+            return (
+                f"{name} ({split}) cannot be read: {reason}; data.bad_images=replace goes on "
+                "without such images"
+            )
+        listed = f"; all are listed in {self._path}" if self._path else ""
+        return (
+            f"{len(self._seen)} images cannot be read, data.max_bad allows {self._limit}; the last "
+            f"is {name} ({split}): {reason}{listed}"
+        )

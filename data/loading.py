@@ -1,0 +1,173 @@
+"""From an index of a source to an augmented image, and from many of them to a part of a batch.
+
+What runs in the loader's threads and worker processes is here; it never touches JAX.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import numpy as np
+
+from data.images import BadImage, decode_image
+from data.sources import Source
+from data.transforms import Transform
+
+# A record that cannot be read is replaced by others, of which this many may be unreadable too.
+REPLACEMENTS = 10
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image on its way into a batch.
+
+    Attributes:
+        image: uint8 [h, w, c]; None in evaluation if it cannot be read.
+        label: its class.
+        bad: (index in the source, name, reason) of each record that could not be read.
+    """
+
+    image: np.ndarray | None
+    label: int
+    bad: tuple[tuple[int, str, str], ...] = ()
+
+
+def replacement(index: int, attempt: int, num_records: int) -> int:
+    """Returns the record that stands in for an unreadable one.
+
+    It follows from the arguments alone, so that order and resuming stay exact whichever thread,
+    process or host finds the record unreadable.
+    """
+    return int(np.random.default_rng((index, attempt)).integers(num_records))
+
+
+def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
+    """Returns the image and label of a record; raises BadImage or OSError."""
+    record = source[index]
+    image = record["image"]
+    return decode_image(image) if isinstance(image, bytes) else image, record["label"]
+
+
+def _bad(source: Source, index: int, error: Exception) -> tuple[int, str, str]:
+    return index, source.describe(index), " ".join(str(error).split()) or type(error).__name__
+
+
+class ReadTraining(grain.transforms.RandomMap):
+    """Index -> augmented Record; unreadable records are replaced."""
+
+    def __init__(self, source: Source, steps: Sequence[Transform]):
+        self._source = source
+        self._steps = steps
+
+    def random_map(self, index: int, rng: np.random.Generator) -> Record:
+        bad = []
+        wanted = index
+        while True:
+            try:
+                image, label = _read(self._source, index)
+                break
+            except (BadImage, OSError) as error:
+                bad.append(_bad(self._source, index, error))
+                if len(bad) > REPLACEMENTS:
+                    raise BadImage(
+                        f"{bad[0][1]} and {REPLACEMENTS} replacements cannot be read: {error}"
+                    ) from None
+                index = replacement(wanted, len(bad), len(self._source))
+        for step in self._steps:
+            image = step(image, rng)
+        return Record(image, label, tuple(bad))
+
+
+class ReadEvaluation(grain.transforms.Map):
+    """Index -> Record for evaluation; an unreadable one is left out, so that none counts twice."""
+
+    def __init__(self, source: Source, crop: Callable[[np.ndarray], np.ndarray]):
+        self._source = source
+        self._crop = crop
+
+    def map(self, index: int) -> Record:
+        try:
+            image, label = _read(self._source, index)
+        except (BadImage, OSError) as error:
+            return Record(None, 0, (_bad(self._source, index, error),))
+        return Record(self._crop(image), label)
+
+
+class Repeat(grain.transforms.Map):
+    """Position -> index, each index `repeats` times in a row: repeated augmentation.
+
+    An epoch still has `num_records` positions, so it draws `num_records / repeats` different
+    records, others each time.
+
+    Args:
+        order: endless list of indices, of which each run of `num_records` is one epoch's order.
+        num_records: of the source.
+        repeats: copies of each record, augmented differently.
+
+    Reference: Hoffer et al., "Augment your batch", arXiv 1901.09335; DeiT's RASampler.
+    """
+
+    def __init__(self, order: grain.MapDataset, num_records: int, repeats: int):
+        self._order = order
+        self._num_records = num_records
+        self._repeats = repeats
+
+    def map(self, position: int) -> int:
+        epoch, place = divmod(position, self._num_records)
+        return self._order[epoch * self._num_records + place // self._repeats]
+
+
+class MakePart(grain.transforms.Map):
+    """Makes part t of all batches: some rows of one global batch.
+
+    A part is what one thread makes at a time. It is large enough that its overhead does not count
+    and small enough that many threads do not hold many batches.
+
+    Args:
+        records: list of Records; rows past its end are zeros with mask 0.
+        image_shape: (height, width, channels).
+        batch_size: global.
+        parts: rows of the global batch in each part.
+    """
+
+    def __init__(
+        self,
+        records: grain.MapDataset,
+        image_shape: tuple[int, int, int],
+        batch_size: int,
+        parts: list[list[int]],
+    ):
+        self._records = records
+        self._num_records = len(records)
+        self._image_shape = image_shape
+        self._batch_size = batch_size
+        self._parts = parts
+
+    def map(self, t: int) -> dict[str, Any]:
+        k, part = divmod(t, len(self._parts))
+        rows = self._parts[part]
+        images = np.zeros((len(rows), *self._image_shape), np.uint8)
+        labels = np.zeros(len(rows), np.int32)
+        mask = np.zeros(len(rows), np.float32)
+        bad = []
+        for position, row in enumerate(rows):
+            index = k * self._batch_size + row
+            if index >= self._num_records:
+                continue
+            record = self._records[index]
+            bad.extend(record.bad)
+            if record.image is not None:
+                images[position] = record.image
+                labels[position] = record.label
+                mask[position] = 1.0
+        return {"image": images, "label": labels, "mask": mask, "bad": bad}
+
+
+def join_parts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Puts the parts of a batch together."""
+    joined = {"bad": [entry for part in parts for entry in part["bad"]]}
+    for key in ("image", "label", "mask"):
+        arrays = [part[key] for part in parts]
+        joined[key] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return joined

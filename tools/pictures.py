@@ -1,0 +1,109 @@
+"""Figures of batches and operations, for tools/visualize.py."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from data import mixing, randaugment, transforms
+from data.pipeline import Data
+
+COLUMNS = 8
+MAGNITUDES = 7  # pictures in a row of draw_operations
+
+
+def augmented_batch(plain: dict[str, Any], start: int) -> tuple[np.ndarray, np.ndarray, Data]:
+    """Returns a training batch as it enters the model, its targets and the data.
+
+    Args:
+        plain: checked config.
+        start: number of the batch.
+
+    Returns:
+        images float32 [b, h, w, c] in 0..1 (normalised, erased, mixed and put back); targets [b,
+        classes] before label smoothing; the data.
+    """
+    data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"]).open()
+    batches = data.train_batches(start)
+    batch = next(batches)
+    batches.close()
+    mean, std = (np.asarray(values, np.float32) for values in data.statistics)
+    images = jnp.asarray((batch["image"] / np.float32(255) - mean) / std)
+    targets = jax.nn.one_hot(batch["label"], data.num_classes)
+    augment = mixing.create_device_augment(plain.get("device_augment", {}))
+    if augment is not None:
+        images, targets = jax.jit(augment)(jax.random.key(plain["seed"] + start), images, targets)
+    return np.clip(np.asarray(images) * std + mean, 0, 1), np.asarray(targets), data
+
+
+def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
+    """Returns "cat" or "cat 0.7 + dog 0.3" for a target [classes]."""
+    order = np.argsort(-target)[:2]
+    shown = [names[c].split(",")[0] if names else str(c) for c in order]
+    if target[order[0]] > 0.995:
+        return shown[0]
+    return " + ".join(
+        f"{name} {target[c]:.2f}" for name, c in zip(shown, order, strict=True) if target[c] > 0.005
+    )
+
+
+def draw_batch(plain: dict[str, Any], *, num_images: int, start: int) -> Figure:
+    """Draws an augmented training batch with its labels.
+
+    Args:
+        plain: checked config.
+        num_images: as many of the batch at most.
+        start: number of the batch.
+    """
+    images, targets, data = augmented_batch(plain, start)
+    count = min(num_images, len(images))
+    # The halves of a mixed batch show the same pairs: take from the start.
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.15 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{data.name} {data.train_split}, batch {start}")
+    for position in range(count):
+        axes = figure.add_subplot(rows, columns, position + 1)
+        axes.imshow(_shown(images[position]), interpolation="nearest")
+        axes.set_title(label_text(targets[position], data.class_names), fontsize=8)
+        axes.axis("off")
+    return figure
+
+
+def draw_operations(
+    options: dict[str, Any], image_size: int | tuple[int, int], image: np.ndarray | None
+) -> Figure:
+    """Draws a row for each operation of a RandAugment section: its magnitudes from 0 to the top.
+
+    Args:
+        options: the section.
+        image_size: of the recipe.
+        image: uint8 [h, w, 3]; None is a photograph that comes with scikit-learn.
+    """
+    if image is None:
+        from sklearn.datasets import load_sample_image
+
+        image = load_sample_image("china.jpg")
+    size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    image = transforms.center_crop(image_size=size, ratio=1.0, interpolation="pil_bicubic")(image)
+    rows = randaugment.pictures(options, image, MAGNITUDES)
+    figure = Figure(figsize=(1.6 * MAGNITUDES + 1, 1.6 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), MAGNITUDES, squeeze=False)
+    for (name, row), line in zip(rows.items(), grid, strict=True):
+        for axes, (magnitude, picture) in zip(line, row, strict=True):
+            axes.imshow(_shown(picture), interpolation="nearest")
+            axes.set_title(f"{magnitude:.3g}", fontsize=7, pad=2)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """Grey images in three channels."""
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image

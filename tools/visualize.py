@@ -1,0 +1,73 @@
+"""Draws what a recipe does.
+
+    python tools/visualize.py batch --config=configs/imagenet_nest.py:tiny
+    python tools/visualize.py batch --config=configs/cifar_nest.py:tiny --config.data.name=folder:/images
+    python tools/visualize.py operations --config=configs/imagenet_nest.py:tiny --image=photo.jpg
+
+batch: an augmented training batch as the model sees it, with its labels.
+operations: each operation of the recipe's RandAugment over its magnitudes.
+Writes a PNG, --output. Without the recipe's data set: --config.data.name=synthetic.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from absl import flags
+
+from data.images import decode_image
+from tools import pictures
+from training import commandline, experiment
+from training.errors import ConfigError, input_errors
+
+
+def batch(args: flags.FlagValues) -> None:
+    """An augmented training batch as the model sees it."""
+    with input_errors():
+        figure = pictures.draw_batch(
+            experiment.check_config(_config(args)), num_images=args.num_images, start=args.batch
+        )
+        _write(figure, args.output or "batch.png")
+
+
+def operations(args: flags.FlagValues) -> None:
+    """Each operation of the recipe's RandAugment over its magnitudes."""
+    with input_errors():
+        plain = experiment.check_config(_config(args))
+        options = plain["augment"].get("randaugment")
+        if options is None:
+            raise ConfigError("config.augment.randaugment is off: there is nothing to draw")
+        image = decode_image(Path(args.image).read_bytes()) if args.image else None
+        figure = pictures.draw_operations(options, plain["data"]["image_size"], image)
+        _write(figure, args.output or "operations.png")
+
+
+def _config(args: flags.FlagValues):
+    if args.config is None:
+        raise ConfigError("--config=FILE.py is needed; see --help")
+    return args.config
+
+
+def _write(figure, path: str) -> None:
+    figure.savefig(path, dpi=100)
+    print(f"wrote {path}")
+
+
+COMMANDS = {"batch": batch, "operations": operations}
+
+
+def define_flags() -> None:
+    commandline.define_config_flag()
+    flags.DEFINE_string("output", None, "PNG to write; None: named after the command.")
+    flags.DEFINE_integer("num_images", 32, "Images of the batch to draw.", lower_bound=1)
+    flags.DEFINE_integer("batch", 0, "Number of the training batch to draw.", lower_bound=0)
+    flags.DEFINE_string("image", None, "Image for operations; None: one of scikit-learn's.")
+
+
+def main(args: flags.FlagValues, words: list[str]) -> None:
+    commandline.choose_command(words, COMMANDS)(args)
+
+
+if __name__ == "__main__":
+    commandline.run(define_flags, main, takes_words=True)
