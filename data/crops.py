@@ -192,7 +192,9 @@ def center_crop(
     def resized_size(height: int, width: int) -> tuple[int, int]:
         factor = min(height / scaled[0], width / scaled[1])
         if torchvision and square:  # its Resize(side) rounds the long side down
-            return tuple(max(1, int(scaled[0] * side / min(height, width))) for side in (height, width))
+            return tuple(
+                max(1, int(scaled[0] * side / min(height, width))) for side in (height, width)
+            )
         return max(1, round(height / factor)), max(1, round(width / factor))
 
     def transform(image: np.ndarray) -> np.ndarray:
