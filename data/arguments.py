@@ -1,4 +1,4 @@
-"""Checks of the keyword arguments that come from a recipe; each error names key, value and limits."""
+"""Checks of the keyword arguments of a recipe; each error names key, value and what is allowed."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -53,4 +53,3 @@ def as_height_width(key: str, value: Any) -> tuple[int, int]:
     for side in size:
         check_integer(key, side, 1, 1 << 14)
     return size
-

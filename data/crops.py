@@ -2,9 +2,9 @@
 
 Two families of interpolation, as two families of results are compared with:
 
-- "bilinear", "bicubic": OpenCV's, which look at 2 x 2 or 4 x 4 pixels even where they make an image
-  smaller. "bilinear" is what `tf.image.resize` does without antialias, the official NesT's. OpenCV's
-  cubic (a = -0.75, as PyTorch's) is not TensorFlow's (a = -0.5).
+- "bilinear", "bicubic": OpenCV's, which look at 2 x 2 or 4 x 4 pixels even where they make an
+  image smaller. "bilinear" is what `tf.image.resize` does without antialias, the official NesT's.
+  OpenCV's cubic (a = -0.75, as PyTorch's) is not TensorFlow's (a = -0.5).
 - "pil_bilinear", "pil_bicubic": Pillow's, widened where they make an image smaller (antialiased),
   as torchvision and timm use them. About eight times slower.
 """
@@ -192,7 +192,8 @@ def center_crop(
     def resized_size(height: int, width: int) -> tuple[int, int]:
         factor = min(height / scaled[0], width / scaled[1])
         if torchvision and square:  # its Resize(side) rounds the long side down
-            return tuple(max(1, int(scaled[0] * side / min(height, width))) for side in (height, width))
+            short = min(height, width)
+            return scaled[0] * height // short, scaled[0] * width // short
         return max(1, round(height / factor)), max(1, round(width / factor))
 
     def transform(image: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 # Each takes `interpolation`, one of INTERPOLATIONS, and `fill`, the level (or three) of what comes
 # in from outside the image. "nearest" is OpenCV's, with coordinates counted from the centre of the
 # first pixel, as in the official NesT code; "bilinear" and "bicubic" are Pillow's own transform,
-# which counts from its corner, as in timm. The difference, half a shear factor, is below 0.2 pixels.
+# which counts from that pixel's corner, as in timm: shears differ by half their factor.
 
 
 def _transform(

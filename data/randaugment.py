@@ -76,7 +76,6 @@ def create_operations(
         The table, in the order of the respective code.
     """
     nest = variant == "nest"
-    factor = Operation
     enhance = _factor_increasing if increasing else _factor
 
     def signed(function: Callable, limit: float) -> Operation:
@@ -92,7 +91,7 @@ def create_operations(
         return min(first, 255) if nest else first  # a uint8 there
 
     def colour(function: Callable) -> Operation:
-        return factor(function, enhance, signed=increasing)
+        return Operation(function, enhance, signed=increasing)
 
     table = {
         "autocontrast": Operation(ops.autocontrast),
@@ -114,3 +113,107 @@ def create_operations(
     if nest:
         table["identity"] = Operation(ops.identity)
     return table
+
+
+def _check_fill(fill: Any) -> None:
+    levels = fill if isinstance(fill, tuple | list) else (fill,)
+    if len(levels) not in (1, 3):
+        raise ValueError(f"randaugment.fill is {fill!r}; it must be a grey level or three levels")
+    for level in levels:
+        check_integer("randaugment.fill", level, 0, 255)
+
+
+def _check_pair(variant: str, key: str, value: Any, owner: str) -> None:
+    if value and variant != owner:
+        raise ValueError(f"randaugment.{key} is {value!r}; it goes with variant {owner!r} only")
+
+
+def randaugment(
+    *,
+    image_size: int | tuple[int, int],
+    variant: str = "nest",
+    num_layers: int = 2,
+    magnitude: float = 9.0,
+    magnitude_std: float = 0.5,
+    probability: float = 0.5,
+    increasing: bool = False,
+    max_translate_pixels: float | None = None,
+    max_translate_fraction: float | None = None,
+    fill: ops.Fill = 128,
+    interpolation: str | tuple[str, ...] | None = None,
+) -> Transform:
+    """Applies random operations, with replacement, each at a strength near one magnitude.
+
+    Args:
+        image_size: side or (height, width) of the images, pixels; only translations depend on it.
+        variant: "nest" or "timm": their operations, how a magnitude becomes an argument, and the
+            defaults below.
+        num_layers: how many operations are drawn for an image.
+        magnitude: mean of the normal distribution of the magnitudes, 0 to 10.
+        magnitude_std: its standard deviation; what is drawn is cut off at 0 and 10.
+        probability: of each drawn operation to be applied.
+        increasing: timm's "inc1" (see `create_operations`).
+        max_translate_pixels: translation at magnitude 10, "nest" only; None: the official code's
+            for this image size (224: 100, 32: 10).
+        max_translate_fraction: the same as a share of the side, "timm" only; None: 0.45.
+        fill: level (or three) of what comes in from outside the image. timm's is the mean it
+            normalises with: (124, 116, 104) for ImageNet's, 128 for TNT's.
+        interpolation: of geometry, one name of operations.INTERPOLATIONS or several, one of which
+            is drawn each time. None: "nearest" for "nest", ("bilinear", "bicubic") for "timm".
+
+    Returns:
+        A transform of uint8 images with 1 or 3 channels.
+
+    Raises:
+        ValueError: a value is beyond its limits, of the other variant, or a name is not known.
+
+    Source: official NesT, augment/rand_augment.py and augment_ops.py (there, a standard deviation
+    of 0 turns off the division by 10; not here); timm, data/auto_augment.py:
+    "rand-m9-mstd0.5-inc1" is variant="timm", increasing=True.
+    """
+    height, width = as_height_width("randaugment.image_size", image_size)
+    check_choice("randaugment.variant", variant, VARIANTS)
+    check_integer("randaugment.num_layers", num_layers, 0, 100)
+    check_number("randaugment.magnitude", magnitude, 0, NUM_LEVELS)
+    check_number("randaugment.magnitude_std", magnitude_std, 0, 100)
+    check_number("randaugment.probability", probability, 0, 1)
+    if not isinstance(increasing, bool):
+        raise ValueError(f"randaugment.increasing is {increasing!r}; allowed are True and False")
+    _check_pair(variant, "increasing", increasing, "timm")
+    _check_pair(variant, "max_translate_pixels", max_translate_pixels, "nest")
+    _check_pair(variant, "max_translate_fraction", max_translate_fraction, "timm")
+    _check_fill(fill)
+    if variant == "nest":
+        if max_translate_pixels is None:
+            side = max(height, width)
+            max_translate_pixels = NEST_TRANSLATIONS.get(side, int(0.3 * side))
+        check_number("randaugment.max_translate_pixels", max_translate_pixels, 0, 1 << 14)
+        max_translate = max_translate_pixels, max_translate_pixels
+    else:
+        if max_translate_fraction is None:
+            max_translate_fraction = TIMM_TRANSLATION
+        check_number("randaugment.max_translate_fraction", max_translate_fraction, 0, 1)
+        max_translate = max_translate_fraction * width, max_translate_fraction * height
+    if interpolation is None:
+        interpolation = "nearest" if variant == "nest" else ("bilinear", "bicubic")
+    names = as_choices("randaugment.interpolation", interpolation, ops.INTERPOLATIONS)
+    table = create_operations(
+        variant, fill=fill, max_translate=max_translate, increasing=increasing
+    )
+    operations = tuple(table.values())
+
+    def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        # One call for the uniform draws of all layers: calls cost more than draws.
+        draws = iter(rng.random(4 * num_layers).tolist())
+        for applied, which, sign, name in zip(draws, draws, draws, draws, strict=True):
+            if applied >= probability:
+                continue
+            operation = operations[int(which * len(operations))]
+            level = magnitude + magnitude_std * rng.standard_normal()
+            level = min(max(level, 0.0), NUM_LEVELS) / NUM_LEVELS
+            if operation.signed and sign < 0.5:
+                level = -level
+            image = operation(image, level, names[int(name * len(names))])
+        return image
+
+    return transform

@@ -3,6 +3,8 @@
 Each entry of `TRANSFORMS` is a function of keyword arguments (a section of the recipe) that returns
 `transform(image, rng) -> image`, with uint8 images `[h, w, c]` and every random draw from `rng`, a
 generator of the record's own: an augmented image depends on (seed, epoch, index) alone.
+
+The functions stand in crops.py, randaugment.py (with operations.py) and color.py, and here.
 """
 
 import inspect
@@ -13,10 +15,37 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data.arguments import check_number
+from data.color import color_jitter
+from data.crops import random_crop, random_resized_crop
+from data.randaugment import randaugment
+
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 # The loader works on many images at once; threads inside one small image only get in its way.
 cv2.setNumThreads(0)
+
+
+def flip(*, probability: float = 0.5) -> Transform:
+    """Mirrors an image, left to right.
+
+    Args:
+        probability: of doing so.
+
+    Returns:
+        A transform of uint8 images of any size with 1 to 4 channels.
+
+    Raises:
+        ValueError: the probability is not within 0 to 1.
+    """
+    check_number("flip.probability", probability, 0, 1)
+
+    def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() >= probability:
+            return image
+        return cv2.flip(image, 1).reshape(image.shape)
+
+    return transform
 
 
 def random_affine(
@@ -40,16 +69,10 @@ def random_affine(
     Raises:
         ValueError: an amplitude is negative, or the scale below 1, or the fill no grey level.
     """
-    for key, value, least, most in (
-        ("max_shift_pixels", max_shift_pixels, 0.0, 1e4),
-        ("max_rotation_degrees", max_rotation_degrees, 0.0, 180.0),
-        ("max_scale", max_scale, 1.0, 10.0),
-        ("fill", fill, 0, 255),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"random_affine.{key} is {value!r}; it must be a number")
-        if not least <= value <= most:
-            raise ValueError(f"random_affine.{key} is {value}; allowed is {least} to {most}")
+    check_number("random_affine.max_shift_pixels", max_shift_pixels, 0.0, 1e4)
+    check_number("random_affine.max_rotation_degrees", max_rotation_degrees, 0.0, 180.0)
+    check_number("random_affine.max_scale", max_scale, 1.0, 10.0)
+    check_number("random_affine.fill", fill, 0, 255)
     max_angle = math.radians(max_rotation_degrees)
     max_log_scale = math.log(max_scale)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -79,48 +102,71 @@ def random_affine(
     return transform
 
 
-# In the order in which they are applied, whatever the order in the recipe.
+# In the order in which they are applied, whatever the order in the recipe. Those that take
+# `image_size` get it from `create_transforms`, not from the recipe.
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
+    "random_resized_crop": random_resized_crop,
+    "random_crop": random_crop,
+    "flip": flip,
     "random_affine": random_affine,
+    "randaugment": randaugment,
+    "color_jitter": color_jitter,
 }
-
-# Augmentations of the papers' recipes that are not written yet.
-PLANNED_TRANSFORMS = {
-    "random_crop": "augmentation 'random_crop' (pad and crop)",
-    "random_resized_crop": "augmentation 'random_resized_crop'",
-    "flip": "augmentation 'flip' (left to right)",
-    "randaugment": "augmentation 'randaugment'",
-    "color_jitter": "augmentation 'color_jitter'",
-    "random_erasing": "augmentation 'random_erasing'",
-    "mixup_cutmix": "augmentation 'mixup_cutmix'",
-}
+CROPS = ("random_resized_crop", "random_crop")
 
 
-def create_transforms(augment: Mapping[str, Any] | None) -> list[Transform]:
+def _create(name: str, kwargs: Any, image_size: int | tuple[int, int]) -> Transform:
+    """Builds one transform from its section of the recipe."""
+    if name not in TRANSFORMS:
+        raise ValueError(f"augment.{name} is not known; there is: {', '.join(TRANSFORMS)}")
+    parameters = inspect.signature(TRANSFORMS[name]).parameters
+    allowed = [key for key in parameters if key != "image_size"]
+    if not hasattr(kwargs, "keys"):
+        raise ValueError(
+            f"augment.{name} is {kwargs!r}; it must be a dict with keys of: "
+            f"{', '.join(allowed)}, or None"
+        )
+    kwargs = dict(kwargs)
+    for key in kwargs:
+        if key not in allowed:
+            raise ValueError(f"augment.{name}.{key} is not known; there is: {', '.join(allowed)}")
+    for key in allowed:
+        if parameters[key].default is inspect.Parameter.empty and key not in kwargs:
+            raise ValueError(f"augment.{name}.{key} is missing; it has no default")
+    if "image_size" in parameters:
+        kwargs["image_size"] = image_size
+    try:
+        return TRANSFORMS[name](**kwargs)
+    except ValueError as error:
+        raise ValueError(f"augment.{error}") from error
+
+
+def create_transforms(
+    augment: Mapping[str, Any] | None,
+    image_size: int | tuple[int, int],
+    center_crop: Callable[[np.ndarray], np.ndarray],
+) -> list[Transform]:
     """Builds the transforms of a recipe in the order of `TRANSFORMS`.
 
     Args:
         augment: name of a transform -> its keyword arguments, or None for one that is switched off.
+        image_size: side or (height, width) of the images that come out, pixels.
+        center_crop: brings an image of any size to `image_size` (crops.center_crop); it comes first
+            when the recipe has no random crop.
 
     Returns:
-        The transforms; an empty list when nothing is to be done.
+        The transforms; one after the other they turn a uint8 image of any size into one of
+        `image_size`.
 
     Raises:
-        ValueError: unknown names or arguments, or values out of range.
+        ValueError: unknown names or arguments, values out of range, or two crops.
     """
     wanted = {name: kwargs for name, kwargs in dict(augment or {}).items() if kwargs is not None}
-    for name, kwargs in wanted.items():
-        if name not in TRANSFORMS:
-            raise ValueError(f"augment.{name} is not known; there is: {', '.join(TRANSFORMS)}")
-        allowed = inspect.signature(TRANSFORMS[name]).parameters
-        if not hasattr(kwargs, "keys"):
-            raise ValueError(
-                f"augment.{name} is {kwargs!r}; it must be a dict with keys of: "
-                f"{', '.join(allowed)}, or None"
-            )
-        for key in kwargs:
-            if key not in allowed:
-                raise ValueError(
-                    f"augment.{name}.{key} is not known; there is: {', '.join(allowed)}"
-                )
-    return [make(**dict(wanted[name])) for name, make in TRANSFORMS.items() if name in wanted]
+    made = {name: _create(name, kwargs, image_size) for name, kwargs in wanted.items()}
+    crops = [name for name in CROPS if name in made]
+    if len(crops) > 1:
+        raise ValueError(f"augment has both {' and '.join(crops)}; allowed is one of them")
+    transforms = [made[name] for name in TRANSFORMS if name in made]
+    if not crops:
+        transforms.insert(0, lambda image, rng: center_crop(image))
+    return transforms
