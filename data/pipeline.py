@@ -22,10 +22,9 @@ from data.batches import Batches, BatchReader, Layout
 
 def missing_parts(name: str, augment: Mapping[str, Any] | None) -> list[str]:
     """Names the parts of a recipe that the papers have and this code does not have yet."""
-    parts = [datasets.PLANNED_DATASETS[name]] if name in datasets.PLANNED_DATASETS else []
     planned = transforms.PLANNED_TRANSFORMS
     wanted = [key for key, kwargs in dict(augment or {}).items() if kwargs is not None]
-    return parts + [planned[key] for key in wanted if key in planned]
+    return [planned[key] for key in wanted if key in planned]
 
 
 def check_data(
@@ -50,8 +49,10 @@ def check_data(
     missing = missing_parts(name, augment)
     if missing:
         raise ValueError(f"not in this version yet: {'; '.join(missing)}")
-    if name not in datasets.DATASETS:
-        raise ValueError(f"data.name is {name!r}; there is: {', '.join(datasets.DATASETS)}")
+    try:
+        dataset = datasets.open_dataset(name, data_dir)
+    except ValueError as error:
+        raise ValueError(f"data.name: {error}") from None
     _height_and_width(image_size)
     for key, value, least in (
         ("batch_size", batch_size, 1),
@@ -68,7 +69,7 @@ def check_data(
         raise ValueError(f"data.data_dir is {data_dir!r}; it must be a path or None")
     for key, split in (("train_split", train_split), ("eval_split", eval_split)):
         try:
-            datasets.parse_split(name, split)
+            datasets.parse_split(dataset, split)
         except ValueError as error:
             raise ValueError(f"data.{key}: {error}") from None
     transforms.create_transforms(augment)
@@ -177,7 +178,7 @@ class Data:
         """
         source = self.eval_source
         if split is not None:
-            source = datasets.load_source(self.dataset.name, split, self.image_size, self.data_dir)
+            source = datasets.load_source(self.dataset, split, self.image_size)
         batch_size = self.layout.round_up(self.eval_batch_size)
         return self._reader(grain.MapDataset.source(source), batch_size)
 
@@ -246,10 +247,11 @@ def create_data(
     image_size = _height_and_width(image_size)
     layout = Layout(sharding, process_index, process_count)
     layout.check("data.batch_size", batch_size)
+    dataset = datasets.open_dataset(name, data_dir)
     return Data(
-        dataset=datasets.DATASETS[name],
-        train_source=datasets.load_source(name, train_split, image_size, data_dir),
-        eval_source=datasets.load_source(name, eval_split, image_size, data_dir),
+        dataset=dataset,
+        train_source=datasets.load_source(dataset, train_split, image_size),
+        eval_source=datasets.load_source(dataset, eval_split, image_size),
         image_size=image_size,
         batch_size=batch_size,
         eval_batch_size=eval_batch_size,

@@ -27,13 +27,13 @@ AFFINE = {"random_affine": {"max_shift_pixels": 2.0, "max_rotation_degrees": 20.
 def counting(monkeypatch):
     """A data set whose labels number its records; returns `create_data` for it."""
 
-    def load(split, image_size, data_dir):
+    def load(split, image_size):
         num_examples = {"train": NUM_TRAIN, "test": NUM_TEST}[split]
         noise = np.random.default_rng(0).integers(1, 256, (num_examples, *image_size, 1), np.uint8)
         return sources.ArraySource(noise, range(num_examples))
 
     dataset = datasets.Dataset("counting", NUM_TEST, 1, (0.5,), (0.5,), load)
-    monkeypatch.setitem(datasets.DATASETS, "counting", dataset)
+    monkeypatch.setitem(datasets.BUILT_IN, "counting", lambda: dataset)
 
     def create(**kwargs):
         defaults = {"name": "counting", "image_size": 6, "batch_size": 10, "eval_batch_size": 10}
