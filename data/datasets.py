@@ -1,10 +1,32 @@
-"""The table of data sets: how each is loaded, its classes and its statistics."""
+"""Data sets by name: how each is loaded, its classes and its statistics.
 
+digits, synthetic       ship with the code
+folder:/path            a folder of images for each class (data/folders.py)
+npz:/path.npz           arrays in one file (data/npz.py)
+anything else           a set that TensorFlow Datasets has prepared (data/tfds_sources.py)
+"""
+
+import functools
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from data import sources
+import numpy as np
+
+from data import folders, npz, sources, tfds_sources
+from data.images import decode_image
+
+_HALF = ((0.5,) * 3, (0.5,) * 3)
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# As in the official NesT and the usual CIFAR recipes; of the training split.
+CIFAR_STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+}
+# A split whose pixels take no more than this is decoded once and kept: CIFAR takes 154 MB.
+MAX_BYTES_IN_MEMORY = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -12,13 +34,17 @@ class Dataset:
     """What the rest of the code has to know about a data set.
 
     Attributes:
-        name: key in `DATASETS`.
+        name: as in the recipe.
         num_classes: number of labels, which are 0 to num_classes - 1.
         num_channels: 1 for grey, 3 for colour.
         mean: per channel, of pixels scaled to 0..1, over the training split before resizing.
         std: likewise.
-        load: `load(split, image_size, data_dir) -> Source` for a whole split.
-        splits: names of the splits.
+        load: `load(split, image_size) -> Source` for a whole split. Only sources whose originals
+            are smaller than what anybody trains on (digits) and made-up ones heed the image size;
+            the others give images of the size they have.
+        splits: names that `load` takes.
+        class_names: in the order of the labels, where known.
+        note: a line that a person should see before training, or empty.
     """
 
     name: str
@@ -26,93 +52,223 @@ class Dataset:
     num_channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    load: Callable[[str, tuple[int, int], str | None], sources.Source]
+    load: Callable[[str, tuple[int, int]], sources.Source]
     splits: tuple[str, ...] = ("train", "test")
+    class_names: tuple[str, ...] | None = None
+    note: str = ""
 
 
-def _load_digits(split: str, image_size: tuple[int, int], data_dir: str | None):
-    del data_dir  # ships with scikit-learn
-    return sources.digits_source(split, image_size)
+def check_name(name: str, data_dir: str | None = None) -> None:
+    """Checks that a data set of this name is there, without reading any of its records.
+
+    Args:
+        name: as `open_dataset` takes it.
+        data_dir: likewise.
+
+    Raises:
+        ValueError: malformed, or not there; one line that says what to do.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"data set {name!r} is not known; {_allowed()}")
+    kind, _, path = name.partition(":")
+    if kind in ("folder", "npz") and ":" in name:
+        exists = os.path.isdir if kind == "folder" else os.path.isfile
+        if not exists(os.path.expanduser(path)):
+            what = "folder" if kind == "folder" else "file"
+            raise ValueError(f"data set {name!r}: there is no {what} {path!r}")
+    elif name not in BUILT_IN:
+        if not tfds_sources.is_name(name):
+            raise ValueError(f"data set {name!r} is not known; {_allowed()}")
+        try:
+            tfds_sources.open_prepared(name, data_dir)
+        except ValueError as error:
+            raise ValueError(f"{error} ({_allowed()})") from None
 
 
-def _load_synthetic(split: str, image_size: tuple[int, int], data_dir: str | None):
-    del data_dir  # made, not read
-    num_examples, seed = {"train": (512, 0), "test": (128, 1)}[split]
-    return sources.SyntheticSource(num_examples, (*image_size, 3), num_classes=10, seed=seed)
+def _allowed() -> str:
+    return (
+        f"there is: {', '.join(BUILT_IN)}, folder:/path, npz:/path.npz, and the sets of TensorFlow "
+        "Datasets, such as cifar10"
+    )
 
 
-DATASETS = {
-    "digits": Dataset(
+def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
+    """Opens a data set: what is known about it, and how its splits are loaded.
+
+    Args:
+        name: "digits", "synthetic", "folder:/path", "npz:/path.npz", or the name of a set prepared
+            by TensorFlow Datasets as ArrayRecord: "cifar10", "downsampled_imagenet/64x64", with a
+            version if need be ("imagenet2012:5.1.0").
+        data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Returns:
+        The data set; its splits are read when `load` is called.
+
+    Raises:
+        ValueError: as `check_name`, or what is there is not a data set.
+    """
+    check_name(name, data_dir)
+    kind, _, path = name.partition(":")
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    if kind == "folder":
+        return _from_folder(name, Path(path).expanduser().absolute())
+    if kind == "npz":
+        return _from_npz(name, Path(path).expanduser().absolute())
+    return _from_tfds(name, data_dir)
+
+
+def _digits() -> Dataset:
+    return Dataset(
         name="digits",
         num_classes=10,
         num_channels=1,
         mean=(0.3054,),
         std=(0.3760,),
-        load=_load_digits,
-    ),
-    "synthetic": Dataset(
-        name="synthetic",
-        num_classes=10,
+        load=sources.digits_source,
+        class_names=tuple("0123456789"),
+    )
+
+
+def _load_synthetic(split: str, image_size: tuple[int, int]) -> sources.Source:
+    num_examples, seed = {"train": (512, 0), "test": (128, 1)}[split]
+    return sources.SyntheticSource(num_examples, (*image_size, 3), num_classes=10, seed=seed)
+
+
+def _synthetic() -> Dataset:
+    mean, std = _HALF
+    return Dataset("synthetic", 10, 3, mean, std, _load_synthetic)
+
+
+# What ships with the code; a set of one's own may be added.
+BUILT_IN: dict[str, Callable[[], Dataset]] = {"digits": _digits, "synthetic": _synthetic}
+
+
+def _from_folder(name: str, path: Path) -> Dataset:
+    folder = folders.open_folder(path)
+    load = functools.cache(folder.load)  # a million files are scanned once, however many slices
+    mean, std = IMAGENET_STATISTICS
+    return Dataset(
+        name=name,
+        num_classes=len(folder.class_names),
         num_channels=3,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        load=_load_synthetic,
-    ),
-}
-
-# Data sets of the papers' recipes that cannot be read yet.
-PLANNED_DATASETS = {
-    "cifar10": "data set 'cifar10' (TFDS sources)",
-    "cifar100": "data set 'cifar100' (TFDS sources)",
-    "imagenet2012": "data set 'imagenet2012' (TFDS sources)",
-}
-
-_SPLIT = re.compile(r"(?P<base>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+        mean=mean,
+        std=std,
+        load=lambda split, image_size: load(split),
+        splits=folders.SPLITS,
+        class_names=folder.class_names,
+        note=folder.note,
+    )
 
 
-def parse_split(name: str, split: str) -> tuple[str, str | None, str | None]:
-    """Takes a split like "train[:80%]" apart.
+def _from_npz(name: str, path: Path) -> Dataset:
+    arrays = npz.read_npz(path)
+    mean, std = IMAGENET_STATISTICS
+    if arrays.num_channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    return Dataset(
+        name=name,
+        num_classes=arrays.num_classes,
+        num_channels=arrays.num_channels,
+        mean=mean,
+        std=std,
+        load=lambda split, image_size: arrays.sources[split],
+        splits=tuple(arrays.sources),
+        class_names=arrays.class_names,
+    )
+
+
+def _from_tfds(name: str, data_dir: str | None) -> Dataset:
+    prepared = tfds_sources.open_prepared(name, data_dir)
+    mean, std = CIFAR_STATISTICS.get(re.split("[/:]", name)[0], IMAGENET_STATISTICS)
+
+    @functools.cache  # slices of one split share what is in memory
+    def load(split: str) -> sources.Source:
+        source = tfds_sources.ArrayRecordSource(prepared, split)
+        height, width, _ = prepared.image_shape
+        if height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY:
+            return _in_memory(source, (height, width, 3), f"{name} {split}")
+        return source
+
+    return Dataset(
+        name=name,
+        num_classes=prepared.num_classes,
+        num_channels=3,
+        mean=mean,
+        std=std,
+        load=lambda split, image_size: load(split),
+        splits=tuple(prepared.splits),
+        class_names=prepared.class_names,
+        note="" if prepared.label_key else f"{name} has no labels: every label is 0",
+    )
+
+
+def _in_memory(
+    source: sources.Source, image_shape: tuple[int, int, int], name: str
+) -> sources.ArraySource:
+    """Reads and decodes all records."""
+    images = np.empty((len(source), *image_shape), np.uint8)
+    labels = np.empty(len(source), np.int64)
+    for index in range(len(source)):
+        record = source[index]
+        images[index] = decode_image(record["image"])
+        labels[index] = record["label"]
+    return sources.ArraySource(images, labels, name)
+
+
+_PART = re.compile(r"(?P<base>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+_Part = tuple[str, str | None, str | None]
+
+
+def parse_split(dataset: Dataset, split: str) -> list[_Part]:
+    """Takes a split like "train[:80%]+validation" apart.
 
     Args:
-        name: a data set.
-        split: a name in its `splits`, optionally with a slice: whole percents or record numbers,
-            negative ones count from the end, as in TensorFlow Datasets.
+        dataset: whose split it is.
+        split: names in the data set's `splits`, each optionally with a slice, joined by "+". Slice
+            boundaries are whole percents or record numbers, negative ones count from the end, as in
+            TensorFlow Datasets.
 
     Returns:
-        The split's name and the two boundaries as written, None where left out.
+        For each part its split's name and the two boundaries as written, None where left out.
 
     Raises:
         ValueError: malformed, or no such split.
     """
-    allowed = DATASETS[name].splits
-    match = _SPLIT.fullmatch(split) if isinstance(split, str) else None
-    if match is None or match["base"] not in allowed:
+    parts = split.split("+") if isinstance(split, str) else [""]
+    matches = [_PART.fullmatch(part.strip()) for part in parts]
+    if any(match is None or match["base"] not in dataset.splits for match in matches):
         raise ValueError(
-            f"split {split!r} of data set {name!r} is not known; there is: {', '.join(allowed)}, "
-            "each also sliced, as in 'train[:80%]' or 'train[100:200]'"
+            f"split {split!r} of data set {dataset.name!r} is not known; there is: "
+            f"{', '.join(dataset.splits)}, each also sliced, as in 'train[:80%]' or "
+            "'train[100:200]', and joined, as in 'train+test[:50%]'"
         )
-    return match["base"], match["start"], match["stop"]
+    return [(match["base"], match["start"], match["stop"]) for match in matches]
 
 
-def load_source(
-    name: str, split: str, image_size: tuple[int, int], data_dir: str | None = None
-) -> sources.Source:
-    """Opens a split, or a slice of it.
+def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> sources.Source:
+    """Loads a split, a slice of one, or several joined.
 
     Args:
-        name: key of `DATASETS`.
+        dataset: from `open_dataset`.
         split: as `parse_split` takes it.
         image_size: height and width in pixels of the images wanted.
-        data_dir: folder of the data sets that have files.
 
     Returns:
-        A random-access source of uint8 images `[h, w, c]` with labels.
+        A random-access source.
 
     Raises:
-        ValueError: unknown names, or a slice outside the split or without a record.
+        ValueError: an unknown split, or a slice outside the split or without a record.
     """
-    base, start, stop = parse_split(name, split)
-    source = DATASETS[name].load(base, image_size, data_dir)
+    parts = [_load_part(dataset, part, split, image_size) for part in parse_split(dataset, split)]
+    return parts[0] if len(parts) == 1 else sources.Concatenated(parts)
+
+
+def _load_part(
+    dataset: Dataset, part: _Part, split: str, image_size: tuple[int, int]
+) -> sources.Source:
+    base, start, stop = part
+    source = dataset.load(base, image_size)
     if start is None and stop is None:
         return source
     total = len(source)
@@ -120,10 +276,10 @@ def load_source(
     last = total if stop is None else _boundary(stop, total)
     if not 0 <= first < last <= total:
         raise ValueError(
-            f"split {split!r} of data set {name!r} asks for records {first} to {last}; "
+            f"split {split!r} of data set {dataset.name!r} asks for records {first} to {last}; "
             f"it must be a part of 0 to {total} with at least one record"
         )
-    return sources.Subset(source, first, last)
+    return sources.Subset(source, range(first, last))
 
 
 def _boundary(text: str, total: int) -> int:

@@ -1,16 +1,21 @@
 """Random-access sources of labelled images.
 
-A source has a length and gives for an index the record
-`{"image": uint8 [h, w, c], "label": int}`. The same index always gives the same record, from any
-thread and in any order; shuffling, augmentation and batching are the pipeline's.
+A source has a length and gives for an index the record `{"image": ..., "label": int}`, whose image
+is uint8 `[h, w, c]` or the bytes of an image file. The same index always gives the same record,
+from any thread and in any order, and a pickled source gives the same ones in a worker process.
+Decoding, shuffling, augmentation and batching are the pipeline's.
 """
 
+import bisect
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
+
+Record = dict[str, Any]  # image: uint8 [h, w, c] or encoded bytes; label: int
 
 
 class Source(Protocol):
@@ -19,19 +24,31 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Number of records."""
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Record at `index`, from 0 to the length less 1."""
+    def __getitem__(self, index: int) -> Record:
+        """Record at `index`, from 0 to the length less 1; raises IndexError for another."""
+
+    def describe(self, index: int) -> str:
+        """Names the record for a person: its file, or its number and split."""
+
+
+def check_index(index: int, length: int) -> None:
+    """Raises IndexError unless 0 <= index < length."""
+    if not 0 <= index < length:
+        raise IndexError(f"record {index} does not lie in 0 to {length - 1}")
 
 
 class ArraySource:
     """Images and labels held in memory."""
 
-    def __init__(self, images: np.ndarray, labels: Sequence[int] | np.ndarray):
+    def __init__(
+        self, images: np.ndarray, labels: Sequence[int] | np.ndarray, name: str = "the array"
+    ):
         """Takes the arrays as they are.
 
         Args:
             images: uint8 `[n, h, w, c]`.
             labels: `[n]` integers.
+            name: of data set and split, for `describe`.
         """
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ValueError(
@@ -41,31 +58,76 @@ class ArraySource:
             raise ValueError(f"there are {len(images)} images but {len(labels)} labels")
         self._images = images
         self._labels = [int(label) for label in labels]
+        self._name = name
 
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
+        check_index(index, len(self))
         return {"image": self._images[index], "label": self._labels[index]}
+
+    def describe(self, index: int) -> str:
+        return f"record {index} of {self._name}"
 
 
 class Subset:
-    """Consecutive records `start` to `stop - 1` of another source."""
+    """Some records of another source, in the order given."""
 
-    def __init__(self, source: Source, start: int, stop: int):
-        if not 0 <= start <= stop <= len(source):
-            raise ValueError(f"records {start} to {stop} do not lie in 0 to {len(source)}")
+    def __init__(self, source: Source, indices: range | Sequence[int] | np.ndarray):
+        """Chooses the records.
+
+        Args:
+            source: what to choose from.
+            indices: of its records; a range takes no memory.
+        """
+        if not isinstance(indices, range):
+            indices = np.asarray(indices, np.int64)
+        if len(indices):
+            first, last = (
+                (min(indices[0], indices[-1]), max(indices[0], indices[-1]))
+                if isinstance(indices, range)
+                else (indices.min(), indices.max())
+            )
+            if not 0 <= first <= last < len(source):
+                raise ValueError(f"records {first} to {last} do not lie in 0 to {len(source) - 1}")
         self._source = source
-        self._start = start
-        self._length = stop - start
+        self._indices = indices
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._indices)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self._length:
-            raise IndexError(f"record {index} does not lie in 0 to {self._length - 1}")
-        return self._source[self._start + index]
+    def __getitem__(self, index: int) -> Record:
+        check_index(index, len(self))
+        return self._source[int(self._indices[index])]
+
+    def describe(self, index: int) -> str:
+        check_index(index, len(self))
+        return self._source.describe(int(self._indices[index]))
+
+
+class Concatenated:
+    """All records of the first source, then all of the second, and so on."""
+
+    def __init__(self, parts: Sequence[Source]):
+        self._parts = list(parts)
+        self._ends = list(itertools.accumulate(len(part) for part in self._parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _locate(self, index: int) -> tuple[Source, int]:
+        check_index(index, len(self))
+        part = bisect.bisect_right(self._ends, index)
+        return self._parts[part], index - (self._ends[part - 1] if part else 0)
+
+    def __getitem__(self, index: int) -> Record:
+        part, within = self._locate(index)
+        return part[within]
+
+    def describe(self, index: int) -> str:
+        part, within = self._locate(index)
+        return part.describe(within)
 
 
 class SyntheticSource:
@@ -86,7 +148,11 @@ class SyntheticSource:
     def __len__(self) -> int:
         return self._num_examples
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def describe(self, index: int) -> str:
+        return f"record {index} of synthetic (seed {self._seed})"
+
+    def __getitem__(self, index: int) -> Record:
+        check_index(index, len(self))
         height, width, channels = self._image_shape
         label = index % self._num_classes
         rng = np.random.default_rng((self._seed, index))
@@ -120,7 +186,7 @@ def digits_source(split: str, image_size: tuple[int, int]) -> ArraySource:
     ]
     # Cubic interpolation overshoots at edges: cut to the range before rounding.
     stacked = np.clip(np.rint(np.stack(resized)), 0, 255).astype(np.uint8)
-    return ArraySource(stacked[..., None], labels)
+    return ArraySource(stacked[..., None], labels, f"digits {split}")
 
 
 @functools.cache

@@ -1,0 +1,131 @@
+"""Encoded images to pixels, for files as they are found in the wild.
+
+OpenCV decodes what is an intact JPEG or PNG file by its structure; it releases Python's lock
+meanwhile. Everything else, including files with their end missing, is left to Pillow, which reads
+more formats and raises on damage that OpenCV fills with grey.
+"""
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+# Pillow's own threshold against decompression bombs: 256 MB as RGB.
+MAX_PIXELS = 89_478_485
+
+# Larger ones are refused here, with a BadImage; Pillow's warning would only be a second voice.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+_JPEG_START = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
+# Start-of-frame markers: baseline and progressive, the only kinds that occur. The others under
+# 0xC0 to 0xCF (lossless, arithmetic coding) are Pillow's to judge.
+_JPEG_FRAMES = {0xC0, 0xC1, 0xC2}
+# What may stand before the frame, each with its length: tables, applications' own, comments.
+_JPEG_SEGMENTS = {0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE}
+
+
+class BadImage(ValueError):
+    """The bytes are not a readable image; the message says why, in one line."""
+
+
+def decode_image(encoded: bytes) -> np.ndarray:
+    """Decodes an image file.
+
+    The name of the file plays no part: the format is recognized by the contents. Orientation tags
+    are ignored, as TensorFlow and Pillow do. Grey, palette and CMYK images become RGB, 16-bit
+    samples keep their high byte, alpha is dropped, and of an animation the first frame is taken.
+
+    Args:
+        encoded: contents of a file in a format that Pillow knows.
+
+    Returns:
+        uint8 `[h, w, 3]`, contiguous, RGB.
+
+    Raises:
+        BadImage: empty, truncated or damaged, not an image, or more than `MAX_PIXELS` pixels.
+    """
+    if not encoded:
+        raise BadImage("the file is empty (0 bytes)")
+    if _is_for_opencv(encoded):
+        try:
+            image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _RGB)
+        except cv2.error:
+            image = None
+        if image is not None:
+            return image
+    return _decode_with_pillow(encoded)
+
+
+def _is_for_opencv(encoded: bytes) -> bool:
+    """Whether the bytes start and end as a JPEG or PNG that OpenCV reads exactly as Pillow does."""
+    if encoded.startswith(_JPEG_START):
+        # Entropy-coded data never holds the end marker, so its absence at the end means damage or
+        # appended bytes.
+        if not encoded.endswith(_JPEG_END):
+            return False
+        size = _jpeg_size(encoded)
+    elif encoded.startswith(_PNG_START):
+        if not encoded.endswith(_PNG_END):
+            return False
+        size = int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+    else:
+        return False
+    if size is None:
+        return False
+    _check_size(*size)
+    return True
+
+
+def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
+    """Width and height of a grey or three-channel JPEG; None for any other."""
+    place = 2
+    while place + 10 <= len(encoded) and encoded[place] == 0xFF:
+        marker = encoded[place + 1]
+        if marker == 0xFF:  # padding
+            place += 1
+        elif marker in _JPEG_FRAMES:
+            height = encoded[place + 5] << 8 | encoded[place + 6]
+            width = encoded[place + 7] << 8 | encoded[place + 8]
+            # Four components: CMYK, whose conversion is Pillow's.
+            return (width, height) if encoded[place + 9] in (1, 3) and height else None
+        elif marker in _JPEG_SEGMENTS:
+            place += 2 + (encoded[place + 2] << 8 | encoded[place + 3])
+        else:
+            return None
+    return None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImage(
+            f"it has {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are decoded"
+        )
+
+
+def _decode_with_pillow(encoded: bytes) -> np.ndarray:
+    """Decodes what OpenCV does not, or finds out what is wrong with it."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            _check_size(*image.size)
+            if image.mode == "F":
+                raise BadImage("its pixels are floating-point numbers, whose range is not known")
+            if image.mode.startswith("I"):  # I;16 and its byte orders, or 16 bits held in 32
+                high_byte = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
+                return np.repeat(high_byte[:, :, None], 3, axis=2)
+            return np.array(image.convert("RGB"))
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("it is not an image of a known format") from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"at most {MAX_PIXELS:,} pixels are decoded; it has more") from None
+    # Damage surfaces as almost anything: OSError, SyntaxError, struct.error, EOFError, IndexError.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(f"it cannot be decoded: {reason}") from error
