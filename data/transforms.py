@@ -91,8 +91,6 @@ PLANNED_TRANSFORMS = {
     "flip": "augmentation 'flip' (left to right)",
     "randaugment": "augmentation 'randaugment'",
     "color_jitter": "augmentation 'color_jitter'",
-    "random_erasing": "augmentation 'random_erasing'",
-    "mixup_cutmix": "augmentation 'mixup_cutmix'",
 }
 
 

@@ -93,3 +93,29 @@ def check_section(
             raise ConfigError(f"{path}.{key}={value!r} {problem}")
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     return defaults | dict(section)
+
+
+def check_subsections(
+    section: Mapping[str, Any], functions: Mapping[str, Callable], path: str
+) -> dict[str, Any]:
+    """Checks a section whose keys name functions and whose values are their keyword arguments.
+
+    Args:
+        section: name in `functions` -> its section, or None for one that is switched off.
+        functions: name -> function.
+        path: of the section, for messages: "config.device_augment".
+
+    Returns:
+        The section with the defaults of the keys that its parts leave out.
+
+    Raises:
+        ConfigError: an unknown name, or what check_section raises.
+    """
+    check_keys(section, functions, path)
+    checked = {}
+    for name, options in section.items():
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigError(f"{path}.{name}={options!r} must be a section of keys, or None: off")
+        off = options is None
+        checked[name] = None if off else check_section(options, functions[name], f"{path}.{name}")
+    return checked
