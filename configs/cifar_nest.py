@@ -41,9 +41,15 @@ def get_config(argument: str | None = None):
         "probability": 0.5,
         "max_translate_pixels": 10.0,  # augment/rand_augment.py, for 32-pixel images
     }
-    config.augment.random_erasing = {"probability": 0.25}
+    config.device_augment.random_erasing = {"probability": 0.25, "placement": "clipped"}
     # Mixup or cutmix, half and half per batch; cutmix alpha 1.0: default of libml/preprocess.py.
-    config.augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 1.0}
+    config.device_augment.mixup_cutmix = {
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "probability": 1.0,
+        "switch_probability": 0.5,
+        "draw": "official",
+    }
 
     config.task.label_smoothing = 0.1  # before mixing
 

@@ -5,6 +5,7 @@ Each section is the keyword arguments of one function, where every value is expl
     model       training/models.py      create_model; the model's fields in its own file
     data        data/pipeline.py        create_data
     augment     data/transforms.py      TRANSFORMS: one subsection for each transform that is on
+    device_augment  data/mixing.py      DEVICE_AUGMENTS: likewise, after normalisation
     task        training/classification.py  Classification
     optimizer   training/optimizers.py  create_optimizer
     mesh        training/sharding.py    create_mesh
@@ -30,6 +31,7 @@ def base_config() -> ConfigDict:
         }
     )
     config.augment = ConfigDict()
+    config.device_augment = ConfigDict()
     config.task = ConfigDict(
         {
             "name": "classification",
@@ -107,6 +109,7 @@ def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     config.data.train_split = "train[:128]"
     config.data.eval_split = "test[:32]"
     config.augment = ConfigDict()
+    config.device_augment = ConfigDict()
     config.loop.num_epochs = 1.0
     config.loop.log_every_steps = 2
     config.optimizer.warmup_epochs = 0.25

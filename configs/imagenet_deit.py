@@ -40,9 +40,15 @@ def get_config(argument: str | None = None):
         "max_translate_pixels": 100.0,
     }
     # No colour jitter: main.py asks for 0.3, but timm leaves it out where RandAugment is on.
-    config.augment.random_erasing = {"probability": 0.25}
+    config.device_augment.random_erasing = {"probability": 0.25, "placement": "inside"}
     # Mixup or cutmix, half and half per batch.
-    config.augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 1.0}
+    config.device_augment.mixup_cutmix = {
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "probability": 1.0,
+        "switch_probability": 0.5,
+        "draw": "beta",
+    }
 
     config.task.label_smoothing = 0.1  # before mixing
     # A time constant of 25,000 steps, 20 epochs: the average is useless for the first tens of

@@ -39,8 +39,14 @@ def get_config(argument: str | None = None):
     }
     # SimCLR v2's, after RandAugment; strength 0.3 scales its constants.
     config.augment.color_jitter = {"strength": 0.3}
-    config.augment.random_erasing = {"probability": 0.25}
-    config.augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 1.0}
+    config.device_augment.random_erasing = {"probability": 0.25, "placement": "clipped"}
+    config.device_augment.mixup_cutmix = {
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "probability": 1.0,
+        "switch_probability": 0.5,
+        "draw": "official",
+    }
 
     config.task.label_smoothing = 0.1  # before mixing
 

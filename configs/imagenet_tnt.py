@@ -44,8 +44,14 @@ def get_config(argument: str | None = None):
         "max_translate_pixels": 100.0,
     }
     # No colour jitter: timm drops the command's 0.4 where RandAugment is on.
-    config.augment.random_erasing = {"probability": 0.25}
-    config.augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 1.0}
+    config.device_augment.random_erasing = {"probability": 0.25, "placement": "inside"}
+    config.device_augment.mixup_cutmix = {
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "probability": 1.0,
+        "switch_probability": 0.5,
+        "draw": "beta",
+    }
 
     config.task.label_smoothing = 0.1
     # On in the command, not in the paper; the reported accuracy is the average's. Its memory is

@@ -21,6 +21,7 @@ def task(**options):
         optimizer=optax.sgd(0.5),
         schedule=optax.constant_schedule(0.5),
         image_shape=(2, 2, 1),
+        num_classes=3,
         mean=(0.5,),
         std=(0.25,),
         **options,

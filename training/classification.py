@@ -1,5 +1,6 @@
 """Supervised image classification: one Task, for every classifier of the repository."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +38,14 @@ class Classification:
         model: `model.apply(variables, images, train=...)` gives logits [b, num_classes].
         optimizer, schedule: from create_optimizer.
         image_shape: (h, w, c) of an image.
+        num_classes: of the targets.
         mean, std: per channel, in units of 0..1.
+        device_augment: `augment(key, images, targets) -> (images, targets)` in training steps, of
+            normalised images and smoothed targets; None: off. It gets the global batch, before
+            accumulation splits it, so that who is mixed with whom does not depend on the parts;
+            the batch as float32 is small beside the activations of one part. The training accuracy
+            then counts the class with the largest share of the mixed target: an image's own class
+            is often the smaller share, and would make a model that is right look wrong.
         label_smoothing: weight of the uniform distribution in the target.
         ema_decay: decay of the moving average of the parameters per step; 0 or None: no average.
             Batch statistics are not averaged: both are evaluated with the newest.
@@ -54,8 +62,10 @@ class Classification:
         optimizer: optax.GradientTransformation,
         schedule: optax.Schedule,
         image_shape: tuple[int, int, int],
+        num_classes: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        device_augment: Callable | None = None,
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
         ema_warmup: bool = False,
@@ -73,7 +83,9 @@ class Classification:
         self.optimizer = optimizer
         self.schedule = schedule
         self.image_shape = image_shape
+        self.num_classes = num_classes
         self.mean, self.std = mean, std
+        self.device_augment = device_augment
         self.label_smoothing = label_smoothing
         self.ema_decay = ema_decay
         self.ema_warmup = ema_warmup
@@ -94,6 +106,9 @@ class Classification:
 
     def train_step(self, state: TrainState, batch, key: jax.Array):
         key = jax.random.fold_in(key, state.step)
+        if self.device_augment is not None:
+            key, augment_key = jax.random.split(key)
+            batch = self._augmented(batch, augment_key)
         grads, model_state, metrics = self._accumulated_gradients(state, batch, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -150,16 +165,27 @@ class Classification:
         images = images.astype(jnp.float32) / 255.0
         return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
+    def _inputs(self, batch) -> tuple[jax.Array, jax.Array]:
+        """Normalised images and smoothed targets; an augmented batch brings its own."""
+        if "target" in batch:
+            return batch["image"], batch["target"]
+        targets = jax.nn.one_hot(batch["label"], self.num_classes)
+        return self._normalize(batch["image"]), optax.smooth_labels(targets, self.label_smoothing)
+
+    def _augmented(self, batch, key: jax.Array):
+        images, targets = self.device_augment(key, *self._inputs(batch))
+        labels = jnp.argmax(targets, axis=-1).astype(batch["label"].dtype)
+        return {**batch, "image": images, "target": targets, "label": labels}
+
     def _loss(self, params, model_state, batch, key):
+        images, targets = self._inputs(batch)
         logits, model_state = self.model.apply(
             {"params": params, **model_state},
-            self._normalize(batch["image"]),
+            images,
             train=True,
             rngs={"dropout": key},
             mutable=list(model_state),
         )
-        targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
-        targets = optax.smooth_labels(targets, self.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         accuracy = (label_rank(logits, batch["label"]) < 1).mean(dtype=jnp.float32)
         return loss, (dict(model_state), {"loss": loss, "top1_accuracy": accuracy})

@@ -9,13 +9,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data import pipeline
+from data import mixing, pipeline, transforms
 from training import classification, sharding
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, input_errors
 from training.models import create_model
 from training.optimizers import create_optimizer
-from training.sections import check_keys, check_section, unknown_name
+from training.sections import check_keys, check_section, check_subsections, unknown_name
 from training.task import Task
 
 
@@ -103,8 +103,13 @@ def check_classification(config: dict[str, Any]) -> dict[str, Any]:
     if "name" not in config["model"]:
         raise ConfigError("config.model lacks name")
     create_model(**config["model"], num_classes=1)  # a module is a description: costs nothing
+    device_augment = check_subsections(
+        config["device_augment"], mixing.DEVICE_AUGMENTS, "config.device_augment"
+    )
+    mixing.create_device_augment(device_augment)  # likewise
     return {
         "model": config["model"],
+        "device_augment": device_augment,
         "optimizer": check_section(
             config["optimizer"],
             create_optimizer,
@@ -116,7 +121,16 @@ def check_classification(config: dict[str, Any]) -> dict[str, Any]:
             task,
             classification.Classification,
             "config.task",
-            provided=("model", "optimizer", "schedule", "image_shape", "mean", "std"),
+            provided=(
+                "model",
+                "optimizer",
+                "schedule",
+                "image_shape",
+                "num_classes",
+                "mean",
+                "std",
+                "device_augment",
+            ),
         ),
     }
 
@@ -124,7 +138,7 @@ def check_classification(config: dict[str, Any]) -> dict[str, Any]:
 def build_classification(
     config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh
 ) -> Task:
-    """Builds the classification task from the sections model, optimizer and task."""
+    """Builds the classification task from its sections and the section task."""
     options = {key: value for key, value in config["task"].items() if key != "name"}
     parts = options["accumulation_steps"]
     if parts > 0 and steps.batch_size % (parts * mesh.size):
@@ -144,8 +158,10 @@ def build_classification(
         optimizer=optimizer,
         schedule=schedule,
         image_shape=data.image_shape,
+        num_classes=data.num_classes,
         mean=mean,
         std=std,
+        device_augment=mixing.create_device_augment(config["device_augment"]),
         **options,
     )
 
@@ -158,16 +174,22 @@ class TaskBuilder:
         sections: names of the sections that only this kind has.
         check: checks its sections and `task`, returns them with their defaults.
         build: makes the Task.
+        optional: those of its sections that may be absent, as in runs made before there were any:
+            empty then.
     """
 
     sections: tuple[str, ...]
     check: Callable[[dict[str, Any]], dict[str, Any]]
     build: Callable[[dict[str, Any], pipeline.Data, Steps, Mesh], Task]
+    optional: tuple[str, ...] = ()
 
 
 TASKS = {
     "classification": TaskBuilder(
-        ("model", "optimizer"), check_classification, build_classification
+        ("model", "optimizer", "device_augment"),
+        check_classification,
+        build_classification,
+        optional=("device_augment",),
     ),
 }
 COMMON_SECTIONS = ("seed", "task", "data", "augment", "mesh", "loop", "checkpoint")
@@ -190,6 +212,7 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
         raise ConfigError(unknown_name(f"config.task.name={name!r}", str(name), TASKS))
     sections = (*COMMON_SECTIONS, *TASKS[name].sections)
     check_keys(plain, sections, "config")
+    plain = {key: {} for key in TASKS[name].optional} | plain
     if missing := [key for key in sections if key not in plain]:
         raise ConfigError(f"config lacks {', '.join(missing)}")
     for key in sections:
@@ -208,6 +231,9 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
         ),
     ):
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
+    plain["augment"] = check_subsections(
+        plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)
+    )
     if plain["checkpoint"]["keep_last"] < 1:
         raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
     with input_errors():

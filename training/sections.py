@@ -93,3 +93,35 @@ def check_section(
             raise ConfigError(f"{path}.{key}={value!r} {problem}")
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     return defaults | dict(section)
+
+
+def check_subsections(
+    section: Mapping[str, Any],
+    functions: Mapping[str, Callable],
+    path: str,
+    *,
+    provided: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Checks a section whose keys name functions and whose values are their keyword arguments.
+
+    Args:
+        section: name in `functions` -> its section, or None for one that is switched off.
+        functions: name -> function.
+        path: of the section, for messages: "config.device_augment".
+        provided: arguments that the code gives, which the config must not.
+
+    Returns:
+        The section with the defaults of the keys that its parts leave out.
+
+    Raises:
+        ConfigError: an unknown name, or what check_section raises.
+    """
+    check_keys(section, functions, path)
+    checked = {}
+    for name, options in section.items():
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigError(f"{path}.{name}={options!r} must be a section of keys, or None: off")
+        if options is not None:
+            options = check_section(options, functions[name], f"{path}.{name}", provided=provided)
+        checked[name] = options
+    return checked
