@@ -28,10 +28,12 @@ def get_config(argument: str | None = None):
     config.data.image_size = 32
     config.data.batch_size = 256  # ours, so that the rate is base_lr
     config.data.eval_batch_size = 256
+    config.data.num_threads = 1  # images this small: more threads only wait for each other
 
     config.augment.random_crop = {"padding": 2}
     config.augment.flip = {"probability": 0.5}
     config.augment.randaugment = {
+        "variant": "nest",
         "num_layers": 2,
         "magnitude": 9.0,
         "magnitude_std": 0.5,

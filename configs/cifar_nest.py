@@ -29,12 +29,14 @@ def get_config(argument: str | None = None):
     config.data.image_size = 32
     config.data.batch_size = BATCH_SIZES[arg.size]
     config.data.eval_batch_size = BATCH_SIZES[arg.size]
+    config.data.num_threads = 1  # images this small: more threads only wait for each other
 
     # Pads 2 pixels a side, to 36 (libml/preprocess.py), not the usual 4.
     config.augment.random_crop = {"padding": 2}
     config.augment.flip = {"probability": 0.5}
     # Magnitude 9 of 10 levels: num_levels=10 is the default of augment/augment_ops.py.
     config.augment.randaugment = {
+        "variant": "nest",
         "num_layers": 2,
         "magnitude": 9.0,
         "magnitude_std": 0.5,

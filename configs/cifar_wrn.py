@@ -29,6 +29,7 @@ def get_config(argument: str | None = None):
     config.data.image_size = 32
     config.data.batch_size = 128  # per device there; the Wide ResNet paper's batch
     config.data.eval_batch_size = 128
+    config.data.num_threads = 1  # images this small: more threads only wait for each other
 
     # libml/preprocess.py, train_cifar_preprocess; the Wide ResNet paper pads 4.
     config.augment.random_crop = {"padding": 2}

@@ -2,15 +2,15 @@
 
 Each section is the keyword arguments of one function, where every value is explained:
 
-    model       training/models.py      create_model; the model's fields in its own file
-    data        data/pipeline.py        create_data
-    augment     data/transforms.py      TRANSFORMS: one subsection for each transform that is on
-    device_augment  data/mixing.py      DEVICE_AUGMENTS: likewise, after normalisation
-    task        training/classification.py  Classification
-    optimizer   training/optimizers.py  create_optimizer
-    mesh        training/sharding.py    create_mesh
-    loop        training/experiment.py  plan_steps
-    checkpoint  training/checkpoints.py Checkpoints
+    model           training/models.py          create_model; its fields in the model's own file
+    data            data/pipeline.py            Data
+    augment         data/transforms.py          TRANSFORMS: a subsection for each that is on
+    device_augment  data/mixing.py              DEVICE_AUGMENTS: likewise, after normalisation
+    task            training/classification.py  Classification
+    optimizer       training/optimizers.py      create_optimizer
+    mesh            training/sharding.py        create_mesh
+    loop            training/experiment.py      plan_steps
+    checkpoint      training/checkpoints.py     Checkpoints
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -25,9 +25,17 @@ def base_config() -> ConfigDict:
         {
             "train_split": "train",
             "eval_split": "test",
-            "num_threads": 2,
-            "prefetch": 2,
             "data_dir": config_dict.placeholder(str),
+            "mean": config_dict.placeholder(tuple),  # the data set's
+            "std": config_dict.placeholder(tuple),
+            "eval_crop_ratio": 1.0,
+            "eval_interpolation": "bilinear",
+            "repeats": 1,
+            "num_threads": config_dict.placeholder(int),  # one a core
+            "num_workers": 0,
+            "prefetch": 2,
+            "bad_images": "replace",
+            "max_bad": 20,
         }
     )
     config.augment = ConfigDict()

@@ -26,11 +26,19 @@ def get_config(argument: str | None = None):
     config.data.batch_size = 1024  # README: the paper's models, on TPU
     config.data.eval_batch_size = 1024
     config.data.eval_split = "validation"
-    config.data.num_threads = 16  # ours
+    config.data.eval_crop_ratio = 0.875  # libml/preprocess.py: 256 to 224
+    config.data.eval_interpolation = "bilinear"  # likewise, without antialiasing
 
-    config.augment.random_resized_crop = {"area": (0.05, 1.0), "interpolation": "bilinear"}
+    # libml/preprocess.py, whose TensorFlow function draws boxes by their height.
+    config.augment.random_resized_crop = {
+        "area": (0.05, 1.0),
+        "aspect": (0.75, 1.33),
+        "interpolation": "bilinear",
+        "rule": "height",
+    }
     config.augment.flip = {"probability": 0.5}
     config.augment.randaugment = {
+        "variant": "nest",
         "num_layers": 2,
         "magnitude": 9.0,
         "magnitude_std": 0.5,

@@ -30,10 +30,16 @@ def get_config(argument: str | None = None):
     config.data.batch_size = 256
     config.data.eval_batch_size = 256
     config.data.eval_split = "validation"
-    config.data.num_threads = 16  # ours
+    config.data.eval_crop_ratio = 0.875  # libml/preprocess.py: 256 to 224
+    config.data.eval_interpolation = "bilinear"  # likewise, without antialiasing
 
     # libml/preprocess.py, train_preprocess. Official images are in 0..1, ours normalised.
-    config.augment.random_resized_crop = {"area": (0.05, 1.0), "interpolation": "bilinear"}
+    config.augment.random_resized_crop = {
+        "area": (0.05, 1.0),
+        "aspect": (0.75, 1.33),
+        "interpolation": "bilinear",
+        "rule": "height",
+    }
     config.augment.flip = {"probability": 0.5}
 
     config.optimizer.name = "sgd"

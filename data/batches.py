@@ -91,7 +91,7 @@ class BatchReader:
     """All global batches of a list of records, each reachable at once by its number.
 
     Attributes:
-        records: Grain's random-access list of loading.Record; its length may be practically endless.
+        records: Grain's random-access list of loading.Record, which may be practically endless.
         image_shape: (height, width, channels).
         batch_size: global.
         layout: which rows are loaded here, and where they go.

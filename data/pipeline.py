@@ -9,6 +9,7 @@ batch a run resumes, changes nothing.
 """
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any
 import grain
 from jax.sharding import NamedSharding
 
-from data import bad_images, datasets, sources, transforms
+from data import datasets, sources, transforms
+from data.bad_images import POLICIES, BadImages
 from data.batches import Batches, BatchReader, Layout
+from data.crops import center_crop
 from data.loading import ReadEvaluation, ReadTraining, Repeat
 
 
@@ -43,8 +46,8 @@ class Data:
             the centre is cut out.
         eval_interpolation: how it is resized, see data/transforms.py.
         repeats: augmented copies of each image in an epoch's order (repeated augmentation).
-        num_threads: threads that make batches, of each worker process if there are any; 0 leaves
-            it to the prefetch thread.
+        num_threads: threads that make batches, of each worker process if there are any; None: as
+            many as there are cores, over all workers; 0 leaves it to the prefetch thread.
         num_workers: processes that make batches; 0: threads of this process.
         prefetch: batches kept ready on the device; 0 makes each when it is asked for.
         bad_images: "replace" replaces images that cannot be read by others (evaluation leaves
@@ -72,7 +75,7 @@ class Data:
     eval_crop_ratio: float = 1.0
     eval_interpolation: str = "bilinear"
     repeats: int = 1
-    num_threads: int = 1
+    num_threads: int | None = None
     num_workers: int = 0
     prefetch: int = 2
     bad_images: str = "replace"
@@ -95,14 +98,16 @@ class Data:
             ("max_bad", 0),
         ):
             value = getattr(self, key)
+            if value is None and key == "num_threads":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"data.{key} is {value!r}; it must be a whole number from {least}")
         if self.seed >= 2**32:
             raise ValueError(f"data.seed is {self.seed}; it must be below 2**32")
         if self.data_dir is not None and not isinstance(self.data_dir, str):
             raise ValueError(f"data.data_dir is {self.data_dir!r}; it must be a path or None")
-        if self.bad_images not in bad_images.POLICIES:
-            allowed = ", ".join(bad_images.POLICIES)
+        if self.bad_images not in POLICIES:
+            allowed = ", ".join(POLICIES)
             raise ValueError(f"data.bad_images is {self.bad_images!r}; there is: {allowed}")
         for key in ("mean", "std"):
             self._check_statistics(key)
@@ -153,9 +158,9 @@ class Data:
         return Layout(self.sharding, self.process_index, self.process_count)
 
     @functools.cached_property
-    def bad(self) -> bad_images.BadImages:
+    def bad(self) -> BadImages:
         """The images that this process could not read."""
-        return bad_images.BadImages(self.bad_images, self.max_bad)
+        return BadImages(self.bad_images, self.max_bad)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -190,7 +195,7 @@ class Data:
         return mean, std
 
     def list_bad_images(self, path: Path) -> None:
-        """Has the images that cannot be read listed in a file, see bad_images.BadImages."""
+        """Has the images that cannot be read listed in a file, see BadImages."""
         self.bad.keep_in(path)
 
     def train_batches(self, start: int = 0) -> Batches:
@@ -240,10 +245,17 @@ class Data:
             )
         return tuple(pair)
 
+    @property
+    def _threads(self) -> int:
+        if self.num_threads is not None:
+            return self.num_threads
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return max(1, cores // max(1, self.num_workers))
+
     @functools.cached_property
     def _crop(self):
         """The evaluation's resizing and crop, image -> image."""
-        return transforms.center_crop(
+        return center_crop(
             image_size=self._height_and_width,
             ratio=self.eval_crop_ratio,
             interpolation=self.eval_interpolation,
@@ -265,7 +277,7 @@ class Data:
             image_shape=self.image_shape,
             batch_size=batch_size,
             layout=self.layout,
-            num_threads=self.num_threads,
+            num_threads=self._threads,
             num_workers=self.num_workers,
             prefetch=self.prefetch,
             report_bad=functools.partial(self.bad.add, split),

@@ -94,17 +94,18 @@ def test_golden(name, argument):
 
 
 @pytest.mark.parametrize(("name", "argument"), ALL)
-def test_builds_or_says_what_is_missing(name, argument):
+def test_builds_or_says_what_to_run(name, argument, tmp_path):
     config = get_config(name, argument)
     config.mesh.data = 1
     if config.data.name in ("digits", "synthetic"):
         assert experiment.build(config).steps.total > 0
         return
-    with pytest.raises(ConfigError, match=f"not in the code yet: data set '{config.data.name}'"):
+    config.data.data_dir = str(tmp_path)
+    run_this = f"run: python tools/prepare_data.py {config.data.name} --data_dir={tmp_path}"
+    with pytest.raises(ConfigError, match=f"{config.data.name}.* is not prepared .*{run_this}"):
         experiment.check_config(config)
-    # All but the data is right: with made-up images of the same size it builds.
+    # All but the data is right: with made-up images it builds, with its augmentation.
     config.data.update(name="synthetic", eval_split="test", train_split="train")
-    config.augment = {}
     run = experiment.build(config)
     assert run.steps.total > 0
 

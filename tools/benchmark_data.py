@@ -60,9 +60,7 @@ def make_arrays(folder: Path, num_images: int, size: int) -> Path:
     images = np.stack([cv2.GaussianBlur(image, (0, 0), 2) for image in noise])
     labels = np.arange(num_images) % 2
     path = folder / "made.npz"
-    np.savez(
-        path, train_images=images, train_labels=labels, test_images=images, test_labels=labels
-    )
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     return path
 
 

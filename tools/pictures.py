@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from data import mixing, randaugment, transforms
+from data import crops, mixing, randaugment
 from data.pipeline import Data
 
 COLUMNS = 8
@@ -89,7 +89,7 @@ def draw_operations(
 
         image = load_sample_image("china.jpg")
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    image = transforms.center_crop(image_size=size, ratio=1.0, interpolation="pil_bicubic")(image)
+    image = crops.center_crop(image_size=size, ratio=1.0, interpolation="pil_bicubic")(image)
     rows = randaugment.pictures(options, image, MAGNITUDES)
     figure = Figure(figsize=(1.6 * MAGNITUDES + 1, 1.6 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)

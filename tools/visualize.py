@@ -1,7 +1,7 @@
 """Draws what a recipe does.
 
     python tools/visualize.py batch --config=configs/imagenet_nest.py:tiny
-    python tools/visualize.py batch --config=configs/cifar_nest.py:tiny --config.data.name=folder:/images
+    python tools/visualize.py batch --config=configs/cifar_nest.py --config.data.name=folder:/images
     python tools/visualize.py operations --config=configs/imagenet_nest.py:tiny --image=photo.jpg
 
 batch: an augmented training batch as the model sees it, with its labels.

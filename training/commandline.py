@@ -78,6 +78,20 @@ def _fail(error: RunError):
     sys.exit(error.exit_code)
 
 
+def choose_command(words: list[str], commands: Mapping[str, Callable]) -> Callable:
+    """Returns the function of a script's command.
+
+    Args:
+        words: the script's arguments that are not flags.
+        commands: name -> function, whose docstring's first line is its help.
+    """
+    if len(words) == 1 and words[0] in commands:
+        return commands[words[0]]
+    given = " ".join(words) or "no command"
+    allowed = "; ".join(f"{name}: {f.__doc__.splitlines()[0]}" for name, f in commands.items())
+    raise ConfigError(f"{given}: expected one command of: {allowed}")
+
+
 def run(define_flags: Callable[[], None], main: Callable, *, takes_words: bool = False) -> None:
     """Runs a script: a RunError becomes one line on stderr and its exit code.
 
@@ -98,20 +112,6 @@ def run(define_flags: Callable[[], None], main: Callable, *, takes_words: bool =
             _fail(error)
         except BadImage as error:  # met by the loader, long after the run has started
             _fail(ConfigError(str(error)))
-
-
-def choose_command(words: list[str], commands: Mapping[str, Callable]) -> Callable:
-    """Returns the function of a script's command.
-
-    Args:
-        words: the script's arguments that are not flags.
-        commands: name -> function, whose docstring's first line is its help.
-    """
-    if len(words) == 1 and words[0] in commands:
-        return commands[words[0]]
-    given = " ".join(words) or "no command"
-    allowed = "; ".join(f"{name}: {f.__doc__.splitlines()[0]}" for name, f in commands.items())
-    raise ConfigError(f"{given}: expected one command of: {allowed}")
 
     define_flags()
     _define_common_flags()
