@@ -16,6 +16,7 @@ import functools
 import json
 import os
 import re
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from array_record.python import array_record_data_source
 
 from data.sources import Record, check_index
 
-_NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 FORMAT = "array_record"
@@ -234,12 +235,25 @@ def _example_class():
     return tf_example_pb2.Example
 
 
+def _allow_open_files(count: int) -> None:
+    """Raises this process's limit of open files by `count`, as far as that is allowed.
+
+    A file that has been read stays open. ImageNet has as many as the usual limit, 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class ArrayRecordSource:
     """Records of one split of a prepared set, read from disk one by one."""
 
     def __init__(self, prepared: Prepared, split: str):
         # The numbers of records are known; without the brackets each file would be opened for them.
         shards = [s for s in prepared.shards(split) if s.num_records]
+        _allow_open_files(len(shards))
         self._records = array_record_data_source.ArrayRecordDataSource(
             [f"{shard.path}[0:{shard.num_records}]" for shard in shards]
         )

@@ -77,21 +77,30 @@ def _fail(error: RunError):
     sys.exit(error.exit_code)
 
 
-def run(define_flags: Callable[[], None], main: Callable[[flags.FlagValues], None]) -> None:
+def run(
+    define_flags: Callable[[], None],
+    main: Callable[..., None],
+    arguments: tuple[str, ...] = (),
+) -> None:
     """Runs a script: a RunError becomes one line on stderr and its exit code.
 
     Args:
         define_flags: defines the script's flags. Called here rather than at import, so that tests
             and notebooks can import several scripts.
-        main: gets the parsed flags.
+        main: gets the parsed flags, and the positional arguments.
+        arguments: names of the positional arguments, all of them needed.
     """
 
     def checked_main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            _fail(ConfigError(f"unexpected argument {argv[1]!r}; flags look like --name=value"))
+        _, *given = argv
+        if len(given) > len(arguments):
+            unexpected = given[len(arguments)]
+            _fail(ConfigError(f"unexpected argument {unexpected!r}; flags look like --name=value"))
+        if len(given) < len(arguments):
+            _fail(ConfigError(f"{arguments[len(given)]} is missing; see --help"))
         try:
             _join_processes(flags.FLAGS)
-            main(flags.FLAGS)
+            main(flags.FLAGS, *given)
         except RunError as error:
             _fail(error)
 
