@@ -32,6 +32,10 @@ FORMAT = "array_record"
 PREPARE = "python tools/prepare_data.py"
 
 
+class NoLabel(ValueError):
+    """A record has no label, or one that is none of the classes."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One file of a split and the number of its records."""
@@ -272,7 +276,7 @@ class ArrayRecordSource:
         if self._label_key is not None:
             (label,) = features[self._label_key].int64_list.value
             if not 0 <= label < self._num_classes:  # -1: ImageNet's test split has no labels
-                raise ValueError(
+                raise NoLabel(
                     f"{self.describe(index)} has the label {label}; it must lie in 0 to "
                     f"{self._num_classes - 1}"
                 )
