@@ -78,6 +78,8 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
 
 def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) -> None:
     """Downloads and writes a set with the code of TensorFlow Datasets."""
+    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+        raise ConfigError(f"--manual_dir={manual_dir} is not a folder")
     # Before TensorFlow is imported: it would take the whole memory of an accelerator that somebody
     # may be training on.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -92,8 +94,6 @@ def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) 
 
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
-    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        raise ConfigError(f"--manual_dir={manual_dir} is not a folder")
     download = tfds.download.DownloadConfig(
         # The files in the public bucket are TFRecord; prepare from the originals.
         try_download_gcs=False,
