@@ -9,8 +9,8 @@ anything else           a set that TensorFlow Datasets has prepared (data/tfds_s
 import functools
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Dataset:
             are smaller than what anybody trains on (digits) and made-up ones heed the image size;
             the others give images of the size they have.
         splits: names that `load` takes.
+        aliases: other name of a split -> its name in `splits`.
         class_names: in the order of the labels, where known.
         note: a line that a person should see before training, or empty.
     """
@@ -54,6 +55,7 @@ class Dataset:
     std: tuple[float, ...]
     load: Callable[[str, tuple[int, int]], sources.Source]
     splits: tuple[str, ...] = ("train", "test")
+    aliases: Mapping[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     note: str = ""
 
@@ -79,16 +81,13 @@ def check_name(name: str, data_dir: str | None = None) -> None:
     elif name not in BUILT_IN:
         if not tfds_sources.is_name(name):
             raise ValueError(f"data set {name!r} is not known; {_allowed()}")
-        try:
-            tfds_sources.open_prepared(name, data_dir)
-        except ValueError as error:
-            raise ValueError(f"{error} ({_allowed()})") from None
+        tfds_sources.open_prepared(name, data_dir)
 
 
 def _allowed() -> str:
     return (
-        f"there is: {', '.join(BUILT_IN)}, folder:/path, npz:/path.npz, and the sets of TensorFlow "
-        "Datasets, such as cifar10"
+        f"there is: {', '.join(BUILT_IN)}, folder:/path, npz:/path.npz, and TensorFlow Datasets "
+        "such as cifar10"
     )
 
 
@@ -155,7 +154,8 @@ def _from_folder(name: str, path: Path) -> Dataset:
         mean=mean,
         std=std,
         load=lambda split, image_size: load(split),
-        splits=folders.SPLITS,
+        splits=tuple(folder.split_folders),
+        aliases=folder.aliases,
         class_names=folder.class_names,
         note=folder.note,
     )
@@ -174,6 +174,7 @@ def _from_npz(name: str, path: Path) -> Dataset:
         std=std,
         load=lambda split, image_size: arrays.sources[split],
         splits=tuple(arrays.sources),
+        aliases=arrays.aliases,
         class_names=arrays.class_names,
     )
 
@@ -225,9 +226,9 @@ def parse_split(dataset: Dataset, split: str) -> list[_Part]:
 
     Args:
         dataset: whose split it is.
-        split: names in the data set's `splits`, each optionally with a slice, joined by "+". Slice
-            boundaries are whole percents or record numbers, negative ones count from the end, as in
-            TensorFlow Datasets.
+        split: names in the data set's `splits` or `aliases`, each optionally with a slice, joined
+            by "+". Slice boundaries are whole percents or record numbers, negative ones count from
+            the end, as in TensorFlow Datasets.
 
     Returns:
         For each part its split's name and the two boundaries as written, None where left out.
@@ -235,15 +236,16 @@ def parse_split(dataset: Dataset, split: str) -> list[_Part]:
     Raises:
         ValueError: malformed, or no such split.
     """
+    names = {**{name: name for name in dataset.splits}, **dataset.aliases}
     parts = split.split("+") if isinstance(split, str) else [""]
     matches = [_PART.fullmatch(part.strip()) for part in parts]
-    if any(match is None or match["base"] not in dataset.splits for match in matches):
+    if any(match is None or match["base"] not in names for match in matches):
         raise ValueError(
             f"split {split!r} of data set {dataset.name!r} is not known; there is: "
-            f"{', '.join(dataset.splits)}, each also sliced, as in 'train[:80%]' or "
+            f"{', '.join(names)}, each also sliced, as in 'train[:80%]' or "
             "'train[100:200]', and joined, as in 'train+test[:50%]'"
         )
-    return [(match["base"], match["start"], match["stop"]) for match in matches]
+    return [(names[match["base"]], match["start"], match["stop"]) for match in matches]
 
 
 def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> sources.Source:

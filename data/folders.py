@@ -28,7 +28,6 @@ HELD_OUT = 0.1
 _TRAIN = ("train", "training")
 _VALIDATION = ("validation", "val", "valid")
 _TEST = ("test",)
-SPLITS = ("train", "validation", "val", "test")
 
 
 class FolderSource:
@@ -85,36 +84,33 @@ class Folder:
     Attributes:
         path: as given.
         class_names: names of the class folders of the training split, sorted.
-        split_folders: name of a split -> folder that holds its class folders. With "train" alone,
-            a tenth of each class (at least one image of a class that has two) is held out and
-            answers to the other names.
+        split_folders: "train", "validation" and "test", as far as they are there -> the folder that
+            holds the split's class folders. Where there is no folder for evaluation, "train" and
+            "validation" share one: a tenth of each class, at least one image of a class that has
+            two, is held out.
+        aliases: other name of a split -> its name in `split_folders`. "val" is "validation", and
+            the only evaluation split answers to "validation" and "test".
+        note: what to know about the splits, or empty.
     """
 
     path: Path
     class_names: tuple[str, ...]
     split_folders: dict[str, Path]
-
-    @property
-    def note(self) -> str:
-        """What to know about the splits."""
-        if len(self.split_folders) > 1:
-            return ""
-        return (
-            f"{self.path} has no folder 'validation' or 'test': a tenth of each class, fixed by "
-            "the file names, is held out for evaluation"
-        )
+    aliases: dict[str, str]
+    note: str = ""
 
     def load(self, split: str) -> FolderSource | Subset:
         """Opens a split.
 
         Args:
-            split: one of `SPLITS`. The only evaluation folder answers to all names but "train".
+            split: a key of `split_folders`.
 
         Raises:
             ValueError: a class that the training split lacks, or one without an image.
         """
-        if len(self.split_folders) > 1:
-            return self._scan(self.split_folders[split])
+        folders = self.split_folders
+        if "validation" not in folders or folders["validation"] != folders["train"]:
+            return self._scan(folders[split])
         whole = self._whole
         held_out = _held_out(whole.labels, len(self.class_names))
         if split != "train" and not held_out.any():
@@ -126,7 +122,7 @@ class Folder:
     @functools.cached_property
     def _whole(self) -> FolderSource:
         """All records of a set without evaluation folder, scanned once for its splits."""
-        return self._scan(self.path)
+        return self._scan(self.split_folders["train"])
 
     def _scan(self, folder: Path) -> FolderSource:
         found = _class_folders(folder)
@@ -167,23 +163,28 @@ def open_folder(path: Path) -> Folder:
         ValueError: no such folder, or no class in it.
     """
     found = _class_folders(path)
-    split_folders = {"train": path}
-    train = _split_folder(path, found, _TRAIN)
-    validation = _split_folder(path, found, _VALIDATION)
-    test = _split_folder(path, found, _TEST)
-    if train:
-        split_folders["train"] = train
-        if validation or test:
-            split_folders["validation"] = split_folders["val"] = validation or test
-            split_folders["test"] = test or validation
-    elif validation or test:
+    train, validation, test = (
+        _split_folder(path, found, names) for names in (_TRAIN, _VALIDATION, _TEST)
+    )
+    note = ""
+    if train is None and (validation or test):
         raise ValueError(f"{path} has a folder {(validation or test).name!r} but no 'train'")
-    class_names = tuple(_class_folders(split_folders["train"]))
-    if not class_names:
-        raise ValueError(
-            f"{split_folders['train']} holds no folder; there must be one for each class"
+    train = train or path
+    if not (validation or test):
+        validation = train
+        note = (
+            f"{path} has no folder 'validation' or 'test': a tenth of each class, fixed by the "
+            "file names, is held out for evaluation"
         )
-    return Folder(path, class_names, split_folders)
+    folders = {"train": train, "validation": validation, "test": test}
+    folders = {split: folder for split, folder in folders.items() if folder}
+    aliases = {"val": "validation" if validation else "test"}
+    if not (validation and test):
+        aliases |= {"validation": "test"} if test else {"test": "validation"}
+    class_names = tuple(_class_folders(train))
+    if not class_names:
+        raise ValueError(f"{train} holds no folder; there must be one for each class")
+    return Folder(path, class_names, folders, aliases, note)
 
 
 def _split_folder(path: Path, found: Iterable[str], names: tuple[str, ...]) -> Path | None:

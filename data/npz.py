@@ -21,7 +21,8 @@ class Arrays:
     """The contents of a file.
 
     Attributes:
-        sources: name of a split -> its records. The only evaluation split answers to both names.
+        sources: name of a split -> its records.
+        aliases: {"test": "validation"} or the reverse: the only evaluation split answers to both.
         num_classes: number of class names, else the largest label of the training split plus one.
         class_names: None if the file has none.
         num_channels: 1 or 3.
@@ -31,6 +32,7 @@ class Arrays:
     num_classes: int
     class_names: tuple[str, ...] | None
     num_channels: int
+    aliases: dict[str, str]
 
 
 def read_npz(path: Path) -> Arrays:
@@ -74,10 +76,9 @@ def read_npz(path: Path) -> Arrays:
                     f"{num_channels}"
                 )
             sources[split] = ArraySource(images, labels, f"{path.name} {split}")
-    for split, other in (_EVALUATION, _EVALUATION[::-1]):
-        if split not in sources and other in sources:
-            sources[split] = sources[other]
-    return Arrays(sources, num_classes, class_names, num_channels)
+    pairs = (_EVALUATION, _EVALUATION[::-1])
+    aliases = {a: b for a, b in pairs if a not in sources and b in sources}
+    return Arrays(sources, num_classes, class_names, num_channels, aliases)
 
 
 def _check_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import functools
 import json
 import os
 import re
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ from array_record.python import array_record_data_source
 
 from data.sources import Record, check_index
 
-_NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 FORMAT = "array_record"
 PREPARE = "python tools/prepare_data.py"
+
+
+class NoLabel(ValueError):
+    """A record has no label, or one that is none of the classes."""
 
 
 @dataclass(frozen=True)
@@ -234,12 +239,25 @@ def _example_class():
     return tf_example_pb2.Example
 
 
+def _allow_open_files(count: int) -> None:
+    """Raises this process's limit of open files by `count`, as far as that is allowed.
+
+    A file that has been read stays open. ImageNet has as many as the usual limit, 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class ArrayRecordSource:
     """Records of one split of a prepared set, read from disk one by one."""
 
     def __init__(self, prepared: Prepared, split: str):
         # The numbers of records are known; without the brackets each file would be opened for them.
         shards = [s for s in prepared.shards(split) if s.num_records]
+        _allow_open_files(len(shards))
         self._records = array_record_data_source.ArrayRecordDataSource(
             [f"{shard.path}[0:{shard.num_records}]" for shard in shards]
         )
@@ -258,7 +276,7 @@ class ArrayRecordSource:
         if self._label_key is not None:
             (label,) = features[self._label_key].int64_list.value
             if not 0 <= label < self._num_classes:  # -1: ImageNet's test split has no labels
-                raise ValueError(
+                raise NoLabel(
                     f"{self.describe(index)} has the label {label}; it must lie in 0 to "
                     f"{self._num_classes - 1}"
                 )

@@ -54,12 +54,12 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "File that gets the results as JSON lines, too.")
 
 
-def main(args: flags.FlagValues, words: list[str]) -> None:
-    results = commandline.choose_command(words, COMMANDS)(args)
+def main(args: flags.FlagValues, command: str) -> None:
+    results = commandline.choose_command(command, COMMANDS)(args)
     if args.output:
         with input_errors():
             Path(args.output).write_text("".join(json.dumps(result) + "\n" for result in results))
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, takes_words=True)
+    commandline.run(define_flags, main, arguments=("command",))

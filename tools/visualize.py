@@ -65,9 +65,9 @@ def define_flags() -> None:
     flags.DEFINE_string("image", None, "Image for operations; None: one of scikit-learn's.")
 
 
-def main(args: flags.FlagValues, words: list[str]) -> None:
-    commandline.choose_command(words, COMMANDS)(args)
+def main(args: flags.FlagValues, command: str) -> None:
+    commandline.choose_command(command, COMMANDS)(args)
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, takes_words=True)
+    commandline.run(define_flags, main, arguments=("command",))

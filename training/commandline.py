@@ -78,36 +78,50 @@ def _fail(error: RunError):
     sys.exit(error.exit_code)
 
 
-def choose_command(words: list[str], commands: Mapping[str, Callable]) -> Callable:
+def choose_command(command: str, commands: Mapping[str, Callable]) -> Callable:
     """Returns the function of a script's command.
 
     Args:
-        words: the script's arguments that are not flags.
+        command: as given.
         commands: name -> function, whose docstring's first line is its help.
     """
-    if len(words) == 1 and words[0] in commands:
-        return commands[words[0]]
-    given = " ".join(words) or "no command"
+    if command in commands:
+        return commands[command]
     allowed = "; ".join(f"{name}: {f.__doc__.splitlines()[0]}" for name, f in commands.items())
-    raise ConfigError(f"{given}: expected one command of: {allowed}")
+    raise ConfigError(f"there is no command {command!r}; there is {allowed}")
 
 
-def run(define_flags: Callable[[], None], main: Callable, *, takes_words: bool = False) -> None:
+def _match(given: list[str], names: tuple[str, ...]) -> list:
+    """Returns the positional arguments; the last name may end in "..." for one or more."""
+    several = bool(names) and names[-1].endswith("...")
+    if len(given) < len(names):
+        raise ConfigError(f"{names[len(given)]} is missing; see --help")
+    if several:
+        return [*given[: len(names) - 1], given[len(names) - 1 :]]
+    if len(given) > len(names):
+        unexpected = given[len(names)]
+        raise ConfigError(f"unexpected argument {unexpected!r}; flags look like --name=value")
+    return given
+
+
+def run(
+    define_flags: Callable[[], None], main: Callable[..., None], arguments: tuple[str, ...] = ()
+) -> None:
     """Runs a script: a RunError becomes one line on stderr and its exit code.
 
     Args:
         define_flags: defines the script's flags. Called here rather than at import, so that tests
             and notebooks can import several scripts.
-        main: gets the parsed flags; with takes_words also the list of the other arguments.
-        takes_words: whether the script takes arguments that are not flags: commands, file names.
+        main: gets the parsed flags, and the positional arguments.
+        arguments: names of the positional arguments, all of them needed; "file..." at the end
+            stands for one or more, of which main gets the list.
     """
 
     def checked_main(argv: list[str]) -> None:
         try:
-            if len(argv) > 1 and not takes_words:
-                raise ConfigError(f"unexpected argument {argv[1]!r}; flags look like --name=value")
+            given = _match(argv[1:], arguments)
             _join_processes(flags.FLAGS)
-            main(flags.FLAGS, *([argv[1:]] if takes_words else []))
+            main(flags.FLAGS, *given)
         except RunError as error:
             _fail(error)
         except BadImage as error:  # met by the loader, long after the run has started
