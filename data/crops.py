@@ -181,7 +181,7 @@ def center_crop(
     data/transforms_factory.py (transforms_imagenet_eval).
     """
     size = as_height_width("center_crop.image_size", image_size)
-    check_number("center_crop.ratio", ratio, 0.01, 1.0)
+    check_number("center_crop.ratio", ratio, 0.1, 1.0)
     check_choice("center_crop.interpolation", interpolation, INTERPOLATIONS)
     torchvision = interpolation in PILLOW
     # Down, in both codes: int(256 / 224 * 384) = floor(384 / 0.875) = 438. The small number keeps
@@ -201,8 +201,8 @@ def center_crop(
         if (height, width) == scaled == size:
             return image
         resized = resized_size(height, width)
-        if resized[0] > 4 * size[0] or resized[1] > 4 * size[1]:
-            # Twice what the crop needs of a very long image, so that its end has no influence.
+        if resized[0] * resized[1] > 16 * size[0] * size[1]:
+            # Of a very long image, twice what the crop needs: its ends have no influence.
             rows = _middle(height, math.ceil(2 * size[0] * height / resized[0]))
             columns = _middle(width, math.ceil(2 * size[1] * width / resized[1]))
             image = image[rows, columns]

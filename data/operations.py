@@ -127,10 +127,11 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 # --- geometry -------------------------------------------------------------------------------------
-# Each takes `interpolation`, one of INTERPOLATIONS, and `fill`, the level (or three) of what comes
-# in from outside the image. "nearest" is OpenCV's, with coordinates counted from the centre of the
-# first pixel, as in the official NesT code; "bilinear" and "bicubic" are Pillow's own transform,
-# which counts from that pixel's corner, as in timm: shears differ by half their factor.
+# Each takes `interpolation`, one of INTERPOLATIONS, and `fill`, the level of what comes in from
+# outside the image, or three levels, of which a grey image takes the first. "nearest" is OpenCV's,
+# with coordinates counted from the centre of the first pixel, as in the official NesT code;
+# "bilinear" and "bicubic" are Pillow's own transform, which counts from that pixel's corner, as in
+# timm: shears differ by half their factor.
 
 
 def _transform(
@@ -138,25 +139,24 @@ def _transform(
 ) -> np.ndarray:
     """Takes the pixel (x, y) from (ax + by + c, dx + ey + f), matrix = (a, b, c, d, e, f)."""
     height, width, channels = image.shape
+    levels = (fill,) * 3 if isinstance(fill, int) else tuple(fill)
     if interpolation == "nearest":
         moved = cv2.warpAffine(
             image,
             np.array(matrix).reshape(2, 3),
             (width, height),
             flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-            borderValue=(fill,) * 3 if isinstance(fill, int) else fill,
+            borderValue=levels,
         )
     else:
         pillow = Image.fromarray(image if channels > 1 else image[..., 0])
-        if channels > 1 and isinstance(fill, int):
-            fill = (fill,) * 3
         moved = np.asarray(
             pillow.transform(
                 (width, height),
                 Image.Transform.AFFINE,
                 matrix,
                 resample=PILLOW[interpolation],
-                fillcolor=fill,
+                fillcolor=levels if channels > 1 else levels[0],
             )
         )
     return moved.reshape(image.shape)

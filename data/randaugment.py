@@ -124,7 +124,7 @@ def _check_fill(fill: Any) -> None:
 
 
 def _check_pair(variant: str, key: str, value: Any, owner: str) -> None:
-    if value and variant != owner:
+    if value is not None and value is not False and variant != owner:
         raise ValueError(f"randaugment.{key} is {value!r}; it goes with variant {owner!r} only")
 
 
