@@ -1,6 +1,7 @@
 """Global batches of an endless or finite list of records, read ahead, on the device, resumable."""
 
 import math
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -131,7 +132,8 @@ class BatchReader:
         size = max(1, PART_BYTES // math.prod(self.image_shape))
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         make = loading.MakePart(self.records, self.image_shape, self.batch_size, parts)
-        tasks = grain.MapDataset.range(start * len(parts), len(self) * len(parts)).map(make)
+        stop = min(len(self) * len(parts), sys.maxsize)  # endless lists are as long as can be
+        tasks = grain.MapDataset.range(start * len(parts), stop).map(make)
         ahead = 2 * self.num_threads
         loaded = tasks.to_iter_dataset(grain.ReadOptions(self.num_threads, ahead))
         if self.num_workers:

@@ -366,12 +366,12 @@ def test_an_error_in_a_record_reaches_the_caller(counting, monkeypatch, num_thre
     data = counting(num_threads=num_threads)
 
     def broken(self, index):
-        raise OSError(f"record {index} cannot be read")
+        raise KeyError(f"record {index} has no image")
 
     batches = data.train_batches()
     next(batches)
     monkeypatch.setattr(sources.ArraySource, "__getitem__", broken)
-    with pytest.raises(OSError, match="cannot be read"):
+    with pytest.raises(KeyError, match="has no image"):
         take(batches, 100)
     wait_for_no_threads()
 

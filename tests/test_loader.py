@@ -24,7 +24,7 @@ def write_folder(path, num_images=40, size=24, bad=()):
         for index in range(count):
             folder = path / split / ("even" if index % 2 == 0 else "odd")
             folder.mkdir(parents=True, exist_ok=True)
-            image = np.full((size, size, 3), 3 * index, np.uint8)
+            image = np.full((size, size, 3), 3 * index % 256, np.uint8)
             encoded = cv2.imencode(".png", image)[1].tobytes()
             name = f"{index:03d}.png"
             (folder / name).write_bytes(encoded[:40] if (split, index) in bad else encoded)
