@@ -29,7 +29,7 @@ def base_config() -> ConfigDict:
             "mean": config_dict.placeholder(tuple),  # the data set's
             "std": config_dict.placeholder(tuple),
             "eval_crop_ratio": 1.0,
-            "eval_interpolation": "bilinear",
+            "eval_crop_interpolation": "bilinear",
             "repeats": 1,
             "num_threads": config_dict.placeholder(int),  # one a core
             "num_workers": 0,

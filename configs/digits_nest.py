@@ -29,7 +29,7 @@ def get_config(argument: str | None = None):
     config.data.batch_size = 96
     config.data.eval_batch_size = 360
     config.data.num_threads = 1
-    config.data.eval_interpolation = "bicubic"  # where folders and arrays stand in for digits
+    config.data.eval_crop_interpolation = "bicubic"  # where folders and arrays stand in for digits
 
     config.augment.random_affine = {"max_shift_pixels": 1.5, "max_rotation_degrees": 12.0}
 

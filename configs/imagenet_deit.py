@@ -26,7 +26,7 @@ def get_config(argument: str | None = None):
     config.data.eval_split = "validation"
     config.data.repeats = 3  # repeated augmentation: the paper's and main.py's default
     config.data.eval_crop_ratio = 0.875  # datasets.py: 256 to 224
-    config.data.eval_interpolation = "pil_bicubic"  # likewise
+    config.data.eval_crop_interpolation = "pil_bicubic"  # likewise
 
     # Area 0.08 to 1: default of timm's create_transform, which main.py calls.
     config.augment.random_resized_crop = {"area": (0.08, 1.0), "interpolation": "pil_bicubic"}

@@ -27,7 +27,7 @@ def get_config(argument: str | None = None):
     config.data.eval_batch_size = 1024
     config.data.eval_split = "validation"
     config.data.eval_crop_ratio = 0.875  # libml/preprocess.py: 256 to 224
-    config.data.eval_interpolation = "bilinear"  # likewise, without antialiasing
+    config.data.eval_crop_interpolation = "bilinear"  # likewise, without antialiasing
 
     # libml/preprocess.py, whose TensorFlow function draws boxes by their height.
     config.augment.random_resized_crop = {

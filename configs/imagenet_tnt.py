@@ -30,7 +30,7 @@ def get_config(argument: str | None = None):
     config.data.std = (0.5, 0.5, 0.5)
     config.data.repeats = 3  # repeated augmentation: the command
     config.data.eval_crop_ratio = 0.9  # official tnt.py, default_cfgs
-    config.data.eval_interpolation = "pil_bicubic"
+    config.data.eval_crop_interpolation = "pil_bicubic"
 
     # Area and the drawn interpolation: defaults of timm 0.3.2, which the command runs with.
     config.augment.random_resized_crop = {

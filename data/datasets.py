@@ -25,6 +25,8 @@ CIFAR_STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
+# Names of TensorFlow Datasets that the recipes have.
+_USUAL = ("cifar10", "cifar100", "imagenet2012")
 # A split whose pixels take no more than this is decoded once and kept: CIFAR takes 154 MB.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
 
@@ -81,7 +83,12 @@ def check_name(name: str, data_dir: str | None = None) -> None:
     elif name not in BUILT_IN:
         if not tfds_sources.is_name(name):
             raise ValueError(f"data set {name!r} is not known; {_allowed()}")
-        tfds_sources.open_prepared(name, data_dir)
+        try:
+            tfds_sources.open_prepared(name, data_dir)
+        except ValueError as error:
+            if tfds_sources.find_folder(name, data_dir) or name in _USUAL:
+                raise
+            raise ValueError(f"{error} ({_allowed()})") from None  # perhaps it is misspelt
 
 
 def _allowed() -> str:

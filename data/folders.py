@@ -129,9 +129,11 @@ class Folder:
         unknown = [name for name in found if name not in self.class_names]
         if unknown:
             raise ValueError(
-                f"{folder} has {len(unknown)} classes that the training split lacks, such as "
-                f"{unknown[0]!r}"
+                f"{folder} has a class folder {unknown[0]!r} that the training split lacks (such "
+                f"folders: {len(unknown)})"
             )
+        if not found:
+            raise ValueError(f"{folder} holds no class folder")
         files = [_image_files(folder / name) if name in found else [] for name in self.class_names]
         for name in found:
             if not files[self.class_names.index(name)]:

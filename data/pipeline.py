@@ -44,7 +44,7 @@ class Data:
         std: likewise.
         eval_crop_ratio: in evaluation the image's short side becomes image_size / ratio, of which
             the centre is cut out.
-        eval_interpolation: how it is resized, see data/transforms.py.
+        eval_crop_interpolation: how it is resized, see data/crops.py.
         repeats: augmented copies of each image in an epoch's order (repeated augmentation).
         num_threads: threads that make batches, of each worker process if there are any; None: as
             many as there are cores, over all workers; 0 leaves it to the prefetch thread.
@@ -73,7 +73,7 @@ class Data:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     eval_crop_ratio: float = 1.0
-    eval_interpolation: str = "bilinear"
+    eval_crop_interpolation: str = "bilinear"
     repeats: int = 1
     num_threads: int | None = None
     num_workers: int = 0
@@ -111,7 +111,10 @@ class Data:
             raise ValueError(f"data.bad_images is {self.bad_images!r}; there is: {allowed}")
         for key in ("mean", "std"):
             self._check_statistics(key)
-        datasets.check_name(self.name, self.data_dir)
+        try:
+            datasets.check_name(self.name, self.data_dir)
+        except ValueError as error:
+            raise ValueError(f"data.name: {error}") from None
         _ = self._train_steps  # raises what is wrong with the augmentation and the crop
 
     def _check_statistics(self, key: str) -> None:
@@ -255,11 +258,14 @@ class Data:
     @functools.cached_property
     def _crop(self):
         """The evaluation's resizing and crop, image -> image."""
-        return center_crop(
-            image_size=self._height_and_width,
-            ratio=self.eval_crop_ratio,
-            interpolation=self.eval_interpolation,
-        )
+        try:
+            return center_crop(
+                image_size=self._height_and_width,
+                ratio=self.eval_crop_ratio,
+                interpolation=self.eval_crop_interpolation,
+            )
+        except ValueError as error:  # of the function's arguments, which have other names here
+            raise ValueError(str(error).replace("center_crop.", "data.eval_crop_")) from None
 
     @functools.cached_property
     def _train_steps(self) -> list[transforms.Transform]:

