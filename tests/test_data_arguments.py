@@ -52,7 +52,10 @@ def test_good_arguments_pass(options):
         ({"std": (0.0,)}, ["data.std", "(0.0,)", "to 1.0"]),
         ({"std": ()}, ["data.std", "()"]),
         ({"eval_crop_ratio": 0.0}, ["data.eval_crop_ratio", "0.0"]),
-        ({"eval_crop_interpolation": "cubic"}, ["data.eval_crop_interpolation", "'cubic'", "pil_bicubic"]),
+        (
+            {"eval_crop_interpolation": "cubic"},
+            ["data.eval_crop_interpolation", "'cubic'", "pil_bicubic"],
+        ),
         ({"batch_size": 10, "process_count": 4}, ["data.batch_size", "10", "4 processes"]),
         ({"process_index": 4, "process_count": 4}, ["process_index is 4"]),
         ({"augment": {"blur": {}}}, ["augment.blur", "random_affine"]),
@@ -63,7 +66,7 @@ def test_good_arguments_pass(options):
         ),
         (
             {"augment": {"random_affine": {"max_scale": 0.5}}},
-            ["random_affine.max_scale", "0.5", "1.0"],
+            ["random_affine.max_scale", "0.5", "1 to 10"],
         ),
         (
             {"augment": {"random_affine": {"max_shift_pixels": math.nan}}},
