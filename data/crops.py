@@ -201,10 +201,10 @@ def center_crop(
         if (height, width) == scaled == size:
             return image
         resized = resized_size(height, width)
-        if resized[0] * resized[1] > 16 * size[0] * size[1]:
+        if resized[0] * resized[1] > 16 * scaled[0] * scaled[1]:
             # Of a very long image, twice what the crop needs: its ends have no influence.
-            rows = _middle(height, math.ceil(2 * size[0] * height / resized[0]))
-            columns = _middle(width, math.ceil(2 * size[1] * width / resized[1]))
+            rows = _middle(height, math.ceil(2 * scaled[0] * height / resized[0]))
+            columns = _middle(width, math.ceil(2 * scaled[1] * width / resized[1]))
             image = image[rows, columns]
             resized = resized_size(*image.shape[:2])
         image = resize(image, resized, interpolation)

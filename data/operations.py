@@ -12,9 +12,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# The loader works on many images at once; threads inside one small image only get in its way.
-cv2.setNumThreads(0)
-
 Fill = int | tuple[int, int, int]
 
 LEVELS = np.arange(256)

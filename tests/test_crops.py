@@ -212,8 +212,10 @@ def test_long_images_are_not_blown_up(monkeypatch):
     )
     for shape in ((1, 20_000, 3), (20_000, 100, 3), (100, 20_001, 1)):
         for name in crops.INTERPOLATIONS:
-            center_crop(image_size=224, interpolation=name)(np.zeros(shape, np.uint8))
-    assert max(height * width for height, width in sizes) < 16 * 224 * 224
+            for ratio in (0.2, 1.0):
+                crop = center_crop(image_size=60, interpolation=name, ratio=ratio)
+                assert crop(np.zeros(shape, np.uint8)).shape == (60, 60, shape[2])
+    assert max(height * width for height, width in sizes) < 16 * 300 * 300
 
 
 @pytest.mark.torch
@@ -265,7 +267,7 @@ def timm_transforms():
     return transforms_factory
 
 
-# --- random_crop --------------------------------------------------------------------------------
+# --- random_crop ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
