@@ -77,7 +77,9 @@ def draw_batch(plain: dict[str, Any], *, num_images: int, start: int) -> Figure:
 def draw_operations(
     options: dict[str, Any], image_size: int | tuple[int, int], image: np.ndarray | None
 ) -> Figure:
-    """Draws a row for each operation of a RandAugment section: its magnitudes from 0 to the top.
+    """Draws a row for each operation of a RandAugment section: its magnitudes up to the largest.
+
+    Operations whose sign is drawn go from one side through 0 to the other.
 
     Args:
         options: the section.
@@ -90,13 +92,21 @@ def draw_operations(
         image = load_sample_image("china.jpg")
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     image = crops.center_crop(image_size=size, ratio=1.0, interpolation="pil_bicubic")(image)
-    rows = randaugment.pictures(options, image, MAGNITUDES)
+    width = options["max_translate_pixels"] or (options["max_translate_fraction"] or 0.45) * size[1]
+    rows = randaugment.create_operations(
+        options["variant"],
+        fill=options["fill"],
+        max_translate=(width, width),
+        increasing=options["increasing"],
+    )
     figure = Figure(figsize=(1.6 * MAGNITUDES + 1, 1.6 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), MAGNITUDES, squeeze=False)
-    for (name, row), line in zip(rows.items(), grid, strict=True):
-        for axes, (magnitude, picture) in zip(line, row, strict=True):
-            axes.imshow(_shown(picture), interpolation="nearest")
+    for (name, operation), line in zip(rows.items(), grid, strict=True):
+        levels = np.linspace(-1 if operation.signed else 0, 1, MAGNITUDES)
+        for axes, level in zip(line, levels, strict=True):
+            axes.imshow(_shown(operation(image, float(level))), interpolation="nearest")
+            magnitude = abs(level) * randaugment.NUM_LEVELS
             axes.set_title(f"{magnitude:.3g}", fontsize=7, pad=2)
             axes.set_xticks([])
             axes.set_yticks([])
