@@ -13,10 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from data import folders, npz, sources, tfds_sources
-from data.images import decode_image
 
 _HALF = ((0.5,) * 3, (0.5,) * 3)
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -195,7 +192,7 @@ def _from_tfds(name: str, data_dir: str | None) -> Dataset:
         source = tfds_sources.ArrayRecordSource(prepared, split)
         height, width, _ = prepared.image_shape
         if height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY:
-            return _in_memory(source, (height, width, 3), f"{name} {split}")
+            return sources.hold_in_memory(source, (height, width, 3), f"{name} {split}")
         return source
 
     return Dataset(
@@ -209,19 +206,6 @@ def _from_tfds(name: str, data_dir: str | None) -> Dataset:
         class_names=prepared.class_names,
         note="" if prepared.label_key else f"{name} has no labels: every label is 0",
     )
-
-
-def _in_memory(
-    source: sources.Source, image_shape: tuple[int, int, int], name: str
-) -> sources.ArraySource:
-    """Reads and decodes all records."""
-    images = np.empty((len(source), *image_shape), np.uint8)
-    labels = np.empty(len(source), np.int64)
-    for index in range(len(source)):
-        record = source[index]
-        images[index] = decode_image(record["image"])
-        labels[index] = record["label"]
-    return sources.ArraySource(images, labels, name)
 
 
 _PART = re.compile(r"(?P<base>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from data.images import BadImage, decode_image
+
 Record = dict[str, Any]  # image: uint8 [h, w, c] or encoded bytes; label: int
 
 
@@ -69,6 +71,34 @@ class ArraySource:
 
     def describe(self, index: int) -> str:
         return f"record {index} of {self._name}"
+
+
+def hold_in_memory(source: Source, image_shape: tuple[int, int, int], name: str) -> ArraySource:
+    """Reads and decodes all records of a source whose images have one size.
+
+    Args:
+        source: of encoded images.
+        image_shape: (height, width, 3).
+        name: of data set and split, for `describe`.
+
+    Raises:
+        ValueError: an image cannot be read, or has another size.
+    """
+    images = np.empty((len(source), *image_shape), np.uint8)
+    labels = np.empty(len(source), np.int64)
+    for index in range(len(source)):
+        record = source[index]
+        try:
+            image = decode_image(record["image"])
+        except BadImage as error:
+            raise ValueError(f"{source.describe(index)}: {error}") from None
+        if image.shape != image_shape:
+            raise ValueError(
+                f"{source.describe(index)} has the shape {image.shape}, not {image_shape}"
+            )
+        images[index] = image
+        labels[index] = record["label"]
+    return ArraySource(images, labels, name)
 
 
 class Subset:

@@ -136,6 +136,8 @@ def resize(name: str, size: int, data_dir: str | None = None) -> Path:
     """
     if size < _LEAST_SIZE:
         raise ConfigError(f"--resize={size}; it must be a number of pixels from {_LEAST_SIZE}")
+    if name in datasets.BUILT_IN:
+        raise ConfigError(f"{name!r} is not a set of image files, so there is nothing to shrink")
     with input_errors():
         dataset = datasets.open_dataset(name, data_dir)
         kind, _, path = name.partition(":")
