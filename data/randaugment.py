@@ -115,6 +115,18 @@ def create_operations(
     return table
 
 
+def largest_translations(
+    variant: str, height: int, width: int, pixels: float | None, fraction: float | None
+) -> tuple[float, float]:
+    """Returns the largest translation along x and y, see `randaugment`."""
+    if variant == "nest":
+        side = max(height, width)
+        pixels = NEST_TRANSLATIONS.get(side, int(0.3 * side)) if pixels is None else pixels
+        return pixels, pixels
+    fraction = TIMM_TRANSLATION if fraction is None else fraction
+    return fraction * width, fraction * height
+
+
 def _check_fill(fill: Any) -> None:
     levels = fill if isinstance(fill, tuple | list) else (fill,)
     if len(levels) not in (1, 3):
@@ -183,17 +195,11 @@ def randaugment(
     _check_pair(variant, "max_translate_pixels", max_translate_pixels, "nest")
     _check_pair(variant, "max_translate_fraction", max_translate_fraction, "timm")
     _check_fill(fill)
-    if variant == "nest":
-        if max_translate_pixels is None:
-            side = max(height, width)
-            max_translate_pixels = NEST_TRANSLATIONS.get(side, int(0.3 * side))
-        check_number("randaugment.max_translate_pixels", max_translate_pixels, 0, 1 << 14)
-        max_translate = max_translate_pixels, max_translate_pixels
-    else:
-        if max_translate_fraction is None:
-            max_translate_fraction = TIMM_TRANSLATION
-        check_number("randaugment.max_translate_fraction", max_translate_fraction, 0, 1)
-        max_translate = max_translate_fraction * width, max_translate_fraction * height
+    check_number("randaugment.max_translate_pixels", max_translate_pixels or 0, 0, 1 << 14)
+    check_number("randaugment.max_translate_fraction", max_translate_fraction or 0, 0, 1)
+    max_translate = largest_translations(
+        variant, height, width, max_translate_pixels, max_translate_fraction
+    )
     if interpolation is None:
         interpolation = "nearest" if variant == "nest" else ("bilinear", "bicubic")
     names = as_choices("randaugment.interpolation", interpolation, ops.INTERPOLATIONS)

@@ -92,11 +92,15 @@ def draw_operations(
         image = load_sample_image("china.jpg")
     size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     image = crops.center_crop(image_size=size, ratio=1.0, interpolation="pil_bicubic")(image)
-    width = options["max_translate_pixels"] or (options["max_translate_fraction"] or 0.45) * size[1]
     rows = randaugment.create_operations(
         options["variant"],
         fill=options["fill"],
-        max_translate=(width, width),
+        max_translate=randaugment.largest_translations(
+            options["variant"],
+            *size,
+            options["max_translate_pixels"],
+            options["max_translate_fraction"],
+        ),
         increasing=options["increasing"],
     )
     figure = Figure(figsize=(1.6 * MAGNITUDES + 1, 1.6 * len(rows)), layout="constrained")
@@ -105,11 +109,15 @@ def draw_operations(
     for (name, operation), line in zip(rows.items(), grid, strict=True):
         levels = np.linspace(-1 if operation.signed else 0, 1, MAGNITUDES)
         for axes, level in zip(line, levels, strict=True):
-            axes.imshow(_shown(operation(image, float(level))), interpolation="nearest")
-            magnitude = abs(level) * randaugment.NUM_LEVELS
-            axes.set_title(f"{magnitude:.3g}", fontsize=7, pad=2)
             axes.set_xticks([])
             axes.set_yticks([])
+            if operation.argument is None and axes is not line[0]:
+                axes.axis("off")  # there is but one strength
+                continue
+            axes.imshow(_shown(operation(image, float(level))), interpolation="nearest")
+            if operation.argument is not None:
+                magnitude = abs(level) * randaugment.NUM_LEVELS
+                axes.set_title(f"{magnitude:.3g}", fontsize=7, pad=2)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     return figure
 
