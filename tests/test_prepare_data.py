@@ -22,6 +22,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+import train
+from configs import cifar_nest, imagenet_nest
 from data import datasets, tfds_sources
 from data.images import decode_image
 from tools import array_records, prepare_data
@@ -81,6 +83,20 @@ def as_tfrecord(folder):
         path.unlink()
     (version / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
     return version
+
+
+def train_a_step(recipe, data_dir, workdir):
+    """Trains one step of a recipe on its own data set, with its augmentation and a small model."""
+    config, debug = recipe.get_config(), recipe.get_config("debug")
+    config.model = debug.model
+    config.mesh.data = 1
+    config.data.update(
+        data_dir=str(data_dir), image_size=debug.data.image_size, batch_size=8, eval_batch_size=8
+    )
+    config.loop.update(num_epochs=0.01, log_every_steps=1)
+    metrics = train.train_and_evaluate(config, workdir)
+    assert np.isfinite(metrics["loss"]) and metrics["num_examples"] > 6
+    assert (workdir / "classes.txt").exists()
 
 
 def area_means(image, length):
@@ -331,6 +347,7 @@ def test_cifar_from_its_archive(cifar, tmp_path, converted, capsys):
             (image.tobytes(), label) for image, label in expected
         }
         assert len(found) == len(expected)
+    train_a_step(cifar_nest, data_dir, tmp_path / "run")
 
 
 @pytest.mark.tensorflow
@@ -373,6 +390,7 @@ def test_imagenet_from_its_archives(tmp_path, capsys):
         validation.values()
     )
     assert os.listdir(folder.parent) == [folder.name]
+    train_a_step(imagenet_nest, data_dir, tmp_path / "run")
 
     prepare_data.resize("imagenet2012", 24, data_dir)
     assert "the split 'test' is left out" in capsys.readouterr().out
