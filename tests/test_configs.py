@@ -100,7 +100,7 @@ def test_builds_or_says_what_is_missing(name, argument):
     if config.data.name in ("digits", "synthetic"):
         assert experiment.build(config).steps.total > 0
         return
-    with pytest.raises(ConfigError, match=f"not in the code yet: data set '{config.data.name}'"):
+    with pytest.raises(ConfigError, match="not in the code yet: "):
         experiment.check_config(config)
     # All but the data is right: with made-up images of the same size it builds.
     config.data.update(name="synthetic", eval_split="test", train_split="train")
