@@ -126,17 +126,19 @@ class Folder:
 
     def _scan(self, folder: Path) -> FolderSource:
         found = _class_folders(folder)
-        unknown = [name for name in found if name not in self.class_names]
+        if not found:
+            raise ValueError(f"{folder} holds no class folder")
+        there = set(found)
+        unknown = sorted(there - set(self.class_names))
         if unknown:
             raise ValueError(
                 f"{folder} has a class folder {unknown[0]!r} that the training split lacks (such "
                 f"folders: {len(unknown)})"
             )
-        if not found:
-            raise ValueError(f"{folder} holds no class folder")
-        files = [_image_files(folder / name) if name in found else [] for name in self.class_names]
-        for name in found:
-            if not files[self.class_names.index(name)]:
+        files = []
+        for name in self.class_names:
+            files.append(_image_files(folder / name) if name in there else [])
+            if name in there and not files[-1]:
                 raise ValueError(
                     f"the class folder {folder / name} holds no image; known endings are "
                     f"{', '.join(SUFFIXES)}"
@@ -146,11 +148,12 @@ class Folder:
 
 def _held_out(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Marks the first tenth of each class in the order of the records, bool [n]."""
-    mask = np.zeros(len(labels), bool)
-    for label in range(num_classes):
-        places = np.flatnonzero(labels == label)
-        if len(places) > 1:
-            mask[places[: max(1, round(HELD_OUT * len(places)))]] = True
+    counts = np.bincount(labels, minlength=num_classes)
+    wanted = np.where(counts > 1, np.maximum(1, np.rint(HELD_OUT * counts)), 0)
+    by_class = np.argsort(labels, kind="stable")
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    mask = np.empty(len(labels), bool)
+    mask[by_class] = rank < np.repeat(wanted, counts)
     return mask
 
 

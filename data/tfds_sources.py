@@ -12,6 +12,7 @@ Reference: https://www.tensorflow.org/datasets/external_tfrecord (the folder);
     https://github.com/google/array_record (the files).
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -193,13 +194,14 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
 
 def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
     """Names of the features that hold the image and the label."""
-    items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", ())
-    supervised = [item.get("featureKey") for item in items]
+    said = info.get("supervisedKeys", {})
+    supervised = [item.get("featureKey") for item in said.get("tuple", {}).get("items", ())]
+    supervised = supervised or [said[key] for key in ("input", "output") if key in said]
     images = [key for key, feature in features.items() if "image" in feature]
     labels = [key for key, feature in features.items() if "classLabel" in feature]
-    image_key = _choose(images, [*supervised[:1], "image"])
-    label_key = _choose(labels, [*supervised[1:2], "label"])
-    if image_key is None or (label_key is None and (labels or len(supervised) > 1)):
+    image_key = _choose(images, supervised[:1], "image")
+    label_key = _choose(labels, supervised[1:2], "label")
+    if image_key is None or (label_key is None and (labels or supervised[1:])):
         raise ValueError(
             f"data set {name!r} is not one of images with one class each; its records hold: "
             f"{', '.join(features)}"
@@ -207,10 +209,12 @@ def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
     return image_key, label_key
 
 
-def _choose(candidates: list[str], preferred: list[str]) -> str | None:
-    for key in preferred:
-        if key in candidates:
-            return key
+def _choose(candidates: list[str], said: list[str], usual: str) -> str | None:
+    """The feature that the set itself says, else the one of the usual name, else the only one."""
+    if said:
+        return said[0] if said[0] in candidates else None
+    if usual in candidates:
+        return usual
     return candidates[0] if len(candidates) == 1 else None
 
 
@@ -248,7 +252,9 @@ def _allow_open_files(count: int) -> None:
     if soft != resource.RLIM_INFINITY:
         wanted = soft + count
         wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        # macOS has a lower limit than it says; then opening says which file was too many.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class ArrayRecordSource:

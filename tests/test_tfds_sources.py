@@ -182,10 +182,26 @@ def test_a_set_without_labels(tmp_path):
     assert load(tmp_path, "train")[3]["label"] == 0
 
 
-def test_the_label_that_the_set_says_is_meant(tmp_path):
-    coarse = {**FEATURES, "coarse_label": {**FEATURES["label"], "classLabel": {"numClasses": "2"}}}
-    write_set(tmp_path, features=coarse)
-    assert datasets.open_dataset("birds", str(tmp_path)).num_classes == 3
+@pytest.mark.parametrize(
+    ("supervised", "num_classes"),
+    [
+        ({"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "kind"}]}}, 2),
+        ({"input": "image", "output": "kind"}, 2),
+        ({}, 3),
+    ],
+)
+def test_supervised_keys(tmp_path, supervised, num_classes):
+    features = {**FEATURES, "kind": {**FEATURES["label"], "classLabel": {"numClasses": "2"}}}
+    write_set(tmp_path, features=features, supervisedKeys=supervised)
+    assert datasets.open_dataset("birds", str(tmp_path)).num_classes == num_classes
+
+
+def test_several_labels_an_image_are_refused(tmp_path):
+    """As in imagenet2012_real, whose single label is not the one that is meant."""
+    features = {**FEATURES, "real_label": {"sequence": {}}}
+    write_set(tmp_path, features=features, keys=("image", "real_label"))
+    with pytest.raises(ValueError, match="one class each"):
+        datasets.check_name("birds", str(tmp_path))
 
 
 def test_records_without_a_label_are_refused(tmp_path):
