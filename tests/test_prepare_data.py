@@ -93,6 +93,7 @@ def train_a_step(recipe, data_dir, workdir):
     config.data.update(
         data_dir=str(data_dir), image_size=debug.data.image_size, batch_size=8, eval_batch_size=8
     )
+    config.optimizer.warmup_epochs = 0.0
     config.loop.update(num_epochs=0.01, log_every_steps=1)
     metrics = train.train_and_evaluate(config, workdir)
     assert np.isfinite(metrics["loss"]) and metrics["num_examples"] > 6
