@@ -5,6 +5,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from absl import logging
+
 from data.images import BadImage
 
 POLICIES = ("replace", "raise")
@@ -57,6 +59,7 @@ class BadImages:
                 if (split, index) in self._seen:
                     continue
                 self._seen.add((split, index))
+                logging.warning("%s (%s) cannot be read: %s", name, split, reason)
                 if self._path is not None:
                     entry = {"split": split, "index": index, "name": name, "reason": reason}
                     with self._path.open("a", encoding="utf-8") as file:

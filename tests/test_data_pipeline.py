@@ -306,13 +306,18 @@ def test_sharded_batches_hold_the_numpy_batches(counting, shape, spec):
     assert_same(list(data.eval_batches()), list(counting(**recipe).eval_batches()))
 
 
-@pytest.mark.parametrize("eval_batch_size", [1, 7, 8, 17])
-def test_sharded_evaluation_counts_each_example_once(counting, eval_batch_size):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+@pytest.mark.parametrize("num_devices", range(1, 9))
+def test_sharded_evaluation_counts_each_example_once(counting, num_devices):
+    mesh = jax.make_mesh(
+        (num_devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:num_devices]
+    )
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    data = counting(batch_size=8, eval_batch_size=eval_batch_size, sharding=sharding)
-    labels = [np.asarray(b["label"])[np.asarray(b["mask"]) == 1] for b in data.eval_batches()]
-    np.testing.assert_array_equal(np.concatenate(labels), np.arange(NUM_TEST))
+    for eval_batch_size in range(1, 18):
+        data = counting(
+            batch_size=num_devices, eval_batch_size=eval_batch_size, sharding=sharding, image_size=2
+        )
+        labels = [np.asarray(b["label"])[np.asarray(b["mask"]) == 1] for b in data.eval_batches()]
+        np.testing.assert_array_equal(np.concatenate(labels), np.arange(NUM_TEST))
 
 
 def test_batch_size_that_the_devices_or_processes_do_not_divide(counting):
