@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("configs", "layers", "nest", "tnt", "baselines", "data", "training", "tests")
+PACKAGES = (
+    *("configs", "layers", "nest", "tnt", "baselines", "data", "training", "tools", "tests"),
+)
 # package -> packages of ours it may import; imports only point down
 ALLOWED = {
     "configs": {"configs"},
@@ -16,6 +18,17 @@ ALLOWED = {
     "baselines": {"baselines", "layers"},
     "data": {"data"},
     "training": {"training", "data", "nest", "tnt", "baselines", "layers"},
+    "tools": {
+        "tools",
+        "train",
+        "evaluate",
+        "training",
+        "data",
+        "nest",
+        "tnt",
+        "baselines",
+        "layers",
+    },
 }
 FILES = sorted(
     path

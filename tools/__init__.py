@@ -1,0 +1,1 @@
+"""What a person runs beside train.py and evaluate.py."""
