@@ -7,7 +7,7 @@ All arrays are filled with random numbers: what the models compute is arbitrary,
 """
 
 import argparse
-import importlib
+import importlib.util
 import os
 import sys
 import types
@@ -233,22 +233,22 @@ def test_code_in_a_torch_file_is_not_executed(torch, tmp_path):
 # Official codes
 
 
-def official(variable, folder, module):
-    """Imports a module of a checkout."""
+def official(monkeypatch, variable, path):
+    """Imports a file of a checkout, under a name that is not one of ours."""
     checkout = os.environ.get(variable)
     if not checkout:
         pytest.skip(f"{variable} names no checkout")
-    sys.path.insert(0, str(Path(checkout) / folder))
-    try:
-        return importlib.import_module(module)
-    finally:
-        sys.path.pop(0)
+    monkeypatch.syspath_prepend(checkout)  # where it looks for its own libml
+    spec = importlib.util.spec_from_file_location(f"official_{path.stem}", checkout / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("name", ["nest_tiny_s196_224", "nest_base_s196_224", "nest_tiny_s16_32"])
-def test_weights_of_the_official_nest(tmp_path, name):
+def test_weights_of_the_official_nest(tmp_path, monkeypatch, name):
     ml_collections = pytest.importorskip("ml_collections")
-    nest_net = official("OFFICIAL_NEST", ".", "models.nest_net")
+    nest_net = official(monkeypatch, "OFFICIAL_NEST", Path("models/nest_net.py"))
     images = IMAGES[:, : int(name[-2:])] if name.endswith("_32") else IMAGES
     images = images[:, :, : images.shape[1]]
     reference = nest_net.create_model(name, ml_collections.ConfigDict())(num_classes=1000)
@@ -290,7 +290,7 @@ def test_weights_of_the_official_tnt(torch, timm, tmp_path, monkeypatch, name):
         fake = types.ModuleType(f"timm.models.{module}")
         fake.__dict__.update(names)
         monkeypatch.setitem(sys.modules, f"timm.models.{module}", fake)
-    tnt = official("OFFICIAL_TNT", "tnt_pytorch", "tnt")
+    tnt = official(monkeypatch, "OFFICIAL_TNT", Path("tnt_pytorch/tnt.py"))
     create = tnt.tnt_b_patch16_224 if "_b_" in name else tnt.tnt_s_patch16_224
     reference = create(se=1) if name.endswith("_se") else create()
     state = filled(reference)
