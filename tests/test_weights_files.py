@@ -3,6 +3,7 @@
 import gc
 import json
 import pickle
+import re
 import shutil
 
 import jax
@@ -195,6 +196,8 @@ def test_workdir_tells_the_fields_and_what_it_lacks(small_config, run):
 def test_damaged_checkpoint(small_config, run, tmp_path):
     workdir, built, states = run(small_config)
     step = states["latest"][0]
+    expected = load_weights(workdir, built.task.model, image_size=built.data.image_shape)
+    refused = []
     for number, damage in enumerate(("_METADATA", "manifest.ocdbt", "d", "ocdbt.process_0")):
         copy = tmp_path / str(number) / str(step)
         state = copy / "state"
@@ -204,11 +207,15 @@ def test_damaged_checkpoint(small_config, run, tmp_path):
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         else:
             (state / damage).write_bytes(b"nonsense")
-        with pytest.raises(ValueError, match="truncated or damaged") as error:
-            load_weights(copy, built.task.model, image_size=built.data.image_shape)
-        assert "\n" not in str(error.value)
-        del error
+        try:
+            read = load_weights(copy, built.task.model, image_size=built.data.image_shape)
+        except ValueError as error:
+            assert re.search("truncated or damaged", str(error)) and "\n" not in str(error)
+            refused.append(damage)
+        else:  # Orbax had merged what the file held into another one
+            jax.tree.map(np.testing.assert_array_equal, read, expected)
     gc.collect()
+    assert {"_METADATA", "manifest.ocdbt"} <= set(refused) and len(refused) > 2
 
 
 # Refused
