@@ -195,8 +195,12 @@ TASKS = {
 COMMON_SECTIONS = ("seed", "task", "data", "augment", "mesh", "loop", "checkpoint")
 
 
-def check_config(config: ConfigDict) -> dict[str, Any]:
+def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, Any]:
     """Checks a whole config without touching a device.
+
+    Args:
+        config: the recipe.
+        needs_data: whether its data set has to be there.
 
     Returns:
         The config as plain nested dicts, with the defaults of what it leaves out.
@@ -238,7 +242,9 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
         raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
     with input_errors():
         plain |= TASKS[name].check(plain)
-        pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
+        data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
+        if needs_data:
+            data.check_there()
     return plain
 
 
