@@ -29,8 +29,7 @@ from data.loading import ReadEvaluation, ReadTraining, Repeat
 class Data:
     """The data of one run: the config's section `data` with `augment` and `seed`.
 
-    Making it checks all values and reads nothing; `check_there` looks for the data set, `open`
-    opens it.
+    Making it checks all values, reads nothing and looks for nothing; `open` opens the data set.
 
     Attributes:
         name: of the data set, see data/datasets.py: "digits", "cifar10", "imagenet2012",
@@ -170,7 +169,7 @@ class Data:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the images."""
-        return (*self._height_and_width, self.dataset.num_channels)
+        return (*self.height_and_width, self.dataset.num_channels)
 
     @property
     def num_train_examples(self) -> int:
@@ -236,7 +235,7 @@ class Data:
         split = split or self.eval_split
         source = self.eval_source
         if split != self.eval_split:
-            source = datasets.load_source(self.dataset, split, self._height_and_width)
+            source = datasets.load_source(self.dataset, split, self.height_and_width)
         bad = functools.partial(self.bad.add, split)
         return self.batches_of(source, self.dataset.num_channels, bad)
 
@@ -251,11 +250,12 @@ class Data:
             report_bad: gets (index, name, reason) of each image that cannot be read.
         """
         records = grain.MapDataset.range(len(source)).map(ReadEvaluation(source, self._crop))
-        shape = (*self._height_and_width, num_channels)
+        shape = (*self.height_and_width, num_channels)
         return self._reader(records, self.layout.round_up(self.eval_batch_size), shape, report_bad)
 
     @property
-    def _height_and_width(self) -> tuple[int, int]:
+    def height_and_width(self) -> tuple[int, int]:
+        """Size of the images in pixels."""
         return as_height_width("data.image_size", self.image_size)
 
     @property
@@ -268,27 +268,23 @@ class Data:
     def _crop(self):
         """The evaluation's resizing and crop, image -> image."""
         return center_crop(
-            image_size=self._height_and_width,
+            image_size=self.height_and_width,
             ratio=self.eval_crop_ratio,
             interpolation=self.eval_interpolation,
         )
 
     @functools.cached_property
     def _train_steps(self) -> list[transforms.Transform]:
-        return transforms.create_transforms(self.augment, self._height_and_width, self._crop)
+        return transforms.create_transforms(self.augment, self.height_and_width, self._crop)
 
     def _source(self, key: str) -> sources.Source:
         try:
-            return datasets.load_source(self.dataset, getattr(self, key), self._height_and_width)
+            return datasets.load_source(self.dataset, getattr(self, key), self.height_and_width)
         except ValueError as error:
             raise ValueError(f"data.{key}: {error}") from None
 
     def _reader(
-        self,
-        records: grain.MapDataset,
-        batch_size: int,
-        image_shape: tuple[int, int, int],
-        report_bad: ReportBad,
+        self, records: grain.MapDataset, batch_size: int, image_shape: tuple, report_bad: ReportBad
     ) -> BatchReader:
         return BatchReader(
             records=records,
