@@ -37,7 +37,9 @@ from training.models import MODELS, create_model, model_fields
 MIB = 2**20
 # float32 parameter, its gradient and AdamW's two averages of it.
 BYTES_PER_PARAMETER = 16
-FIELDS = sorted({field for model_class, _ in MODELS.values() for field in model_fields(model_class)})
+FIELDS = sorted(
+    {field for model_class, _ in MODELS.values() for field in model_fields(model_class)}
+)
 FIELDS.remove("num_classes")
 
 
@@ -189,7 +191,9 @@ def main(args: flags.FlagValues, name: str | None) -> None:
     if name is None:
         other = ("image_size", "num_classes", "memory", *fields)
         if wrong := [flag for flag in other if getattr(args, flag)]:
-            raise ConfigError(f"--{wrong[0]} needs the name of a model; without one, all are listed")
+            raise ConfigError(
+                f"--{wrong[0]} needs the name of a model; without one, all are listed"
+            )
         list_models(args.json)
         return
     with input_errors():
