@@ -28,11 +28,8 @@ from absl import flags
 
 from data.folders import SUFFIXES
 from training import commandline, workdirs
-from training.errors import ConfigError, input_errors
+from training.errors import ConfigError
 from training.prediction import Prediction, Predictor, build_predictor
-
-# The path column of the table; a longer path does not move the others.
-MAX_PATH_WIDTH = 60
 
 
 def find_images(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
@@ -106,7 +103,7 @@ def predict_all(
     Returns:
         How many of these there are.
     """
-    width = min(MAX_PATH_WIDTH, max((len(str(file)) for file in files), default=0))
+    width = max(len(str(file)) for file in files)
     bad = 0
     bar = tqdm.tqdm(total=len(files), unit="image", leave=False, disable=not sys.stderr.isatty())
     with bar:
@@ -143,8 +140,14 @@ def _predictor(args: flags.FlagValues) -> Predictor:
         raise ConfigError("--weights needs --config=FILE.py: it names model and preprocessing")
     if jax.process_count() > 1:
         raise ConfigError("predict.py runs in one process; split the images instead")
+    config = args.config
+    if args.workdir is not None:
+        trained = workdirs.read_config(Path(args.workdir))
+        config = config or trained
+        for change in workdirs.config_differences(trained.to_dict(), config.to_dict()):
+            print(f"note: not as trained: {change}", file=sys.stderr)
     predictor = build_predictor(
-        workdirs.read_config(Path(args.workdir)) if args.config is None else args.config,
+        config,
         args.weights or args.workdir,
         checkpoint=args.checkpoint,
         average=args.ema,
@@ -157,13 +160,14 @@ def _predictor(args: flags.FlagValues) -> Predictor:
 
 def main(args: flags.FlagValues, images: list[str]) -> None:
     predictor = _predictor(args)
-    with input_errors():
-        files, problems = find_images(images)
+    files, problems = find_images(images)
     for problem in problems:
         print(f"{sys.argv[0]}: {problem}", file=sys.stderr)
-    bad = predict_all(
-        predictor, files, top_k=args.top_k, batch_size=args.batch_size, as_lines=args.json
-    )
+    bad = 0
+    if files:
+        bad = predict_all(
+            predictor, files, top_k=args.top_k, batch_size=args.batch_size, as_lines=args.json
+        )
     if failed := bad + len(problems):
         total = len(files) + len(problems)
         raise ConfigError(f"{failed} of {total} could not be predicted, see above")
