@@ -214,3 +214,15 @@ def test_command_line():
     assert result["total"] == total and total["kept_bytes"] > 0
     wrong = subprocess.run([*command, "more"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2 and "unexpected argument 'more'" in wrong.stderr
+
+
+def test_a_reader_that_has_enough():
+    """`tools/summary.py | head -1` ends without a traceback."""
+    command = [sys.executable, "tools/summary.py", "--json"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        first = json.loads(process.stdout.readline())
+        process.stdout.close()
+        assert first["model"] == "nest_tiny_s196_224"
+        assert "Traceback" not in process.stderr.read()

@@ -1,5 +1,6 @@
 """The command line of train.py, evaluate.py and the tools: absl flags, clear errors, exit codes."""
 
+import os
 import re
 import sys
 import traceback
@@ -128,6 +129,9 @@ def run(
             main(flags.FLAGS, *given)
         except RunError as error:
             _fail(error)
+        except BrokenPipeError:  # "... | head" has read enough; Python would complain once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except BadImage as error:  # met by the loader, long after the run has started
             _fail(ConfigError(str(error)))
 

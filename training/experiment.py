@@ -228,11 +228,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         ("mesh", sharding.create_mesh, ()),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "read_only")),
-        (
-            "data",
-            pipeline.Data,
-            ("augment", "seed", "sharding", "process_index", "process_count"),
-        ),
+        ("data", pipeline.Data, ("augment", "seed", "sharding", "process_index", "process_count")),
     ):
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
     plain["augment"] = check_subsections(
