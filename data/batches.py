@@ -1,6 +1,7 @@
 """Global batches of an endless or finite list of records, read ahead, on the device, resumable."""
 
 import math
+import os
 import sys
 import time
 import weakref
@@ -19,7 +20,13 @@ from data import loading
 # Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
 PART_BYTES = 2**22
 
+ReportBad = Callable[[list[tuple[int, str, str]]], None]  # of (index, name, reason)
 Batch = dict[str, Any]  # image uint8 [b, h, w, c], label int32 [b], mask float32 [b]
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Layout:
@@ -110,7 +117,7 @@ class BatchReader:
     num_threads: int
     num_workers: int
     prefetch: int
-    report_bad: Callable[[list[tuple[int, str, str]]], None]
+    report_bad: ReportBad
 
     @property
     def num_examples(self) -> int:

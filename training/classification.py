@@ -31,6 +31,12 @@ class TrainState:
     ema: Any
 
 
+def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """Maps uint8 images [b, h, w, c] to float32: in 0..1, less `mean`, divided by `std`."""
+    images = images.astype(jnp.float32) / 255.0
+    return (images - jnp.asarray(mean)) / jnp.asarray(std)
+
+
 class Classification:
     """Cross entropy with label smoothing; the config's section `task` are keyword arguments.
 
@@ -180,9 +186,7 @@ class Classification:
         return jnp.maximum(rate, 9.0 / (10.0 + step)) if self.ema_warmup else rate
 
     def _normalize(self, images: jax.Array) -> jax.Array:
-        """uint8 [b, h, w, c] to float32 with mean 0 and deviation 1 per channel."""
-        images = images.astype(jnp.float32) / 255.0
-        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        return normalize(images, self.mean, self.std)
 
     def _inputs(self, batch) -> tuple[jax.Array, jax.Array]:
         """Normalised images and smoothed targets; an augmented batch brings its own."""
