@@ -21,7 +21,7 @@ from data.images import BadImage, decode_image
 from data.pipeline import Data
 from data.sources import Record
 from data.statistics import default_statistics
-from training import sharding
+from training import sharding, workdirs
 from training.classification import normalize
 from training.errors import ConfigError, input_errors
 from training.experiment import check_config
@@ -236,13 +236,13 @@ def _class_names(
 ) -> tuple[str, ...] | None:
     """Returns the first names that there are as many of as classes; see `build_predictor`."""
     if file is not None:
-        names = Path(file).read_text(encoding="utf-8").splitlines()
+        names = workdirs.read_classes(Path(file))
         if len(names) != num_classes:
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
         return readable(names)
     found = []
     if (weights / "classes.txt").is_file():
-        found.append((weights / "classes.txt").read_text(encoding="utf-8").splitlines())
+        found.append(workdirs.read_classes(weights / "classes.txt"))
     if dataset and dataset.class_names:
         found.append(dataset.class_names)
     if "imagenet2012" in name or (name.startswith("folder:") and "imagenet" in name.lower()):
