@@ -41,7 +41,7 @@ def evaluate_workdir(
     folder = Path(workdir).absolute() / "checkpoints" / checkpoint
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist: no run has saved a checkpoint there")
-    run = experiment.build(config)
+    run = experiment.build(config, training=False)
     trained = workdirs.read_config(Path(workdir)).to_dict()
     for difference in workdirs.config_differences(trained, config.to_dict()):
         print(f"note: not as trained: {difference}", file=sys.stderr)
@@ -64,7 +64,7 @@ def evaluate_weights(
     Raises:
         ConfigError: the weights are missing, unreadable or of another model.
     """
-    run = experiment.build(config)
+    run = experiment.build(config, training=False)
     with input_errors():
         variables, _ = load_variables(
             weights, run.task.model, image_size=run.data.image_shape, reinit_head="never"

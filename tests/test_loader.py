@@ -157,7 +157,7 @@ def test_unreadable_images_are_listed_once_and_counted_over_runs(tmp_path):
     name = write_folder(tmp_path / "images", bad={("train", 4), ("train", 5), ("val", 3)})
     path = tmp_path / "bad_images.jsonl"
     data = open_folder(name, max_bad=3)
-    data.list_bad_images(path)
+    data.bad.keep_in(path)
     take(data.train_batches(), 15)  # three epochs
     list(data.eval_batches())
     entries = [json.loads(line) for line in path.read_text().splitlines()]
@@ -166,7 +166,7 @@ def test_unreadable_images_are_listed_once_and_counted_over_runs(tmp_path):
     assert all(entry["reason"] for entry in entries)
     # A second run in the same folder goes on counting and lists nothing twice.
     again = open_folder(name, max_bad=3)
-    again.list_bad_images(path)
+    again.bad.keep_in(path)
     take(again.train_batches(), 5)
     assert len(path.read_text().splitlines()) == 3 and len(again.bad) == 3
 
@@ -175,7 +175,7 @@ def test_too_many_unreadable_images_stop_the_run(tmp_path):
     name = write_folder(tmp_path / "images", bad={("train", i) for i in (1, 4, 9)})
     path = tmp_path / "bad_images.jsonl"
     data = open_folder(name, max_bad=2)
-    data.list_bad_images(path)
+    data.bad.keep_in(path)
     with pytest.raises(TooManyBadImages) as error:
         take(data.train_batches(), 5)
     message = str(error.value)

@@ -27,7 +27,7 @@ def test_classes_are_all_there_and_renumbered(split):
     kept = np.isin(labels, (7, 5, 9))
     np.testing.assert_array_equal(found_images, images[kept])
     np.testing.assert_array_equal(np.array([7, 5, 9])[found], labels[kept])
-    assert (data.num_classes, data.class_names) == (3, ("7", "5", "9"))
+    assert (data.num_classes, data.dataset.class_names) == (3, ("7", "5", "9"))
 
 
 def test_slices_are_of_what_is_left():

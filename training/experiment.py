@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data import pipeline, transforms
+from data import datasets, pipeline, transforms
 from training import sharding
 from training.builders import TASKS
 from training.checkpoints import Checkpoints
@@ -83,7 +83,7 @@ class Experiment:
         trained = jax.tree.leaves(self.task.trainable(self.shapes))
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
-        return [note for note in (str(loaded or ""), parameters, self.data.note) if note]
+        return [note for note in (str(loaded or ""), parameters, self.data.dataset.note) if note]
 
 
 VALUES = ("seed", "init_from")  # the keys that are no sections
@@ -137,6 +137,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     if plain["checkpoint"]["keep_last"] < 1:
         raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
     with input_errors():
+        plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
         plain |= TASKS[name].check(plain)
         data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
         if needs_data:
@@ -144,8 +145,13 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     return plain
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, *, training: bool = True) -> Experiment:
     """Builds a run from its config: mesh, data, task, then the shapes and shardings of its state.
+
+    Args:
+        config: the recipe.
+        training: whether the training split has to be there; without it there is nothing to plan,
+            and `steps` are of one batch an epoch.
 
     Raises:
         ConfigError: anything in the config or the input that can't work.
@@ -156,10 +162,10 @@ def build(config: ConfigDict) -> Experiment:
         batch_sharding = sharding.batch_sharding(mesh)
         data = pipeline.Data(
             **plain["data"], augment=plain["augment"], seed=plain["seed"], sharding=batch_sharding
-        ).open()
+        ).open(training=training)
         steps = plan_steps(
             **plain["loop"],
-            num_examples=data.num_train_examples,
+            num_examples=data.num_train_examples if training else plain["data"]["batch_size"],
             batch_size=plain["data"]["batch_size"],
         )
         task = TASKS[plain["task"]["name"]].build(plain, data, steps, mesh)
