@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-# Keeps the variance of what it maps. With the 0.02 of the other models, a narrow de-aggregation
-# shrinks the signal from the noise below the position embeddings, and all samples look the same.
+# Keeps the variance of what it maps. With the 0.02 of the other models, pixel shuffle from level to
+# level shrinks what comes from the noise far below the position embeddings: at 64x64 (widths 256,
+# 128, 64, 64) to 0.2 % of the variance, so that all samples start as the same image.
 keep_variance = nn.initializers.lecun_normal()
 # Each result of the transposed convolution sees a quarter of the kernel: 4 of 16 places.
 keep_variance_of_quarter = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
