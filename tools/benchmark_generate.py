@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from layers.attention import ATTENTIONS
 from layers.embeddings import PositionEmbedding
@@ -81,25 +81,79 @@ class FullAttentionGenerator(nn.Module):
         return nn.Dense(like.num_channels, name="to_pixels")(x.astype(jnp.float32))
 
 
-def count_multiply_adds(function: Callable, *arguments: Any) -> int:
-    """Counts the multiply-adds of a function's matrix products and convolutions, traced only."""
+def multiply_adds(model: nn.Module, params: Any, noise: Any) -> int:
+    """Counts the multiply-adds of one image, as the papers' tables do; nothing is computed."""
+    traced = jax.make_jaxpr(model.apply)({"params": params}, noise)
+    return sum(cost.multiply_adds for cost in count_products(traced.jaxpr).values())
 
-    def count(program: Any) -> int:
-        total = 0
-        for equation in program.eqns:
-            size = equation.outvars[0].aval.size if equation.outvars else 0
-            if equation.primitive is lax.dot_general_p:
-                (contracted, _), _ = equation.params["dimension_numbers"]
-                left = equation.invars[0].aval.shape
-                total += size * math.prod(left[axis] for axis in contracted)
-            if equation.primitive is lax.conv_general_dilated_p:
-                kernel = equation.invars[1].aval
-                out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-                total += size * kernel.size // kernel.shape[out_axis]
-            for value in equation.params.values():
-                for inner in value if isinstance(value, tuple | list) else (value,):
-                    inner = getattr(inner, "jaxpr", inner)
-                    total += count(inner) if hasattr(inner, "eqns") else 0
-        return total
 
-    return count(jax.make_jaxpr(function)(*arguments).jaxpr)
+def speed_of(model: nn.Module, params: Any, noise: Array) -> Callable[[float], float]:
+    """Returns a measurement of samples/s, compiled and run once before."""
+    generate = jax.jit(model.apply)
+    variables = {"params": params}
+    jax.block_until_ready(generate(variables, noise))
+
+    def measure(seconds: float) -> float:
+        samples, started = 0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < seconds or not samples:
+            jax.block_until_ready(generate(variables, noise))
+            samples += len(noise)
+        return samples / passed
+
+    return measure
+
+
+def run(
+    generator: NestGenerator,
+    *,
+    batch_size: int,
+    seconds: float,
+    rounds: int,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Measures a generator and its full-attention twin, in turns.
+
+    Args:
+        generator: the generator, without classes.
+        batch_size: images at a time, of both.
+        seconds: length of a measurement; one batch at least.
+        rounds: measurements of each; the median counts.
+        say: prints a line.
+
+    Returns:
+        For each of the two its name, parameters, multiply-adds an image, the samples/s of each
+        round and their median.
+    """
+    noise = jax.random.normal(jax.random.key(0), latent_shape(generator, batch_size))
+    results, measures = [], []
+    for name, model in (
+        ("attention inside blocks: transposed NesT", generator),
+        ("attention over the image: TransGAN-style", FullAttentionGenerator(generator)),
+    ):
+        params = jax.jit(model.init)(jax.random.key(0), noise[:1])["params"]
+        result = {
+            "generator": name,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "multiply_adds": multiply_adds(model, params, noise[:1]),
+            "rounds": [],
+        }
+        results.append(result)
+        measures.append(speed_of(model, params, noise))
+    device = jax.devices()[0].device_kind
+    size = generator.image_size
+    say(f"{size} x {size} pixels, batches of {batch_size}, {jnp.dtype(generator.dtype).name}, {device}")
+    for _ in range(rounds):
+        for result, measure in zip(results, measures, strict=True):
+            result["rounds"].append(measure(seconds))
+    for result in results:
+        speeds = result["rounds"]
+        result["samples_per_second"] = statistics.median(speeds)
+        say(
+            f"{result['samples_per_second']:10,.2f} samples/s "
+            f"({min(speeds):,.2f} to {max(speeds):,.2f})  "
+            f"{result['multiply_adds'] / 1e9:8.3f} GMAC/sample  "
+            f"{result['parameters'] / 1e6:6.2f}M parameters  {result['generator']}"
+        )
+    ours, theirs = (result["samples_per_second"] for result in results)
+    say(f"{ours / theirs:.1f} times as many samples")
+    return results
