@@ -9,8 +9,12 @@ Each section is the keyword arguments of one function, where every value is expl
     task            training/classification.py  Classification
     optimizer       training/optimizers.py      create_optimizer
     mesh            training/sharding.py        create_mesh
-    loop            training/experiment.py      plan_steps
+    loop            training/steps.py           plan_steps
     checkpoint      training/checkpoints.py     Checkpoints
+    init            training/weights.py         load_variables
+
+`seed` is of all randomness. `init_from` is what the run starts from: weights or a workdir, read
+with the options of `init`; None: from scratch; "": to be given on the command line.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -20,12 +24,25 @@ def base_config() -> ConfigDict:
     """Returns a config with the sections of a classification run; recipes fill in the rest."""
     config = ConfigDict()
     config.seed = 0
+    config.init_from = config_dict.placeholder(str)
+    config.init = ConfigDict(
+        {
+            "weights": "raw",
+            "checkpoint": "latest",
+            "resize": config_dict.placeholder(str),  # "linear" for NesT, "bicubic" for the others
+            "reinit_head": "zeros",
+            "ignore_fields": (),
+        }
+    )
     config.model = ConfigDict()
     config.data = ConfigDict(
         {
             "train_split": "train",
             "eval_split": "test",
             "data_dir": config_dict.placeholder(str),
+            "classes": config_dict.placeholder(tuple),  # all
+            "examples_per_class": config_dict.placeholder(int),  # all
+            "examples_seed": 0,
             "mean": config_dict.placeholder(tuple),  # the data set's
             "std": config_dict.placeholder(tuple),
             "eval_crop_ratio": 1.0,
@@ -47,6 +64,7 @@ def base_config() -> ConfigDict:
             "ema_decay": config_dict.placeholder(float),
             "ema_warmup": False,
             "accumulation_steps": 1,
+            "linear_probe": False,
         }
     )
     config.optimizer = ConfigDict(
@@ -62,6 +80,8 @@ def base_config() -> ConfigDict:
             "b2": 0.999,
             "eps": 1e-8,
             "grad_clip_norm": config_dict.placeholder(float),
+            "layer_decay": config_dict.placeholder(float),
+            "freeze": (),
         }
     )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
@@ -105,6 +125,29 @@ def parse_argument(argument: str | None, **choices: tuple[str, ...]) -> ConfigDi
     return ConfigDict({**defaults, **chosen, "debug": "debug" in words})
 
 
+def finetune_at_384(config: ConfigDict) -> ConfigDict:
+    """Makes an ImageNet recipe the fine-tuning of its model, trained at 224, at 384 x 384.
+
+    Neither the NesT nor the TNT paper gives a recipe. Both train as DeiT does, so these are the
+    values of DeiT's command (facebookresearch/deit, README_deit.md, commit 4da6691) for images
+    of 384; augmentation, label smoothing and drop path stay as in the recipe, as there.
+    """
+    config.init_from = ""
+    config.init.reinit_head = "never"  # the same classes
+    config.data.image_size = 384
+    config.data.batch_size = 512  # 16 GPUs of 32
+    config.data.eval_batch_size = 512
+    config.optimizer.base_lr = 5e-6
+    config.optimizer.reference_batch = 512
+    config.optimizer.final_lr = 5e-6  # --min-lr: constant after the warm-up
+    config.optimizer.warmup_epochs = 5.0  # default of main.py
+    config.optimizer.weight_decay = 1e-8
+    config.loop.num_epochs = 30.0
+    config.loop.evaluate_every_epochs = 2.0  # ours
+    config.loop.save_every_epochs = 1.0  # ours
+    return config
+
+
 def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     """Makes a smoke run of a recipe: under a minute on two CPU cores, no data set needed.
 
@@ -118,6 +161,7 @@ def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     config.data.eval_split = "test[:32]"
     config.augment = ConfigDict()
     config.device_augment = ConfigDict()
+    config.init_from = None
     config.loop.num_epochs = 1.0
     config.loop.log_every_steps = 2
     config.optimizer.warmup_epochs = 0.25
