@@ -1,6 +1,7 @@
 """The speed of a generator, beside one of the same size that attends to whole images."""
 
-import math
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ from layers.embeddings import PositionEmbedding
 from layers.mlp import Mlp
 from nest.aggregation import LAYER_NORM_EPSILON
 from nest.deaggregation import DEAGGREGATIONS
-from nest.generator import NestGenerator
+from nest.generator import NestGenerator, latent_shape
+from training.costs import count_products
 
 
 class FullAttentionLayer(nn.Module):
@@ -140,8 +142,8 @@ def run(
         results.append(result)
         measures.append(speed_of(model, params, noise))
     device = jax.devices()[0].device_kind
-    size = generator.image_size
-    say(f"{size} x {size} pixels, batches of {batch_size}, {jnp.dtype(generator.dtype).name}, {device}")
+    size, dtype = generator.image_size, jnp.dtype(generator.dtype).name
+    say(f"{size} x {size} pixels, batches of {batch_size}, {dtype}, {device}")
     for _ in range(rounds):
         for result, measure in zip(results, measures, strict=True):
             result["rounds"].append(measure(seconds))
