@@ -42,7 +42,8 @@ class FullAttentionLayer(nn.Module):
 class FullAttentionGenerator(nn.Module):
     """A TransGAN-style generator: at each resolution every token attends to every other.
 
-    It has the widths, depths and heads of a NesT generator, hence its parameters, to the last one.
+    It has the widths, depths and heads of a NesT generator with pixel shuffle, one pixel a token
+    and no classes, hence the same number of parameters.
 
     Attributes:
         like: the NesT generator.
@@ -75,7 +76,7 @@ class FullAttentionGenerator(nn.Module):
             x = x.reshape(-1, side, side, x.shape[-1])  # [b, h, w, c]
             if level < levels:
                 x = DEAGGREGATIONS["pixel_shuffle"](
-                    dim=like.dims[level], dtype=like.dtype, name=f"level{level}_shuffle"
+                    dim=like.dims[level], dtype=like.dtype, name=f"level{level}_deaggregation"
                 )(x)  # [b, 2h, 2w, c of the next level]
                 side *= 2
                 x = x.reshape(-1, side * side, x.shape[-1])  # [b, 4n, c of the next level]
