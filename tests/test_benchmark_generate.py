@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from nest.generator import NestGenerator, generator_shapes
-from tools import benchmark_generate
+from tools import benchmark, benchmark_generate
 from tools.benchmark_generate import FullAttentionGenerator
+from training.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 TWO_LEVELS = NestGenerator(8, (16, 8), (1, 2), (2, 4), latent_dim=6)
@@ -31,7 +33,7 @@ def run(*arguments, timeout=120):
 
 @pytest.mark.parametrize("attention", ["multi_head", "multi_query"])
 def test_with_one_block_it_is_the_nest_generator(attention):
-    model = NestGenerator(4, (16,), (2,), (4,), latent_dim=6, attention=attention)
+    model = NestGenerator(8, (16,), (2,), (4,), latent_dim=6, patch_size=2, attention=attention)
     noise = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
     params = jax.tree.map(
         lambda s: np.random.default_rng(1).normal(0, 0.3, s.shape).astype(np.float32),
@@ -63,14 +65,18 @@ def test_both_are_measured():
 
 
 def test_as_a_person_calls_it(tmp_path):
-    result = run("--generator=nest_generator_huge")
-    assert result.returncode == 2 and "generator 'nest_generator_huge': unknown" in result.stderr
     output = tmp_path / "speed.jsonl"
     arguments = ("--image_size=16", "--batch_size=1", "--seconds=0.01", "--rounds=1")
-    result = run("--generator=nest_generator_small_s64_32", *arguments, f"--output={output}")
+    result = run("--generator=nest_generator_tiny_s16_16", *arguments, f"--output={output}")
     assert result.returncode == 0, result.stderr
     ours, theirs = (json.loads(line) for line in output.read_text().splitlines())
     assert ours["parameters"] == theirs["parameters"] and ours["generator"] in result.stdout
+
+
+def test_unknown_generator():
+    args = SimpleNamespace(generator="nest_generator_huge", image_size=64, dtype="float32")
+    with pytest.raises(ConfigError, match="generator 'nest_generator_huge': unknown"):
+        benchmark.generate(args)
 
 
 @pytest.mark.slow

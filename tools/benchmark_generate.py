@@ -14,7 +14,7 @@ from layers.attention import ATTENTIONS
 from layers.embeddings import PositionEmbedding
 from layers.mlp import Mlp
 from nest.aggregation import LAYER_NORM_EPSILON
-from nest.deaggregation import DEAGGREGATIONS
+from nest.deaggregation import DEAGGREGATIONS, pixel_shuffle
 from nest.generator import NestGenerator, latent_shape
 from training.costs import count_products
 
@@ -42,8 +42,8 @@ class FullAttentionLayer(nn.Module):
 class FullAttentionGenerator(nn.Module):
     """A TransGAN-style generator: at each resolution every token attends to every other.
 
-    It has the widths, depths and heads of a NesT generator with pixel shuffle, one pixel a token
-    and no classes, hence the same number of parameters.
+    It has the widths, depths, heads and de-aggregations (TransGAN's own is pixel shuffle) of a NesT
+    generator without classes, hence the same number of parameters.
 
     Attributes:
         like: the NesT generator.
@@ -75,13 +75,16 @@ class FullAttentionGenerator(nn.Module):
                 )(x)
             x = x.reshape(-1, side, side, x.shape[-1])  # [b, h, w, c]
             if level < levels:
-                x = DEAGGREGATIONS["pixel_shuffle"](
+                x = DEAGGREGATIONS[like.deaggregation](
                     dim=like.dims[level], dtype=like.dtype, name=f"level{level}_deaggregation"
                 )(x)  # [b, 2h, 2w, c of the next level]
                 side *= 2
                 x = x.reshape(-1, side * side, x.shape[-1])  # [b, 4n, c of the next level]
         x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=like.dtype, name="norm")(x)
-        return nn.Dense(like.num_channels, name="to_pixels")(x.astype(jnp.float32))
+        x = nn.Dense(like.patch_size**2 * like.num_channels, name="to_pixels")(
+            x.astype(jnp.float32)
+        )  # [b, h, w, p^2 * k]
+        return pixel_shuffle(x, like.patch_size)  # [b, p * h, p * w, k]
 
 
 def multiply_adds(model: nn.Module, params: Any, noise: Any) -> int:
