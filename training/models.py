@@ -14,6 +14,10 @@ from baselines.vit import VARIANTS as VIT_VARIANTS
 from baselines.vit import Vit
 from baselines.wide_resnet import VARIANTS as WIDE_RESNET_VARIANTS
 from baselines.wide_resnet import WideResNet
+from nest.discriminator import ConvDiscriminator, NestDiscriminator
+from nest.gan_variants import CONV_DISCRIMINATORS, NEST_DISCRIMINATORS
+from nest.gan_variants import GENERATORS as NEST_GENERATORS
+from nest.generator import NestGenerator
 from nest.model import Nest
 from nest.variants import VARIANTS as NEST_VARIANTS
 from tnt.model import Tnt
@@ -27,6 +31,15 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **{name: (ResNet, fields) for name, fields in RESNET_VARIANTS.items()},
     **{name: (WideResNet, fields) for name, fields in WIDE_RESNET_VARIANTS.items()},
     **{name: (Tnt, fields) for name, fields in TNT_VARIANTS.items()},
+}
+
+GENERATORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **{name: (NestGenerator, fields) for name, fields in NEST_GENERATORS.items()},
+}
+
+DISCRIMINATORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **{name: (ConvDiscriminator, fields) for name, fields in CONV_DISCRIMINATORS.items()},
+    **{name: (NestDiscriminator, fields) for name, fields in NEST_DISCRIMINATORS.items()},
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -54,22 +67,72 @@ def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
         ValueError: for an unknown name or field, listing what exists, or for a value that the model
             does not take.
     """
-    if name not in MODELS:
-        raise ValueError(unknown_name(f"model {name!r}", str(name), MODELS))
-    model_class, variant = MODELS[name]
+    return _create("model", MODELS, name, {"num_classes": num_classes}, overrides)
+
+
+def create_generator(
+    name: str, *, image_size: int, num_channels: int, num_classes: int | None, **overrides: Any
+) -> nn.Module:
+    """Builds a generator by its name.
+
+    Args:
+        name: a key of GENERATORS.
+        image_size: side of the images in pixels.
+        num_channels: channels of the images.
+        num_classes: classes, or None for an unconditional generator.
+        **overrides: as in create_model.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: as create_model, or if the variant's levels do not lead to such images.
+    """
+    given = {"image_size": image_size, "num_channels": num_channels, "num_classes": num_classes}
+    return _create("generator", GENERATORS, name, given, overrides)
+
+
+def create_discriminator(name: str, *, num_classes: int | None, **overrides: Any) -> nn.Module:
+    """Builds a discriminator by its name.
+
+    Args:
+        name: a key of DISCRIMINATORS.
+        num_classes: classes, or None for an unconditional discriminator.
+        **overrides: as in create_model.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: as create_model.
+    """
+    return _create("discriminator", DISCRIMINATORS, name, {"num_classes": num_classes}, overrides)
+
+
+def _create(
+    kind: str,
+    table: dict[str, tuple[type[nn.Module], dict[str, Any]]],
+    name: str,
+    given: dict[str, Any],
+    overrides: dict[str, Any],
+) -> nn.Module:
+    """Builds an entry of a table: the variant's fields, overrides over them, and those given."""
+    if name not in table:
+        raise ValueError(unknown_name(f"{kind} {name!r}", str(name), table))
+    model_class, variant = table[name]
     allowed = model_fields(model_class)
     for field in overrides:
         if field not in allowed:
-            raise ValueError(unknown_name(f"field {field!r} of model {name}", field, allowed))
+            raise ValueError(unknown_name(f"field {field!r} of {kind} {name}", field, allowed))
     overrides = {field: value for field, value in overrides.items() if value is not None}
     fields = {field: _plain(value) for field, value in {**variant, **overrides}.items()}
     hints = typing.get_type_hints(model_class)
     for field, value in fields.items():
         if problem := wrong_type(value, hints[field]):
-            raise ValueError(f"model {name}: {field}={value!r} {problem}")
+            raise ValueError(f"{kind} {name}: {field}={value!r} {problem}")
     if "dtype" in fields:
         fields["dtype"] = _dtype(fields["dtype"])
-    return model_class(num_classes=num_classes, **fields)
+    return model_class(**given, **fields)
 
 
 def _plain(value: Any) -> Any:
