@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from training import sharding
 from training.builders import TASKS
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, input_errors
-from training.initialization import Weights, check_init_from, read_init_from
+from training.initialization import FROM_SCRATCH, Weights, check_init_from, read_init_from
 from training.sections import check_keys, check_section, check_subsections, unknown_name
 from training.steps import Steps, plan_steps
 from training.task import Task
@@ -108,6 +109,8 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     )
     if plain["checkpoint"]["keep_last"] < 1:
         raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
+    if plain["init_from"] not in (None, "", FROM_SCRATCH):
+        plain["init_from"] = str(Path(plain["init_from"]).expanduser().absolute())
     with input_errors():
         plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
         plain |= TASKS[name].check(plain)
