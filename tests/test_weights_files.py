@@ -5,6 +5,8 @@ import json
 import pickle
 import re
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
@@ -262,6 +264,16 @@ def test_pickle_with_code_is_not_executed(tmp_path, suffix, wrap):
         with np.load(file, allow_pickle=True) as archive:
             archive["params/head/bias"]
         assert proof.exists()
+
+
+@pytest.mark.parametrize("version", ["1.13.1", "2.4.0", "2.5.1+cu124"])
+def test_torch_that_may_execute_code_is_refused(tmp_path, monkeypatch, version):
+    """Before 2.6, weights_only=True could be got round (CVE-2025-32434)."""
+    file, old = tmp_path / "w.pth", types.ModuleType("torch")
+    old.__version__ = version
+    monkeypatch.setitem(sys.modules, "torch", old)
+    file.write_bytes(b"never read")
+    refused(file, MODEL, f"needs torch 2.6 or later, not {version}")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])

@@ -11,6 +11,9 @@ from training.stored import Stored, one_line
 
 SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .tar: *.pth.tar
 
+# The first release whose weights_only=True executes nothing (CVE-2025-32434).
+_OLDEST = (2, 6)
+
 # Keys of the weights in files of training scripts, the official TNT's and timm's among them.
 _KEYS = {"raw": ("state_dict", "model"), "ema": ("state_dict_ema", "model_ema")}
 
@@ -24,7 +27,7 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
         weights: "raw", or "ema" for the moving average beside them.
 
     Raises:
-        ValueError: without PyTorch, for a damaged file, for one with more than tensors and plain
+        ValueError: without PyTorch or with an old one, for a damaged file, for one with more than tensors and plain
             values, or if it is of another model.
     """
     try:
@@ -34,6 +37,11 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
             f"weights {file}: reading PyTorch files needs torch, which is not installed: "
             "pip install torch, or convert the file to .safetensors where it is"
         ) from error
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _OLDEST:
+        raise ValueError(
+            f"weights {file}: reading PyTorch files needs torch {'.'.join(map(str, _OLDEST))} or "
+            f"later, not {torch.__version__}: earlier ones may execute what is in them"
+        )
     try:
         # Training scripts store their options: a class without code of its own.
         with torch.serialization.safe_globals([argparse.Namespace]):
