@@ -180,7 +180,7 @@ def adapt(
         have, want = shape_of(arrays.get(name)), shape_of(shapes.get(name))
         if not want or len(have) != len(want) or have == want or have[-1] != want[-1]:
             continue
-        array = resize_table(np.asarray(arrays[name], np.float32), table, resize)
+        array = resize_table(arrays[name], table, resize)
         if array is not None:
             adapted[name], resized[name] = array, (have, want)
     if reinit_head != "never" and _other_classes(arrays, shapes):

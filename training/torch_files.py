@@ -27,8 +27,8 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
         weights: "raw", or "ema" for the moving average beside them.
 
     Raises:
-        ValueError: without PyTorch or with an old one, for a damaged file, for one with more than tensors and plain
-            values, or if it is of another model.
+        ValueError: without PyTorch or with an old one, for a damaged file, for one with more than
+            tensors and plain values, or if it is of another model.
     """
     try:
         import torch
