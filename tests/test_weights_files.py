@@ -77,8 +77,9 @@ def test_batch_statistics(tmp_path, suffix):
     refused(file, RESNET, "missing: batch_stats/stage1_block1/norm1/mean")
 
 
-def test_bfloat16_becomes_float32(tmp_path):
-    file, variables = tmp_path / "half.safetensors", random_variables(MODEL)
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_bfloat16_becomes_float32(tmp_path, suffix):
+    file, variables = tmp_path / f"half{suffix}", random_variables(MODEL)
     half = jax.tree.map(lambda x: np.asarray(x, jax.numpy.bfloat16), variables)
     write_weights(file, half, MODEL, (32, 32))
     found = load_weights(file, MODEL, image_size=32)

@@ -83,6 +83,11 @@ def write_weights(
     if file.suffix == ".safetensors":
         write_safetensors(file, arrays, {_METADATA: about, "format": "flax"})
     elif file.suffix == ".npz":
+        # NumPy reads back only the types of its own; bfloat16 comes from another package.
+        arrays = {
+            name: array.astype(np.float32) if array.dtype.kind == "V" else array
+            for name, array in arrays.items()
+        }
         with _replacing(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **{_METADATA: np.array(about)}, **arrays)
     else:
