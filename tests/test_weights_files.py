@@ -11,6 +11,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from flax.serialization import msgpack_serialize
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
@@ -292,6 +293,29 @@ def test_values_that_are_not_finite(saved, value):
 def test_values_that_are_no_numbers(tmp_path, array):
     np.savez(tmp_path / "w.npz", **{"params/head/bias": array})
     refused(tmp_path / "w.npz", MODEL, "no numbers in params/head/bias")
+
+
+def test_an_array_that_is_a_folder_as_well(tmp_path):
+    file = tmp_path / "w.npz"
+    for names in (("params/a", "params/a/b"), ("params/a/b", "params/a")):
+        np.savez(file, **dict.fromkeys(names, np.ones(2)))
+        refused(file, MODEL, "what is above params/a/b is an array as well")
+
+
+@pytest.mark.parametrize("about", ['{"version": "x"}', '{"version": null}', "[1]", '{"fields": 3}'])
+def test_metadata_of_other_types(tmp_path, about):
+    file = tmp_path / "w.safetensors"
+    save_file({"params/a": np.ones(1)}, file, {"nest_tnt_jax": about})
+    refused(file, MODEL, "truncated or damaged")
+
+
+@pytest.mark.parametrize("key", [b"PatchEmbedding_0", 3])
+def test_names_that_are_no_text(tmp_path, key):
+    file = tmp_path / "ckpt-1.flax"
+    for target in ({key: np.ones(2)}, {key: np.ones(2), "a": {"b": np.ones(2)}}, {"a": {key: {}}}):
+        state = {"optimizer": {"target": target}}
+        file.write_bytes(msgpack_serialize(state, in_place=True))
+        refused(file, MODEL, "no parameters under optimizer/target")
 
 
 def test_weights_of_another_model(tmp_path):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -126,12 +125,20 @@ def _read_official_nest(file: Path, model: nn.Module, _: str) -> Stored:
         params = state["optimizer"]["target"]
     except (KeyError, TypeError, IndexError):
         params = None
-    if not isinstance(params, dict) or not all(map(_is_numbers, jax.tree.leaves(params))):
+    if not _is_parameters(params):
         raise ValueError(f"weights {file}: no parameters under optimizer/target in this file")
     skipped = [f"optimizer/{name}" for name in state["optimizer"] if name != "target"]
-    skipped += [name for name in state if name != "optimizer"]
+    skipped += [str(name) for name in state if name != "optimizer"]
     params = from_official(params, model.depths)
     return Stored("official NesT", {"params": params}, OFFICIAL_NEST_FIELDS, tuple(skipped))
+
+
+def _is_parameters(tree: Any) -> bool:
+    """Tells whether something is nested dicts of numbers, which names lead to."""
+    return isinstance(tree, dict) and all(
+        isinstance(name, str) and (_is_parameters(branch) or _is_numbers(branch))
+        for name, branch in tree.items()
+    )
 
 
 def _is_numbers(array: Any) -> bool:
@@ -172,7 +179,7 @@ def _from_arrays(
         raise ValueError(f"weights {file}: no numbers in {listed(odd)}")
     try:
         about = json.loads(metadata.get(_METADATA, "{}"))
-        version, fields = about.get("version", 0), dict(about.get("fields", {}))
+        version, fields = int(about.get("version", 0)), dict(about.get("fields", {}))
     except (ValueError, TypeError, AttributeError) as error:
         raise damaged(file, error) from error
     if version > VERSION:
@@ -181,11 +188,20 @@ def _from_arrays(
     if kind is not None and kind != type(model).__name__:
         raise ValueError(f"weights {file}: of the model {kind}, not {type(model).__name__}")
     if any(name.startswith("params/") for name in arrays):
+        both = [name for name in arrays if any(above in arrays for above in _folders(name))]
+        if both:
+            raise ValueError(f"weights {file}: what is above {listed(both)} is an array as well")
         variables = unflatten_dict({tuple(name.split("/")): arrays[name] for name in arrays})
         return Stored(f"{file.suffix[1:]} of ours", variables, fields)
     converted = convert_state_dict(file, arrays, model, metadata.get("architecture"))
     params, fields = {"params": converted.params}, {**fields, **converted.fields}
     return Stored(converted.naming, params, fields, converted.skipped, converted.notes)
+
+
+def _folders(name: str) -> list[str]:
+    """Returns ["params", "params/head"] of "params/head/bias"."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 # suffix -> function from a file, a model and "raw" or "ema" to what is stored
