@@ -20,7 +20,9 @@ from baselines.resnet import ResNet
 from nest.model import Nest
 from training import experiment
 from training.checkpoints import Checkpoints
+from training.weight_checkpoints import read_checkpoint
 from training.weight_files import write_weights
+from training.weight_places import find_weights_file
 from training.weights import Report, load_variables, load_weights, variable_shapes
 
 MODEL = Nest(10, (8, 16), (1, 1), (2, 4), patch_size=4)
@@ -185,6 +187,7 @@ def test_workdir_tells_the_fields_and_what_it_lacks(small_config, run):
     model, shape = built.task.model, built.data.image_shape
     with pytest.raises(ValueError, match="needs a model with gelu='tanh'; set this"):
         load_weights(workdir, model.clone(gelu="exact"), image_size=shape)
+    assert read_checkpoint(find_weights_file(workdir), model, "raw").image_size == shape[:2]
     with pytest.raises(ValueError, match="of the model Nest, not ResNet"):
         load_weights(workdir, RESNET, image_size=shape)
     for key, value in (("weights", "average"), ("checkpoint", "newest")):
@@ -302,7 +305,10 @@ def test_an_array_that_is_a_folder_as_well(tmp_path):
         refused(file, MODEL, "what is above params/a/b is an array as well")
 
 
-@pytest.mark.parametrize("about", ['{"version": "x"}', '{"version": null}', "[1]", '{"fields": 3}'])
+@pytest.mark.parametrize(
+    "about",
+    ['{"version": "x"}', '{"version": null}', "[1]", '{"fields": 3}', '{"image_size": [0, 2]}'],
+)
 def test_metadata_of_other_types(tmp_path, about):
     file = tmp_path / "w.safetensors"
     save_file({"params/a": np.ones(1)}, file, {"nest_tnt_jax": about})

@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from data.arguments import as_height_width
 from nest.model import Nest
 from nest.weights import FIELDS as OFFICIAL_NEST_FIELDS
 from nest.weights import from_official
@@ -31,7 +32,7 @@ from training.trees import listed
 from training.weight_fields import telling_fields
 
 VERSION = 1  # of our own files
-_METADATA = "nest_tnt_jax"  # their key in safetensors' metadata and name in .npz
+METADATA = "nest_tnt_jax"  # their key in safetensors' metadata and name in .npz
 
 
 def read_weights(file: Path, model: nn.Module, weights: str) -> Stored:
@@ -80,7 +81,7 @@ def write_weights(
         }
     )
     if file.suffix == ".safetensors":
-        write_safetensors(file, arrays, {_METADATA: about, "format": "flax"})
+        write_safetensors(file, arrays, {METADATA: about, "format": "flax"})
     elif file.suffix == ".npz":
         # NumPy reads back only the types of its own; bfloat16 comes from another package.
         arrays = {
@@ -88,7 +89,7 @@ def write_weights(
             for name, array in arrays.items()
         }
         with _replacing(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **{_METADATA: np.array(about)}, **arrays)
+            np.savez(stream, **{METADATA: np.array(about)}, **arrays)
     else:
         raise ValueError(f"weights {file}: can be written as .safetensors or .npz only")
 
@@ -165,8 +166,8 @@ def _read_npz(file: Path, model: nn.Module, _: str) -> Stored:
     except Exception as error:  # zipfile, zlib and NumPy each have their own
         raise damaged(file, error) from error
     metadata = {}
-    if arrays.get(_METADATA, np.zeros(0)).dtype.kind == "U":
-        metadata[_METADATA] = str(arrays.pop(_METADATA))
+    if arrays.get(METADATA, np.zeros(0)).dtype.kind == "U":
+        metadata[METADATA] = str(arrays.pop(METADATA))
     return _from_arrays(file, arrays, metadata, model)
 
 
@@ -178,8 +179,10 @@ def _from_arrays(
     if odd:
         raise ValueError(f"weights {file}: no numbers in {listed(odd)}")
     try:
-        about = json.loads(metadata.get(_METADATA, "{}"))
+        about = json.loads(metadata.get(METADATA, "{}"))
         version, fields = int(about.get("version", 0)), dict(about.get("fields", {}))
+        size = about.get("image_size")
+        image_size = None if size is None else as_height_width("image_size", size)
     except (ValueError, TypeError, AttributeError) as error:
         raise damaged(file, error) from error
     if version > VERSION:
@@ -192,10 +195,11 @@ def _from_arrays(
         if both:
             raise ValueError(f"weights {file}: what is above {listed(both)} is an array as well")
         variables = unflatten_dict({tuple(name.split("/")): arrays[name] for name in arrays})
-        return Stored(f"{file.suffix[1:]} of ours", variables, fields)
+        return Stored(f"{file.suffix[1:]} of ours", variables, fields, image_size=image_size)
     converted = convert_state_dict(file, arrays, model, metadata.get("architecture"))
     params, fields = {"params": converted.params}, {**fields, **converted.fields}
-    return Stored(converted.naming, params, fields, converted.skipped, converted.notes)
+    skipped, notes = converted.skipped, converted.notes
+    return Stored(converted.naming, params, fields, skipped, notes, image_size)
 
 
 def _folders(name: str) -> list[str]:

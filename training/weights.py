@@ -168,6 +168,7 @@ def load_variables(
         resize=resize,
         reinit_head=reinit_head,
         seed=seed,
+        stored_size=stored.image_size,
     )
     check_tree(shapes, adapted.arrays, f"weights {file}")
     arrays = adapted.arrays
