@@ -68,13 +68,16 @@ def test_logits_are_those_of_timm(fixtures, name):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("field", ["gelu", "aggregation_padding"])
-def test_the_variant_is_asked_for(fixtures, name, field):
-    file, right = fixtures / f"{name}.safetensors", FILES[name]
+def test_the_variant_is_asked_for(fixtures, tmp_path, name, field):
+    architecture, right = name.replace("timm", "tiny"), FILES[name]
+    file = tmp_path / f"{architecture}.safetensors"
+    shutil.copy(fixtures / f"{name}.safetensors", file)
     (other,) = {"gelu": {"tanh", "exact"}, "aggregation_padding": {"same", "torch"}}[field] - {
         getattr(right, field)
     }
     wrong = right.clone(**{field: other})
-    refused(file, wrong, f"timm {name} needs a model with {field}={getattr(right, field)!r}; set")
+    need = f"needs a model with {field}={getattr(right, field)!r}; set"
+    refused(file, wrong, f"timm {architecture} {need}")
     params = load_weights(file, wrong, image_size=32, ignore_fields=[field])
     known = np.load(fixtures / f"{name}.npz")
     assert difference(wrong, params, known) > 1e-4
@@ -167,11 +170,25 @@ def test_what_tells_the_padding(saved):
             copy, wrong, f"needs a model with aggregation_padding={right.aggregation_padding!r}"
         )
 
-    for architecture, right, wrong in (("nest_tiny_jx", SAME, TORCH), ("nest_tiny", TORCH, SAME)):
+    for name in ("nest_mine", "nest_jx", "nest_tiny_mine", "my_nest_tiny", "nest_tiny-mine_jx"):
+        copy = shutil.copy(saved, saved.with_name(f"{name}.safetensors"))
+        for model in (SAME, TORCH):
+            _, report = load_variables(copy, model, image_size=32)
+            assert "nothing tells how timm's model pads" in str(report)
+
+    for architecture, right, wrong in (
+        ("nest_tiny_jx", SAME, TORCH),
+        ("nest_tiny", TORCH, SAME),
+        ("nest_base_jx.goog_in1k", SAME, TORCH),
+    ):
         (saved.parent / "config.json").write_text(json.dumps({"architecture": architecture}))
         load_weights(saved.parent, right, image_size=32)
-        refused(saved, wrong, f"timm {architecture} needs a model with aggregation_padding=")
+        refused(saved, wrong, f"timm {architecture.split('.')[0]} needs a model with aggregation_")
 
+    (saved.parent / "config.json").write_text(json.dumps({"architecture": "resnet50"}))
+    beside = shutil.copy(saved, saved.with_name("nest_tiny.safetensors"))
+    _, report = load_variables(beside, SAME, image_size=32)
+    assert "nothing tells how timm's model pads" in str(report)
     (saved.parent / "config.json").unlink()
     save_file(load_file(saved), saved, {"architecture": "nest_tiny_jx"})
     refused(saved, TORCH, "aggregation_padding='same'")

@@ -82,6 +82,17 @@ def test_there_and_back_is_bit_exact(named, stored, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, random_params(model))
 
 
+def test_a_rectangle_there_and_back(tmp_path):
+    """2 x 8 patches, which could be 4 x 4: the size goes along in timm's file."""
+    model, files = build(TNT), [tmp_path / name for name in ("in.npz", "timm.safetensors")]
+    params = random_params(model, (32, 128))
+    write_weights(files[0], {"params": params}, model, (32, 128))
+    args = dict(input=str(files[0]), output=str(files[1]), to="timm", image_size=["32", "128"])
+    convert_weights.main(flags(TNT, **args))
+    found = load_weights(files[1], model, image_size=(32, 128))
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
 def flags(named, **more):
     """Parsed flags, for calling main without a process."""
     fields = [f"{name}={value}" for name, value in named["fields"].items()]

@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from scipy import ndimage
 
 from baselines.vit import Vit
 from nest.model import Nest
 from tnt.model import Tnt
+from tnt.weights import to_timm
 from training.adapt import PositionTable, position_tables, resize_table
 from training.models import create_model
 from training.weight_files import write_weights
@@ -27,7 +29,8 @@ def random_params(model, size, seed=0):
 
 def save(folder, model, size):
     params, file = random_params(model, size), folder / "weights.npz"
-    write_weights(file, {"params": params}, model, (size, size))
+    sides = (size, size) if isinstance(size, int) else size
+    write_weights(file, {"params": params}, model, sides)
     return params, file
 
 
@@ -134,6 +137,55 @@ def test_a_rectangle(tmp_path):
         variables, report = load_variables(file, model, image_size=(96, 32))
         assert len(report.resized) == len(position_tables(model, (96, 32)))
         jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((1, 96, 32, 3), "f4"))
+
+
+@pytest.mark.parametrize("sides", [(128, 128), (192, 192), (256, 64), (64, 128)])
+def test_of_a_rectangle_to_as_many_tokens_and_others(tmp_path, sides):
+    """4 x 16 patches of TNT: as many as 8 x 8, and a square number, but no square."""
+    old, file = save(tmp_path, TNT, (64, 256))
+    variables, report = load_variables(file, TNT, image_size=sides)
+    assert set(report.resized) == {"sentence_position/embedding"}
+    table = old["sentence_position"]["embedding"]
+    new = variables["params"]["sentence_position"]["embedding"]
+    patches = (sides[0] // 16, sides[1] // 16)
+    expected = pillow_resized(table[1:].reshape(4, 16, 32), patches)
+    np.testing.assert_allclose(new[1:].reshape(*patches, 32), expected, atol=1e-4)
+    same, report = load_variables(file, TNT, image_size=(64, 256))
+    assert not report.resized
+    np.testing.assert_array_equal(same["params"]["sentence_position"]["embedding"], table)
+
+
+def test_a_file_that_tells_no_size_is_of_a_square(tmp_path):
+    """4 x 16 patches of an official TNT, all of which are for squares: 8 x 8 there."""
+    params, file = random_params(TNT, 128), tmp_path / "model.safetensors"
+    save_file(to_timm(params, TNT), file)
+    variables, report = load_variables(file, TNT, image_size=(64, 256))
+    assert set(report.resized) == {"sentence_position/embedding"}
+    table = params["sentence_position"]["embedding"]
+    expected = pillow_resized(table[1:].reshape(8, 8, 32), (4, 16))
+    new = variables["params"]["sentence_position"]["embedding"]
+    np.testing.assert_allclose(new[1:].reshape(4, 16, 32), expected, atol=1e-4)
+    assert not load_variables(file, TNT, image_size=128)[1].resized
+
+
+@pytest.mark.parametrize("how", ["linear", "linear_in_blocks"])
+def test_a_rectangle_of_nest_turned(tmp_path, how):
+    model = NEST.clone(dims=(8, 16), num_heads=(2, 4), depths=(1, 1))
+    old, file = save(tmp_path, model.clone(block_size=(4, 8)), (32, 64))
+    model = model.clone(block_size=(8, 4))
+    variables, report = load_variables(file, model, image_size=(64, 32), resize=how)
+    assert set(report.resized) == {"level1_position/embedding", "level2_position/embedding"}
+    table = old["level1_position"]["embedding"]  # four blocks of 4 x 8
+    new = variables["params"]["level1_position"]["embedding"].reshape(2, 2, 8, 4, 8)
+    blocks = table.reshape(2, 2, 4, 8, 8)
+    if how == "linear_in_blocks":
+        expected = ndimage.zoom(blocks, (1, 1, 2, 0.5, 1), order=1)
+    else:
+        rows = [np.concatenate(row, axis=1) for row in blocks]
+        expected = ndimage.zoom(np.concatenate(rows), (2, 0.5, 1), order=1)
+        rows = [np.concatenate(row, axis=1) for row in new]
+        new = np.concatenate(rows)
+    np.testing.assert_allclose(new, expected, atol=1e-5)
 
 
 def test_tables_know_every_parameter_that_depends_on_the_image():

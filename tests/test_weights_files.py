@@ -5,10 +5,13 @@ import json
 import pickle
 import re
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
 import pytest
+from flax.serialization import msgpack_serialize
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
@@ -17,7 +20,9 @@ from baselines.resnet import ResNet
 from nest.model import Nest
 from training import experiment
 from training.checkpoints import Checkpoints
+from training.weight_checkpoints import read_checkpoint
 from training.weight_files import write_weights
+from training.weight_places import find_weights_file
 from training.weights import Report, load_variables, load_weights, variable_shapes
 
 MODEL = Nest(10, (8, 16), (1, 1), (2, 4), patch_size=4)
@@ -75,8 +80,9 @@ def test_batch_statistics(tmp_path, suffix):
     refused(file, RESNET, "missing: batch_stats/stage1_block1/norm1/mean")
 
 
-def test_bfloat16_becomes_float32(tmp_path):
-    file, variables = tmp_path / "half.safetensors", random_variables(MODEL)
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_bfloat16_becomes_float32(tmp_path, suffix):
+    file, variables = tmp_path / f"half{suffix}", random_variables(MODEL)
     half = jax.tree.map(lambda x: np.asarray(x, jax.numpy.bfloat16), variables)
     write_weights(file, half, MODEL, (32, 32))
     found = load_weights(file, MODEL, image_size=32)
@@ -181,6 +187,7 @@ def test_workdir_tells_the_fields_and_what_it_lacks(small_config, run):
     model, shape = built.task.model, built.data.image_shape
     with pytest.raises(ValueError, match="needs a model with gelu='tanh'; set this"):
         load_weights(workdir, model.clone(gelu="exact"), image_size=shape)
+    assert read_checkpoint(find_weights_file(workdir), model, "raw").image_size == shape[:2]
     with pytest.raises(ValueError, match="of the model Nest, not ResNet"):
         load_weights(workdir, RESNET, image_size=shape)
     for key, value in (("weights", "average"), ("checkpoint", "newest")):
@@ -264,6 +271,16 @@ def test_pickle_with_code_is_not_executed(tmp_path, suffix, wrap):
         assert proof.exists()
 
 
+@pytest.mark.parametrize("version", ["1.13.1", "2.4.0", "2.5.1+cu124"])
+def test_torch_that_may_execute_code_is_refused(tmp_path, monkeypatch, version):
+    """Before 2.6, weights_only=True could be got round (CVE-2025-32434)."""
+    file, old = tmp_path / "w.pth", types.ModuleType("torch")
+    old.__version__ = version
+    monkeypatch.setitem(sys.modules, "torch", old)
+    file.write_bytes(b"never read")
+    refused(file, MODEL, f"needs torch 2.6 or later, not {version}")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_values_that_are_not_finite(saved, value):
     variables = random_variables(MODEL)
@@ -271,13 +288,40 @@ def test_values_that_are_not_finite(saved, value):
     bias[3] = value
     variables["params"]["head"]["bias"] = bias
     write_weights(saved, variables, MODEL, (32, 32))
-    refused(saved, MODEL, "values that are not finite in head/bias")
+    for model in (MODEL, MODEL.clone(num_classes=3)):  # of the second, the head is replaced
+        refused(saved, model, "values that are not finite in head/bias")
 
 
 @pytest.mark.parametrize("array", [np.array(["a"]), np.ones(10, np.complex64), np.ones(10, bool)])
 def test_values_that_are_no_numbers(tmp_path, array):
     np.savez(tmp_path / "w.npz", **{"params/head/bias": array})
     refused(tmp_path / "w.npz", MODEL, "no numbers in params/head/bias")
+
+
+def test_an_array_that_is_a_folder_as_well(tmp_path):
+    file = tmp_path / "w.npz"
+    for names in (("params/a", "params/a/b"), ("params/a/b", "params/a")):
+        np.savez(file, **dict.fromkeys(names, np.ones(2)))
+        refused(file, MODEL, "what is above params/a/b is an array as well")
+
+
+@pytest.mark.parametrize(
+    "about",
+    ['{"version": "x"}', '{"version": null}', "[1]", '{"fields": 3}', '{"image_size": [0, 2]}'],
+)
+def test_metadata_of_other_types(tmp_path, about):
+    file = tmp_path / "w.safetensors"
+    save_file({"params/a": np.ones(1)}, file, {"nest_tnt_jax": about})
+    refused(file, MODEL, "truncated or damaged")
+
+
+@pytest.mark.parametrize("key", [b"PatchEmbedding_0", 3])
+def test_names_that_are_no_text(tmp_path, key):
+    file = tmp_path / "ckpt-1.flax"
+    for target in ({key: np.ones(2)}, {key: np.ones(2), "a": {"b": np.ones(2)}}, {"a": {key: {}}}):
+        state = {"optimizer": {"target": target}}
+        file.write_bytes(msgpack_serialize(state, in_place=True))
+        refused(file, MODEL, "no parameters under optimizer/target")
 
 
 def test_weights_of_another_model(tmp_path):

@@ -230,6 +230,22 @@ def test_code_in_a_torch_file_is_not_executed(torch, tmp_path):
         load_weights(file, model, image_size=224)
 
 
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state}])
+def test_what_is_no_array_by_name(torch, tmp_path, wrap):
+    file, model = tmp_path / "tnt.pth", create_model("tnt_ti_patch16_224", num_classes=10)
+    tensor = torch.ones(2, 2)
+    for state, message in (
+        ({0: tensor}, "no tensors by name"),
+        ({"a": tensor, 0: tensor}, "no tensors by name"),
+        ({"a": tensor.to_sparse()}, "no dense array in a"),
+        ({"a": tensor.to("meta")}, "no dense array in a"),
+    ):
+        torch.save(wrap(state), file)
+        with pytest.raises(ValueError, match=message) as error:
+            load_weights(file, model, image_size=224)
+        assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
 # Official codes
 
 

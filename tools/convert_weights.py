@@ -14,6 +14,7 @@ timm's `nest_*_jx`, one with "torch" one of its `nest_*`.
 Prints what was read and what was written. Exit codes: 0 done; 2 wrong input.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tnt.weights import to_timm as tnt_to_timm
 from tools.model_flags import NamedModel, check_output, define_model_flags, load_named_model
 from training import commandline
 from training.errors import ConfigError, input_errors
-from training.weight_files import write_safetensors, write_weights
+from training.weight_files import METADATA, write_safetensors, write_weights
 
 SUFFIXES = {"timm": ".safetensors", "ours": ".safetensors", "npz": ".npz"}
 
@@ -43,11 +44,12 @@ def write_timm(file: Path, named: NamedModel) -> None:
     to_timm = {Nest: nest_to_timm, Tnt: tnt_to_timm}.get(type(model))
     if to_timm is None:
         raise ConfigError(f"--to=timm: for NesT and TNT only, not for {type(model).__name__}")
-    about = {"format": "pt"}
+    # What no array shows, and load_weights reads again from here: which rectangle a table is of...
+    about = {"format": "pt", METADATA: json.dumps({"image_size": [height, width]})}
     if isinstance(model, Nest):
         if height != width:
             raise ConfigError(f"--to=timm: its NesT takes square images only, not {height}x{width}")
-        # What pads the aggregation shows in no array; load_weights reads it again from here.
+        # ... and what pads the aggregation.
         about["architecture"] = {"same": "nest_jx", "torch": "nest"}[model.aggregation_padding]
     with input_errors():
         write_safetensors(file, to_timm(named.variables["params"], model), about)

@@ -79,49 +79,67 @@ def position_tables(model: nn.Module, image_size: tuple[int, int]) -> dict[str, 
     return {}
 
 
-def resize_table(array: np.ndarray, table: PositionTable, how: Resize | None) -> np.ndarray | None:
+def resize_table(
+    array: np.ndarray,
+    table: PositionTable,
+    how: Resize | None,
+    source: tuple[int, int] | None = None,
+) -> np.ndarray | None:
     """Resizes a position table.
 
     Args:
-        array: [t, n, c] with blocks, else [class tokens + h * w, c], of a square image.
+        array: [t, n, c] with blocks, else [class tokens + h * w, c].
         table: what it shall become.
         how: "linear": SciPy's linear zoom, whose corners stay where they are; "bicubic": with
             anti-aliasing and pixels as squares, as timm's; "linear_in_blocks": every block zoomed
             by itself, as the official NesT does it, so that neighbours across a border no longer
             fit together. None: the table's own.
+        source: sides of the plane of `array` in tokens; None: it is a square.
 
     Returns:
-        The table for the plane, or None if `array` is no such table: its class tokens or its blocks
-        are others, or its plane is no square.
+        The table for the plane, or None if `array` is no such table: its class tokens, its blocks
+        or its plane are others.
 
     Reference:
         Official NesT: libml/utils.py, _reshape_position_embeddings. timm: layers/pos_embed.py,
         resample_abs_pos_embed.
     """
     how = how or table.resize
+    grid = table.grid or (1, 1)
+    if array.ndim != (2 if table.grid is None else 3):
+        return None
     if table.grid is None:
         tokens, rows = np.split(array, [table.num_class_tokens])
-        side = _square_side(len(rows))
-        if array.ndim != 2 or not side:
+        sides = _sides(len(rows), source, grid)
+        if not sides:
             return None
-        plane = _zoom(rows.reshape(1, side, side, -1), table.plane, how)
+        plane = _zoom(rows.reshape(1, *sides, -1), table.plane, how)
         return np.concatenate([tokens, plane.reshape(-1, array.shape[-1])])
-    (gh, gw), (height, width) = table.grid, table.plane
-    if array.ndim != 3 or len(array) != gh * gw:
+    sides = _sides(array.shape[1], source, grid)
+    if len(array) != grid[0] * grid[1] or not sides:
         return None
-    side, sides = _square_side(array.shape[1]), (height // gh, width // gw)
-    if not side:
-        return None
+    new_sides = (table.plane[0] // grid[0], table.plane[1] // grid[1])
     if how == "linear_in_blocks":
-        blocks = _zoom(array.reshape(gh * gw, side, side, -1), sides, how)
-        return blocks.reshape(gh * gw, sides[0] * sides[1], -1)
-    plane = unblock(array[None], (side, side), table.grid)  # [1, h, w, c]
-    return np.asarray(block(_zoom(plane, table.plane, how), sides))[0]  # [t, n, c]
+        blocks = _zoom(array.reshape(len(array), *sides, -1), new_sides, how)
+        return blocks.reshape(len(array), new_sides[0] * new_sides[1], -1)
+    plane = unblock(array[None], sides, grid)  # [1, h, w, c]
+    return np.asarray(block(_zoom(plane, table.plane, how), new_sides))[0]  # [t, n, c]
 
 
-def _square_side(count: int) -> int:
+def _sides(
+    count: int, source: tuple[int, int] | None, grid: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Returns the sides of a block of `count` tokens, or None if there is none on that plane."""
     side = round(count**0.5)
-    return side if side * side == count else 0
+    sides = (side, side)  # of a square, whatever its patches were
+    if not _is_square(source):
+        sides = (source[0] // grid[0], source[1] // grid[1])
+    return sides if sides[0] * sides[1] == count else None
+
+
+def _is_square(plane: tuple[int, int] | None) -> bool:
+    """Tells whether a plane is a square, which one is that nothing tells of."""
+    return plane is None or plane[0] == plane[1]
 
 
 def _zoom(planes: np.ndarray, sides: tuple[int, int], how: Resize) -> np.ndarray:
@@ -150,6 +168,7 @@ def adapt(
     resize: Resize | None = None,
     reinit_head: Reinit = "zeros",
     seed: int = 0,
+    stored_size: tuple[int, int] | None = None,
 ) -> Adapted:
     """Resizes position tables, and starts the head anew if the number of classes differs.
 
@@ -161,6 +180,7 @@ def adapt(
         resize: see `resize_table`; None: "linear" for NesT, "bicubic" for the others.
         reinit_head: "zeros", "noise" (the kernel as at the start of a training) or "never".
         seed: of the noise.
+        stored_size: (height, width) of the images that the arrays are for; None: squares.
 
     Returns:
         The arrays. What fits in neither way is left as it is, for a comparison to report.
@@ -176,11 +196,17 @@ def adapt(
             names = ", ".join(repr(name) for name in allowed)
             raise ValueError(f"{key}={value!r} does not exist; choose from {names}")
     adapted, resized, reinitialized = dict(arrays), {}, {}
+    sources = _planes(model, stored_size)
     for name, table in position_tables(model, image_size).items():
         have, want = shape_of(arrays.get(name)), shape_of(shapes.get(name))
-        if not want or len(have) != len(want) or have == want or have[-1] != want[-1]:
+        # The same number of tokens may lie on another plane, 4 x 16 and 8 x 8.
+        source = sources.get(name)
+        squares = _is_square(source) and _is_square(table.plane)
+        if have == want and (squares or source == table.plane):
             continue
-        array = resize_table(np.asarray(arrays[name], np.float32), table, resize)
+        if not want or len(have) != len(want) or have[-1] != want[-1]:
+            continue
+        array = resize_table(arrays[name], table, resize, source)
         if array is not None:
             adapted[name], resized[name] = array, (have, want)
     if reinit_head != "never" and _other_classes(arrays, shapes):
@@ -192,6 +218,18 @@ def adapt(
             else:
                 adapted[name] = np.zeros(want, np.float32)
     return Adapted(adapted, resized, reinitialized)
+
+
+def _planes(model: nn.Module, stored_size: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
+    """Returns the planes of the tables for other images, {} if nothing tells these."""
+    if stored_size is None:
+        return {}
+    if isinstance(model, Nest):
+        model = model.clone(block_size=None)  # the given one is of the images at hand
+    try:
+        return {name: table.plane for name, table in position_tables(model, stored_size).items()}
+    except ValueError:
+        return {}  # with other patches: names and shapes still decide
 
 
 _HEAD = ("head/kernel", "head/bias")

@@ -101,15 +101,19 @@ def _timm_architecture(file: Path) -> str | None:
     """Finds timm's name of a NesT in the config.json beside the file or in the names around it."""
     try:
         config = json.loads((file.parent / "config.json").read_text())
-        if isinstance(config["architecture"], str):
-            return config["architecture"]
+        return _timm_name(config["architecture"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no folder of a model hub
-    found = re.match(r"(jx_)?(nest_\w+)", file.name)
-    if found:
-        return found[2] + ("_jx" if found[1] else "")
-    found = re.match(r"nest_(tiny|small|base)(_jx)?", file.parent.name)
-    return found[0] if found else None
+    return _timm_name(file.name) or _timm_name(file.parent.name)
+
+
+def _timm_name(text: str) -> str | None:
+    """Returns "nest_tiny_jx" for that itself, with a tag or a suffix, or "jx_nest_tiny-8bc41011".
+
+    Any other name of a NesT is somebody's own and tells nothing of its padding.
+    """
+    found = re.fullmatch(r"(jx_)?(nest_(?:tiny|small|base))(_jx)?(?:-[0-9a-f]{8})?(?:\..*)?", text)
+    return found and found[2] + ("_jx" if found[1] or found[3] else "")
 
 
 # model class -> function from a file, its state dict, a model and an architecture to our names

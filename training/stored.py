@@ -16,6 +16,7 @@ class Stored:
         fields: fields of the model that the file or its source tells.
         skipped: what is in the file and not needed.
         notes: what a person should know.
+        image_size: (height, width) of the images that it is for, if the file or its run tells.
     """
 
     kind: str
@@ -23,6 +24,7 @@ class Stored:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    image_size: tuple[int, int] | None = None
 
 
 def damaged(file: Path, error: Exception) -> ValueError:

@@ -3,13 +3,19 @@
 import argparse
 import re
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
 from training.state_dicts import convert_state_dict
 from training.stored import Stored, one_line
 
 SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .tar: *.pth.tar
+
+# The first release whose weights_only=True executes nothing (CVE-2025-32434).
+_OLDEST = (2, 6)
 
 # Keys of the weights in files of training scripts, the official TNT's and timm's among them.
 _KEYS = {"raw": ("state_dict", "model"), "ema": ("state_dict_ema", "model_ema")}
@@ -24,8 +30,8 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
         weights: "raw", or "ema" for the moving average beside them.
 
     Raises:
-        ValueError: without PyTorch, for a damaged file, for one with more than tensors and plain
-            values, or if it is of another model.
+        ValueError: without PyTorch or with an old one, for a damaged file, for one with more than
+            tensors and plain values, or if it is of another model.
     """
     try:
         import torch
@@ -34,6 +40,11 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
             f"weights {file}: reading PyTorch files needs torch, which is not installed: "
             "pip install torch, or convert the file to .safetensors where it is"
         ) from error
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _OLDEST:
+        raise ValueError(
+            f"weights {file}: reading PyTorch files needs torch {'.'.join(map(str, _OLDEST))} or "
+            f"later, not {torch.__version__}: earlier ones may execute what is in them"
+        )
     try:
         # Training scripts store their options: a class without code of its own.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -45,7 +56,7 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
         ) from error
     content = content if isinstance(content, dict) else {}
     keys = [key for key in _KEYS[weights] if isinstance(content.get(key), dict)]
-    is_state = bool(content) and all(map(torch.is_tensor, content.values()))
+    is_state = _is_state(torch, content)
     if weights == "ema" and not keys:
         raise ValueError(f"weights {file}: no moving average in this file: no state_dict_ema")
     if not keys and not is_state:
@@ -55,11 +66,10 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
             f"weights {file}: no tensors by name, nor under state_dict, in this file{hint}"
         )
     state = content[keys[0]] if keys else content
-    if not state or not all(map(torch.is_tensor, state.values())):
+    if not _is_state(torch, state):
         raise ValueError(f"weights {file}: no tensors by name under {keys[0]}")
-    # PyTorch's bfloat16 has no NumPy counterpart; parameters are float32 here anyway.
-    arrays = {name: tensor.detach().float().numpy() for name, tensor in state.items()}
-    others = tuple(key for key in content if key not in keys[:1]) if keys else ()
+    arrays = {name: _as_array(file, name, tensor) for name, tensor in state.items()}
+    others = tuple(str(key) for key in content if key not in keys[:1]) if keys else ()
     converted = convert_state_dict(file, arrays, model)
     return Stored(
         f"{converted.naming}, {keys[0]}" if keys else converted.naming,
@@ -68,6 +78,23 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
         (*converted.skipped, *others),
         converted.notes,
     )
+
+
+def _is_state(torch: ModuleType, content: dict[Any, Any]) -> bool:
+    """Tells whether something is tensors by name, at least one."""
+    return bool(content) and all(
+        isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in content.items()
+    )
+
+
+def _as_array(file: Path, name: str, tensor: Any) -> np.ndarray:
+    try:
+        # PyTorch's bfloat16 has no NumPy counterpart; parameters are float32 here anyway.
+        return tensor.detach().float().numpy()
+    except (TypeError, RuntimeError) as error:  # sparse, or without any values (meta)
+        raise ValueError(
+            f"weights {file}: no dense array in {name} ({_first_sentence(error)})"
+        ) from error
 
 
 def _first_sentence(error: Exception) -> str:

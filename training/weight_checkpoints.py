@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import linen as nn
 
+from data.arguments import as_height_width
 from training.errors import RunError
 from training.models import create_model
 from training.stored import Stored, damaged
@@ -59,7 +60,17 @@ def _read(
     variables = {"params": state[key], **state.get("model_state", {})}
     skipped = tuple(name for name in tree if name not in wanted and jax.tree.leaves(tree[name]))
     kind = f"checkpoint of ours, step {folder.name}, {what}"
-    return Stored(kind, variables, _config_fields(folder, model), skipped)
+    fields, image_size = _config_fields(folder, model), _image_size(folder)
+    return Stored(kind, variables, fields, skipped, image_size=image_size)
+
+
+def _image_size(folder: Path) -> tuple[int, int] | None:
+    """Returns the size of the run's images, None if the folder is not inside a workdir."""
+    try:
+        size = read_config(folder.parents[2])["data"]["image_size"]
+        return as_height_width("data.image_size", size)
+    except (RunError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:

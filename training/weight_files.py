@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -21,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from data.arguments import as_height_width
 from nest.model import Nest
 from nest.weights import FIELDS as OFFICIAL_NEST_FIELDS
 from nest.weights import from_official
@@ -32,7 +32,7 @@ from training.trees import listed
 from training.weight_fields import telling_fields
 
 VERSION = 1  # of our own files
-_METADATA = "nest_tnt_jax"  # their key in safetensors' metadata and name in .npz
+METADATA = "nest_tnt_jax"  # their key in safetensors' metadata and name in .npz
 
 
 def read_weights(file: Path, model: nn.Module, weights: str) -> Stored:
@@ -81,10 +81,15 @@ def write_weights(
         }
     )
     if file.suffix == ".safetensors":
-        write_safetensors(file, arrays, {_METADATA: about, "format": "flax"})
+        write_safetensors(file, arrays, {METADATA: about, "format": "flax"})
     elif file.suffix == ".npz":
+        # NumPy reads back only the types of its own; bfloat16 comes from another package.
+        arrays = {
+            name: array.astype(np.float32) if array.dtype.kind == "V" else array
+            for name, array in arrays.items()
+        }
         with _replacing(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **{_METADATA: np.array(about)}, **arrays)
+            np.savez(stream, **{METADATA: np.array(about)}, **arrays)
     else:
         raise ValueError(f"weights {file}: can be written as .safetensors or .npz only")
 
@@ -121,12 +126,20 @@ def _read_official_nest(file: Path, model: nn.Module, _: str) -> Stored:
         params = state["optimizer"]["target"]
     except (KeyError, TypeError, IndexError):
         params = None
-    if not isinstance(params, dict) or not all(map(_is_numbers, jax.tree.leaves(params))):
+    if not _is_parameters(params):
         raise ValueError(f"weights {file}: no parameters under optimizer/target in this file")
     skipped = [f"optimizer/{name}" for name in state["optimizer"] if name != "target"]
-    skipped += [name for name in state if name != "optimizer"]
+    skipped += [str(name) for name in state if name != "optimizer"]
     params = from_official(params, model.depths)
     return Stored("official NesT", {"params": params}, OFFICIAL_NEST_FIELDS, tuple(skipped))
+
+
+def _is_parameters(tree: Any) -> bool:
+    """Tells whether something is nested dicts of numbers, which names lead to."""
+    return isinstance(tree, dict) and all(
+        isinstance(name, str) and (_is_parameters(branch) or _is_numbers(branch))
+        for name, branch in tree.items()
+    )
 
 
 def _is_numbers(array: Any) -> bool:
@@ -153,8 +166,8 @@ def _read_npz(file: Path, model: nn.Module, _: str) -> Stored:
     except Exception as error:  # zipfile, zlib and NumPy each have their own
         raise damaged(file, error) from error
     metadata = {}
-    if arrays.get(_METADATA, np.zeros(0)).dtype.kind == "U":
-        metadata[_METADATA] = str(arrays.pop(_METADATA))
+    if arrays.get(METADATA, np.zeros(0)).dtype.kind == "U":
+        metadata[METADATA] = str(arrays.pop(METADATA))
     return _from_arrays(file, arrays, metadata, model)
 
 
@@ -166,8 +179,10 @@ def _from_arrays(
     if odd:
         raise ValueError(f"weights {file}: no numbers in {listed(odd)}")
     try:
-        about = json.loads(metadata.get(_METADATA, "{}"))
-        version, fields = about.get("version", 0), dict(about.get("fields", {}))
+        about = json.loads(metadata.get(METADATA, "{}"))
+        version, fields = int(about.get("version", 0)), dict(about.get("fields", {}))
+        size = about.get("image_size")
+        image_size = None if size is None else as_height_width("image_size", size)
     except (ValueError, TypeError, AttributeError) as error:
         raise damaged(file, error) from error
     if version > VERSION:
@@ -176,11 +191,21 @@ def _from_arrays(
     if kind is not None and kind != type(model).__name__:
         raise ValueError(f"weights {file}: of the model {kind}, not {type(model).__name__}")
     if any(name.startswith("params/") for name in arrays):
+        both = [name for name in arrays if any(above in arrays for above in _folders(name))]
+        if both:
+            raise ValueError(f"weights {file}: what is above {listed(both)} is an array as well")
         variables = unflatten_dict({tuple(name.split("/")): arrays[name] for name in arrays})
-        return Stored(f"{file.suffix[1:]} of ours", variables, fields)
+        return Stored(f"{file.suffix[1:]} of ours", variables, fields, image_size=image_size)
     converted = convert_state_dict(file, arrays, model, metadata.get("architecture"))
     params, fields = {"params": converted.params}, {**fields, **converted.fields}
-    return Stored(converted.naming, params, fields, converted.skipped, converted.notes)
+    skipped, notes = converted.skipped, converted.notes
+    return Stored(converted.naming, params, fields, skipped, notes, image_size)
+
+
+def _folders(name: str) -> list[str]:
+    """Returns ["params", "params/head"] of "params/head/bias"."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 # suffix -> function from a file, a model and "raw" or "ema" to what is stored

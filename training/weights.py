@@ -154,21 +154,24 @@ def load_variables(
     height, width, channels = _image_shape(image_size)
     expected = variable_shapes(model, (height, width, channels))
     shapes = _names(expected)
+    # Before the head is started anew: what diverged is refused, wherever it shows.
+    with np.errstate(over="ignore"):  # too large for float32: becomes infinite, and is refused
+        arrays = {n: np.asarray(array, np.float32) for n, array in _names(stored.variables).items()}
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(f"weights {file}: values that are not finite in {listed(bad)}")
     adapted = adapt(
-        _names(stored.variables),
+        arrays,
         shapes,
         model,
         (height, width),
         resize=resize,
         reinit_head=reinit_head,
         seed=seed,
+        stored_size=stored.image_size,
     )
     check_tree(shapes, adapted.arrays, f"weights {file}")
-    with np.errstate(over="ignore"):  # too large for float32: becomes infinite, and is refused
-        arrays = {name: np.asarray(array, np.float32) for name, array in adapted.arrays.items()}
-    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if bad:
-        raise ValueError(f"weights {file}: values that are not finite in {listed(bad)}")
+    arrays = adapted.arrays
     changed = adapted.resized.keys() | adapted.reinitialized.keys()
     report = Report(
         path=file,
