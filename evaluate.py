@@ -21,7 +21,7 @@ from training import commandline, experiment, workdirs
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, input_errors
 from training.evaluation import evaluate
-from training.weights import load_weights
+from training.weights import load_variables
 
 
 def evaluate_workdir(
@@ -59,15 +59,17 @@ def evaluate_workdir(
 def evaluate_weights(
     config: ConfigDict, weights: str | Path, *, split: str | None = None
 ) -> dict[str, Any]:
-    """Evaluates a weights file or folder that training.weights.load_weights reads.
+    """Evaluates a weights file or folder that training.weights.load_variables reads.
 
     Raises:
         ConfigError: the weights are missing, unreadable or of another model.
     """
     run = experiment.build(config)
     with input_errors():
-        params = load_weights(weights, run.task.model, image_size=run.data.image_shape)
-    state = jax.jit(run.task.with_parameters, out_shardings=run.shardings)(run.init(), params)
+        variables, _ = load_variables(
+            weights, run.task.model, image_size=run.data.image_shape, reinit_head="never"
+        )
+    state = run.init(variables)
     return {"weights": str(weights)} | _metrics(run, state, split or config.data.eval_split)
 
 

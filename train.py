@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from training import commandline, experiment, workdirs
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, can_resume
 from training.errors import ConfigError, Interrupted
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
@@ -55,6 +55,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config)
+        variables, loaded = run.read_init_from(resuming=can_resume(workdir)) or (None, None)
         stack.enter_context(workdirs.claimed(workdir, plain, run.data.class_names))
         run.data.list_bad_images(workdirs.bad_images_path(workdir))
         saved = stack.enter_context(Checkpoints(workdir=workdir, **plain["checkpoint"]))
@@ -63,7 +64,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
         # The newest checkpoint or a fresh state; each array goes straight to its own devices.
         restored = saved.restore(run.shapes)
         if restored is None:
-            step, state, window = 0, run.init(), []
+            step, state, window = 0, run.init(variables), []
         else:
             step, state, loop = restored
             batches.set_state(loop["data"])
@@ -73,7 +74,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
             return {"data": batches.get_state(), "window": to_floats(window)}
 
         with Reporter(workdir, first_step=step, steps=run.steps, batches=batches) as report:
-            report.start(run.task.parameters(run.shapes), run.mesh, run.data.note)
+            report.start(run.task.parameters(run.shapes), run.mesh, run.notes(loaded))
 
             # The loop. `window` holds the scalars of the steps since the last log line.
             while True:

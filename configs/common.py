@@ -9,8 +9,12 @@ Each section is the keyword arguments of one function, where every value is expl
     task            training/classification.py  Classification
     optimizer       training/optimizers.py      create_optimizer
     mesh            training/sharding.py        create_mesh
-    loop            training/experiment.py      plan_steps
+    loop            training/steps.py           plan_steps
     checkpoint      training/checkpoints.py     Checkpoints
+    init            training/weights.py         load_variables
+
+`seed` is of all randomness. `init_from` is what the run starts from, weights or a workdir, read with
+the options of `init`; None: from scratch; "": to be given on the command line.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -20,12 +24,25 @@ def base_config() -> ConfigDict:
     """Returns a config with the sections of a classification run; recipes fill in the rest."""
     config = ConfigDict()
     config.seed = 0
+    config.init_from = config_dict.placeholder(str)
+    config.init = ConfigDict(
+        {
+            "weights": "raw",
+            "checkpoint": "latest",
+            "resize": config_dict.placeholder(str),  # "linear" for NesT, "bicubic" for the others
+            "reinit_head": "zeros",
+            "ignore_fields": (),
+        }
+    )
     config.model = ConfigDict()
     config.data = ConfigDict(
         {
             "train_split": "train",
             "eval_split": "test",
             "data_dir": config_dict.placeholder(str),
+            "classes": config_dict.placeholder(tuple),  # all
+            "examples_per_class": config_dict.placeholder(int),  # all
+            "examples_seed": 0,
             "mean": config_dict.placeholder(tuple),  # the data set's
             "std": config_dict.placeholder(tuple),
             "eval_crop_ratio": 1.0,
@@ -47,6 +64,7 @@ def base_config() -> ConfigDict:
             "ema_decay": config_dict.placeholder(float),
             "ema_warmup": False,
             "accumulation_steps": 1,
+            "linear_probe": False,
         }
     )
     config.optimizer = ConfigDict(
@@ -62,6 +80,8 @@ def base_config() -> ConfigDict:
             "b2": 0.999,
             "eps": 1e-8,
             "grad_clip_norm": config_dict.placeholder(float),
+            "layer_decay": config_dict.placeholder(float),
+            "freeze": (),
         }
     )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
@@ -118,6 +138,7 @@ def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     config.data.eval_split = "test[:32]"
     config.augment = ConfigDict()
     config.device_augment = ConfigDict()
+    config.init_from = None
     config.loop.num_epochs = 1.0
     config.loop.log_every_steps = 2
     config.optimizer.warmup_epochs = 0.25

@@ -18,7 +18,7 @@ from typing import Any
 import grain
 from jax.sharding import NamedSharding
 
-from data import datasets, sources, transforms
+from data import datasets, selection, sources, transforms
 from data.bad_images import POLICIES, BadImages
 from data.batches import Batches, BatchReader, Layout
 from data.crops import center_crop
@@ -40,6 +40,9 @@ class Data:
         train_split: like "train", "train[:80%]" or "train+validation".
         eval_split: likewise.
         data_dir: of prepared TensorFlow Datasets; None: its usual places.
+        classes: labels of the classes to keep, which become 0, 1, ... in this order; None: all.
+        examples_per_class: train on so many of each class of the training split; None: on all.
+        examples_seed: of the choice of those examples, which is the same for any `seed`.
         mean: per channel, of pixels scaled to 0..1; None: the data set's.
         std: likewise.
         eval_crop_ratio: in evaluation the image's short side becomes image_size / ratio, of which
@@ -70,6 +73,9 @@ class Data:
     train_split: str = "train"
     eval_split: str = "test"
     data_dir: str | None = None
+    classes: tuple[int, ...] | None = None
+    examples_per_class: int | None = None
+    examples_seed: int = 0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     eval_crop_ratio: float = 1.0
@@ -92,13 +98,15 @@ class Data:
             ("eval_batch_size", 1),
             ("seed", 0),
             ("repeats", 1),
+            ("examples_per_class", 1),
+            ("examples_seed", 0),
             ("num_threads", 0),
             ("num_workers", 0),
             ("prefetch", 0),
             ("max_bad", 0),
         ):
             value = getattr(self, key)
-            if value is None and key == "num_threads":
+            if value is None and key in ("num_threads", "examples_per_class"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"data.{key} is {value!r}; it must be a whole number from {least}")
@@ -143,12 +151,18 @@ class Data:
     @functools.cached_property
     def dataset(self) -> datasets.Dataset:
         """What is known of the data set: classes, channels, splits."""
-        return datasets.open_dataset(self.name, self.data_dir)
+        dataset = datasets.open_dataset(self.name, self.data_dir)
+        return dataset if self.classes is None else selection.keep_classes(dataset, self.classes)
 
     @functools.cached_property
     def train_source(self) -> sources.Source:
         """The records of the training split."""
-        return self._source("train_split")
+        source = self._source("train_split")
+        if self.examples_per_class is None:
+            return source
+        return selection.few_of_each(
+            source, self.num_classes, self.examples_per_class, self.examples_seed
+        )
 
     @functools.cached_property
     def eval_source(self) -> sources.Source:

@@ -59,15 +59,15 @@ class ArraySource:
         if len(images) != len(labels):
             raise ValueError(f"there are {len(images)} images but {len(labels)} labels")
         self._images = images
-        self._labels = [int(label) for label in labels]
+        self.labels = [int(label) for label in labels]
         self._name = name
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self))
-        return {"image": self._images[index], "label": self._labels[index]}
+        return {"image": self._images[index], "label": self.labels[index]}
 
     def describe(self, index: int) -> str:
         return f"record {index} of {self._name}"
@@ -124,6 +124,11 @@ class Subset:
         self._source = source
         self._indices = indices
 
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels `[n]`; only there if the other source has them at hand."""
+        return np.asarray(self._source.labels)[np.asarray(self._indices)]
+
     def __len__(self) -> int:
         return len(self._indices)
 
@@ -142,6 +147,11 @@ class Concatenated:
     def __init__(self, parts: Sequence[Source]):
         self._parts = list(parts)
         self._ends = list(itertools.accumulate(len(part) for part in self._parts))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels `[n]`; only there if every part has them at hand."""
+        return np.concatenate([part.labels for part in self._parts])
 
     def __len__(self) -> int:
         return self._ends[-1]

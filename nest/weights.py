@@ -28,6 +28,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+# What the official code fixes and no array shows.
+FIELDS = {"gelu": "tanh", "aggregation": "conv_norm_maxpool", "aggregation_padding": "same"}
+
 _HEAD, _MULTI_QUERY = "MultiHeadAttention_0", "MultiQueryAttention_0"
 _NORM, _DENSE = ("scale", "bias"), ("kernel", "bias")
 

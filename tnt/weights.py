@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tnt.elsewhere import check_exists
 from tnt.pytorch import NAMINGS, array_in, array_out, leaf_in, leaf_out
 
 if TYPE_CHECKING:
@@ -58,11 +59,7 @@ def from_pytorch(state: Mapping[str, np.ndarray], model: "Tnt") -> dict[str, Any
     """
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): array for name, array in state.items()}
-    naming = next((naming for naming, key in _MARKS.items() if key in state), None)
-    if naming is None:
-        raise ValueError(
-            f"parameter names are not those of a TNT: none of {', '.join(_MARKS.values())}"
-        )
+    naming = naming_of(state)
     heads = {"num_inner_heads": model.num_inner_heads, "num_outer_heads": model.num_outer_heads}
     params = _from(naming, state, **heads)
     found = told_fields(params)
@@ -76,6 +73,16 @@ def from_pytorch(state: Mapping[str, np.ndarray], model: "Tnt") -> dict[str, Any
         )
         raise ValueError(f"{naming} weights of a TNT with {need}; set this, the model has {have}")
     return params
+
+
+def naming_of(state: Mapping[str, Any]) -> str:
+    """Tells whose names these are: "official" or "timm"; ValueError if nobody's."""
+    naming = next((naming for naming, key in _MARKS.items() if key in state), None)
+    if naming is None:
+        raise ValueError(
+            f"parameter names are not those of a TNT: none of {', '.join(_MARKS.values())}"
+        )
+    return naming
 
 
 def told_fields(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,24 +129,33 @@ def from_timm(
     return _from("timm", state, num_inner_heads, num_outer_heads)
 
 
-def to_official(params: Mapping[str, Any]) -> State:
+def to_official(params: Mapping[str, Any], model: "Tnt") -> State:
     """Gives parameters their official names and shapes: the inverse of `from_official`.
 
+    Args:
+        params: tree in our names.
+        model: the model that they are of.
+
     Raises:
-        ValueError: if the official code has no such model.
+        ValueError: if the official code has no such model. Fewer inner blocks are allowed: there
+            they are a list in the code, `vanilla_idxs`.
     """
-    state = _to("official", params, fusions=("released",))
+    state = _to("official", params, model)
     _, tokens, dim = state["outer_pos"].shape
     return state | {"outer_tokens": np.zeros((1, tokens - 1, dim), np.float32)}
 
 
-def to_timm(params: Mapping[str, Any]) -> State:
+def to_timm(params: Mapping[str, Any], model: "Tnt") -> State:
     """Gives parameters their names and shapes in timm: the inverse of `from_timm`.
+
+    Args:
+        params: tree in our names.
+        model: the model that they are of.
 
     Raises:
         ValueError: if timm has no such model.
     """
-    return _to("timm", params, fusions=("released", "legacy"))
+    return _to("timm", params, model)
 
 
 def _from(
@@ -182,19 +198,9 @@ def _join_qkv(flat: State) -> State:
     return joined
 
 
-def _to(naming: str, params: Mapping[str, Any], fusions: tuple[str, ...]) -> State:
+def _to(naming: str, params: Mapping[str, Any], model: "Tnt") -> State:
+    check_exists(naming, model)
     modules, block_modules, arrays = NAMINGS[naming]
-    told = told_fields(params)
-    for field, allowed in {
-        "fusion": fusions,
-        "stem": ("conv7", "conv7_image"),
-        "word_position": (True,),
-        "sentence_position": (True,),
-    }.items():
-        if field in told and told[field] not in allowed:
-            raise ValueError(f"no {naming} names for a TNT with {field}={told[field]!r}")
-    if naming == "timm" and told["inner_layers"] != tuple(range(1, told["depth"] + 1)):
-        raise ValueError(f"no timm names for a TNT with inner_layers={told['inner_layers']}")
     theirs_of = {ours: theirs for theirs, ours in {**modules, **arrays}.items()}
     theirs_in_block = {ours: theirs for theirs, ours in block_modules.items()}
     state, nameless = {}, []

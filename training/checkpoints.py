@@ -27,6 +27,12 @@ def _all_finite(state) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
+def can_resume(workdir: Path) -> bool:
+    """True if a run has saved something in the workdir to go on from."""
+    latest = Path(workdir) / "checkpoints" / "latest"
+    return any(path.name.isdigit() for path in latest.glob("*"))
+
+
 class Checkpoints:
     """Saves and restores the state of a run.
 

@@ -46,6 +46,8 @@ class Classification:
             the batch as float32 is small beside the activations of one part. The training accuracy
             then counts the class with the largest share of the mixed target: an image's own class
             is often the smaller share, and would make a model that is right look wrong.
+        trainable: `trainable(params)` gives a tree of bools, False for parameters that stay as they
+            are, bit for bit, and their average with them; None: all are trained.
         label_smoothing: weight of the uniform distribution in the target.
         ema_decay: decay of the moving average of the parameters per step; 0 or None: no average.
             Batch statistics are not averaged: both are evaluated with the newest.
@@ -53,6 +55,8 @@ class Classification:
             that the average does not hold on to the initial values for 1 / (1 - ema_decay) steps.
         accumulation_steps: the batch is worked through in this many parts, one after the other,
             whose gradients are averaged: a large batch in little memory.
+        linear_probe: train the head alone, on the features of a network that runs as in evaluation:
+            no dropout, no drop path, batch norm with its stored statistics, which stay.
     """
 
     def __init__(
@@ -66,10 +70,12 @@ class Classification:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device_augment: Callable | None = None,
+        trainable: Callable | None = None,
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
         ema_warmup: bool = False,
         accumulation_steps: int = 1,
+        linear_probe: bool = False,
     ):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"config.task.label_smoothing={label_smoothing} is not in [0, 1)")
@@ -90,6 +96,8 @@ class Classification:
         self.ema_decay = ema_decay
         self.ema_warmup = ema_warmup
         self.accumulation_steps = accumulation_steps
+        self.linear_probe = linear_probe
+        self._trainable = trainable or (lambda params: jax.tree.map(lambda _: True, params))
 
     def init(self, key: jax.Array) -> TrainState:
         images = jnp.zeros((1, *self.image_shape), jnp.float32)
@@ -111,10 +119,11 @@ class Classification:
             batch = self._augmented(batch, augment_key)
         grads, model_state, metrics = self._accumulated_gradients(state, batch, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = self._where_trained(optax.apply_updates(state.params, updates), state.params)
         ema = None
         if self.ema_decay:
             ema = optax.incremental_update(params, state.ema, self._ema_rate(state.step))
+            ema = self._where_trained(ema, state.ema)
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": self.schedule(state.step),
@@ -152,8 +161,18 @@ class Classification:
     def parameters(self, state: TrainState):
         return state.params
 
-    def with_parameters(self, state: TrainState, parameters) -> TrainState:
-        return state.replace(params=parameters, ema=parameters if self.ema_decay else None)
+    def trainable(self, state: TrainState):
+        return self._trainable(state.params)
+
+    def with_variables(self, state: TrainState, variables) -> TrainState:
+        model_state = {name: variables[name] for name in state.model_state}
+        params = variables["params"]
+        ema = jax.tree.map(jnp.copy, params) if self.ema_decay else None
+        return state.replace(params=params, model_state=model_state, ema=ema)
+
+    def _where_trained(self, new, old):
+        """Returns `new` where parameters are trained and `old`, not rounded anew, elsewhere."""
+        return jax.tree.map(lambda t, x, y: x if t else y, self._trainable(old), new, old)
 
     def _ema_rate(self, step: jax.Array) -> jax.Array | float:
         """Share of the new parameters in the moving average, 1 - decay, after `step` updates."""
@@ -178,11 +197,13 @@ class Classification:
         return {**batch, "image": images, "target": targets, "label": labels}
 
     def _loss(self, params, model_state, batch, key):
+        # Cutting the others off here spares their gradients, and keeps them out of the norm.
+        params = self._where_trained(params, jax.lax.stop_gradient(params))
         images, targets = self._inputs(batch)
         logits, model_state = self.model.apply(
             {"params": params, **model_state},
             images,
-            train=True,
+            train=not self.linear_probe,
             rngs={"dropout": key},
             mutable=list(model_state),
         )

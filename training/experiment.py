@@ -1,7 +1,6 @@
 """From a config to the objects of a run. train.py, evaluate.py and the tools build here."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,68 +8,15 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data import mixing, pipeline, transforms
-from training import classification, sharding
+from data import pipeline, transforms
+from training import sharding
+from training.builders import TASKS
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, input_errors
-from training.models import create_model
-from training.optimizers import create_optimizer
 from training.sections import check_keys, check_section, check_subsections, unknown_name
+from training.steps import Steps, plan_steps
 from training.task import Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """How long a run is and how often it does what, in steps (updates)."""
-
-    batch_size: int
-    per_epoch: float
-    total: int
-    log: int
-    evaluate: int
-    save: int
-
-    def due(self, interval: int, step: int) -> bool:
-        """True at each multiple of `interval` and at the last step."""
-        return step > 0 and (step % interval == 0 or step == self.total)
-
-
-def plan_steps(
-    *,
-    num_epochs: float,
-    log_every_steps: int,
-    evaluate_every_epochs: float,
-    save_every_epochs: float,
-    num_examples: int,
-    batch_size: int,
-) -> Steps:
-    """Converts epochs to steps; the config's section `loop` are the first four arguments.
-
-    Args:
-        num_epochs: passes over the training split; a fraction is fine.
-        log_every_steps: steps between two lines of training metrics.
-        evaluate_every_epochs: epochs between evaluations; the last step is always evaluated.
-        save_every_epochs: epochs between checkpoints; the last step is always saved.
-        num_examples: in the training split.
-        batch_size: global batch.
-    """
-    per_epoch = num_examples / batch_size
-    for name, value in {
-        "num_epochs": num_epochs,
-        "log_every_steps": log_every_steps,
-        "evaluate_every_epochs": evaluate_every_epochs,
-        "save_every_epochs": save_every_epochs,
-    }.items():
-        if not 0 < value < math.inf:
-            raise ConfigError(f"config.loop.{name}={value} must be positive and finite")
-    return Steps(
-        batch_size=batch_size,
-        per_epoch=per_epoch,
-        total=max(1, round(num_epochs * per_epoch)),
-        log=log_every_steps,
-        evaluate=max(1, round(evaluate_every_epochs * per_epoch)),
-        save=max(1, round(save_every_epochs * per_epoch)),
-    )
+from training.weights import Report, load_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,114 +31,65 @@ class Experiment:
     train_step: Callable  # jitted, the state is donated
     eval_step: Callable  # jitted
     key: jax.Array  # of the run, replicated
+    init_from: str | None  # weights to start from; "": still to be given
+    init_options: dict[str, Any]  # keyword arguments of load_variables
 
     @property
     def shardings(self) -> Any:
         """Where each array of the state lives."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
 
-    def init(self) -> Any:
-        """Creates the state of step 0, each array on the devices where it belongs."""
-        return jax.jit(self.task.init, out_shardings=self.shardings)(self.key)
+    def read_init_from(self, *, resuming: bool) -> tuple[dict[str, Any], Report] | tuple[()]:
+        """Reads the weights that a fresh run starts from.
+
+        Args:
+            resuming: there is a checkpoint to go on from, so that they are not needed any more.
+
+        Returns:
+            The model's variables and what was done to them, see `load_variables`; or nothing.
+
+        Raises:
+            ConfigError: a recipe for fine-tuning without them, or they are missing or do not fit.
+        """
+        if resuming or self.init_from in (None, FROM_SCRATCH):
+            return ()
+        if not self.init_from:
+            raise ConfigError(
+                "config.init_from is not set: this recipe fine-tunes. Give --config.init_from=PATH,"
+                f" weights or a workdir, or --config.init_from={FROM_SCRATCH} to train from scratch"
+            )
+        with input_errors():
+            return load_variables(
+                self.init_from,
+                self.task.model,
+                image_size=self.data.image_shape,
+                **self.init_options,
+            )
+
+    def init(self, variables: dict[str, Any] | None = None) -> Any:
+        """Creates the state of step 0, each array on the devices where it belongs.
+
+        Args:
+            variables: of the model, to start from; None: drawn at random.
+        """
+        state = jax.jit(self.task.init, out_shardings=self.shardings)(self.key)
+        if variables is None:
+            return state
+        return jax.jit(self.task.with_variables, out_shardings=self.shardings)(state, variables)
+
+    def notes(self, loaded: Report | None = None) -> list[str]:
+        """Returns what a person should see when the run starts."""
+        sizes = [leaf.size for leaf in jax.tree.leaves(self.task.parameters(self.shapes))]
+        trained = jax.tree.leaves(self.task.trainable(self.shapes))
+        count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
+        parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
+        return [note for note in (str(loaded or ""), parameters, self.data.note) if note]
 
 
-def check_classification(config: dict[str, Any]) -> dict[str, Any]:
-    """Checks the sections that build_classification reads; returns them with their defaults."""
-    task = dict(config["task"])
-    name = task.pop("name")
-    if "name" not in config["model"]:
-        raise ConfigError("config.model lacks name")
-    create_model(**config["model"], num_classes=1)  # a module is a description: costs nothing
-    device_augment = check_subsections(
-        config["device_augment"], mixing.DEVICE_AUGMENTS, "config.device_augment"
-    )
-    mixing.create_device_augment(device_augment)  # likewise
-    return {
-        "model": config["model"],
-        "device_augment": device_augment,
-        "optimizer": check_section(
-            config["optimizer"],
-            create_optimizer,
-            "config.optimizer",
-            provided=("batch_size", "steps_per_epoch", "total_steps"),
-        ),
-        "task": {"name": name}
-        | check_section(
-            task,
-            classification.Classification,
-            "config.task",
-            provided=(
-                "model",
-                "optimizer",
-                "schedule",
-                "image_shape",
-                "num_classes",
-                "mean",
-                "std",
-                "device_augment",
-            ),
-        ),
-    }
-
-
-def build_classification(
-    config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh
-) -> Task:
-    """Builds the classification task from its sections and the section task."""
-    options = {key: value for key, value in config["task"].items() if key != "name"}
-    parts = options["accumulation_steps"]
-    if parts > 0 and steps.batch_size % (parts * mesh.size):
-        raise ConfigError(
-            f"config.data.batch_size={steps.batch_size} must be divisible by "
-            f"config.task.accumulation_steps={parts} times the number of devices, {mesh.size}"
-        )
-    optimizer, schedule = create_optimizer(
-        **config["optimizer"],
-        batch_size=steps.batch_size,
-        steps_per_epoch=steps.per_epoch,
-        total_steps=steps.total,
-    )
-    mean, std = data.statistics
-    return classification.Classification(
-        model=create_model(**config["model"], num_classes=data.num_classes),
-        optimizer=optimizer,
-        schedule=schedule,
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        mean=mean,
-        std=std,
-        device_augment=mixing.create_device_augment(config["device_augment"]),
-        **options,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskBuilder:
-    """How a kind of training is made from its config.
-
-    Attributes:
-        sections: names of the sections that only this kind has.
-        check: checks its sections and `task`, returns them with their defaults.
-        build: makes the Task.
-        optional: those of its sections that may be absent, as in runs made before there were any:
-            empty then.
-    """
-
-    sections: tuple[str, ...]
-    check: Callable[[dict[str, Any]], dict[str, Any]]
-    build: Callable[[dict[str, Any], pipeline.Data, Steps, Mesh], Task]
-    optional: tuple[str, ...] = ()
-
-
-TASKS = {
-    "classification": TaskBuilder(
-        ("model", "optimizer", "device_augment"),
-        check_classification,
-        build_classification,
-        optional=("device_augment",),
-    ),
-}
-COMMON_SECTIONS = ("seed", "task", "data", "augment", "mesh", "loop", "checkpoint")
+VALUES = ("seed", "init_from")  # the keys that are no sections
+COMMON_SECTIONS = (*VALUES, "init", "task", "data", "augment", "mesh", "loop", "checkpoint")
+ADDED = {"init_from": None, "init": {}}  # what runs of earlier versions lack
+FROM_SCRATCH = "none"  # as init_from on the command line, where None can't be given
 
 
 def check_config(config: ConfigDict) -> dict[str, Any]:
@@ -212,15 +109,18 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
         raise ConfigError(unknown_name(f"config.task.name={name!r}", str(name), TASKS))
     sections = (*COMMON_SECTIONS, *TASKS[name].sections)
     check_keys(plain, sections, "config")
-    plain = {key: {} for key in TASKS[name].optional} | plain
+    plain = ADDED | {key: {} for key in TASKS[name].optional} | plain
     if missing := [key for key in sections if key not in plain]:
         raise ConfigError(f"config lacks {', '.join(missing)}")
     for key in sections:
-        if key != "seed" and not isinstance(plain[key], dict):
+        if key not in VALUES and not isinstance(plain[key], dict):
             raise ConfigError(f"config.{key}={plain[key]!r} must be a section of keys")
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**31:
         raise ConfigError(f"config.seed={plain['seed']!r} must be an integer in [0, 2**31)")
+    if not isinstance(plain["init_from"], str | None):
+        raise ConfigError(f"config.init_from={plain['init_from']!r} must be a path")
     for key, function, provided in (
+        ("init", load_variables, ("image_size", "seed")),
         ("mesh", sharding.create_mesh, ()),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "read_only")),
@@ -295,4 +195,6 @@ def build(config: ConfigDict) -> Experiment:
             out_shardings=everywhere,
         ),
         key=key,
+        init_from=plain["init_from"],
+        init_options=plain["init"] | {"seed": plain["seed"]},
     )

@@ -5,6 +5,9 @@ import re
 
 import jax
 import optax
+from flax import linen as nn
+
+from training.layer_decay import layer_multipliers
 
 SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw", "sgd")
@@ -12,8 +15,31 @@ OPTIMIZERS = ("adamw", "sgd")
 
 def parameter_paths(params) -> dict[str, jax.Array]:
     """Returns {"level1_layer1/mlp/dense1/kernel": leaf, ...} in the tree's order."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_hidden)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _is_hidden(leaf) -> bool:
+    """True for what optax.partition shows of a parameter that is another optimizer's."""
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _matches(key: str, patterns: tuple[str, ...], path: str) -> list[bool]:
+    try:
+        return [bool(re.search(pattern, path)) for pattern in patterns]
+    except re.error as error:
+        raise ValueError(f"config.optimizer.{key}={patterns!r}: {error}") from None
+
+
+def _matches_nothing(key: str, value, paths: list[str]) -> ValueError:
+    return ValueError(
+        f"config.optimizer.{key}={value!r} matches no parameter; they are called "
+        f"{', '.join(paths[:3])}, ..."
+    )
 
 
 def decay_mask(params, exclude: tuple[str, ...]):
@@ -27,16 +53,30 @@ def decay_mask(params, exclude: tuple[str, ...]):
         ValueError: not a regular expression, or none of them matches anything.
     """
     paths = list(parameter_paths(params))
-    try:
-        flags = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
-    except re.error as error:
-        raise ValueError(f"config.optimizer.decay_exclude={exclude!r}: {error}") from None
-    if exclude and all(flags):
-        raise ValueError(
-            f"config.optimizer.decay_exclude={exclude!r} matches no parameter; they are called "
-            f"{', '.join(paths[:3])}, ..."
-        )
-    return jax.tree.unflatten(jax.tree.structure(params), flags)
+    excluded = {path for path in paths if any(_matches("decay_exclude", exclude, path))}
+    if exclude and not excluded:
+        raise _matches_nothing("decay_exclude", exclude, paths)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) not in excluded, params)
+
+
+def trainable_mask(params, freeze: tuple[str, ...]):
+    """Returns a tree of bools: False for the parameters that stay as they are.
+
+    Args:
+        params: pytree of parameters.
+        freeze: regular expressions, searched in the "/"-joined path of each parameter.
+
+    Raises:
+        ValueError: not a regular expression, one that matches nothing, or all is frozen.
+    """
+    paths = list(parameter_paths(params))
+    matches = {path: _matches("freeze", freeze, path) for path in paths}
+    for pattern, found in zip(freeze, zip(*matches.values(), strict=True), strict=True):
+        if not any(found):
+            raise _matches_nothing("freeze", pattern, paths)
+    if all(any(found) for found in matches.values()):
+        raise ValueError(f"config.optimizer.freeze={freeze!r} leaves no parameter to train")
+    return jax.tree_util.tree_map_with_path(lambda path, _: not any(matches[_name(path)]), params)
 
 
 def create_schedule(
@@ -95,6 +135,9 @@ def create_optimizer(
     momentum: float = 0.9,
     nesterov: bool = False,
     grad_clip_norm: float | None = None,
+    layer_decay: float | None = None,
+    freeze: tuple[str, ...] = (),
+    model: nn.Module | None = None,
     batch_size: int,
     steps_per_epoch: float,
     total_steps: int,
@@ -115,6 +158,12 @@ def create_optimizer(
         momentum: of "sgd", whose velocity is v <- momentum * v + gradient; 0: none.
         nesterov: of "sgd": steps along momentum * v + gradient instead of v.
         grad_clip_norm: largest global gradient norm, an L2 term included; None: no clipping.
+        layer_decay: a layer's rate is this times the rate of the layer above, the head's is the
+            whole; see training/layer_decay.py. 0 or None: one rate for all.
+        freeze: regular expressions of the paths of parameters that are not trained: no update, no
+            weight decay, no state, no share in the gradient's norm. What they belong to still runs
+            as in training: dropout and drop path act, batch statistics move.
+        model: whose parameters they are; layer_decay asks it for its layers.
         batch_size: global batch.
         steps_per_epoch, total_steps: in updates.
 
@@ -144,6 +193,8 @@ def create_optimizer(
     }.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"config.optimizer.{key}={value} must be finite and not negative")
+    if layer_decay and not 0 < layer_decay <= 1:
+        raise ValueError(f"config.optimizer.layer_decay={layer_decay} is not in (0, 1]; 0: off")
     if nesterov and not momentum:
         raise ValueError("config.optimizer.nesterov=True needs config.optimizer.momentum above 0")
     scale = batch_size / reference_batch if reference_batch else 1.0
@@ -168,4 +219,20 @@ def create_optimizer(
         l2 = optax.add_decayed_weights(weight_decay, mask=mask)
         sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
         optimizer = optax.chain(l2, *clip, sgd)
+    if layer_decay:
+        by_layer = optax.stateless(
+            lambda updates, _: jax.tree.map(
+                lambda update, factor: update * factor,
+                updates,
+                layer_multipliers(model, updates, layer_decay),
+            )
+        )
+        optimizer = optax.chain(optimizer, by_layer)
+    if freeze:  # not optax.masked, which lets the gradients of the others through as updates
+        optimizer = optax.partition(
+            {"trained": optimizer, "frozen": optax.set_to_zero()},
+            lambda params: jax.tree.map(
+                lambda trained: "trained" if trained else "frozen", trainable_mask(params, freeze)
+            ),
+        )
     return optimizer, learning_rate

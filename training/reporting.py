@@ -11,7 +11,7 @@ from clu import parameter_overview
 from tensorboardX import SummaryWriter
 
 from data.batches import Batches
-from training.experiment import Steps
+from training.steps import Steps
 
 
 class Reporter:
@@ -78,13 +78,13 @@ class Reporter:
         self._clock, self._clock_step = time.perf_counter(), step
         self._clock_waited = self._batches.seconds_waited
 
-    def start(self, parameters, mesh: jax.sharding.Mesh, note: str | None) -> None:
+    def start(self, parameters, mesh: jax.sharding.Mesh, notes: list[str]) -> None:
         """Says what will run and where.
 
         Args:
             parameters: pytree of shapes, shown as a table by a run that starts from nothing.
             mesh: of the run.
-            note: about the data, if there is something to know.
+            notes: what else there is to know.
         """
         if not self._active:
             return
@@ -100,7 +100,7 @@ class Reporter:
             f"{steps.total} steps of {steps.batch_size} images, {steps.per_epoch:.1f} steps an "
             f"epoch; everything goes to {self._workdir}"
         )
-        if note:
+        for note in notes:
             self.say(note)
         if self._first_step:
             self.say(f"resuming at step {self._first_step}")

@@ -41,5 +41,13 @@ class Task(Protocol):
     def parameters(self, state: State) -> Any:
         """Returns the part of the state that a person calls the parameters."""
 
-    def with_parameters(self, state: State, parameters: Any) -> State:
-        """Returns the state with other parameters, for evaluation and as a starting point."""
+    def trainable(self, state: State) -> Any:
+        """Returns a tree like `parameters` of bools: False for what stays as it is."""
+
+    def with_variables(self, state: State, variables: Any) -> State:
+        """Returns the state with other variables of the model: to evaluate or to start from them.
+
+        Args:
+            state: of step 0.
+            variables: {"params": tree} and the model's other collections, such as "batch_stats".
+        """

@@ -1,256 +1,233 @@
-"""Reading weights from files into the parameters of a model.
+"""Reading weights from files into the variables of a model.
 
-`load_weights` is the one entry. A format is a function from a file and a model to parameters in our
-names, chosen by the file's suffix in READERS; how foreign names map to ours lives beside the model
-(nest/weights.py, tnt/weights.py). TensorFlow is not needed, PyTorch for its own files only, and
-nothing is unpickled but tensors.
+`load_weights` and `load_variables` are the entries, for a person and for every flag. They find the
+file (weight_places), read it (weight_files, weight_checkpoints), compare the fields that no array
+shows (weight_fields), resize position tables and start the head anew (adapt), and compare every
+name and shape that is left with the model's.
 """
 
-import re
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import linen as nn
-from flax.serialization import msgpack_restore
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from flax.traverse_util import unflatten_dict
 
-from nest.model import Nest
-from nest.weights import from_official
-from tnt.model import Tnt
-from tnt.weights import from_pytorch as tnt_from_pytorch
+from training.adapt import Reinit, Resize, adapt
+from training.trees import check_tree, flatten, listed
+from training.weight_checkpoints import read_checkpoint
+from training.weight_fields import check_fields
+from training.weight_files import read_weights
+from training.weight_places import find_weights_file, is_checkpoint
 
-_LISTED = 10  # names listed of each kind of difference, before only their count is given
+__all__ = [
+    "Report",
+    "check_tree",
+    "find_weights_file",
+    "load_variables",
+    "load_weights",
+    "parameter_shapes",
+    "variable_shapes",
+]
+
+# Collections that a forward pass returns, which are no weights.
+_OUTPUTS = ("intermediates", "perturbations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What loading weights did; `str()` gives a table to read.
+
+    Attributes:
+        path: the file or checkpoint that was read.
+        kind: what it is, in words.
+        loaded: names of the arrays that are as they were stored.
+        resized: name -> (stored shape, new shape) of position tables.
+        reinitialized: name -> (stored shape, new shape) of the head.
+        reinit_head: how the head starts.
+        skipped: what is stored there and not needed.
+        notes: what a person should know.
+    """
+
+    path: Path
+    kind: str
+    loaded: tuple[str, ...]
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    reinitialized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    reinit_head: str
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Returns a line for each kind of array that there is."""
+        changes = [
+            [f"{name} {old} -> {new}" for name, (old, new) in changed.items()]
+            for changed in (self.resized, self.reinitialized)
+        ]
+        rows = [
+            ("loaded", len(self.loaded), ""),
+            ("resized", len(changes[0]), listed(changes[0])),
+            ("re-initialised", len(changes[1]), f"{listed(changes[1])} ({self.reinit_head})"),
+            ("skipped", len(self.skipped), listed(self.skipped)),
+        ]
+        lines = [
+            f"  {what:<14} {count:>4}  {names}".rstrip()
+            for what, count, names in rows
+            if count or what == "loaded"
+        ]
+        notes = [f"  note: {note}" for note in self.notes]
+        return "\n".join([f"weights {self.path} ({self.kind})", *lines, *notes])
 
 
 def load_weights(
-    path: str | Path, model: nn.Module, *, image_size: int | tuple[int, ...]
+    path: str | Path, model: nn.Module, *, image_size: int | tuple[int, ...], **options: Any
 ) -> dict[str, Any]:
-    """Reads weights that fit a model.
+    """Reads the parameters of a model, and logs what that took.
 
     Args:
-        path: a folder in the official checkpoint format (the newest checkpoint in it), the prefix
-            of one checkpoint (".../ckpt-39"), or a weights file.
-        model: the model that the weights are for.
-        image_size: side, (height, width) or (height, width, channels) of its images.
+        path, model, image_size, **options: see `load_variables`.
 
     Returns:
         The tree under "params" of the model's variables: nested dicts of float32 NumPy arrays.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is not readable, not of a known format, holds values that are not
-            finite, or is of another model (lists missing, extra and mis-shaped parameters).
+        FileNotFoundError, ValueError: see `load_variables`.
     """
-    file = find_weights_file(path)
-    if file.suffix not in READERS:
-        known = ", ".join(f"*{suffix}" for suffix in READERS)
-        raise ValueError(f"weights {file}: unknown format; files that can be read: {known}")
-    params = READERS[file.suffix](file, model)
-    check_tree(parameter_shapes(model, image_size), params, f"weights {file}")
-    params = jax.tree.map(lambda array: np.asarray(array, np.float32), params)
-    bad = [name for name, array in _flatten(params).items() if not np.isfinite(array).all()]
+    variables, report = load_variables(path, model, image_size=image_size, **options)
+    logging.info("%s", report)
+    return variables["params"]
+
+
+def load_variables(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    image_size: int | tuple[int, ...],
+    weights: Literal["raw", "ema"] = "raw",
+    checkpoint: Literal["latest", "best"] = "latest",
+    resize: Resize | None = None,
+    reinit_head: Reinit = "zeros",
+    seed: int = 0,
+    ignore_fields: Sequence[str] = (),
+) -> tuple[dict[str, Any], Report]:
+    """Reads weights that fit a model, or that can be made to.
+
+    Args:
+        path: a workdir of ours or a checkpoint in it; a file of ours (.safetensors, .npz); a folder
+            or a file of the official NesT (.flax); timm's NesT or TNT (.safetensors); the official
+            TNT (.pth.tar); other files of torch.save. See `find_weights_file` for folders.
+        model: the model that the weights are for.
+        image_size: side, (height, width) or (height, width, channels) of its images. Position
+            tables of another size are resized.
+        weights: "raw", or "ema" for the moving average beside them.
+        checkpoint: "latest" or "best", of a workdir.
+        resize: how position tables are resized: "linear" (None: NesT's), "bicubic" (None: the
+            others'), "linear_in_blocks" (as the official NesT); see `adapt.resize_table`.
+        reinit_head: what the head becomes if the number of classes differs: "zeros", "noise" (the
+            start of a training), or "never", and then that is an error.
+        seed: of that noise.
+        ignore_fields: fields of the model, such as "gelu", that may differ from what the weights
+            were made with.
+
+    Returns:
+        The model's variables ({"params": tree}, and "batch_stats" for models that have them) as
+        nested dicts of float32 NumPy arrays, and a report.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: in one line, if the file is not readable, not of a known format, holds values
+            that are not finite, needs other fields of the model (names them), or is of another
+            model (lists missing, extra and mis-shaped arrays).
+    """
+    if weights not in ("raw", "ema"):
+        raise ValueError(f"weights={weights!r} does not exist; choose from 'raw', 'ema'")
+    file = find_weights_file(path, checkpoint)
+    read = read_checkpoint if is_checkpoint(file) else read_weights
+    stored = read(file, model, weights)
+    ignored = check_fields(file, stored.kind, stored.fields, model, ignore_fields)
+
+    height, width, channels = _image_shape(image_size)
+    expected = variable_shapes(model, (height, width, channels))
+    shapes = _names(expected)
+    adapted = adapt(
+        _names(stored.variables),
+        shapes,
+        model,
+        (height, width),
+        resize=resize,
+        reinit_head=reinit_head,
+        seed=seed,
+    )
+    check_tree(shapes, adapted.arrays, f"weights {file}")
+    arrays = {name: np.asarray(array, np.float32) for name, array in adapted.arrays.items()}
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
-        raise ValueError(f"weights {file}: values that are not finite in {_some(bad)}")
-    return params
+        raise ValueError(f"weights {file}: values that are not finite in {listed(bad)}")
+    changed = adapted.resized.keys() | adapted.reinitialized.keys()
+    report = Report(
+        path=file,
+        kind=stored.kind,
+        loaded=tuple(name for name in arrays if name not in changed),
+        resized=adapted.resized,
+        reinitialized=adapted.reinitialized,
+        reinit_head=reinit_head,
+        skipped=stored.skipped,
+        notes=(*stored.notes, *ignored),
+    )
+    variables = {
+        collection: unflatten_dict({leaf: arrays[name] for leaf, name in names.items()}, sep="/")
+        for collection, names in _name_table(expected).items()
+    }
+    return variables, report
 
 
-def parameter_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
-    """Finds the shapes of a model's parameters without computing any.
+def variable_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
+    """Finds the shapes of a model's variables without computing any.
 
     Args:
         model: the model.
         image_size: side, (height, width) or (height, width, channels); channels are 3 by default.
 
     Returns:
-        The tree under "params" of the model's variables, with `jax.ShapeDtypeStruct` leaves.
+        {"params": tree} and other collections such as "batch_stats", with `jax.ShapeDtypeStruct`
+        leaves.
     """
+    image = jax.ShapeDtypeStruct((1, *_image_shape(image_size)), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return {name: tree for name, tree in variables.items() if name not in _OUTPUTS}
+
+
+def parameter_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
+    """Finds the shapes of a model's parameters: the tree under "params" of `variable_shapes`."""
+    return variable_shapes(model, image_size)["params"]
+
+
+def _image_shape(image_size: int | tuple[int, ...]) -> tuple[int, int, int]:
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     height, width, channels = size if len(size) == 3 else (*size, 3)
-    image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return height, width, channels
 
 
-def check_tree(expected: Any, found: Any, what: str) -> None:
-    """Compares the names and the shapes of two trees.
-
-    Args:
-        expected: tree whose leaves have a shape.
-        found: tree to compare with it.
-        what: where `found` comes from; begins the message.
-
-    Raises:
-        ValueError: listing leaves that are missing, extra or of another shape.
-    """
-    expected, found = _flatten(expected), _flatten(found)
-    # Of a whole state, the parameters before the optimizer's copies of them, as in `expected`.
-    order = {name.split("/")[0]: number for number, name in enumerate(expected)}
-    extra = [name for name in found if name not in expected]
-    differences = {
-        "missing": [name for name in expected if name not in found],
-        "extra": sorted(extra, key=lambda name: order.get(name.split("/")[0], -1)),
-        "mis-shaped": [
-            f"{name} {_shape(found[name])} instead of {_shape(leaf)}"
-            for name, leaf in expected.items()
-            if name in found and _shape(found[name]) != _shape(leaf)
-        ],
+def _name_table(variables: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Returns collection -> path in it -> name: parameters' is their path, others' have both."""
+    return {
+        collection: {
+            path: path if collection == "params" else f"{collection}/{path}"
+            for path in flatten(tree)
+        }
+        for collection, tree in variables.items()
     }
-    parts = [f"{len(items)} {kind}: {_some(items)}" for kind, items in differences.items() if items]
-    if parts:
-        raise ValueError(f"{what} does not fit the model; {'; '.join(parts)}")
 
 
-def find_weights_file(path: str | Path) -> Path:
-    """Finds the file that a path means: itself, a checkpoint's prefix, or the newest in a folder.
-
-    Raises:
-        FileNotFoundError: if nothing is there, naming the checkpoints near it.
-        ValueError: if the path is empty or not on this machine.
-    """
-    if not str(path).strip():
-        raise ValueError("the weights path is empty")
-    if "://" in str(path):
-        raise ValueError(f"weights {path}: copy remote files to this machine first")
-    path = Path(path).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return _newest_checkpoint(path)
-    file = path.with_name(f"{path.name}.flax")
-    if file.is_file():
-        return file
-    near = _numbered(path.parent) if path.parent.is_dir() else {}
-    there = f"; {path.parent} has {_some([near[n].stem for n in sorted(near)])}" if near else ""
-    raise FileNotFoundError(f"weights {path}: no such file or folder{there}")
-
-
-def _newest_checkpoint(folder: Path) -> Path:
-    """Asks the folder's `checkpoint` file, as the official code does, or takes the highest number.
-
-    The file names the path on the machine that wrote it, so only the last part counts.
-    """
-    index = folder / "checkpoint"
-    text = index.read_text(errors="replace") if index.is_file() else ""
-    named = re.search(r'^model_checkpoint_path:\s*"(?:.*/)?([^/"]+)"', text, re.MULTILINE)
-    if named:
-        file = folder / f"{named[1]}.flax"
-        if not file.is_file():
-            raise FileNotFoundError(f"weights {file}: named by {index}, but not there")
-        return file
-    numbered = _numbered(folder)
-    if not numbered:
-        raise FileNotFoundError(f"weights {folder}: no checkpoint (ckpt-N.flax) in this folder")
-    return numbered[max(numbered)]
-
-
-def _numbered(folder: Path) -> dict[int, Path]:
-    matches = ((re.fullmatch(r"ckpt-(\d+)\.flax", file.name), file) for file in folder.iterdir())
-    return {int(match[1]): file for match, file in matches if match}
-
-
-def _read_official_nest(file: Path, model: nn.Module) -> dict[str, Any]:
-    """Reads a .flax file as clu writes it: a train state with `optimizer.target` in MessagePack."""
-    if not isinstance(model, Nest):
-        raise ValueError(f"weights {file}: official .flax checkpoints are of NesT models only")
-    content = file.read_bytes()
-    if not content:
-        raise ValueError(f"weights {file}: the file is empty")
-    try:
-        state = msgpack_restore(content)
-    except Exception as error:  # the decoder lets many types through for damaged bytes
-        raise ValueError(f"weights {file}: truncated or damaged file ({_line(error)})") from error
-    try:
-        params = state["optimizer"]["target"]
-    except (KeyError, TypeError, IndexError):
-        params = None
-    if not isinstance(params, dict) or not _all_numbers(params):
-        raise ValueError(f"weights {file}: no parameters under optimizer/target in this file")
-    return from_official(params, model.depths)
-
-
-def _all_numbers(params: dict[str, Any]) -> bool:
-    leaves = jax.tree.leaves(params)
-    kinds = ("real floating", "integral")
-    return all(isinstance(leaf, np.ndarray) and jnp.isdtype(leaf.dtype, kinds) for leaf in leaves)
-
-
-def _read_safetensors(file: Path, model: nn.Module) -> dict[str, Any]:
-    try:
-        state = load_file(file)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"weights {file}: truncated or damaged file ({_line(error)})") from error
-    return _from_pytorch(file, state, model)
-
-
-def _read_torch(file: Path, model: nn.Module) -> dict[str, Any]:
-    """Reads a file of torch.save: names and tensors, or those under `state_dict`."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f"weights {file}: reading PyTorch files needs torch, which is not installed: "
-            "pip install torch, or convert the file to .safetensors where it is"
-        ) from error
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets many types through for damaged bytes
-        raise ValueError(
-            f"weights {file}: truncated or damaged file, or one that holds more than tensors, "
-            f"which is never executed: save its state_dict by itself ({_line(error)})"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise ValueError(f"weights {file}: no tensors by name, nor under state_dict, in this file")
-    # PyTorch's bfloat16 has no NumPy counterpart; parameters are float32 here anyway.
-    state = {name: tensor.detach().float().numpy() for name, tensor in state.items()}
-    return _from_pytorch(file, state, model)
-
-
-def _from_pytorch(file: Path, state: dict[str, np.ndarray], model: nn.Module) -> dict[str, Any]:
-    """Hands a state dict to the model that it is for."""
-    convert = STATE_DICTS.get(type(model))
-    if convert is None:
-        known = ", ".join(model_class.__name__ for model_class in STATE_DICTS)
-        raise ValueError(
-            f"weights {file}: state dicts can be read for {known}, not for {type(model).__name__}"
-        )
-    try:
-        return convert(state, model)
-    except (ValueError, IndexError, AttributeError) as error:  # names of some other model
-        raise ValueError(f"weights {file}: {error}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-# model class -> function from a PyTorch state dict and a model to parameters in our names
-STATE_DICTS: dict[type[nn.Module], Callable[[dict[str, np.ndarray], Any], dict[str, Any]]] = {
-    Tnt: tnt_from_pytorch,
-}
-
-# suffix -> function from a file and a model to parameters in our names
-READERS: dict[str, Callable[[Path, nn.Module], dict[str, Any]]] = {
-    ".flax": _read_official_nest,
-    ".safetensors": _read_safetensors,
-    ".pth": _read_torch,
-    ".tar": _read_torch,  # *.pth.tar
-}
-
-
-def _flatten(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _shape(leaf: Any) -> tuple[int, ...]:
-    return tuple(getattr(leaf, "shape", None) or ())
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+def _names(variables: dict[str, Any]) -> dict[str, Any]:
+    leaves = {collection: flatten(tree) for collection, tree in variables.items()}
+    return {
+        name: leaves[collection][path]
+        for collection, names in _name_table(variables).items()
+        for path, name in names.items()
+    }

@@ -1,0 +1,35 @@
+"""What a file of weights holds, whatever its format."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a file holds, in our names.
+
+    Attributes:
+        kind: what it is, in words.
+        variables: {"params": tree} and other collections of the model.
+        fields: fields of the model that the file or its source tells.
+        skipped: what is in the file and not needed.
+        notes: what a person should know.
+    """
+
+    kind: str
+    variables: dict[str, Any]
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def damaged(file: Path, error: Exception) -> ValueError:
+    """Returns the error for a file whose content cannot be decoded, in one line."""
+    return ValueError(f"weights {file}: truncated or damaged file ({one_line(error)})")
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of an error, or its type, without line breaks and not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,56 @@
+"""Trees of arrays as names and shapes: comparing two of them, and listing what differs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+_LISTED = 10  # names listed of each kind of difference, before only their count is given
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Returns {"level1_layer1/norm_mlp/bias": leaf, ...} of a tree of any kind."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def shape_of(leaf: Any) -> tuple[int, ...]:
+    """Returns the shape of an array or of a description of one, () for anything else."""
+    return tuple(getattr(leaf, "shape", None) or ())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns "a, b and 7 more"."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def check_tree(expected: Any, found: Any, what: str) -> None:
+    """Compares the names and the shapes of two trees.
+
+    Args:
+        expected: tree whose leaves have a shape.
+        found: tree to compare with it.
+        what: where `found` comes from; begins the message.
+
+    Raises:
+        ValueError: listing leaves that are missing, extra or of another shape.
+    """
+    expected, found = flatten(expected), flatten(found)
+    # Of a whole state, the parameters before the optimizer's copies of them, as in `expected`.
+    order = {name.split("/")[0]: number for number, name in enumerate(expected)}
+    extra = [name for name in found if name not in expected]
+    differences = {
+        "missing": [name for name in expected if name not in found],
+        "extra": sorted(extra, key=lambda name: order.get(name.split("/")[0], -1)),
+        "mis-shaped": [
+            f"{name} {shape_of(found[name])} instead of {shape_of(leaf)}"
+            for name, leaf in expected.items()
+            if name in found and shape_of(found[name]) != shape_of(leaf)
+        ],
+    }
+    parts = [
+        f"{len(items)} {kind}: {listed(items)}" for kind, items in differences.items() if items
+    ]
+    if parts:
+        raise ValueError(f"{what} does not fit the model; {'; '.join(parts)}")

@@ -1,0 +1,73 @@
+"""Weights out of a checkpoint of ours, without the optimizer's state."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import linen as nn
+
+from training.errors import RunError
+from training.models import create_model
+from training.stored import Stored, damaged
+from training.trees import listed
+from training.weight_fields import telling_fields
+from training.workdirs import read_config
+
+
+def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> Stored:
+    """Reads the parameters, or their moving average, and the batch statistics of a checkpoint.
+
+    Args:
+        folder: of one step, ".../checkpoints/best/1200".
+        model: the model that the weights are for.
+        weights: "raw", or "ema" for the moving average.
+
+    Returns:
+        What is stored; the fields of its model are those of the run's config.json, if it is there.
+
+    Raises:
+        ValueError: if the checkpoint is damaged, or has no such weights.
+    """
+    # A name for each kind of weights: (their place in the state, what they are).
+    key, what = {"raw": ("params", "weights"), "ema": ("ema", "moving average")}[weights]
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree = handler.metadata(folder / "state").tree
+    except Exception as error:  # tensorstore, json and orbax each have their own
+        raise damaged(folder, error) from error
+    if not isinstance(tree, dict) or not tree.get(key):
+        there = listed(sorted(name for name in tree if tree[name])) if tree else "nothing"
+        raise ValueError(f"weights {folder}: no {what} ({key}) in this checkpoint; it has {there}")
+    wanted = {key: tree[key]} | {
+        name: tree[name] for name in ("model_state",) if jax.tree.leaves(tree.get(name))
+    }
+    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+    try:
+        state = handler.restore(folder / "state", args=args)
+    except Exception as error:
+        raise damaged(folder, error) from error
+    variables = {"params": state[key], **state.get("model_state", {})}
+    skipped = tuple(name for name in tree if name not in wanted and jax.tree.leaves(tree[name]))
+    kind = f"checkpoint of ours, step {folder.name}, {what}"
+    return Stored(kind, variables, _config_fields(folder, model), skipped)
+
+
+def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:
+    """Returns the fields of the run's model, {} if the folder is not inside a workdir."""
+    workdir = folder.parents[2]
+    if not (workdir / "config.json").is_file():
+        return {}
+    try:
+        section = read_config(workdir)["model"].to_dict()
+        trained = create_model(**section, num_classes=1)
+    except (RunError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # a model that this checkout does not have; names and shapes still decide
+    if type(trained) is not type(model):
+        raise ValueError(
+            f"weights {folder}: of the model {type(trained).__name__}, not {type(model).__name__}"
+        )
+    return telling_fields(trained)

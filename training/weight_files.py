@@ -1,0 +1,192 @@
+"""Reading and writing files of weights. Nothing is unpickled but tensors; TensorFlow is not needed.
+
+A format is a function from a file and a model to what is stored there, in our names; the file's
+suffix chooses it in READERS. Our own files hold the arrays "params/..." and "batch_stats/..." and
+tell the fields of the model that they are of.
+"""
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.serialization import msgpack_restore
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from nest.model import Nest
+from nest.weights import FIELDS as OFFICIAL_NEST_FIELDS
+from nest.weights import from_official
+from training.state_dicts import convert_state_dict
+from training.stored import Stored, damaged
+from training.torch_files import SUFFIXES as TORCH_SUFFIXES
+from training.torch_files import read_torch
+from training.trees import listed
+from training.weight_fields import telling_fields
+
+VERSION = 1  # of our own files
+_METADATA = "nest_tnt_jax"  # their key in safetensors' metadata and name in .npz
+
+
+def read_weights(file: Path, model: nn.Module, weights: str) -> Stored:
+    """Reads a file in any known format.
+
+    Args:
+        file: the file.
+        model: the model that the weights are for.
+        weights: "raw", or "ema" for the moving average beside them.
+
+    Raises:
+        ValueError: if the file is damaged, of no known format or of another model.
+    """
+    if file.suffix not in READERS:
+        known = ", ".join(f"*{suffix}" for suffix in READERS)
+        raise ValueError(f"weights {file}: unknown format; files that can be read: {known}")
+    if file.stat().st_size == 0:
+        raise ValueError(f"weights {file}: the file is empty")
+    stored = READERS[file.suffix](file, model, weights)
+    if weights == "ema" and file.suffix not in TORCH_SUFFIXES:
+        raise ValueError(f"weights {file}: there is no moving average in this file")
+    return stored
+
+
+def write_weights(
+    file: Path, variables: Mapping[str, Any], model: nn.Module, image_size: tuple[int, ...]
+) -> None:
+    """Writes a file of ours: .safetensors or .npz.
+
+    Args:
+        file: its suffix decides; replaced if it exists.
+        variables: {"params": tree} and other collections, such as "batch_stats".
+        model: the model that they are of.
+        image_size: (height, width) of the images that it takes.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(variables, sep="/").items()}
+    about = json.dumps(
+        {
+            "version": VERSION,
+            "model": type(model).__name__,
+            "fields": telling_fields(model),
+            "image_size": list(image_size),
+        }
+    )
+    if file.suffix == ".safetensors":
+        write_safetensors(file, arrays, {_METADATA: about, "format": "flax"})
+    elif file.suffix == ".npz":
+        with _replacing(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **{_METADATA: np.array(about)}, **arrays)
+    else:
+        raise ValueError(f"weights {file}: can be written as .safetensors or .npz only")
+
+
+def write_safetensors(
+    file: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes arrays under their names, at once or not at all."""
+    # Contiguous, because safetensors writes a transposed view as if it were not transposed.
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with _replacing(file) as temporary:
+        save_file(arrays, temporary, dict(metadata))
+
+
+@contextlib.contextmanager
+def _replacing(file: Path):
+    temporary = file.with_name(f"{file.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_official_nest(file: Path, model: nn.Module, _: str) -> Stored:
+    """Reads a .flax file as clu writes it: a train state with `optimizer.target` in MessagePack."""
+    if not isinstance(model, Nest):
+        raise ValueError(f"weights {file}: official .flax checkpoints are of NesT models only")
+    try:
+        state = msgpack_restore(file.read_bytes())
+    except Exception as error:  # the decoder lets many types through for damaged bytes
+        raise damaged(file, error) from error
+    try:
+        params = state["optimizer"]["target"]
+    except (KeyError, TypeError, IndexError):
+        params = None
+    if not isinstance(params, dict) or not all(map(_is_numbers, jax.tree.leaves(params))):
+        raise ValueError(f"weights {file}: no parameters under optimizer/target in this file")
+    skipped = [f"optimizer/{name}" for name in state["optimizer"] if name != "target"]
+    skipped += [name for name in state if name != "optimizer"]
+    params = from_official(params, model.depths)
+    return Stored("official NesT", {"params": params}, OFFICIAL_NEST_FIELDS, tuple(skipped))
+
+
+def _is_numbers(array: Any) -> bool:
+    kinds = ("real floating", "integral")
+    return isinstance(array, np.ndarray) and jnp.isdtype(array.dtype, kinds)
+
+
+def _read_safetensors(file: Path, model: nn.Module, _: str) -> Stored:
+    try:
+        with safe_open(file, framework="numpy") as stream:
+            metadata = stream.metadata() or {}
+            arrays = {name: stream.get_tensor(name) for name in stream.keys()}
+    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
+        raise damaged(file, error) from error
+    return _from_arrays(file, arrays, metadata, model)
+
+
+def _read_npz(file: Path, model: nn.Module, _: str) -> Stored:
+    try:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("not an archive of NumPy")
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        raise damaged(file, error) from error
+    metadata = {}
+    if arrays.get(_METADATA, np.zeros(0)).dtype.kind == "U":
+        metadata[_METADATA] = str(arrays.pop(_METADATA))
+    return _from_arrays(file, arrays, metadata, model)
+
+
+def _from_arrays(
+    file: Path, arrays: dict[str, np.ndarray], metadata: Mapping[str, str], model: nn.Module
+) -> Stored:
+    """Tells files of ours from state dicts, which other formats may hold as well."""
+    odd = [name for name, array in arrays.items() if not _is_numbers(array)]
+    if odd:
+        raise ValueError(f"weights {file}: no numbers in {listed(odd)}")
+    try:
+        about = json.loads(metadata.get(_METADATA, "{}"))
+        version, fields = about.get("version", 0), dict(about.get("fields", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise damaged(file, error) from error
+    if version > VERSION:
+        raise ValueError(f"weights {file}: written by a later version, {version}, of this code")
+    kind = about.get("model")
+    if kind is not None and kind != type(model).__name__:
+        raise ValueError(f"weights {file}: of the model {kind}, not {type(model).__name__}")
+    if any(name.startswith("params/") for name in arrays):
+        variables = unflatten_dict({tuple(name.split("/")): arrays[name] for name in arrays})
+        return Stored(f"{file.suffix[1:]} of ours", variables, fields)
+    converted = convert_state_dict(file, arrays, model, metadata.get("architecture"))
+    params, fields = {"params": converted.params}, {**fields, **converted.fields}
+    return Stored(converted.naming, params, fields, converted.skipped, converted.notes)
+
+
+# suffix -> function from a file, a model and "raw" or "ema" to what is stored
+READERS: dict[str, Callable[[Path, nn.Module, str], Stored]] = {
+    ".flax": _read_official_nest,
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+    **dict.fromkeys(TORCH_SUFFIXES, read_torch),
+}
