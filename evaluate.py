@@ -76,8 +76,9 @@ def evaluate_weights(
 def _metrics(run: experiment.Experiment, state: Any, split: str) -> dict[str, Any]:
     with input_errors():
         batches = run.data.eval_batches(split)
-    metrics = evaluate(run.eval_step, run.task.summarize, state, batches)
-    return {"split": split} | metrics
+    evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)
+    protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
+    return {"split": split} | evaluation.metrics | protocol
 
 
 def define_flags() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,22 +55,44 @@ def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
         ValueError: for an unknown name or field, listing what exists, or for a value that the model
             does not take.
     """
-    if name not in MODELS:
-        raise ValueError(unknown_name(f"model {name!r}", str(name), MODELS))
-    model_class, variant = MODELS[name]
-    allowed = model_fields(model_class)
+    return create_from(MODELS, "model", name, {"num_classes": num_classes}, overrides)
+
+
+def create_from(
+    table: Mapping[str, tuple[type[nn.Module], dict[str, Any]]],
+    kind: str,
+    name: str,
+    given: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> nn.Module:
+    """Builds a module of a table by its name.
+
+    Args:
+        table: name -> (class, the variant's fields).
+        kind: what the table holds, for messages.
+        name: a key of the table.
+        given: fields that the caller knows, such as the number of classes.
+        overrides: fields that replace the variant's own, see `create_model`.
+
+    Raises:
+        ValueError: see `create_model`.
+    """
+    if name not in table:
+        raise ValueError(unknown_name(f"{kind} {name!r}", str(name), table))
+    model_class, variant = table[name]
+    allowed = [field for field in model_fields(model_class) if field not in given]
     for field in overrides:
         if field not in allowed:
-            raise ValueError(unknown_name(f"field {field!r} of model {name}", field, allowed))
+            raise ValueError(unknown_name(f"field {field!r} of {kind} {name}", field, allowed))
     overrides = {field: value for field, value in overrides.items() if value is not None}
     fields = {field: _plain(value) for field, value in {**variant, **overrides}.items()}
     hints = typing.get_type_hints(model_class)
     for field, value in fields.items():
         if problem := wrong_type(value, hints[field]):
-            raise ValueError(f"model {name}: {field}={value!r} {problem}")
+            raise ValueError(f"{kind} {name}: {field}={value!r} {problem}")
     if "dtype" in fields:
         fields["dtype"] = _dtype(fields["dtype"])
-    return model_class(num_classes=num_classes, **fields)
+    return model_class(**given, **fields)
 
 
 def _plain(value: Any) -> Any:
