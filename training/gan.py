@@ -14,7 +14,7 @@ from training.diff_augment import OPERATIONS, diff_augment
 from training.errors import ConfigError, NonFiniteError
 from training.features import load_embedding
 from training.gan_evaluation import GanEvaluation
-from training.gan_losses import LOSSES, r1_penalty, wasserstein_penalty
+from training.gan_losses import LOSSES, is_collapsed, r1_penalty, wasserstein_penalty
 from training.metrics import check_finite
 
 
@@ -44,10 +44,8 @@ class Gan(GanEvaluation):
 
     Both see fresh noise. Images are float32 in -1..1.
 
-    A step counts as collapsed if the discriminator is right about every image of the batch, real
-    and generated, and the mean logits of the two lie more than `collapse_gap` apart: the
-    generator then learns from a slope that leads nowhere. Or if it gives all of them the same
-    logit. `collapse_steps` such steps in a row end the run.
+    The run ends when the discriminator has been collapsed, see `is_collapsed`, for
+    `collapse_steps` steps in a row.
 
     Args:
         generator: `apply({"params": p}, noise [b, z], labels, train)` gives images.
@@ -72,7 +70,8 @@ class Gan(GanEvaluation):
         conditional: generator and discriminator get the class.
         ema_decay: decay of the moving average of the generator per step; 0 or None: no average.
         ema_warmup: decay min(ema_decay, (1 + step) / (10 + step)).
-        collapse_gap: see above; 0 or None: it is not looked for.
+        collapse_gap: mean logits of real and generated images further apart than this, see
+            `is_collapsed`; 0 or None: any distance will do.
         collapse_steps: see above.
         features: workdir of a classifier in whose features samples are compared with the split;
             "": they are only drawn.
@@ -280,7 +279,7 @@ class Gan(GanEvaluation):
                 "discriminator_loss": total,
                 "logit_real": real_logits.mean(),
                 "logit_generated": generated_logits.mean(),
-                "is_collapsed": self._is_collapsed(real_logits, generated_logits),
+                "is_collapsed": is_collapsed(real_logits, generated_logits, self.collapse_gap),
             }
             if self.consistency:
                 changes = [
@@ -318,12 +317,3 @@ class Gan(GanEvaluation):
                 is_due, add, lambda grads: (grads, jnp.zeros(())), grads
             )
         return grads, metrics
-
-    def _is_collapsed(self, real: jax.Array, generated: jax.Array) -> jax.Array:
-        """1 if a step with these logits counts as collapsed, else 0."""
-        logits = jnp.concatenate([real, generated])
-        is_collapsed = logits.max() - logits.min() < 1e-6
-        if self.collapse_gap:
-            is_right = (real > 0).all() & (generated < 0).all()
-            is_collapsed |= is_right & (real.mean() - generated.mean() > self.collapse_gap)
-        return is_collapsed.astype(jnp.int32)

@@ -74,7 +74,7 @@ class GanEvaluation:
             yield batch
 
     def _picture_numbers(self, size: int) -> tuple[np.ndarray, ...]:
-        """Sample numbers of both pictures: a grid of samples, and rows that go from one to another."""
+        """Numbers of both pictures: a grid of samples, and rows that go from one to another."""
         rows, columns = GRID
         count = rows * columns
         grid = np.arange(count)

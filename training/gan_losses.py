@@ -79,3 +79,25 @@ def wasserstein_penalty(
     # The root has no gradient at 0.
     norms = jnp.sqrt(squared_gradient_norms(logits, between) + 1e-12)
     return ((norms - 1.0) ** 2).mean()
+
+
+def is_collapsed(real: jax.Array, generated: jax.Array, gap: float | None) -> jax.Array:
+    """Tells whether a generator can still learn from a discriminator with these logits.
+
+    It can not if the discriminator is right about every image of the batch, real and generated,
+    and their mean logits lie more than `gap` apart: what is left is a slope that leads nowhere. Nor
+    if all images have the same logit.
+
+    Args:
+        real, generated: logits [b].
+        gap: in logits; 0 or None: only the second is looked for.
+
+    Returns:
+        int32, 1 for collapsed.
+    """
+    logits = jnp.concatenate([real, generated])
+    same = logits.max() - logits.min() < 1e-6
+    if not gap:
+        return same.astype(jnp.int32)
+    is_right = (real > 0).all() & (generated < 0).all()
+    return (same | (is_right & (real.mean() - generated.mean() > gap))).astype(jnp.int32)
