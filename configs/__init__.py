@@ -1,1 +1,1 @@
-"""Recipes. Each file has get_config(argument) and imports nothing of this repository but common."""
+"""Recipes. Each file has get_config(argument) and imports nothing but other recipes and common."""

@@ -13,8 +13,8 @@ Each section is the keyword arguments of one function, where every value is expl
     checkpoint      training/checkpoints.py     Checkpoints
     init            training/weights.py         load_variables
 
-`seed` is of all randomness. `init_from` is what the run starts from, weights or a workdir, read with
-the options of `init`; None: from scratch; "": to be given on the command line.
+`seed` is of all randomness. `init_from` is what the run starts from: weights or a workdir, read
+with the options of `init`; None: from scratch; "": to be given on the command line.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -103,9 +103,9 @@ def gan_config() -> ConfigDict:
 
     Beside those that all runs have, each is the keyword arguments of one function:
 
-        generator, discriminator    training/gan_builder.py   create_generator, create_discriminator
-        generator_optimizer, discriminator_optimizer          create_optimizer
-        task                        training/gan.py           Gan
+        generator, discriminator    training/models.py    create_generator, create_discriminator
+        generator_optimizer, discriminator_optimizer      create_optimizer
+        task                        training/gan.py       Gan
     """
     config = base_config()
     for section in ("model", "device_augment", "optimizer"):
@@ -169,6 +169,29 @@ def parse_argument(argument: str | None, **choices: tuple[str, ...]) -> ConfigDi
         chosen[names[0]] = word
     defaults = {name: allowed[0] for name, allowed in choices.items()}
     return ConfigDict({**defaults, **chosen, "debug": "debug" in words})
+
+
+def finetune_at_384(config: ConfigDict) -> ConfigDict:
+    """Makes an ImageNet recipe the fine-tuning of its model, trained at 224, at 384 x 384.
+
+    Neither the NesT nor the TNT paper gives a recipe. Both train as DeiT does, so these are the
+    values of DeiT's command (facebookresearch/deit, README_deit.md, commit 4da6691) for images
+    of 384; augmentation, label smoothing and drop path stay as in the recipe, as there.
+    """
+    config.init_from = ""
+    config.init.reinit_head = "never"  # the same classes
+    config.data.image_size = 384
+    config.data.batch_size = 512  # 16 GPUs of 32
+    config.data.eval_batch_size = 512
+    config.optimizer.base_lr = 5e-6
+    config.optimizer.reference_batch = 512
+    config.optimizer.final_lr = 5e-6  # --min-lr: constant after the warm-up
+    config.optimizer.warmup_epochs = 5.0  # default of main.py
+    config.optimizer.weight_decay = 1e-8
+    config.loop.num_epochs = 30.0
+    config.loop.evaluate_every_epochs = 2.0  # ours
+    config.loop.save_every_epochs = 1.0  # ours
+    return config
 
 
 def shrink(config: ConfigDict, image_size: int) -> ConfigDict:

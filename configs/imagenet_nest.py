@@ -1,18 +1,22 @@
-"""NesT on ImageNet at 224 x 224.
+"""NesT on ImageNet at 224 x 224, and fine-tuned from there at 384 x 384.
 
     python train.py --config=configs/imagenet_nest.py:tiny --workdir=runs/imagenet_nest_tiny
+    python train.py --config=configs/imagenet_nest.py:base,384 --workdir=runs/nest_base_384 \
+        --config.init_from=nest-b_imagenet/
 
-Argument: tiny|small|base, debug. Top-1 of the official README: Tiny 81.5, Small 83.3, Base 83.8.
+Argument: tiny|small|base, 224|384, debug. Top-1 of the official README: Tiny 81.5, Small 83.3, Base
+83.8 at 224; there is none for 384 without more data.
 
 Values are those of the official configs/imagenet_nest.py and imagenet_nest_tiny.py
-(google-research/nested-transformer, commit 59c0d6a) unless a comment says otherwise.
+(google-research/nested-transformer, commit 59c0d6a) unless a comment says otherwise. It can
+resize position tables, but has no recipe for 384: see configs.common.finetune_at_384.
 """
 
-from configs.common import base_config, parse_argument, shrink
+from configs.common import base_config, finetune_at_384, parse_argument, shrink
 
 
 def get_config(argument: str | None = None):
-    arg = parse_argument(argument, size=("tiny", "small", "base"))
+    arg = parse_argument(argument, size=("tiny", "small", "base"), resolution=("224", "384"))
     config = base_config()
     config.seed = 42
 
@@ -69,6 +73,8 @@ def get_config(argument: str | None = None):
     config.loop.log_every_steps = 500
     config.loop.evaluate_every_epochs = 10.0
     config.loop.save_every_epochs = 4.0  # ours; official: every 5,000 steps
+    if arg.resolution == "384":  # blocks of 24 x 24 tokens in place of 14 x 14
+        finetune_at_384(config)
     if arg.debug:
         shrink(config, image_size=64)
         config.model.depths = (1, 1, 1)

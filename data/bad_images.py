@@ -57,6 +57,8 @@ class BadImages:
         with self._lock:
             for index, name, reason in entries:
                 if (split, index) in self._seen:
+                    if len(self._seen) > self._limit:  # listed by an earlier run
+                        raise TooManyBadImages(self._message(split, name, reason))
                     continue
                 self._seen.add((split, index))
                 logging.warning("%s (%s) cannot be read: %s", name, split, reason)

@@ -1,6 +1,9 @@
 """Global batches of an endless or finite list of records, read ahead, on the device, resumable."""
 
+import contextlib
 import math
+import os
+import signal
 import sys
 import time
 import weakref
@@ -19,7 +22,13 @@ from data import loading
 # Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
 PART_BYTES = 2**22
 
+ReportBad = Callable[[list[tuple[int, str, str]]], None]  # of (index, name, reason)
 Batch = dict[str, Any]  # image uint8 [b, h, w, c], label int32 [b], mask float32 [b]
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Layout:
@@ -92,7 +101,7 @@ class BatchReader:
     """All global batches of a list of records, each reachable at once by its number.
 
     Attributes:
-        records: Grain's random-access list of loading.Record, which may be practically endless.
+        records: Grain's random-access list of loading.Sample, which may be practically endless.
         image_shape: (height, width, channels).
         batch_size: global.
         layout: which rows are loaded here, and where they go.
@@ -110,7 +119,7 @@ class BatchReader:
     num_threads: int
     num_workers: int
     prefetch: int
-    report_bad: Callable[[list[tuple[int, str, str]]], None]
+    report_bad: ReportBad
 
     @property
     def num_examples(self) -> int:
@@ -137,6 +146,8 @@ class BatchReader:
         ahead = 2 * self.num_threads
         loaded = tasks.to_iter_dataset(grain.ReadOptions(self.num_threads, ahead))
         if self.num_workers:
+            # As they start in a process of their own, they import its main module: a script needs
+            # `if __name__ == "__main__":`.
             if not flags.FLAGS.is_parsed():  # Grain's processes ask for flags, also in notebooks
                 flags.FLAGS.mark_as_parsed()
             # Parts come back in order, whichever worker made them.
@@ -144,7 +155,8 @@ class BatchReader:
             loaded = loaded.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self.num_workers, per_worker_buffer_size=per_worker
-                )
+                ),
+                worker_init_fn=loading.end_with_parent,
             )
         batches = loaded.batch(len(parts), batch_fn=loading.join_parts).map(self._place)
         return iter(
@@ -181,8 +193,11 @@ class Batches(Iterator[Batch]):
         asked = time.perf_counter()
         try:
             if not self._open:
-                self._open.append(self._reader.open_at(self._batches))
-            batch = next(self._open[0])
+                with _signals_held_back(self._reader.num_workers > 0):
+                    self._open.append(self._reader.open_at(self._batches))
+                    batch = next(self._open[0])
+            else:
+                batch = next(self._open[0])
         except BaseException:
             self.close()
             raise
@@ -205,6 +220,24 @@ class Batches(Iterator[Batch]):
     def close(self) -> None:
         """Ends the background threads; a later `next` goes on where the caller was."""
         _close_all(self._open)
+
+
+@contextlib.contextmanager
+def _signals_held_back(active: bool) -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back from this thread and from all that it starts meanwhile.
+
+    Ctrl-C and schedulers send them to a whole group of processes. The run stops in good order when
+    it gets them; worker processes must go on until it tells them. Threads and processes inherit
+    what is held back.
+    """
+    if not active:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _close_all(iterators: list[grain.DatasetIterator]) -> None:

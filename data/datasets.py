@@ -14,14 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data import folders, npz, sources, tfds_sources
+from data.statistics import default_statistics
 
-_HALF = ((0.5,) * 3, (0.5,) * 3)
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# As in the official NesT and the usual CIFAR recipes; of the training split.
-CIFAR_STATISTICS = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-}
 # Names of TensorFlow Datasets that the recipes have.
 _USUAL = ("cifar10", "cifar100", "imagenet2012")
 # A split whose pixels take no more than this is decoded once and kept: CIFAR takes 154 MB.
@@ -59,6 +53,17 @@ class Dataset:
     note: str = ""
 
 
+def _is_path(name: str) -> bool:
+    return name.startswith(("folder:", "npz:"))
+
+
+def check_form(name: str) -> None:
+    """Checks that a data set may have this name, without looking for it; see `check_name`."""
+    if isinstance(name, str) and (_is_path(name) or name in BUILT_IN or tfds_sources.is_name(name)):
+        return
+    raise ValueError(f"data set {name!r} is not known; {_allowed()}")
+
+
 def check_name(name: str, data_dir: str | None = None) -> None:
     """Checks that a data set of this name is there, without reading any of its records.
 
@@ -69,17 +74,14 @@ def check_name(name: str, data_dir: str | None = None) -> None:
     Raises:
         ValueError: malformed, or not there; one line that says what to do.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"data set {name!r} is not known; {_allowed()}")
-    kind, _, path = name.partition(":")
-    if kind in ("folder", "npz") and ":" in name:
+    check_form(name)
+    if _is_path(name):
+        kind, _, path = name.partition(":")
         exists = os.path.isdir if kind == "folder" else os.path.isfile
         if not exists(os.path.expanduser(path)):
             what = "folder" if kind == "folder" else "file"
             raise ValueError(f"data set {name!r}: there is no {what} {path!r}")
     elif name not in BUILT_IN:
-        if not tfds_sources.is_name(name):
-            raise ValueError(f"data set {name!r} is not known; {_allowed()}")
         try:
             tfds_sources.open_prepared(name, data_dir)
         except ValueError as error:
@@ -122,12 +124,13 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
 
 
 def _digits() -> Dataset:
+    mean, std = default_statistics("digits", 1)
     return Dataset(
         name="digits",
         num_classes=10,
         num_channels=1,
-        mean=(0.3054,),
-        std=(0.3760,),
+        mean=mean,
+        std=std,
         load=sources.digits_source,
         aliases={"validation": "test"},
         class_names=tuple("0123456789"),
@@ -140,7 +143,7 @@ def _load_synthetic(split: str, image_size: tuple[int, int]) -> sources.Source:
 
 
 def _synthetic() -> Dataset:
-    mean, std = _HALF
+    mean, std = default_statistics("synthetic", 3)
     aliases = {"validation": "test"}  # it stands in for any data set, whatever a recipe asks for
     return Dataset("synthetic", 10, 3, mean, std, _load_synthetic, aliases=aliases)
 
@@ -152,7 +155,7 @@ BUILT_IN: dict[str, Callable[[], Dataset]] = {"digits": _digits, "synthetic": _s
 def _from_folder(name: str, path: Path) -> Dataset:
     folder = folders.open_folder(path)
     load = functools.cache(folder.load)  # a million files are scanned once, however many slices
-    mean, std = IMAGENET_STATISTICS
+    mean, std = default_statistics(name, 3)
     return Dataset(
         name=name,
         num_classes=len(folder.class_names),
@@ -169,9 +172,7 @@ def _from_folder(name: str, path: Path) -> Dataset:
 
 def _from_npz(name: str, path: Path) -> Dataset:
     arrays = npz.read_npz(path)
-    mean, std = IMAGENET_STATISTICS
-    if arrays.num_channels == 1:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    mean, std = default_statistics(name, arrays.num_channels)
     return Dataset(
         name=name,
         num_classes=arrays.num_classes,
@@ -187,7 +188,7 @@ def _from_npz(name: str, path: Path) -> Dataset:
 
 def _from_tfds(name: str, data_dir: str | None) -> Dataset:
     prepared = tfds_sources.open_prepared(name, data_dir)
-    mean, std = CIFAR_STATISTICS.get(re.split("[/:]", name)[0], IMAGENET_STATISTICS)
+    mean, std = default_statistics(name, 3)
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> sources.Source:

@@ -83,7 +83,8 @@ class Folder:
 
     Attributes:
         path: as given.
-        class_names: names of the class folders of the training split, sorted.
+        class_names: names of the class folders of the training split (of the first split that is
+            there), sorted.
         split_folders: "train", "validation" and "test", as far as they are there -> the folder that
             holds the split's class folders. Where there is no folder for evaluation, "train" and
             "validation" share one: a tenth of each class, at least one image of a class that has
@@ -109,7 +110,7 @@ class Folder:
             ValueError: a class that the training split lacks, or one without an image.
         """
         folders = self.split_folders
-        if "validation" not in folders or folders["validation"] != folders["train"]:
+        if folders.get("validation") != folders.get("train"):
             return self._scan(folders[split])
         whole = self._whole
         held_out = _held_out(whole.labels, len(self.class_names))
@@ -172,23 +173,29 @@ def open_folder(path: Path) -> Folder:
         _split_folder(path, found, names) for names in (_TRAIN, _VALIDATION, _TEST)
     )
     note = ""
-    if train is None and (validation or test):
-        raise ValueError(f"{path} has a folder {(validation or test).name!r} but no 'train'")
-    train = train or path
+    # Without "train" the others can be evaluated; asking for "train" is then an error.
+    has_train = train is not None or not (validation or test)
+    train = train or validation or test or path
     if not (validation or test):
         validation = train
         note = (
             f"{path} has no folder 'validation' or 'test': a tenth of each class, fixed by the "
             "file names, is held out for evaluation"
         )
-    folders = {"train": train, "validation": validation, "test": test}
+    folders = {"train": train if has_train else None, "validation": validation, "test": test}
     folders = {split: folder for split, folder in folders.items() if folder}
     aliases = {"val": "validation" if validation else "test"}
     if not (validation and test):
         aliases |= {"validation": "test"} if test else {"test": "validation"}
     class_names = tuple(_class_folders(train))
     if not class_names:
-        raise ValueError(f"{train} holds no folder; there must be one for each class")
+        others = [name for name in found if path / name not in (train, validation, test)]
+        hint = f" ({train.name!r} counts as a split, not as a class)" if others else ""
+        raise ValueError(f"{train} holds no folder; there must be one for each class{hint}")
+    if len(class_names) == 1:
+        raise ValueError(
+            f"{train} holds one class folder, {class_names[0]!r}; there must be two or more"
+        )
     return Folder(path, class_names, folders, aliases, note)
 
 

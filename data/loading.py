@@ -3,6 +3,9 @@
 What runs in the loader's threads and worker processes is here; it never touches JAX.
 """
 
+import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +22,7 @@ REPLACEMENTS = 10
 
 
 @dataclass(frozen=True)
-class Record:
+class Sample:
     """An image on its way into a batch.
 
     Attributes:
@@ -31,6 +34,19 @@ class Record:
     image: np.ndarray | None
     label: int
     bad: tuple[tuple[int, str, str], ...] = ()
+
+
+def end_with_parent(worker: int, num_workers: int) -> None:
+    """Lets a worker process end when the run's process is killed and cannot tell it to."""
+    del worker, num_workers
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(5.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end_with_parent").start()
 
 
 def replacement(index: int, attempt: int, num_records: int) -> int:
@@ -54,13 +70,13 @@ def _bad(source: Source, index: int, error: Exception) -> tuple[int, str, str]:
 
 
 class ReadTraining(grain.transforms.RandomMap):
-    """Index -> augmented Record; unreadable records are replaced."""
+    """Index -> augmented Sample; unreadable records are replaced."""
 
     def __init__(self, source: Source, steps: Sequence[Transform]):
         self._source = source
         self._steps = steps
 
-    def random_map(self, index: int, rng: np.random.Generator) -> Record:
+    def random_map(self, index: int, rng: np.random.Generator) -> Sample:
         bad = []
         wanted = index
         while True:
@@ -76,22 +92,22 @@ class ReadTraining(grain.transforms.RandomMap):
                 index = replacement(wanted, len(bad), len(self._source))
         for step in self._steps:
             image = step(image, rng)
-        return Record(image, label, tuple(bad))
+        return Sample(image, label, tuple(bad))
 
 
 class ReadEvaluation(grain.transforms.Map):
-    """Index -> Record for evaluation; an unreadable one is left out, so that none counts twice."""
+    """Index -> Sample for evaluation; an unreadable one is left out, so that none counts twice."""
 
     def __init__(self, source: Source, crop: Callable[[np.ndarray], np.ndarray]):
         self._source = source
         self._crop = crop
 
-    def map(self, index: int) -> Record:
+    def map(self, index: int) -> Sample:
         try:
             image, label = _read(self._source, index)
         except (BadImage, OSError) as error:
-            return Record(None, 0, (_bad(self._source, index, error),))
-        return Record(self._crop(image), label)
+            return Sample(None, 0, (_bad(self._source, index, error),))
+        return Sample(self._crop(image), label)
 
 
 class Repeat(grain.transforms.Map):
@@ -125,7 +141,7 @@ class MakePart(grain.transforms.Map):
     and small enough that many threads do not hold many batches.
 
     Args:
-        records: list of Records; rows past its end are zeros with mask 0.
+        records: list of Samples; rows past its end are zeros with mask 0.
         image_shape: (height, width, channels).
         batch_size: global.
         parts: rows of the global batch in each part.

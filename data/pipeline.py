@@ -9,7 +9,6 @@ batch a run resumes, changes nothing.
 """
 
 import functools
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,9 @@ import grain
 from jax.sharding import NamedSharding
 
 from data import datasets, selection, sources, transforms
+from data.arguments import as_height_width
 from data.bad_images import POLICIES, BadImages
-from data.batches import Batches, BatchReader, Layout
+from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
 from data.crops import center_crop
 from data.loading import ReadEvaluation, ReadTraining, Repeat
 
@@ -29,7 +29,7 @@ from data.loading import ReadEvaluation, ReadTraining, Repeat
 class Data:
     """The data of one run: the config's section `data` with `augment` and `seed`.
 
-    Making it checks all values and reads nothing; `open` opens the data set.
+    Making it checks all values, reads nothing and looks for nothing; `open` opens the data set.
 
     Attributes:
         name: of the data set, see data/datasets.py: "digits", "cifar10", "imagenet2012",
@@ -120,7 +120,7 @@ class Data:
         for key in ("mean", "std"):
             self._check_statistics(key)
         try:
-            datasets.check_name(self.name, self.data_dir)
+            datasets.check_form(self.name)
         except ValueError as error:
             raise ValueError(f"data.name: {error}") from None
         _ = self._train_steps  # raises what is wrong with the augmentation and the crop
@@ -133,6 +133,10 @@ class Data:
         numbers = [type(value) in (int, float) and least <= value <= 1.0 for value in values]
         if not numbers or not all(numbers):
             raise ValueError(f"data.{key} is {values!r}; it must be numbers from {least} to 1.0")
+
+    def check_there(self) -> None:
+        """Raises ValueError if the data set is not there; reads none of its records."""
+        datasets.check_name(self.name, self.data_dir)
 
     def open(self) -> "Data":
         """Opens the training and evaluation splits.
@@ -182,7 +186,7 @@ class Data:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the images."""
-        return (*self._height_and_width, self.dataset.num_channels)
+        return (*self.height_and_width, self.dataset.num_channels)
 
     @property
     def num_train_examples(self) -> int:
@@ -230,7 +234,8 @@ class Data:
             repeat = Repeat(records, num_records, self.repeats)
             records = grain.MapDataset.range(len(records)).map(repeat).seed(self.seed)
         records = records.random_map(ReadTraining(self.train_source, self._train_steps))
-        return Batches(self._reader(records, self.batch_size, self.train_split), start)
+        bad = functools.partial(self.bad.add, self.train_split)
+        return Batches(self._reader(records, self.batch_size, self.image_shape, bad), start)
 
     def eval_batches(self, split: str | None = None) -> BatchReader:
         """Returns all examples of a split, once each, in order, without augmentation.
@@ -247,34 +252,41 @@ class Data:
         split = split or self.eval_split
         source = self.eval_source
         if split != self.eval_split:
-            source = datasets.load_source(self.dataset, split, self._height_and_width)
+            source = datasets.load_source(self.dataset, split, self.height_and_width)
+        bad = functools.partial(self.bad.add, split)
+        return self.batches_of(source, self.dataset.num_channels, bad)
+
+    def batches_of(
+        self, source: sources.Source, num_channels: int, report_bad: ReportBad
+    ) -> BatchReader:
+        """Returns all records of any source as `eval_batches` does; needs no data set.
+
+        Args:
+            source: of images with `num_channels` channels.
+            num_channels: 1 or 3.
+            report_bad: gets (index, name, reason) of each image that cannot be read.
+        """
         records = grain.MapDataset.range(len(source)).map(ReadEvaluation(source, self._crop))
-        return self._reader(records, self.layout.round_up(self.eval_batch_size), split)
+        shape = (*self.height_and_width, num_channels)
+        return self._reader(records, self.layout.round_up(self.eval_batch_size), shape, report_bad)
 
     @property
-    def _height_and_width(self) -> tuple[int, int]:
-        size = self.image_size
-        pair = size if isinstance(size, tuple | list) else (size, size)
-        if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
-            raise ValueError(
-                f"data.image_size is {size!r}; it must be a positive whole number of pixels or "
-                "a pair (height, width) of them"
-            )
-        return tuple(pair)
+    def height_and_width(self) -> tuple[int, int]:
+        """Size of the images in pixels."""
+        return as_height_width("data.image_size", self.image_size)
 
     @property
     def _threads(self) -> int:
         if self.num_threads is not None:
             return self.num_threads
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return max(1, cores // max(1, self.num_workers))
+        return max(1, num_cores() // max(1, self.num_workers))
 
     @functools.cached_property
     def _crop(self):
         """The evaluation's resizing and crop, image -> image."""
         try:
             return center_crop(
-                image_size=self._height_and_width,
+                image_size=self.height_and_width,
                 ratio=self.eval_crop_ratio,
                 interpolation=self.eval_crop_interpolation,
             )
@@ -283,22 +295,24 @@ class Data:
 
     @functools.cached_property
     def _train_steps(self) -> list[transforms.Transform]:
-        return transforms.create_transforms(self.augment, self._height_and_width, self._crop)
+        return transforms.create_transforms(self.augment, self.height_and_width, self._crop)
 
     def _source(self, key: str) -> sources.Source:
         try:
-            return datasets.load_source(self.dataset, getattr(self, key), self._height_and_width)
+            return datasets.load_source(self.dataset, getattr(self, key), self.height_and_width)
         except ValueError as error:
             raise ValueError(f"data.{key}: {error}") from None
 
-    def _reader(self, records: grain.MapDataset, batch_size: int, split: str) -> BatchReader:
+    def _reader(
+        self, records: grain.MapDataset, batch_size: int, image_shape: tuple, report_bad: ReportBad
+    ) -> BatchReader:
         return BatchReader(
             records=records,
-            image_shape=self.image_shape,
+            image_shape=image_shape,
             batch_size=batch_size,
             layout=self.layout,
             num_threads=self._threads,
             num_workers=self.num_workers,
             prefetch=self.prefetch,
-            report_bad=functools.partial(self.bad.add, split),
+            report_bad=report_bad,
         )

@@ -115,6 +115,13 @@ def create_operations(
     return table
 
 
+def interpolations(variant: str, interpolation: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the interpolations among which is drawn, see `randaugment`."""
+    if interpolation is None:
+        interpolation = "nearest" if variant == "nest" else ("bilinear", "bicubic")
+    return as_choices("randaugment.interpolation", interpolation, ops.INTERPOLATIONS)
+
+
 def largest_translations(
     variant: str, height: int, width: int, pixels: float | None, fraction: float | None
 ) -> tuple[float, float]:
@@ -200,9 +207,7 @@ def randaugment(
     max_translate = largest_translations(
         variant, height, width, max_translate_pixels, max_translate_fraction
     )
-    if interpolation is None:
-        interpolation = "nearest" if variant == "nest" else ("bilinear", "bicubic")
-    names = as_choices("randaugment.interpolation", interpolation, ops.INTERPOLATIONS)
+    names = interpolations(variant, interpolation)
     table = create_operations(
         variant, fill=fill, max_translate=max_translate, increasing=increasing
     )

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from array_record.python import array_record_data_source
+from google.protobuf.message import DecodeError
 
+from data.images import BadImage
 from data.sources import Record, check_index
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -271,13 +273,18 @@ class ArrayRecordSource:
         self._image_key = prepared.image_key
         self._label_key = prepared.label_key
         self._num_classes = prepared.num_classes
+        with contextlib.suppress(BadImage):
+            _ = self[0]  # a split without labels is refused here, not in the middle of a run
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self))
-        features = _example_class().FromString(self._records[index]).features.feature
+        try:
+            features = _example_class().FromString(self._records[index]).features.feature
+        except (RuntimeError, DecodeError) as error:  # a damaged file
+            raise BadImage(f"the record cannot be read: {error}") from None
         label = 0
         if self._label_key is not None:
             (label,) = features[self._label_key].int64_list.value

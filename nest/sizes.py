@@ -1,9 +1,13 @@
 """Which fields and which image sizes fit together, and what to say when they do not."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from flax import linen as nn
+
 if TYPE_CHECKING:
+    from nest.discriminator import ConvDiscriminator
+    from nest.generator import NestGenerator
     from nest.model import Nest
 
 
@@ -21,7 +25,7 @@ def _is_counts(value: object) -> bool:
 
 
 def check_fields(model: "Nest", names: Mapping[str, Mapping]) -> None:
-    """Checks the fields of a model against each other.
+    """Checks the fields of a classifier against each other.
 
     Args:
         model: the model to check.
@@ -30,34 +34,11 @@ def check_fields(model: "Nest", names: Mapping[str, Mapping]) -> None:
     Raises:
         ValueError: naming the field, its value and what is allowed.
     """
-    for field in ("num_classes", "patch_size"):
-        if not _is_count(getattr(model, field)):
-            raise ValueError(f"{field}={getattr(model, field)!r} must be a positive integer")
-    per_level = ("dims", "depths", "num_heads")
-    for field in per_level:
-        if not _is_counts(getattr(model, field)):
-            value = getattr(model, field)
-            raise ValueError(f"{field}={value!r} must be a tuple of positive integers, one a level")
-    if len({len(getattr(model, field)) for field in per_level}) > 1:
-        values = ", ".join(f"{field}={getattr(model, field)}" for field in per_level)
-        raise ValueError(f"dims, depths and num_heads must have one entry a level each: {values}")
-    for level, (dim, heads) in enumerate(zip(model.dims, model.num_heads, strict=True), start=1):
-        if dim % heads:
-            raise ValueError(f"num_heads={heads} does not divide dims={dim} at level {level}")
-    for field, table in names.items():
-        if getattr(model, field) not in table:
-            value = getattr(model, field)
-            raise ValueError(f"{field}={value!r} does not exist; choose from {', '.join(table)}")
-    for field in ("drop_path_rate", "dropout_rate", "attention_dropout_rate"):
-        rate = getattr(model, field)
-        if not _is_number(rate) or not 0 <= rate < 1:
-            raise ValueError(f"{field}={rate!r} must be a number, at least 0 and below 1")
-    ratio = model.mlp_ratio
-    if not _is_number(ratio) or not 0 < ratio < float("inf"):
-        raise ValueError(f"mlp_ratio={ratio!r} must be a finite number above 0")
-    for dim in model.dims:
-        if int(dim * ratio) < 1:
-            raise ValueError(f"mlp_ratio={ratio!r} leaves no hidden channel at width {dim}")
+    check_counts(model, ("num_classes", "patch_size"))
+    check_levels(model)
+    check_names(model, names)
+    check_rates(model, ("drop_path_rate", "dropout_rate", "attention_dropout_rate"))
+    check_mlp_ratio(model)
     size = model.block_size
     if size is not None and not _is_count(size) and not (_is_counts(size) and len(size) == 2):
         raise ValueError(f"block_size={size!r} must be None, a positive integer or a pair of them")
@@ -68,6 +49,97 @@ def check_fields(model: "Nest", names: Mapping[str, Mapping]) -> None:
                 f"block_size={size} must be even with aggregation={model.aggregation!r}, which "
                 "halves every block by itself"
             )
+
+
+def check_generator_fields(model: "NestGenerator", names: Mapping[str, Mapping]) -> None:
+    """Checks the fields of a generator against each other, as check_fields those of a classifier.
+
+    Args:
+        model: the generator to check.
+        names: field -> the table whose keys the field may take.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+    check_counts(model, ("image_size", "num_channels", "latent_dim", "patch_size"))
+    check_counts(model, [f for f in ("num_classes", "block_size") if getattr(model, f) is not None])
+    check_levels(model)
+    check_names(model, names)
+    check_rates(model, ("drop_path_rate",))
+    check_mlp_ratio(model)
+    block_side_for(model)
+    for level, dim in enumerate(model.dims[:-1], start=1):
+        if model.deaggregation == "pixel_shuffle" and dim % 4:
+            raise ValueError(
+                f"dims={dim} at level {level} must be a multiple of 4 with "
+                f"deaggregation={model.deaggregation!r}, which makes four tokens of one"
+            )
+
+
+def check_conv_discriminator_fields(model: "ConvDiscriminator") -> None:
+    """Checks the fields of a convolutional discriminator.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+    check_tuples(model, ("dims",), "resolution")
+    check_counts(model, ("deviation_group",))
+    if model.num_classes is not None:
+        check_counts(model, ("num_classes",))
+
+
+def check_counts(model: nn.Module, fields: Iterable[str]) -> None:
+    """Raises ValueError for a field that is not a positive integer."""
+    for field in fields:
+        if not _is_count(getattr(model, field)):
+            raise ValueError(f"{field}={getattr(model, field)!r} must be a positive integer")
+
+
+def check_tuples(model: nn.Module, fields: Iterable[str], what: str) -> None:
+    """Raises ValueError for a field that is not a tuple of positive integers, one a `what`."""
+    for field in fields:
+        if not _is_counts(getattr(model, field)):
+            value = getattr(model, field)
+            message = f"{field}={value!r} must be a tuple of positive integers, one a {what}"
+            raise ValueError(message)
+
+
+def check_levels(model: nn.Module) -> None:
+    """Raises ValueError unless dims, depths and num_heads describe the same levels."""
+    per_level = ("dims", "depths", "num_heads")
+    check_tuples(model, per_level, "level")
+    if len({len(getattr(model, field)) for field in per_level}) > 1:
+        values = ", ".join(f"{field}={getattr(model, field)}" for field in per_level)
+        raise ValueError(f"dims, depths and num_heads must have one entry a level each: {values}")
+    for level, (dim, heads) in enumerate(zip(model.dims, model.num_heads, strict=True), start=1):
+        if dim % heads:
+            raise ValueError(f"num_heads={heads} does not divide dims={dim} at level {level}")
+
+
+def check_names(model: nn.Module, names: Mapping[str, Mapping]) -> None:
+    """Raises ValueError for a field that is not a key of its table in `names`."""
+    for field, table in names.items():
+        if getattr(model, field) not in table:
+            value = getattr(model, field)
+            raise ValueError(f"{field}={value!r} does not exist; choose from {', '.join(table)}")
+
+
+def check_rates(model: nn.Module, fields: Iterable[str]) -> None:
+    """Raises ValueError for a field that is not a number in [0, 1)."""
+    for field in fields:
+        rate = getattr(model, field)
+        if not _is_number(rate) or not 0 <= rate < 1:
+            raise ValueError(f"{field}={rate!r} must be a number, at least 0 and below 1")
+
+
+def check_mlp_ratio(model: nn.Module) -> None:
+    """Raises ValueError if the perceptrons would have no hidden channel, or endlessly many."""
+    ratio = model.mlp_ratio
+    if not _is_number(ratio) or not 0 < ratio < float("inf"):
+        raise ValueError(f"mlp_ratio={ratio!r} must be a finite number above 0")
+    for dim in model.dims:
+        if int(dim * ratio) < 1:
+            raise ValueError(f"mlp_ratio={ratio!r} leaves no hidden channel at width {dim}")
 
 
 def block_size_for(model: "Nest", image_size: tuple[int, int]) -> tuple[int, int]:
@@ -108,6 +180,53 @@ def block_size_for(model: "Nest", image_size: tuple[int, int]) -> tuple[int, int
             )
         sides = (image_size[0] // unit, image_size[1] // unit)
     return sides
+
+
+def block_side_for(model: "NestGenerator") -> int:
+    """Finds the side of a generator's blocks.
+
+    Args:
+        model: the generator; its image size, patch size, levels and block size decide.
+
+    Returns:
+        Side of a block in tokens, the same at every level.
+
+    Raises:
+        ValueError: if the levels do not lead to the image, naming the nearest sizes that do.
+    """
+    levels = len(model.dims)
+    unit = model.patch_size * 2 ** (levels - 1)  # pixels for each token that a block's side has
+    how = f"with patch_size={model.patch_size} and {levels} levels"
+    if model.block_size is not None:
+        if model.image_size != unit * model.block_size:
+            raise ValueError(
+                f"image_size={model.image_size} does not fit block_size={model.block_size}: {how} "
+                f"it must be {unit * model.block_size} (or leave block_size=None)"
+            )
+        return model.block_size
+    if model.image_size % unit:
+        raise ValueError(
+            f"image_size={model.image_size} does not fit: {how} it must be a multiple of {unit}; "
+            f"nearest: {_nearest(model.image_size, unit)}"
+        )
+    return model.image_size // unit
+
+
+def halved_sides(image_size: tuple[int, int], times: int) -> tuple[int, int]:
+    """Halves the sides of an image some times.
+
+    Raises:
+        ValueError: if that leaves half a pixel, naming the nearest sizes that fit.
+    """
+    unit = 2**times
+    if any(size < unit or size % unit for size in image_size):
+        raise ValueError(
+            f"image size {image_size[0]}x{image_size[1]} does not fit: with {times + 1} entries in "
+            f"dims, height and width must be multiples of {unit}; "
+            f"nearest height: {_nearest(image_size[0], unit)}, "
+            f"nearest width: {_nearest(image_size[1], unit)}"
+        )
+    return (image_size[0] // unit, image_size[1] // unit)
 
 
 def _nearest(size: int, step: int) -> str:

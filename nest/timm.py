@@ -9,10 +9,11 @@ the level above, ours to the level below:
     levels.1.pool.conv, norm                   level1_aggregation/conv, norm
     levels.2.transformer_encoder.0.            level3_layer1/
         norm1, norm2                               norm_attention, norm_mlp
-        attn.qkv [3*h*d,c], attn.proj [c,h*d]      attention/qkv [c,3,h,d], out [h,d,c]
+        attn.qkv [3*h*d,c], attn.proj [c,d*h]      attention/qkv [c,3,h,d], out [h,d,c]
         mlp.fc1, mlp.fc2                           mlp/dense1, dense2
     norm, head                                 norm, head
 
+After attention, timm lays channels before heads: the inputs of attn.proj are [d, h], not [h, d].
 timm's models `nest_*` pad the aggregation as PyTorch does, `nest_*_jx` as the official code; the
 names are the same. All have the exact GELU, so that the official weights, converted to timm, give
 slightly other logits there.
@@ -81,6 +82,9 @@ def to_timm(params: Mapping[str, Any], model: "Nest") -> State:
     """
     wrong = {field: getattr(model, field) for field in _IN_TIMM}
     wrong = [f"{field}={have!r}" for field, have in wrong.items() if have != _IN_TIMM[field]]
+    sides = model.block_size
+    if isinstance(sides, tuple) and sides[0] != sides[1]:  # it takes square images only
+        wrong.append(f"block_size={sides}")
     if wrong:
         need = ", ".join(f"{field}={value!r}" for field, value in _IN_TIMM.items())
         raise ValueError(f"timm has no NesT with {', '.join(wrong)}; it has {need}")
@@ -139,7 +143,8 @@ def _turn_in(name: str, array: np.ndarray, heads: int) -> np.ndarray | None:
     if "/out/" in name:
         if array.shape[1] % heads:
             return None
-        return array.T.reshape(heads, -1, array.shape[0])  # [h, d, c]
+        array = array.T.reshape(-1, heads, array.shape[0])  # [d, h, c]
+        return array.transpose(1, 0, 2)  # [h, d, c]
     return array.T
 
 
@@ -154,5 +159,5 @@ def _turn_out(name: str, array: np.ndarray) -> np.ndarray:
     if not name.endswith("/kernel"):
         return array
     if "/out/" in name:
-        array = array.reshape(-1, array.shape[-1])  # [h * d, c]
+        array = array.transpose(1, 0, 2).reshape(-1, array.shape[-1])  # [d * h, c]
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T

@@ -44,3 +44,25 @@ def small_config():
         num_epochs=4.0, log_every_steps=3, evaluate_every_epochs=1.0, save_every_epochs=1.4
     )
     return config
+
+
+@pytest.fixture(scope="session")
+def torch():
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(2)
+    register_fake = torch.library.register_fake
+
+    def register(name, *args, **kwargs):
+        """Leaves out torchvision's C++ operators, which its wheel for another torch lacks."""
+        if isinstance(name, str) and name.startswith("torchvision::"):
+            return lambda function: function
+        return register_fake(name, *args, **kwargs)
+
+    torch.library.register_fake = register
+    yield torch
+    torch.library.register_fake = register_fake
+
+
+@pytest.fixture(scope="session")
+def timm(torch):
+    return pytest.importorskip("timm")

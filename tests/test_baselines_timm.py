@@ -18,28 +18,6 @@ from training.weights import check_tree
 pytestmark = pytest.mark.torch
 
 
-@pytest.fixture(scope="module")
-def torch():
-    torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)
-    register_fake = torch.library.register_fake
-
-    def register(name, *args, **kwargs):
-        """Leaves out torchvision's C++ operators, which its wheel for another torch lacks."""
-        if isinstance(name, str) and name.startswith("torchvision::"):
-            return lambda function: function
-        return register_fake(name, *args, **kwargs)
-
-    torch.library.register_fake = register
-    yield torch
-    torch.library.register_fake = register_fake
-
-
-@pytest.fixture(scope="module")
-def timm(torch):
-    return pytest.importorskip("timm")
-
-
 def randomize(torch, module, seed=0):
     """Draws everything anew, so that no bias is zero, no scale one and no average untouched."""
     generator = torch.Generator().manual_seed(seed)

@@ -28,9 +28,9 @@ RECIPES = {
         for dataset in ("cifar10", "cifar100")
     ]
     + ["debug"],
-    "imagenet_nest": ["tiny", "small", "base", "debug"],
+    "imagenet_nest": ["tiny", "small", "base", "tiny,384", "small,384", "base,384", "debug"],
     "digits_tnt": ["", "debug"],
-    "imagenet_tnt": ["ti", "s", "b", "debug"],
+    "imagenet_tnt": ["ti", "s", "b", "ti,384", "s,384", "b,384", "384,debug", "debug"],
     "digits_deit": ["", "debug"],
     "cifar_deit": [
         f"{size},{data}" for size in ("ti", "s", "b") for data in ("cifar10", "cifar100")
@@ -39,14 +39,19 @@ RECIPES = {
     "imagenet_deit": ["ti", "s", "b", "debug"],
     "imagenet_resnet50": ["", "debug"],
     "cifar_wrn": ["cifar10", "cifar100", "debug"],
+    "digits_transfer": ["pretrain", "finetune", "scratch", "finetune,debug", "debug"],
+    "transfer_tnt": ["cifar10", "cifar100", "flowers", "pets", "flowers,b", "debug"],
+    "transfer_nest": ["cifar10", "cifar100", "flowers", "pets", "flowers,tiny", "debug"],
 }
 ALL = [(name, argument) for name, arguments in RECIPES.items() for argument in arguments]
-INPUTS = {  # image shape and classes of data sets whose files tests do not have
-    "digits": ((16, 16, 1), 10),
-    "synthetic": (None, 10),
-    "cifar10": ((32, 32, 3), 10),
-    "cifar100": ((32, 32, 3), 100),
-    "imagenet2012": ((224, 224, 3), 1000),
+INPUTS = {  # channels and classes of data sets whose files tests do not have
+    "digits": (1, 10),
+    "synthetic": (3, 10),
+    "cifar10": (3, 10),
+    "cifar100": (3, 100),
+    "imagenet2012": (3, 1000),
+    "oxford_flowers102": (3, 102),
+    "oxford_iiit_pet": (3, 37),
 }
 
 
@@ -62,8 +67,9 @@ def test_no_recipe_is_left_out():
 @functools.cache
 def parameter_shapes(name, argument):
     config = get_config(name, argument)
-    shape, num_classes = INPUTS[config.data.name]
-    shape = shape or (config.data.image_size, config.data.image_size, 3)
+    channels, num_classes = INPUTS[config.data.name]
+    shape = (config.data.image_size, config.data.image_size, channels)
+    num_classes = len(config.data.classes or range(num_classes))
     model = create_model(**config.model.to_dict(), num_classes=num_classes)
     images = jax.ShapeDtypeStruct((1, *shape), "float32")
     return jax.eval_shape(

@@ -14,6 +14,7 @@ import pytest
 from layers.mlp import GELUS
 from tnt.block import TransformerBlock
 from tnt.fusion import Project
+from training.costs import count_products
 from training.models import create_model
 from training.weights import parameter_shapes
 
@@ -34,23 +35,7 @@ GIGA_MULTIPLY_ADDS = {
 
 
 def products(jaxpr):
-    """Counts the multiply-adds of a traced program, without regard to padding."""
-    total = 0
-    for equation in jaxpr.eqns:
-        out = equation.outvars[0].aval
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            depth = 1
-            for axis in contracted:
-                depth *= equation.invars[0].aval.shape[axis]
-            total += out.size * depth
-        elif equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval  # [height, width, in, out]
-            total += out.size * kernel.size // kernel.shape[-1]
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            total += products(inner) if hasattr(inner, "eqns") else 0
-    return total
+    return sum(cost.multiply_adds for cost in count_products(jaxpr).values())
 
 
 def cost(module, *shape):

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from nest.model import Nest
 from tnt.model import Tnt
 from tnt.weights import from_official, from_timm, to_official, to_timm, told_fields
-from training.models import create_model
+from training.models import MODELS, create_model
 from training.weights import check_tree, load_weights, parameter_shapes
 
 HEADS = {"num_inner_heads": 2, "num_outer_heads": 4}
@@ -219,6 +219,33 @@ def test_models_that_the_others_do_not_have(convert, fields, message):
     model = RELEASED.clone(**fields)
     with pytest.raises(ValueError, match=message):
         convert(random_params(model), model)
+
+
+EVERY = [name for name, (model_class, _) in MODELS.items() if model_class is Tnt]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_variant_there_and_back(name):
+    """Numbers by their place, all of a table distinct; to timm and to the official code if can."""
+    model = create_model(name, num_classes=10)
+    count = iter(range(10**6))
+    params = jax.tree.map(
+        lambda s: np.arange(np.prod(s.shape), dtype=np.float32).reshape(s.shape) + next(count),
+        parameter_shapes(model, 224),
+    )
+    heads = {key: getattr(model, key) for key in HEADS}
+    elsewhere = 0
+    for there, back in ((to_timm, from_timm), (to_official, from_official)):
+        try:
+            state = there(params, model)
+        except ValueError:
+            continue
+        elsewhere += 1
+        again = back(state, **heads)
+        check_tree(params, again, name)
+        jax.tree.map(np.testing.assert_array_equal, params, again)
+    one = {"tnt_s_legacy_patch16_224", "tnt_s1", "tnt_s2", "tnt_s3", "tnt_s4", "tnt_s_se"}
+    assert elsewhere == (1 if name in one else 2)
 
 
 def test_parameters_of_another_model_have_no_names():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import cifar_nest, digits_nest, imagenet_deit, imagenet_nest
+from data import randaugment
 from tools import benchmark_data, pictures
 from training import experiment
 
@@ -122,17 +123,29 @@ def test_visualize_writes_a_picture(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [imagenet_nest, imagenet_deit, cifar_nest])
-def test_the_batch_in_the_picture_is_what_the_recipe_makes(recipe):
-    plain = checked(recipe.get_config())
-    images, targets, data = pictures.augmented_batch(plain, start=3)
-    assert images.shape == (8, 32, 32, 3) and images.min() >= 0 and images.max() <= 1
+def test_the_batch_in_the_picture_is_what_the_training_step_sees(recipe):
+    config = recipe.get_config("debug")
+    full = recipe.get_config()
+    config.augment, config.device_augment, config.task = (
+        full.augment,
+        full.device_augment,
+        full.task,
+    )
+    config.mesh.data = 1
+    run = experiment.build(config)
+    images, targets = pictures.augmented_batch(run, start=3)
+    assert images.shape == (16, *run.data.image_shape) and 0 <= images.min() <= images.max() <= 1
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-5)
-    plain["device_augment"] = {}
-    host_images, labels, _ = pictures.augmented_batch(plain, start=3)
-    batch = next(data.train_batches(3))
-    np.testing.assert_allclose(host_images, batch["image"] / 255, atol=1e-5)
-    np.testing.assert_array_equal(labels.argmax(1), batch["label"])
-    assert not np.array_equal(images, host_images)
+    # What train_step takes the loss of, at the same step of the same run.
+    seen = []
+    run.task._accumulated_gradients = lambda state, batch, key: seen.append(batch) or 1 / 0
+    state = run.init()
+    state = state.replace(step=state.step + 3)
+    with pytest.raises(ZeroDivisionError):
+        run.task.train_step(state, next(run.data.train_batches(3)), run.key)
+    mean, std = run.data.statistics
+    np.testing.assert_allclose(images, np.clip(seen[0]["image"] * std + mean, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(targets * 0.9 + 0.1 / 10, seen[0]["target"], atol=1e-5)
 
 
 def test_label_text():
@@ -149,3 +162,16 @@ def test_a_row_of_pictures_for_each_operation():
     assert len(labels) == 16 and {"rotate", "solarize_add", "identity"} <= set(labels)
     shown = {axes.get_ylabel(): axes for axes in figure.axes if axes.get_ylabel()}
     assert shown["invert"].images and shown["posterize"].get_title() == "0"
+
+
+def test_operations_are_drawn_with_the_recipes_interpolation(monkeypatch):
+    used = set()
+
+    def spy(self, image, level, interpolation="nearest"):
+        used.add(interpolation)
+        return image
+
+    monkeypatch.setattr(randaugment.Operation, "__call__", spy)
+    options = checked(imagenet_deit.get_config())["augment"]["randaugment"]
+    pictures.draw_operations(options, 64, None)
+    assert used == {"bicubic"}

@@ -1,6 +1,5 @@
 """The input pipeline alone: images/s of each of its stages, beside tf.data."""
 
-import os
 import statistics
 import tempfile
 import time
@@ -12,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data.arguments import as_height_width
+from data.batches import num_cores
 from data.images import decode_image
 from data.pipeline import Data
 from data.transforms import TRANSFORMS
@@ -109,7 +110,7 @@ def decode_stage(files: list[bytes], num_threads: int) -> Callable[[float], floa
 
 
 def tensorflow_stage(
-    paths: list[Path], image_size: int, batch_size: int, area: tuple[float, float]
+    paths: list[Path], image_size: int, batch_size: int, area: tuple, aspect: tuple
 ) -> Callable[[float], float] | None:
     """Returns a measurement of tf.data: decode, random resized crop, flip, batch; None without it.
 
@@ -127,6 +128,7 @@ def tensorflow_stage(
             tf.image.extract_jpeg_shape(encoded),
             tf.zeros((1, 0, 4)),
             area_range=area,
+            aspect_ratio_range=aspect,
             use_image_if_no_bounding_boxes=True,
         )
         window = tf.concat([begin[:2], size[:2]], 0)
@@ -165,19 +167,23 @@ def run(
         For each stage its name, the images/s of each round and their median.
     """
     options = plain["data"] | {"seed": plain["seed"]}
-    size = options["image_size"]
+    size = max(as_height_width("data.image_size", options["image_size"]))
     with tempfile.TemporaryDirectory() as temporary:
         stages = {}
         if made and size > SMALL:
             paths = make_jpegs(Path(temporary), NUM_JPEGS, JPEG_SHAPE)
-            options["name"], what = f"folder:{temporary}", "500 x 375 JPEGs"
+            options["name"] = f"folder:{temporary}"
             files = [path.read_bytes() for path in paths]
             mean_kb = statistics.mean(map(len, files)) / 1000
             what = f"{NUM_JPEGS} JPEGs of 500 x 375 pixels, {mean_kb:.0f} kB on average"
-            stages["decode"] = decode_stage(files, options["num_threads"] or _cores())
+            stages["decode"] = decode_stage(files, options["num_threads"] or num_cores())
             crop = plain["augment"].get("random_resized_crop") or {}
             tf_data = tensorflow_stage(
-                paths, size, options["batch_size"], crop.get("area", (0.08, 1.0))
+                paths,
+                size,
+                options["batch_size"],
+                crop.get("area", (0.08, 1.0)),
+                crop.get("aspect", (3 / 4, 4 / 3)),
             )
             if tf_data is None:
                 say("TensorFlow is not installed: tf.data is left out")
@@ -199,7 +205,7 @@ def run(
 
         say(
             f"{what}; batches of {options['batch_size']}, {options['num_workers']} workers, "
-            f"{options['num_threads'] or _cores()} threads, {_cores()} cores"
+            f"{options['num_threads'] or num_cores()} threads, {num_cores()} cores"
         )
         speeds: dict[str, list[float]] = {name: [] for name in stages}
         for _ in range(rounds):
@@ -211,7 +217,3 @@ def run(
         say(f"{median:9,.0f} images/s  ({min(values):,.0f} to {max(values):,.0f})  {name}")
         results.append({"stage": name, "images_per_second": median, "rounds": values})
     return results
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

@@ -3,40 +3,38 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from data import crops, mixing, randaugment
-from data.pipeline import Data
+from data import crops, randaugment
+from training import experiment
 
 COLUMNS = 8
 MAGNITUDES = 7  # pictures in a row of draw_operations
 
 
-def augmented_batch(plain: dict[str, Any], start: int) -> tuple[np.ndarray, np.ndarray, Data]:
-    """Returns a training batch as it enters the model, its targets and the data.
+def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a training batch as the model sees it in step `start` of the run.
 
     Args:
-        plain: checked config.
+        run: of a classification.
         start: number of the batch.
 
     Returns:
-        images float32 [b, h, w, c] in 0..1 (normalised, erased, mixed and put back); targets [b,
-        classes] before label smoothing; the data.
+        images float32 [b, h, w, c] in 0..1 (normalised, erased, mixed and put back); targets
+        [b, classes] without label smoothing.
     """
-    data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"]).open()
-    batches = data.train_batches(start)
-    batch = next(batches)
+    batches = run.data.train_batches(start)
+    batch, _ = jax.jit(run.task.augmented)(next(batches), start, run.key)
     batches.close()
-    mean, std = (np.asarray(values, np.float32) for values in data.statistics)
-    images = jnp.asarray((batch["image"] / np.float32(255) - mean) / std)
-    targets = jax.nn.one_hot(batch["label"], data.num_classes)
-    augment = mixing.create_device_augment(plain.get("device_augment", {}))
-    if augment is not None:
-        images, targets = jax.jit(augment)(jax.random.key(plain["seed"] + start), images, targets)
-    return np.clip(np.asarray(images) * std + mean, 0, 1), np.asarray(targets), data
+    classes, smoothing = run.data.num_classes, run.task.label_smoothing
+    if "target" not in batch:
+        images = np.asarray(batch["image"]) / np.float32(255)
+        return images, np.asarray(jax.nn.one_hot(batch["label"], classes))
+    mean, std = (np.asarray(values, np.float32) for values in run.data.statistics)
+    images = np.clip(np.asarray(batch["image"]) * std + mean, 0, 1)
+    return images, (np.asarray(batch["target"]) - smoothing / classes) / (1 - smoothing)
 
 
 def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
@@ -50,15 +48,16 @@ def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
     )
 
 
-def draw_batch(plain: dict[str, Any], *, num_images: int, start: int) -> Figure:
+def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Figure:
     """Draws an augmented training batch with its labels.
 
     Args:
-        plain: checked config.
+        run: of a classification.
         num_images: as many of the batch at most.
         start: number of the batch.
     """
-    images, targets, data = augmented_batch(plain, start)
+    images, targets = augmented_batch(run, start)
+    data = run.data
     count = min(num_images, len(images))
     # The halves of a mixed batch show the same pairs: take from the start.
     columns = min(COLUMNS, count)
@@ -103,6 +102,7 @@ def draw_operations(
         ),
         increasing=options["increasing"],
     )
+    interpolation = randaugment.interpolations(options["variant"], options["interpolation"])[-1]
     figure = Figure(figsize=(1.6 * MAGNITUDES + 1, 1.6 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), MAGNITUDES, squeeze=False)
@@ -114,7 +114,8 @@ def draw_operations(
             if operation.argument is None and axes is not line[0]:
                 axes.axis("off")  # there is but one strength
                 continue
-            axes.imshow(_shown(operation(image, float(level))), interpolation="nearest")
+            drawn = operation(image, float(level), interpolation)
+            axes.imshow(_shown(drawn), interpolation="nearest")
             if operation.argument is not None:
                 magnitude = abs(level) * randaugment.NUM_LEVELS
                 axes.set_title(f"{magnitude:.3g}", fontsize=7, pad=2)

@@ -25,9 +25,8 @@ from training.errors import ConfigError, input_errors
 def batch(args: flags.FlagValues) -> None:
     """An augmented training batch as the model sees it."""
     with input_errors():
-        figure = pictures.draw_batch(
-            experiment.check_config(_config(args)), num_images=args.num_images, start=args.batch
-        )
+        run = experiment.build(_config(args))
+        figure = pictures.draw_batch(run, num_images=args.num_images, start=args.batch)
         _write(figure, args.output or "batch.png")
 
 

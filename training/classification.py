@@ -37,6 +37,12 @@ class TrainState:
     ema: Any
 
 
+def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """Maps uint8 images [b, h, w, c] to float32: in 0..1, less `mean`, divided by `std`."""
+    images = images.astype(jnp.float32) / 255.0
+    return (images - jnp.asarray(mean)) / jnp.asarray(std)
+
+
 class Classification:
     """Cross entropy with label smoothing; the config's section `task` are keyword arguments.
 
@@ -119,10 +125,7 @@ class Classification:
         )
 
     def train_step(self, state: TrainState, batch, key: jax.Array):
-        key = jax.random.fold_in(key, state.step)
-        if self.device_augment is not None:
-            key, augment_key = jax.random.split(key)
-            batch = self._augmented(batch, augment_key)
+        batch, key = self.augmented(batch, state.step, key)
         grads, model_state, metrics = self._accumulated_gradients(state, batch, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = self._where_trained(optax.apply_updates(state.params, updates), state.params)
@@ -192,9 +195,7 @@ class Classification:
         return jnp.maximum(rate, 9.0 / (10.0 + step)) if self.ema_warmup else rate
 
     def _normalize(self, images: jax.Array) -> jax.Array:
-        """uint8 [b, h, w, c] to float32 with mean 0 and deviation 1 per channel."""
-        images = images.astype(jnp.float32) / 255.0
-        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        return normalize(images, self.mean, self.std)
 
     def _inputs(self, batch) -> tuple[jax.Array, jax.Array]:
         """Normalised images and smoothed targets; an augmented batch brings its own."""
@@ -203,10 +204,25 @@ class Classification:
         targets = jax.nn.one_hot(batch["label"], self.num_classes)
         return self._normalize(batch["image"]), optax.smooth_labels(targets, self.label_smoothing)
 
-    def _augmented(self, batch, key: jax.Array):
-        images, targets = self.device_augment(key, *self._inputs(batch))
+    def augmented(self, batch, step: jax.Array | int, key: jax.Array):
+        """Returns the batch as training step `step` sees it, and the key of the step's dropout.
+
+        Args:
+            batch: from the loader.
+            step: number of updates made before.
+            key: of the run.
+
+        Returns:
+            The batch; with device_augment its images are normalised, erased and mixed, float32, and
+            it has "target" [b, classes].
+        """
+        key = jax.random.fold_in(key, step)
+        if self.device_augment is None:
+            return batch, key
+        key, augment_key = jax.random.split(key)
+        images, targets = self.device_augment(augment_key, *self._inputs(batch))
         labels = jnp.argmax(targets, axis=-1).astype(batch["label"].dtype)
-        return {**batch, "image": images, "target": targets, "label": labels}
+        return {**batch, "image": images, "target": targets, "label": labels}, key
 
     def _loss(self, params, model_state, batch, key):
         # Cutting the others off here spares their gradients, and keeps them out of the norm.

@@ -1,5 +1,6 @@
 """The command line of train.py, evaluate.py and the tools: absl flags, clear errors, exit codes."""
 
+import os
 import re
 import sys
 import traceback
@@ -92,8 +93,12 @@ def choose_command(command: str, commands: Mapping[str, Callable]) -> Callable:
 
 
 def _match(given: list[str], names: tuple[str, ...]) -> list:
-    """Returns the positional arguments; the last name may end in "..." for one or more."""
+    """Returns the positional arguments; the last name may end in "..." for one or more, or stand
+    in brackets for one or None.
+    """
     several = bool(names) and names[-1].endswith("...")
+    if names and names[-1].startswith("[") and len(given) == len(names) - 1:
+        given = [*given, None]
     if len(given) < len(names):
         raise ConfigError(f"{names[len(given)]} is missing; see --help")
     if several:
@@ -114,7 +119,7 @@ def run(
             and notebooks can import several scripts.
         main: gets the parsed flags, and the positional arguments.
         arguments: names of the positional arguments, all of them needed; "file..." at the end
-            stands for one or more, of which main gets the list.
+            stands for one or more, of which main gets the list, "[name]" for one or None.
     """
 
     def checked_main(argv: list[str]) -> None:
@@ -124,6 +129,9 @@ def run(
             main(flags.FLAGS, *given)
         except RunError as error:
             _fail(error)
+        except BrokenPipeError:  # "... | head" has read enough; Python would complain once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except BadImage as error:  # met by the loader, long after the run has started
             _fail(ConfigError(str(error)))
 

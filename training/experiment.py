@@ -92,8 +92,12 @@ ADDED = {"init_from": None, "init": {}}  # what runs of earlier versions lack
 FROM_SCRATCH = "none"  # as init_from on the command line, where None can't be given
 
 
-def check_config(config: ConfigDict) -> dict[str, Any]:
+def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, Any]:
     """Checks a whole config without touching a device.
+
+    Args:
+        config: the recipe.
+        needs_data: whether its data set has to be there.
 
     Returns:
         The config as plain nested dicts, with the defaults of what it leaves out.
@@ -124,11 +128,7 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
         ("mesh", sharding.create_mesh, ()),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "read_only")),
-        (
-            "data",
-            pipeline.Data,
-            ("augment", "seed", "sharding", "process_index", "process_count"),
-        ),
+        ("data", pipeline.Data, ("augment", "seed", "sharding", "process_index", "process_count")),
     ):
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
     plain["augment"] = check_subsections(
@@ -138,7 +138,9 @@ def check_config(config: ConfigDict) -> dict[str, Any]:
         raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
     with input_errors():
         plain |= TASKS[name].check(plain)
-        pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
+        data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
+        if needs_data:
+            data.check_there()
     return plain
 
 

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
 from data import pipeline
-from nest.discriminator import ConvDiscriminator, NestDiscriminator
-from nest.generator import NestGenerator, latent_shape
+from nest.generator import latent_shape
 from training.errors import ConfigError
 from training.gan import Gan
-from training.models import create_from
+from training.models import create_discriminator, create_generator
 from training.optimizers import create_optimizer
 from training.sections import check_section
 from training.sharding import batch_sharding
@@ -20,13 +18,6 @@ from training.task import Task
 
 NETWORKS = ("generator", "discriminator")
 GAN_SECTIONS = (*NETWORKS, *(f"{network}_optimizer" for network in NETWORKS))
-
-# name -> (class, fields)
-GENERATORS = {"nest_generator": (NestGenerator, {})}
-DISCRIMINATORS = {
-    "conv_discriminator": (ConvDiscriminator, {}),
-    "nest_discriminator": (NestDiscriminator, {}),
-}
 
 _FROM_LOOP = ("model", "batch_size", "steps_per_epoch", "total_steps")
 _FROM_PARTS = (
@@ -42,32 +33,6 @@ _FROM_PARTS = (
     "dataset",
     "batch_sharding",
 )
-
-
-def create_generator(
-    name: str, *, image_size: int, num_channels: int, num_classes: int | None, **overrides: Any
-) -> NestGenerator:
-    """Builds a generator by its name.
-
-    Args:
-        name: a key of GENERATORS.
-        image_size: side of its images.
-        num_channels: of its images.
-        num_classes: of a conditional one, else None.
-        **overrides: other fields, as in `create_model`.
-
-    Raises:
-        ValueError: see `create_model`.
-    """
-    given = {"image_size": image_size, "num_channels": num_channels, "num_classes": num_classes}
-    return create_from(GENERATORS, "generator", name, given, overrides)
-
-
-def create_discriminator(name: str, *, num_classes: int | None, **overrides: Any) -> nn.Module:
-    """Builds a discriminator by its name, likewise."""
-    return create_from(
-        DISCRIMINATORS, "discriminator", name, {"num_classes": num_classes}, overrides
-    )
 
 
 def check_gan(config: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +103,7 @@ def _check_batches(task: Gan, data: pipeline.Data) -> None:
         images = jax.ShapeDtypeStruct((size, *data.image_shape), "float32")
         labels = jax.ShapeDtypeStruct((size,), "int32") if task.conditional else None
         try:
-            jax.eval_shape(
-                task.discriminator.apply, {"params": shapes.discriminator}, images, labels
-            )
+            variables = {"params": shapes.discriminator}
+            jax.eval_shape(task.discriminator.apply, variables, images, labels)
         except ValueError as error:
             raise ConfigError(f"config.data.{key}={size}: {error}") from error

@@ -2,7 +2,6 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +14,10 @@ from baselines.vit import VARIANTS as VIT_VARIANTS
 from baselines.vit import Vit
 from baselines.wide_resnet import VARIANTS as WIDE_RESNET_VARIANTS
 from baselines.wide_resnet import WideResNet
+from nest.discriminator import ConvDiscriminator, NestDiscriminator
+from nest.gan_variants import CONV_DISCRIMINATORS, NEST_DISCRIMINATORS
+from nest.gan_variants import GENERATORS as NEST_GENERATORS
+from nest.generator import NestGenerator
 from nest.model import Nest
 from nest.variants import VARIANTS as NEST_VARIANTS
 from tnt.model import Tnt
@@ -28,6 +31,15 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **{name: (ResNet, fields) for name, fields in RESNET_VARIANTS.items()},
     **{name: (WideResNet, fields) for name, fields in WIDE_RESNET_VARIANTS.items()},
     **{name: (Tnt, fields) for name, fields in TNT_VARIANTS.items()},
+}
+
+GENERATORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **{name: (NestGenerator, fields) for name, fields in NEST_GENERATORS.items()},
+}
+
+DISCRIMINATORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **{name: (ConvDiscriminator, fields) for name, fields in CONV_DISCRIMINATORS.items()},
+    **{name: (NestDiscriminator, fields) for name, fields in NEST_DISCRIMINATORS.items()},
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -55,32 +67,60 @@ def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
         ValueError: for an unknown name or field, listing what exists, or for a value that the model
             does not take.
     """
-    return create_from(MODELS, "model", name, {"num_classes": num_classes}, overrides)
+    return _create("model", MODELS, name, {"num_classes": num_classes}, overrides)
 
 
-def create_from(
-    table: Mapping[str, tuple[type[nn.Module], dict[str, Any]]],
-    kind: str,
-    name: str,
-    given: Mapping[str, Any],
-    overrides: Mapping[str, Any],
+def create_generator(
+    name: str, *, image_size: int, num_channels: int, num_classes: int | None, **overrides: Any
 ) -> nn.Module:
-    """Builds a module of a table by its name.
+    """Builds a generator by its name.
 
     Args:
-        table: name -> (class, the variant's fields).
-        kind: what the table holds, for messages.
-        name: a key of the table.
-        given: fields that the caller knows, such as the number of classes.
-        overrides: fields that replace the variant's own, see `create_model`.
+        name: a key of GENERATORS.
+        image_size: side of the images in pixels.
+        num_channels: channels of the images.
+        num_classes: classes, or None for an unconditional generator.
+        **overrides: as in create_model.
+
+    Returns:
+        The module, without parameters.
 
     Raises:
-        ValueError: see `create_model`.
+        ValueError: as create_model, or if the variant's levels do not lead to such images.
     """
+    given = {"image_size": image_size, "num_channels": num_channels, "num_classes": num_classes}
+    return _create("generator", GENERATORS, name, given, overrides)
+
+
+def create_discriminator(name: str, *, num_classes: int | None, **overrides: Any) -> nn.Module:
+    """Builds a discriminator by its name.
+
+    Args:
+        name: a key of DISCRIMINATORS.
+        num_classes: classes, or None for an unconditional discriminator.
+        **overrides: as in create_model.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: as create_model.
+    """
+    return _create("discriminator", DISCRIMINATORS, name, {"num_classes": num_classes}, overrides)
+
+
+def _create(
+    kind: str,
+    table: dict[str, tuple[type[nn.Module], dict[str, Any]]],
+    name: str,
+    given: dict[str, Any],
+    overrides: dict[str, Any],
+) -> nn.Module:
+    """Builds an entry of a table: the variant's fields, overrides over them, and those given."""
     if name not in table:
         raise ValueError(unknown_name(f"{kind} {name!r}", str(name), table))
     model_class, variant = table[name]
-    allowed = [field for field in model_fields(model_class) if field not in given]
+    allowed = model_fields(model_class)
     for field in overrides:
         if field not in allowed:
             raise ValueError(unknown_name(f"field {field!r} of {kind} {name}", field, allowed))

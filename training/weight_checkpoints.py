@@ -1,5 +1,6 @@
 """Weights out of a checkpoint of ours, without the optimizer's state."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,14 @@ def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> Stored:
     Raises:
         ValueError: if the checkpoint is damaged, or has no such weights.
     """
-    # A name for each kind of weights: (their place in the state, what they are).
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        return _read(handler, folder, model, weights)
+
+
+def _read(
+    handler: ocp.PyTreeCheckpointHandler, folder: Path, model: nn.Module, weights: str
+) -> Stored:
     key, what = {"raw": ("params", "weights"), "ema": ("ema", "moving average")}[weights]
-    handler = ocp.PyTreeCheckpointHandler()
     try:
         tree = handler.metadata(folder / "state").tree
     except Exception as error:  # tensorstore, json and orbax each have their own

@@ -164,7 +164,8 @@ def load_variables(
         seed=seed,
     )
     check_tree(shapes, adapted.arrays, f"weights {file}")
-    arrays = {name: np.asarray(array, np.float32) for name, array in adapted.arrays.items()}
+    with np.errstate(over="ignore"):  # too large for float32: becomes infinite, and is refused
+        arrays = {name: np.asarray(array, np.float32) for name, array in adapted.arrays.items()}
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
         raise ValueError(f"weights {file}: values that are not finite in {listed(bad)}")

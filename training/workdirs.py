@@ -135,13 +135,18 @@ def claimed(
         yield
 
 
+def read_classes(path: Path) -> list[str]:
+    """Returns the names in a file with a class a line."""
+    return path.read_bytes().decode("utf-8", "surrogateescape").rstrip("\n").split("\n")
+
+
 def _keep_classes(path: Path, class_names: tuple[str, ...] | None) -> None:
     """Writes the names of the classes, once."""
     if class_names is None:
         return
     if not path.exists():
         _write_whole(path, "".join(f"{name}\n" for name in class_names))
-    elif (old := path.read_text(encoding="utf-8").splitlines()) != list(class_names):
+    elif (old := read_classes(path)) != list(class_names):
         changed = sorted(set(old) ^ set(class_names)) or ["their order"]
         raise ConfigError(
             f"{path} lists {len(old)} classes, the data now has {len(class_names)}; "
@@ -165,7 +170,8 @@ def write_config(workdir: Path, config: dict[str, Any]) -> None:
 def _write_whole(path: Path, text: str) -> None:
     """Writes a file that is there completely or not at all."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    # Names of folders, which are names of classes, need not be valid text.
+    temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
     temporary.replace(path)
 
 

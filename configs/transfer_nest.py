@@ -1,0 +1,46 @@
+"""NesT, trained on ImageNet, fine-tuned on other data sets at 384 x 384.
+
+    python train.py --config=configs/transfer_nest.py:pets --workdir=runs/pets_nest_base \
+        --config.init_from=nest-b_imagenet/
+
+Argument: cifar10|cifar100|flowers|pets, base|small|tiny, debug. Ours: the NesT paper transfers to
+no other data set. Rates, epochs and splits are those of configs/transfer_tnt.py, with their sources
+there; model and augmentation are as in configs/imagenet_nest.py.
+"""
+
+from configs import imagenet_nest, transfer_tnt
+from configs.common import parse_argument, shrink
+
+
+def get_config(argument: str | None = None):
+    arg = parse_argument(
+        argument, dataset=tuple(transfer_tnt.DATASETS), size=("base", "small", "tiny")
+    )
+    config = imagenet_nest.get_config(arg.size)
+    like = transfer_tnt.get_config(arg.dataset)
+    config.init_from = ""
+
+    config.data.update(
+        {
+            key: like.data[key]
+            for key in (
+                *("name", "train_split", "eval_split"),
+                *("image_size", "batch_size", "eval_batch_size"),
+            )
+        }
+    )
+    # CIFAR's own would be another input than the weights were trained with.
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
+
+    config.optimizer.base_lr = like.optimizer.base_lr
+    config.optimizer.reference_batch = None  # the rate is not scaled with the batch
+    config.optimizer.weight_decay = like.optimizer.weight_decay
+    config.optimizer.warmup_epochs = like.optimizer.warmup_epochs
+    config.optimizer.final_lr = like.optimizer.final_lr
+
+    config.loop.update(like.loop)
+    if arg.debug:
+        shrink(config, image_size=64)
+        config.model.depths = (1, 1, 1)
+    return config

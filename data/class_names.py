@@ -1,0 +1,37 @@
+"""Names of classes that a person can read, for ImageNet."""
+
+import functools
+import re
+from collections.abc import Collection
+from importlib import resources
+
+_SYNSET = re.compile(r"n\d{8}")
+
+
+@functools.cache
+def imagenet_names() -> dict[str, str]:
+    """Returns WordNet's number of each ImageNet class -> its names, in the order of the labels.
+
+    They are those that TensorFlow Datasets ships beside its code, which neither needs TensorFlow
+    nor reads any data: "n01440764" -> "tench, Tinca tinca". Empty where a version of it lacks them.
+    """
+    try:
+        from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST as names
+
+        folder = resources.files("tensorflow_datasets.datasets") / "imagenet2012"
+        synsets = (folder / "labels.txt").read_text(encoding="utf-8").split()
+    except (ImportError, OSError):
+        return {}
+    return dict(zip(synsets, names, strict=True)) if len(synsets) == len(names) else {}
+
+
+def readable(names: Collection[str]) -> tuple[str, ...]:
+    """Puts ImageNet's names in the place of WordNet's numbers; all other names stay.
+
+    Args:
+        names: of classes. ImageNet's folders, and the sets made from them, have such numbers.
+    """
+    if not any(_SYNSET.fullmatch(name) for name in names):
+        return tuple(names)
+    table = imagenet_names()
+    return tuple(table.get(name, name) for name in names)

@@ -1,0 +1,121 @@
+"""The parts of StyleGAN2's discriminator that the convolutional one is made of.
+
+Shape letters: b batch, h and w sides of a map, c channels, f group of the minibatch deviation.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+
+# Weights of variance 1 / inputs, and an activation that gives back the variance that it takes.
+# StyleGAN2 draws them with variance 1 and scales them in the forward pass ("equalized learning
+# rate"), which is the same function at the start. Here, Adam changes the function by the square
+# root of the inputs more for the same learning rate: take 1e-4 or 2e-4 rather than its 2e-3.
+discriminator_kernel = nn.initializers.lecun_normal()
+
+
+def scaled_leaky_relu(x: Array) -> Array:
+    """Leaky ReLU of slope 0.2, times sqrt(2)."""
+    return nn.leaky_relu(x, 0.2) * 2**0.5
+
+
+def blur_pool(x: Array) -> Array:
+    """Halves a map after a low-pass filter, so that it does not change with shifts by a pixel.
+
+    The filter is [1, 3, 3, 1] / 8 along each axis, with zeros around the map; the four taps of a
+    result lie around the middle of the two pixels that it replaces.
+
+    Args:
+        x: [b, h, w, c] with even h and w.
+
+    Returns:
+        [b, h/2, w/2, c].
+
+    Reference:
+        Zhang, "Making Convolutional Networks Shift-Invariant Again", arXiv 1904.11486; the filter
+        of StyleGAN2, arXiv 1912.04958.
+    """
+    zero = jnp.zeros((), x.dtype)
+    for axis in (1, 2):
+        # Slices rather than a convolution by channel, which is slow on CPU, its gradient above all.
+        even, odd = (lax.slice_in_dim(x, i, None, stride=2, axis=axis) for i in range(2))
+        before, after = (
+            lax.pad(part, zero, [move if i == axis else (0, 0, 0) for i in range(x.ndim)])
+            for part, move in ((odd, (1, -1, 0)), (even, (-1, 1, 0)))
+        )
+        x = (before + 3 * (even + odd) + after) / 8
+    return x  # [b, h/2, w/2, c]
+
+
+def minibatch_deviation(x: Array, group_size: int) -> Array:
+    """Appends a channel that tells how much the images of a group differ.
+
+    The standard deviation over a group's images, averaged over places and channels, is the same
+    number all over the new channel. Groups are neighbours in the batch, so that a batch spread over
+    devices in multiples of the group needs no exchange between them.
+
+    Args:
+        x: [b, h, w, c].
+        group_size: images of a group; a smaller batch is one group.
+
+    Returns:
+        [b, h, w, c + 1].
+
+    Raises:
+        ValueError: if the groups do not divide the batch.
+
+    Reference:
+        Karras et al., "Progressive Growing of GANs", arXiv 1710.10196, section 3.
+    """
+    b, h, w, c = x.shape
+    f = min(group_size, b)
+    if b % f:
+        raise ValueError(f"batch of {b} images is not a multiple of deviation_group={group_size}")
+    groups = x.astype(jnp.float32).reshape(b // f, f, h, w, c)  # [b/f, f, h, w, c]
+    # The small number keeps the gradient finite where all images of a group are equal.
+    deviation = jnp.sqrt(groups.var(axis=1) + 1e-8).mean(axis=(1, 2, 3))  # [b/f]
+    deviation = jnp.repeat(deviation, f).astype(x.dtype)  # [b]
+    deviation = jnp.broadcast_to(deviation[:, None, None, None], (b, h, w, 1))  # [b, h, w, 1]
+    return jnp.concatenate([x, deviation], axis=-1)  # [b, h, w, c + 1]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a blur-pool between them, beside a blur-pool and a projection.
+
+    StyleGAN2 has the stride in the second convolution, after a blur; here it is in the blur.
+
+    Attributes:
+        dim: channels of the result.
+        dtype: computation type; parameters stay float32.
+
+    Reference:
+        Karras et al., arXiv 1912.04958, figure 7c.
+    """
+
+    dim: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [b, h, w, c] to [b, h/2, w/2, dim]."""
+        skip = nn.Conv(
+            self.dim,
+            kernel_size=(1, 1),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=discriminator_kernel,
+            name="skip",
+        )(blur_pool(x))  # [b, h/2, w/2, dim]
+        x = scaled_leaky_relu(conv3x3(x.shape[-1], self.dtype, "conv1")(x))  # [b, h, w, c]
+        x = blur_pool(x)  # [b, h/2, w/2, c]
+        x = scaled_leaky_relu(conv3x3(self.dim, self.dtype, "conv2")(x))  # [b, h/2, w/2, dim]
+        return (x + skip) / 2**0.5
+
+
+def conv3x3(dim: int, dtype: Any, name: str) -> nn.Conv:
+    """Returns a 3x3 convolution that keeps the sides of the map."""
+    return nn.Conv(
+        dim, kernel_size=(3, 3), dtype=dtype, kernel_init=discriminator_kernel, name=name
+    )

@@ -1,0 +1,121 @@
+"""Flags that name a model and its weights, for the tools that convert, export or run one."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from flax import linen as nn
+
+from training.errors import ConfigError, input_errors
+from training.models import create_model
+from training.weights import Report, load_variables
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedModel:
+    """A model, its weights and the images that it takes.
+
+    Attributes:
+        model: the module.
+        variables: {"params": tree} and other collections.
+        report: what loading them took.
+        image_shape: (height, width, channels).
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    report: Report
+    image_shape: tuple[int, int, int]
+
+
+def define_model_flags() -> None:
+    """Defines --model, --fields, --num_classes, --image_size, --input and how to read it."""
+    flags.DEFINE_string("model", None, "Variant, e.g. nest_base_s196_224 (training/models.py).")
+    flags.DEFINE_multi_string(
+        "fields", [], "Field of the model that differs from the variant's, e.g. gelu=exact."
+    )
+    flags.DEFINE_integer("num_classes", 1000, "Classes of the model.")
+    flags.DEFINE_list(
+        "image_size", None, "Side or height,width in pixels; None: the number in the model's name."
+    )
+    flags.DEFINE_string("input", None, "Weights: a file, a folder or a workdir.")
+    flags.DEFINE_enum("weights", "raw", ["raw", "ema"], "Weights or their moving average.")
+    flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of a workdir's.")
+    flags.DEFINE_enum(
+        "resize",
+        None,
+        ["linear", "bicubic", "linear_in_blocks"],
+        "How position tables of another image size are resized; None: the model's own way.",
+    )
+    flags.DEFINE_list(
+        "ignore_fields", [], "Fields that may differ from what the weights were made with."
+    )
+
+
+def load_named_model(args: flags.FlagValues) -> NamedModel:
+    """Builds the model of the flags and reads its weights.
+
+    Raises:
+        ConfigError: a flag is missing or wrong, or the weights do not fit.
+    """
+    for name in ("model", "input"):
+        if not getattr(args, name):
+            raise ConfigError(f"--{name} is missing; see --help")
+    with input_errors():
+        model = create_model(
+            args.model, num_classes=args.num_classes, **dict(map(_field, args.fields))
+        )
+        image_size = _image_size(args.model, args.image_size)
+        variables, report = load_variables(
+            args.input,
+            model,
+            image_size=image_size,
+            weights=args.weights,
+            checkpoint=args.checkpoint,
+            resize=args.resize,
+            reinit_head="never",  # a head of zeros is of no use here
+            ignore_fields=args.ignore_fields,
+        )
+    return NamedModel(model, variables, report, (*image_size, 3))
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--fields={text}: looks like --fields=gelu=exact")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word
+
+
+def _image_size(name: str, sides: list[str] | None) -> tuple[int, int]:
+    if sides is None:
+        found = re.search(r"_(\d+)$", name)
+        if not found:
+            raise ValueError(f"--image_size is missing: the name {name} does not tell it")
+        sides = [found[1]]
+    if len(sides) not in (1, 2) or not all(side.isdigit() and int(side) for side in sides):
+        raise ValueError(f"--image_size={','.join(sides)}: looks like 224 or 224,320")
+    return int(sides[0]), int(sides[-1])
+
+
+def check_output(path: str | None, suffixes: tuple[str, ...], overwrite: bool) -> Path:
+    """Returns the path of a file to write.
+
+    Raises:
+        ConfigError: it is missing, has another suffix, its folder does not exist, or it exists.
+    """
+    if not path:
+        raise ConfigError("--output is missing; see --help")
+    file = Path(path).expanduser()
+    if file.suffix not in suffixes:
+        raise ConfigError(f"--output={path}: the name must end with {' or '.join(suffixes)}")
+    if not file.parent.is_dir():
+        raise ConfigError(f"--output={path}: the folder {file.parent} does not exist")
+    if file.exists() and not overwrite:
+        raise ConfigError(f"--output={path} exists already; --overwrite replaces it")
+    return file

@@ -1,0 +1,177 @@
+"""Names the classes of images.
+
+    python tools/predict.py --workdir=runs/birds photo.jpg
+    python tools/predict.py --workdir=runs/birds --checkpoint=best --ema --top_k=1 folder/ more.png
+    python tools/predict.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/ a.jpg
+
+Images are prepared as in the recipe's evaluation; a model of grey images gets grey ones. Of a
+folder, all image files in it and below it are taken, sorted. Prints a table, or with --json a JSON
+object a line. The names of the classes are those of --classes, the workdir, the data set, or
+ImageNet's; the data set itself is not needed.
+
+Exit codes: 0 done; 2 wrong input, or an image that could not be read: it is named, the others are
+predicted.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+
+from data.folders import SUFFIXES
+from training import commandline, workdirs
+from training.errors import ConfigError
+from training.prediction import Prediction, Predictor, build_predictor
+
+
+def find_images(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """Finds what to predict.
+
+    Args:
+        paths: files, taken as they are, and folders, whose image files (by the end of their names,
+            hidden ones aside) are taken in sorted order, recursively.
+
+    Returns:
+        The files, and a line for each folder without any or that cannot be listed.
+    """
+    files, problems = [], []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = []
+        for folder, below, names in os.walk(path, onerror=lambda e: problems.append(_why(e))):
+            below[:] = [name for name in below if not name.startswith(".")]
+            found += [
+                Path(folder, name)
+                for name in names
+                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            ]
+        if not found:
+            problems.append(f"{path}: the folder holds no image; known endings: {_endings()}")
+        files += sorted(found)
+    return files, problems
+
+
+def _why(error: OSError) -> str:
+    return f"{error.filename}: the folder cannot be read: {error.strerror}"
+
+
+def _endings() -> str:
+    return ", ".join(SUFFIXES)
+
+
+def best(prediction: Prediction, names: tuple[str, ...] | None, top_k: int) -> list[dict]:
+    """Returns the most probable classes, the best first; of equals, the lower label first."""
+    probabilities = prediction.probabilities
+    labels = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+    return [
+        {"label": label, "name": names[label] if names else None}
+        | {"probability": float(probabilities[label])}
+        for label in labels
+    ]
+
+
+def as_json(path: Path, rows: list[dict]) -> str:
+    """Returns one line."""
+    return json.dumps({"image": str(path), "predictions": rows}, ensure_ascii=False)
+
+
+def as_table(path: Path, rows: list[dict], width: int) -> str:
+    """Returns a line a class, the path in the first."""
+    lines = []
+    for number, row in enumerate(rows):
+        shown = str(path) if number == 0 else ""
+        name = f"class {row['label']}" if row["name"] is None else row["name"]
+        lines.append(f"{shown:<{width}}  {row['probability']:7.2%}  {name}")
+    return "\n".join(lines)
+
+
+def predict_all(
+    predictor: Predictor, files: list[Path], *, top_k: int, batch_size: int, as_lines: bool
+) -> int:
+    """Prints a prediction for each file, and names on stderr those that cannot be read.
+
+    Returns:
+        How many of these there are.
+    """
+    width = max(len(str(file)) for file in files)
+    bad = 0
+    bar = tqdm.tqdm(total=len(files), unit="image", leave=False, disable=not sys.stderr.isatty())
+    with bar:
+        for prediction in predictor.predict(files, batch_size):
+            if prediction.probabilities is None:
+                bad += 1
+                bar.write(f"{sys.argv[0]}: {prediction.path}: {prediction.problem}", sys.stderr)
+            else:
+                rows = best(prediction, predictor.class_names, top_k)
+                text = as_json(prediction.path, rows)
+                if not as_lines:
+                    text = as_table(prediction.path, rows, width)
+                bar.write(text, sys.stdout)
+            bar.update()
+    return bad
+
+
+def define_flags() -> None:
+    commandline.define_config_flag()
+    flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint to use.")
+    flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of the run's.")
+    flags.DEFINE_string("weights", None, "Weights to use instead of a run's checkpoint.")
+    flags.DEFINE_bool("ema", False, "Use the moving average of the weights.")
+    flags.DEFINE_string("classes", None, "File with a class name a line; None: see above.")
+    flags.DEFINE_integer("top_k", 5, "Classes to name for each image.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Images that are predicted at once.", lower_bound=1)
+    flags.DEFINE_bool("json", False, "Print a JSON object for each image, not a table.")
+
+
+def _predictor(args: flags.FlagValues) -> Predictor:
+    if (args.workdir is None) == (args.weights is None):
+        raise ConfigError("give one of --workdir=FOLDER and --weights=PATH; see --help")
+    if args.weights is not None and args.config is None:
+        raise ConfigError("--weights needs --config=FILE.py: it names model and preprocessing")
+    if jax.process_count() > 1:
+        raise ConfigError("predict.py runs in one process; split the images instead")
+    config = args.config
+    if args.workdir is not None:
+        trained = workdirs.read_config(Path(args.workdir))
+        config = config or trained
+        for change in workdirs.config_differences(trained.to_dict(), config.to_dict()):
+            print(f"note: not as trained: {change}", file=sys.stderr)
+    predictor = build_predictor(
+        config,
+        args.weights or args.workdir,
+        checkpoint=args.checkpoint,
+        average=args.ema,
+        classes_file=args.classes,
+    )
+    if predictor.report.resized or predictor.report.notes:
+        print(predictor.report, file=sys.stderr)
+    return predictor
+
+
+def main(args: flags.FlagValues, images: list[str]) -> None:
+    predictor = _predictor(args)
+    files, problems = find_images(images)
+    for problem in problems:
+        print(f"{sys.argv[0]}: {problem}", file=sys.stderr)
+    bad = 0
+    if files:
+        bad = predict_all(
+            predictor, files, top_k=args.top_k, batch_size=args.batch_size, as_lines=args.json
+        )
+    if failed := bad + len(problems):
+        total = len(files) + len(problems)
+        raise ConfigError(f"{failed} of {total} could not be predicted, see above")
+
+
+if __name__ == "__main__":
+    commandline.run(define_flags, main, arguments=("IMAGE|FOLDER...",))
