@@ -66,10 +66,10 @@ def evaluate_weights(
     """
     run = experiment.build(config)
     with input_errors():
-        variables, _ = load_variables(
+        loaded = load_variables(
             weights, run.task.model, image_size=run.data.image_shape, reinit_head="never"
         )
-    state = run.init(variables)
+    state = run.init(loaded)
     return {"weights": str(weights)} | _metrics(run, state, split or config.data.eval_split)
 
 

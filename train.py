@@ -56,7 +56,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config)
-        variables, loaded = run.read_init_from(resuming=can_resume(workdir)) or (None, None)
+        weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         stack.enter_context(workdirs.claimed(workdir, plain, run.data.class_names))
         run.data.list_bad_images(workdirs.bad_images_path(workdir))
         saved = stack.enter_context(Checkpoints(workdir=workdir, **plain["checkpoint"]))
@@ -65,7 +65,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
         # The newest checkpoint or a fresh state; each array goes straight to its own devices.
         restored = saved.restore(run.shapes)
         if restored is None:
-            step, state, window = 0, run.init(variables), []
+            step, state, window = 0, run.init(weights), []
         else:
             step, state, loop = restored
             batches.set_state(loop["data"])
@@ -75,7 +75,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
             return {"data": batches.get_state(), "window": to_floats(window)}
 
         with Reporter(workdir, first_step=step, steps=run.steps, batches=batches) as report:
-            report.start(run.task.parameters(run.shapes), run.mesh, run.notes(loaded))
+            report.start(run.task.parameters(run.shapes), run.mesh, run.notes(weights))
 
             # The loop. `window` holds the scalars of the steps since the last log line.
             while True:

@@ -11,7 +11,7 @@ Each section is the keyword arguments of one function, where every value is expl
     mesh            training/sharding.py        create_mesh
     loop            training/steps.py           plan_steps
     checkpoint      training/checkpoints.py     Checkpoints
-    init            training/weights.py         load_variables
+    init            training/initialization.py  read_init_from
 
 `seed` is of all randomness. `init_from` is what the run starts from: weights or a workdir, read
 with the options of `init`; None: from scratch; "": to be given on the command line.
@@ -31,6 +31,7 @@ def base_config() -> ConfigDict:
             "checkpoint": "latest",
             "resize": config_dict.placeholder(str),  # "linear" for NesT, "bicubic" for the others
             "reinit_head": "zeros",
+            "other_classes": config_dict.placeholder(bool),  # as a workdir's classes.txt says
             "ignore_fields": (),
         }
     )

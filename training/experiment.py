@@ -1,6 +1,7 @@
 """From a config to the objects of a run. train.py, evaluate.py and the tools build here."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,10 @@ from training import sharding
 from training.builders import TASKS
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, input_errors
+from training.initialization import Weights, check_init_from, read_init_from
 from training.sections import check_keys, check_section, check_subsections, unknown_name
 from training.steps import Steps, plan_steps
 from training.task import Task
-from training.weights import Report, load_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,65 +32,37 @@ class Experiment:
     train_step: Callable  # jitted, the state is donated
     eval_step: Callable  # jitted
     key: jax.Array  # of the run, replicated
-    init_from: str | None  # weights to start from; "": still to be given
-    init_options: dict[str, Any]  # keyword arguments of load_variables
+    read_weights: Callable[[], Weights | None]  # what config.init_from names, see read_init_from
 
     @property
     def shardings(self) -> Any:
         """Where each array of the state lives."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
 
-    def read_init_from(self, *, resuming: bool) -> tuple[dict[str, Any], Report] | tuple[()]:
-        """Reads the weights that a fresh run starts from.
-
-        Args:
-            resuming: there is a checkpoint to go on from, so that they are not needed any more.
-
-        Returns:
-            The model's variables and what was done to them, see `load_variables`; or nothing.
-
-        Raises:
-            ConfigError: a recipe for fine-tuning without them, or they are missing or do not fit.
-        """
-        if resuming or self.init_from in (None, FROM_SCRATCH):
-            return ()
-        if not self.init_from:
-            raise ConfigError(
-                "config.init_from is not set: this recipe fine-tunes. Give --config.init_from=PATH,"
-                f" weights or a workdir, or --config.init_from={FROM_SCRATCH} to train from scratch"
-            )
-        with input_errors():
-            return load_variables(
-                self.init_from,
-                self.task.model,
-                image_size=self.data.image_shape,
-                **self.init_options,
-            )
-
-    def init(self, variables: dict[str, Any] | None = None) -> Any:
+    def init(self, weights: Weights | None = None) -> Any:
         """Creates the state of step 0, each array on the devices where it belongs.
 
         Args:
-            variables: of the model, to start from; None: drawn at random.
+            weights: to start from, as `load_variables` returns them; None: drawn at random.
         """
         state = jax.jit(self.task.init, out_shardings=self.shardings)(self.key)
-        if variables is None:
+        if weights is None:
             return state
-        return jax.jit(self.task.with_variables, out_shardings=self.shardings)(state, variables)
+        return jax.jit(self.task.with_variables, out_shardings=self.shardings)(state, weights[0])
 
-    def notes(self, loaded: Report | None = None) -> list[str]:
+    def notes(self, weights: Weights | None) -> list[str]:
         """Returns what a person should see when the run starts."""
         sizes = [leaf.size for leaf in jax.tree.leaves(self.task.parameters(self.shapes))]
         trained = jax.tree.leaves(self.task.trainable(self.shapes))
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
-        return [note for note in (str(loaded or ""), parameters, self.data.note) if note]
+        loaded = [str(weights[1])] if weights else []
+        return [*loaded, parameters, *([self.data.note] if self.data.note else [])]
 
 
 VALUES = ("seed", "init_from")  # the keys that are no sections
 COMMON_SECTIONS = (*VALUES, "init", "task", "data", "augment", "mesh", "loop", "checkpoint")
 ADDED = {"init_from": None, "init": {}}  # what runs of earlier versions lack
-FROM_SCRATCH = "none"  # as init_from on the command line, where None can't be given
 
 
 def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, Any]:
@@ -121,10 +94,9 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
             raise ConfigError(f"config.{key}={plain[key]!r} must be a section of keys")
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**31:
         raise ConfigError(f"config.seed={plain['seed']!r} must be an integer in [0, 2**31)")
-    if not isinstance(plain["init_from"], str | None):
-        raise ConfigError(f"config.init_from={plain['init_from']!r} must be a path")
+    check_init_from(plain["init_from"])
     for key, function, provided in (
-        ("init", load_variables, ("image_size", "seed")),
+        ("init", read_init_from, ("image_shape", "class_names", "seed")),
         ("mesh", sharding.create_mesh, ()),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "read_only")),
@@ -197,6 +169,13 @@ def build(config: ConfigDict) -> Experiment:
             out_shardings=everywhere,
         ),
         key=key,
-        init_from=plain["init_from"],
-        init_options=plain["init"] | {"seed": plain["seed"]},
+        read_weights=functools.partial(
+            read_init_from,
+            plain["init_from"],
+            task.model,
+            **plain["init"],
+            image_shape=data.image_shape,
+            class_names=data.class_names,
+            seed=plain["seed"],
+        ),
     )
