@@ -65,6 +65,10 @@ def evaluate_weights(
         ConfigError: the weights are missing, unreadable or of another model.
     """
     run = experiment.build(config)
+    if run.task.model is None:
+        raise ConfigError(
+            f"--weights: there are no weights files of task {config.task.name!r}; give --workdir"
+        )
     with input_errors():
         loaded = load_variables(
             weights, run.task.model, image_size=run.data.image_shape, reinit_head="never"

@@ -19,16 +19,15 @@ def get_config(argument: str | None = None):
     config = gan_config()
 
     # 1 -> 4 -> 16 blocks of 2x2 tokens of 2x2 pixels: the tree of digits_nest upside down.
-    config.generator.name = "nest_generator"
-    config.generator.latent_dim = 64
+    config.generator.name = "nest_generator_tiny_s16_16"
     config.generator.patch_size = 2
     config.generator.dims = (128, 64, 64)
     config.generator.depths = (2, 2, 2)
     config.generator.num_heads = (4, 4, 4)
     config.generator.deaggregation = "pixel_shuffle"
 
-    config.discriminator.name = "conv_discriminator"
-    config.discriminator.dims = (32, 64, 128)
+    config.discriminator.name = "conv_discriminator_tiny_16"
+    config.discriminator.dims = (16, 32, 64)
 
     config.data.name = "digits"
     config.data.image_size = 16
@@ -38,10 +37,11 @@ def get_config(argument: str | None = None):
 
     config.task.augment = ("translation", "cutout")
     config.task.r1_weight = 1.0
-    config.task.ema_decay = 0.998
+    config.task.ema_decay = 0.999
 
-    config.generator_optimizer.base_lr = 1e-3
-    config.discriminator_optimizer.base_lr = 1e-3
+    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
+        optimizer.base_lr = 1e-3
+        optimizer.schedule = "linear"
 
     config.loop.num_epochs = 300.0
     config.loop.log_every_steps = 100

@@ -1,6 +1,5 @@
 """Generative adversarial training: one Task, for every generator and discriminator here."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,10 +10,11 @@ import optax
 from jax.sharding import NamedSharding
 
 from training.diff_augment import OPERATIONS, diff_augment
-from training.errors import ConfigError, NonFiniteError
+from training.errors import NonFiniteError
 from training.features import load_embedding
 from training.gan_evaluation import GanEvaluation
 from training.gan_losses import LOSSES, is_collapsed, r1_penalty, wasserstein_penalty
+from training.gan_networks import GanNetworks
 from training.metrics import check_finite
 
 
@@ -48,9 +48,7 @@ class Gan(GanEvaluation):
     `collapse_steps` steps in a row.
 
     Args:
-        generator: `apply({"params": p}, noise [b, z], labels, train)` gives images.
-        discriminator: `apply({"params": p}, images, labels, train)` gives logits [b].
-        latent_shape: of the noise of one image.
+        generator, discriminator, latent_shape: see GanNetworks.
         generator_optimizer, discriminator_optimizer: from create_optimizer.
         generator_schedule, discriminator_schedule: likewise, to log.
         image_shape: (h, w, c) of an image.
@@ -78,6 +76,8 @@ class Gan(GanEvaluation):
         num_samples: generated in an evaluation.
         neighbors: of precision and recall.
     """
+
+    model = None  # files of weights are of classifiers
 
     def __init__(
         self,
@@ -126,8 +126,9 @@ class Gan(GanEvaluation):
                 raise ValueError(f"config.task.{key}={value} must be finite and at least {least}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"config.task.ema_decay={ema_decay} is not in [0, 1)")
-        self.generator, self.discriminator = generator, discriminator
-        self.latent_shape = latent_shape
+        self.networks = GanNetworks(
+            generator, discriminator, latent_shape, num_classes if conditional else None, augment
+        )
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
         self.generator_schedule = generator_schedule
@@ -148,11 +149,13 @@ class Gan(GanEvaluation):
 
     def init(self, key: jax.Array) -> GanState:
         generator_key, discriminator_key = jax.random.split(key)
-        noise = jnp.zeros((1, *self.latent_shape))
+        noise = jnp.zeros((1, *self.networks.latent_shape))
         labels = jnp.zeros((1,), jnp.int32) if self.conditional else None
         images = jnp.zeros((1, *self.image_shape))
-        generator = self.generator.init(generator_key, noise, labels)["params"]
-        discriminator = self.discriminator.init(discriminator_key, images, labels)["params"]
+        generator = self.networks.generator.init(generator_key, noise, labels)["params"]
+        discriminator = self.networks.discriminator.init(discriminator_key, images, labels)[
+            "params"
+        ]
         return GanState(
             step=jnp.zeros((), jnp.int32),
             generator=generator,
@@ -175,10 +178,10 @@ class Gan(GanEvaluation):
         discriminator = optax.apply_updates(state.discriminator, updates)
 
         def generator_loss(params):
-            noise_key, see_key = jax.random.split(generator_key)
-            images, labels = self._generate(params, noise_key, len(batch["image"]))
-            see = self._discriminator(discriminator, see_key, plain=bool(self.consistency))
-            return self.loss.generator(see(images, labels))
+            noise_key, judge_key = jax.random.split(generator_key)
+            images, labels = self.networks.generate(params, noise_key, len(batch["image"]))
+            judge = self.networks.judge(discriminator, judge_key, plain=bool(self.consistency))
+            return self.loss.generator(judge(images, labels))
 
         value, grads = jax.value_and_grad(generator_loss)(state.generator)
         updates, generator_opt = self.generator_optimizer.update(
@@ -219,10 +222,6 @@ class Gan(GanEvaluation):
                 "stopped"
             )
 
-    @property
-    def model(self) -> nn.Module:
-        raise ConfigError("weights files are of classifiers; a GAN starts from its own workdir")
-
     def parameters(self, state: GanState):
         return {"generator": state.generator, "discriminator": state.discriminator}
 
@@ -234,46 +233,18 @@ class Gan(GanEvaluation):
         ema = jax.tree.map(jnp.copy, params) if self.ema_decay else None
         return state.replace(generator=params, ema=ema)
 
-    def _generate(self, params, key: jax.Array, count: int):
-        """Returns images of fresh noise, and their classes if there are any."""
-        noise_key, label_key, dropout_key = jax.random.split(key, 3)
-        noise = jax.random.normal(noise_key, (count, *self.latent_shape))
-        labels = None
-        if self.conditional:
-            labels = jax.random.randint(label_key, (count,), 0, self.num_classes)
-        images = self.generator.apply(
-            {"params": params}, noise, labels, train=True, rngs={"dropout": dropout_key}
-        )
-        return images, labels
-
-    def _discriminator(self, params, key: jax.Array, *, plain: bool) -> Callable:
-        """Returns `see(images, labels) -> logits`, which augments unless `plain`.
-
-        Two calls with the same key augment alike and drop alike.
-        """
-        augment_key, dropout_key = jax.random.split(key)
-
-        def see(images, labels):
-            if not plain:
-                images = diff_augment(augment_key, images, self.augment)
-            return self.discriminator.apply(
-                {"params": params}, images, labels, train=True, rngs={"dropout": dropout_key}
-            )
-
-        return see
-
     def _discriminator_gradients(self, state: GanState, batch, key: jax.Array):
         keys = jax.random.split(key, 6)
         real = batch["image"].astype(jnp.float32) / 127.5 - 1.0
         real_labels = batch["label"] if self.conditional else None
-        generated, labels = self._generate(state.generator, keys[0], len(real))
+        generated, labels = self.networks.generate(state.generator, keys[0], len(real))
         plain = bool(self.consistency)
 
         def loss(params):
-            see_real = self._discriminator(params, keys[1], plain=plain)
-            see_generated = self._discriminator(params, keys[2], plain=plain)
-            real_logits = see_real(real, real_labels)
-            generated_logits = see_generated(generated, labels)
+            judge_real = self.networks.judge(params, keys[1], plain=plain)
+            judge_generated = self.networks.judge(params, keys[2], plain=plain)
+            real_logits = judge_real(real, real_labels)
+            generated_logits = judge_generated(generated, labels)
             total = self.loss.discriminator(real_logits, generated_logits)
             metrics = {
                 "discriminator_loss": total,
@@ -283,7 +254,7 @@ class Gan(GanEvaluation):
             }
             if self.consistency:
                 changes = [
-                    self._discriminator(params, own, plain=False)(images, classes) - logits
+                    self.networks.judge(params, own, plain=False)(images, classes) - logits
                     for own, images, classes, logits in (
                         (keys[3], real, real_labels, real_logits),
                         (keys[4], generated, labels, generated_logits),
@@ -293,15 +264,15 @@ class Gan(GanEvaluation):
                 total += self.consistency * metrics["consistency_loss"]
             if self.has_wasserstein_penalty:
                 metrics["gradient_penalty"] = wasserstein_penalty(
-                    keys[5], lambda x: see_generated(x, real_labels), real, generated
+                    keys[5], lambda x: judge_generated(x, real_labels), real, generated
                 )
                 total += self.gradient_penalty * metrics["gradient_penalty"]
             return total, metrics
 
         def r1(params):
-            see = self._discriminator(params, keys[1], plain=True)
+            judge = self.networks.judge(params, keys[1], plain=True)
             images = real if plain else diff_augment(keys[5], real, self.augment)
-            return r1_penalty(lambda x: see(x, real_labels), images)
+            return r1_penalty(lambda x: judge(x, real_labels), images)
 
         grads, metrics = jax.grad(loss, has_aux=True)(state.discriminator)
         if self.r1_weight:

@@ -9,6 +9,7 @@ from data import pipeline
 from nest.generator import latent_shape
 from training.errors import ConfigError
 from training.gan import Gan
+from training.initialization import FROM_SCRATCH
 from training.models import create_discriminator, create_generator
 from training.optimizers import create_optimizer
 from training.sections import check_section
@@ -37,10 +38,10 @@ _FROM_PARTS = (
 
 def check_gan(config: dict[str, Any]) -> dict[str, Any]:
     """Checks the sections that build_gan reads; returns them with their defaults."""
-    if config["init_from"] is not None:
+    if config["init_from"] not in (None, FROM_SCRATCH):
         raise ConfigError(
-            f"config.init_from={config['init_from']!r}: a GAN starts from scratch or goes on in its "
-            "own workdir"
+            f"config.init_from={config['init_from']!r}: a GAN starts from scratch or goes on in "
+            "its own workdir"
         )
     for key in NETWORKS:
         if "name" not in config[key]:
@@ -104,6 +105,6 @@ def _check_batches(task: Gan, data: pipeline.Data) -> None:
         labels = jax.ShapeDtypeStruct((size,), "int32") if task.conditional else None
         try:
             variables = {"params": shapes.discriminator}
-            jax.eval_shape(task.discriminator.apply, variables, images, labels)
+            jax.eval_shape(task.networks.discriminator.apply, variables, images, labels)
         except ValueError as error:
             raise ConfigError(f"config.data.{key}={size}: {error}") from error

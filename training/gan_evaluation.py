@@ -114,16 +114,18 @@ class GanEvaluation:
         key = jax.random.fold_in(key, _EVALUATION)
 
         def noise(number):
-            return jax.random.normal(jax.random.fold_in(key, number), self.latent_shape)
+            return jax.random.normal(jax.random.fold_in(key, number), self.networks.latent_shape)
 
         one, other = jax.vmap(noise)(batch["first"]), jax.vmap(noise)(batch["second"])
-        share = batch["share"].reshape(-1, *(1,) * len(self.latent_shape))
+        share = batch["share"].reshape(-1, *(1,) * len(self.networks.latent_shape))
         # Divided, so that the mixture has variance 1, too.
         mixed = (1.0 - share) * one + share * other
         same = (batch["first"] == batch["second"]).reshape(share.shape)
         noise = jnp.where(same, one, mixed / jnp.sqrt((1.0 - share) ** 2 + share**2))
         labels = batch["label"] if self.conditional else None
-        return to_uint8(self.generator.apply({"params": params}, noise, labels, train=False))
+        return to_uint8(
+            self.networks.generator.apply({"params": params}, noise, labels, train=False)
+        )
 
     def eval_step(self, state, batch, key: jax.Array):
         """Returns no sums; rows: what kind they are -> logit, mask, features, or the images."""
@@ -136,7 +138,7 @@ class GanEvaluation:
             if "draw" in batch:
                 return (), {"drawn": {"image": images, "mask": batch["mask"]}}
         labels = batch["label"] if self.conditional else None
-        logits = self.discriminator.apply(
+        logits = self.networks.discriminator.apply(
             {"params": state.discriminator},
             images.astype(jnp.float32) / 127.5 - 1.0,
             labels,

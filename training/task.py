@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -33,7 +34,13 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """Pure functions of a kind of training. init and the steps are traced by jax.jit."""
+    """Pure functions of a kind of training. init and the steps are traced by jax.jit.
+
+    Attributes:
+        model: whose weights files `with_variables` takes; None: there are no such files.
+    """
+
+    model: nn.Module | None
 
     def init(self, key: jax.Array) -> State:
         """Returns the state of step 0."""
