@@ -43,10 +43,10 @@ def get_config(argument: str | None = None):
         optimizer.base_lr = 1e-3
         optimizer.schedule = "linear"
 
-    config.loop.num_epochs = 300.0
+    config.loop.num_epochs = 150.0
     config.loop.log_every_steps = 100
-    config.loop.evaluate_every_epochs = 50.0
-    config.loop.save_every_epochs = 50.0
+    config.loop.evaluate_every_epochs = 30.0
+    config.loop.save_every_epochs = 30.0
     if arg.debug:
         config.data.train_split = "train[:192]"
         config.loop.num_epochs = 4.0

@@ -4,9 +4,11 @@ import json
 import os
 import signal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -24,6 +26,7 @@ from training.gan_losses import (
     wasserstein_penalty,
 )
 from training.image_grid import image_grid
+from training.optimizers import parameter_paths
 
 
 @pytest.fixture
@@ -49,22 +52,60 @@ def gan_config():
     return config
 
 
-def build_small_task(gan_config, **options):
-    gan_config.task.update(**options)
-    return experiment.build(gan_config)
+class DenseGenerator(nn.Module):
+    """A stand-in that compiles fast."""
+
+    num_classes: int | None
+
+    @nn.compact
+    def __call__(self, noise, labels=None, train=False):
+        if self.num_classes:
+            noise = jnp.concatenate([noise, jax.nn.one_hot(labels, self.num_classes)], axis=-1)
+        return jnp.tanh(nn.Dense(8 * 8, name="pixels")(noise)).reshape(-1, 8, 8, 1)
 
 
-def some_steps(run, count):
-    """Returns the states of `count` steps, the first included, and the scalars of each."""
-    states, scalars = [run.init()], []
-    batches = run.data.train_batches()
+class DenseDiscriminator(nn.Module):
+    """Likewise."""
+
+    num_classes: int | None
+
+    @nn.compact
+    def __call__(self, images, labels=None, train=False):
+        x = jnp.tanh(nn.Dense(5, name="hidden")(images.reshape(len(images), -1)))
+        if self.num_classes:
+            x += nn.Embed(self.num_classes, 5, name="classes")(labels)
+        return nn.Dense(1, name="head")(x)[:, 0]
+
+
+def some_steps(count, **options):
+    """Returns the task, the batch and the states of `count` steps, with the scalars of each."""
+    num_classes = 10 if "conditional" in options else None
+    schedule = optax.constant_schedule(1e-2)
+    task = Gan(
+        generator=DenseGenerator(num_classes),
+        discriminator=DenseDiscriminator(num_classes),
+        latent_shape=(4,),
+        generator_optimizer=optax.adam(schedule, b1=0.0),
+        discriminator_optimizer=optax.adam(schedule, b1=0.0),
+        generator_schedule=schedule,
+        discriminator_schedule=schedule,
+        image_shape=(8, 8, 1),
+        num_classes=10,
+        dataset="digits",
+        **options,
+    )
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 256, (16, 8, 8, 1)), jnp.uint8),
+        "label": jnp.arange(16) % 10,
+    }
+    step = jax.jit(task.train_step)
+    states, scalars = [jax.jit(task.init)(jax.random.key(0))], []
     for _ in range(count):
-        state = jax.tree.map(jnp.copy, states[-1])  # donated
-        state, metrics = run.train_step(state, next(batches), run.key)
+        state, metrics = step(states[-1], batch, jax.random.key(1))
         states.append(state)
         scalars.append(jax.device_get(metrics))
-    batches.close()
-    return states, scalars
+    return task, batch, states, scalars
 
 
 # Losses and penalties.
@@ -116,19 +157,26 @@ def test_r1_is_taken_at_the_real_images():
     assert value == pytest.approx((images**2).sum() / 6 / 2, rel=1e-5)
 
 
-def test_lazy_r1_enters_each_third_step_three_times_as_heavy(gan_config):
-    gan_config.task.augment = ()
-    run = build_small_task(gan_config, r1_weight=2.0, r1_every_steps=3)
-    states, scalars = some_steps(run, 5)
+def test_lazy_r1_and_the_moving_average():
+    """The penalty enters each third step, three times as heavy."""
+    task, batch, states, scalars = some_steps(
+        5, r1_weight=2.0, r1_every_steps=3, augment=(), ema_decay=0.9, ema_warmup=False
+    )
     assert [row["r1_loss"] > 0 for row in scalars] == [True, False, False, True, False]
-    real = np.float32(next(iter(run.data.train_batches()))["image"]) / 127.5 - 1
+    real = batch["image"] / 127.5 - 1.0
 
     def logits(images):
-        return run.task.discriminator.apply({"params": states[0].discriminator}, images)
+        return task.networks.discriminator.apply({"params": states[0].discriminator}, images)
 
     gradients = jax.grad(lambda x: logits(x).sum())(real)
     expected = 3 * 2.0 / 2 * (gradients**2).sum() / len(real)
     assert scalars[0]["r1_loss"] == pytest.approx(float(expected), rel=1e-4)
+
+    for before, after, new in zip(
+        *(jax.tree.leaves(x) for x in (states[1].ema, states[2].ema, states[2].generator)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(after, 0.9 * before + 0.1 * new, atol=1e-6)
 
 
 def test_collapse():
@@ -172,7 +220,7 @@ def test_cutout_is_a_square_of_half_the_side_around_any_place():
     assert (holes[..., 0] == rows[:, :, None] * columns[:, None, :]).all()
     sizes = rows.sum(axis=1)
     assert set(sizes) == {4.0, 5.0, 6.0, 7.0, 8.0}  # half of it may hang over
-    assert (holes.mean(axis=0) > 0.1).all()
+    assert (holes.mean(axis=0) > 0.03).all()  # at a corner (4 or 5 / 16)^2 on average
 
 
 def test_color_of_grey_and_saturation():
@@ -191,43 +239,37 @@ def test_color_of_grey_and_saturation():
 @pytest.mark.parametrize(
     "options",
     [
-        {"loss": "hinge", "conditional": True},
+        {"loss": "hinge", "conditional": True, "consistency": 10.0},
         {"loss": "wasserstein", "r1_weight": 0.0, "ema_decay": None},
-        {"consistency": 10.0},
     ],
-    ids=["hinge-conditional", "wasserstein-no-average", "consistency"],
+    ids=["hinge-conditional-consistent", "wasserstein-no-average"],
 )
-def test_steps_of_all_kinds(gan_config, options):
-    run = build_small_task(gan_config, **options)
-    states, scalars = some_steps(run, 2)
+def test_steps_of_all_kinds(options):
+    _, _, states, scalars = some_steps(3, **options)
     for row in scalars:
         assert all(np.isfinite(value) for value in row.values())
     for part in ("generator", "discriminator"):
-        for before, after in zip(
-            jax.tree.leaves(getattr(states[0], part)),
-            jax.tree.leaves(getattr(states[-1], part)),
-            strict=True,
-        ):
-            assert before.dtype == jnp.float32
-            assert np.abs(after - before).max() > 0, part
+        before, after = (parameter_paths(getattr(states[i], part)) for i in (0, -1))
+        for name, new in after.items():
+            # The last bias moves all logits alike: these two losses have no slope along it.
+            assert np.abs(new - before[name]).max() > 0 or name == "head/bias", name
 
 
-def test_the_average_follows_the_generator(gan_config):
-    gan_config.task.update(ema_decay=0.9, ema_warmup=False)
-    states, _ = some_steps(experiment.build(gan_config), 2)
-    for before, after, new in zip(
-        *(jax.tree.leaves(x) for x in (states[1].ema, states[2].ema, states[2].generator)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(after, 0.9 * before + 0.1 * new, atol=1e-6)
+def test_the_generator_learns_from_the_updated_discriminator():
+    """By hand, of plain images: its gradient is that of -log D(G(z)) with the new weights."""
+    task, _, states, scalars = some_steps(1, augment=(), r1_weight=0.0)
+    _, generator_key = jax.random.split(jax.random.fold_in(jax.random.key(1), 0))
+    noise_key, _ = jax.random.split(generator_key)
 
+    def loss(params):
+        images, _ = task.networks.generate(params, noise_key, 16)
+        logits = task.networks.discriminator.apply({"params": states[1].discriminator}, images)
+        return -jnp.log(jax.nn.sigmoid(logits)).mean()
 
-def test_bfloat16(gan_config):
-    gan_config.generator.dtype = gan_config.discriminator.dtype = "bfloat16"
-    run = experiment.build(gan_config)
-    _, scalars = some_steps(run, 1)
-    assert all(np.isfinite(value) for value in scalars[0].values())
-    assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(run.shapes))
+    value, gradients = jax.value_and_grad(loss)(states[0].generator)
+    assert scalars[0]["generator_loss"] == pytest.approx(float(value), rel=1e-4)
+    norm = float(optax.tree.norm(gradients))
+    assert scalars[0]["generator_grad_norm"] == pytest.approx(norm, rel=1e-3)
 
 
 # Samples.
@@ -351,9 +393,10 @@ def test_what_ends_a_run(gan_config, tmp_path, cause):
     gan_config.loop.update(num_epochs=40.0, save_every_epochs=1.0, log_every_steps=3)
     if cause == "nan":
         gan_config.discriminator_optimizer.base_lr = 1e30
-        message = "discriminator_loss=(nan|inf).*step 3"
+        message = "step [23]: the state has non-finite values|_loss=(nan|inf).*step 3"
     else:  # the generator stands still, and the discriminator learns 32 images
         gan_config.generator_optimizer.base_lr = 1e-12
+        gan_config.generator.dtype = gan_config.discriminator.dtype = "bfloat16"
         gan_config.discriminator_optimizer.base_lr = 1e-2
         gan_config.task.update(r1_weight=0.0, augment=(), collapse_gap=1.0, collapse_steps=4)
         message = "the discriminator has been collapsed for more than 4 steps .*logits of real"

@@ -32,13 +32,13 @@ def image_grid(
     return grid
 
 
-def save_png(path: Path, image: np.ndarray, *, least_side: int = 400) -> None:
+def save_png(path: Path, image: np.ndarray, *, least_side: int = 600) -> None:
     """Writes uint8 [h, w, c] as PNG, enlarged by a whole number so that small images can be seen.
 
     Args:
         path: of the file, there completely or not at all.
         image: grey or colour.
-        least_side: the longer side has at least about this many pixels.
+        least_side: about how many pixels the longer side has at least.
     """
     from PIL import Image
 
