@@ -1,11 +1,21 @@
 """The table of models: exact parameter counts of every variant, and what create_model refuses."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training.models import MODELS, create_model
+from nest.generator import generator_shapes
+from training.models import (
+    DISCRIMINATORS,
+    GENERATORS,
+    MODELS,
+    create_discriminator,
+    create_generator,
+    create_model,
+)
 from training.weights import parameter_shapes
 
 # name -> (classes, image size, parameters). The first six are those of the official code
@@ -48,6 +58,27 @@ COUNTS = {
     "tnt_s_heads8": (1000, 224, 23_768_584),
 }
 
+# name -> (image size, channels, parameters without and with 10 classes), all by `count_generator`
+# and `count_discriminator`. The paper's generator at 64x64 has 74.4M, as one remembers: unverified.
+GENERATOR_COUNTS = {
+    "nest_generator_base_s64_64": (64, 3, 73_990_787, 90_770_563),
+    "nest_generator_base_s64_32": (32, 3, 73_426_947, 90_206_723),
+    "nest_generator_small_s64_64": (64, 3, 8_392_035, 11_539_043),
+    "nest_generator_small_s64_32": (32, 3, 8_028_483, 11_175_491),
+    "nest_generator_tiny_s16_16": (16, 1, 761_729, 893_441),
+}
+DISCRIMINATOR_COUNTS = {
+    "conv_discriminator_tiny_16": (16, 1, 559_969, 561_249),
+    "conv_discriminator_small_32": (32, 3, 3_481_921, 3_484_481),
+    "conv_discriminator_small_64": (64, 3, 4_727_617, 4_730_177),
+    "conv_discriminator_base_32": (32, 3, 21_507_073, 21_512_193),
+    "conv_discriminator_base_64": (64, 3, 23_407_361, 23_412_481),
+    "conv_discriminator_base_128": (128, 3, 23_882_369, 23_887_489),
+    "nest_discriminator_tiny_s16_16": (16, 1, 368_481, 369_771),
+    "nest_discriminator_small_s64_32": (32, 3, 6_262_465, 6_264_395),
+    "nest_discriminator_small_s64_64": (64, 3, 6_264_193, 6_266_123),
+}
+
 # (name, attention, classes, image size, millions of parameters): not variants of their own.
 OTHER_COUNTS = [
     ("nest_tiny_s16_32", "multi_head", 10, 32, 6.60),
@@ -66,7 +97,7 @@ def num_parameters(model, image_size):
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model, image_size)))
 
 
-def count(dims, depths, heads, patch, attention, side, classes):
+def count(dims, depths, heads, patch, attention, side, classes, channels=3):
     """Counts the parameters of NesT by hand, for MLP ratio 4 and biases everywhere.
 
     A layer of width d and head width e = d / heads has
@@ -76,9 +107,10 @@ def count(dims, depths, heads, patch, attention, side, classes):
         mlp          4d^2 + 4d + 4d^2 + d
     A level adds one vector of width d per token (side^2 / patch^2 tokens at level 1, a quarter of
     them at the next); an aggregation from d to f 9df + f for its convolution and 2f for its norm;
-    the patch embedding has 3 patch^2 d + d, the top 2d for the norm and (d + 1) * classes.
+    the patch embedding has 3 patch^2 d + d (3: the channels of the image), the top 2d for the norm
+    and (d + 1) * classes.
     """
-    total = 3 * patch**2 * dims[0] + dims[0]
+    total = channels * patch**2 * dims[0] + dims[0]
     for level, (d, depth, h) in enumerate(zip(dims, depths, heads, strict=True)):
         e = d // h
         query_key_value = 3 * (d * d + d)
@@ -117,6 +149,46 @@ def count_tnt(model, side, classes):
     return start + layers + 2 * d + (d + 1) * classes
 
 
+def count_generator(model):
+    """Counts the parameters of a generator by hand, for multi-head attention and MLP ratio 4.
+
+    The latent of z channels, 2z and a table of z a class with classes, goes to n tokens of width d:
+    (z + 1) n d. A layer has 12d^2 + 13d (see `count`) and a level one vector of width d a token,
+    four times as many tokens as the one before. From d to f, pixel shuffle has (d/4 + 1) f, or
+    nothing if d/4 = f, and the convolution 9df + f. At the end 2d for the norm and, for k channels
+    of pixels in patches of side p, (d + 1) p^2 k.
+    """
+    z, dims = model.latent_dim, model.dims
+    n = (model.image_size // model.patch_size) ** 2 // 4 ** (len(dims) - 1)
+    total = 0
+    if model.num_classes is not None:
+        total, z = model.num_classes * z, 2 * z
+    total += (z + 1) * n * dims[0]
+    for level, (d, depth) in enumerate(zip(dims, model.depths, strict=True)):
+        total += n * 4**level * d + depth * (12 * d * d + 13 * d)
+        if level + 1 < len(dims):
+            f = dims[level + 1]
+            shuffle = 0 if d // 4 == f else (d // 4 + 1) * f
+            kinds = {"pixel_shuffle": shuffle, "nearest_conv": 9 * d * f + f}
+            total += kinds[model.deaggregation]
+    return total + 2 * d + (d + 1) * model.patch_size**2 * model.num_channels
+
+
+def count_discriminator(dims, side, channels, classes):
+    """Counts the parameters of the convolutional discriminator by hand.
+
+    (k + 1) d from k channels of pixels; a block from d to f has 9d^2 + d, 9df + f and a skip of df;
+    at the end, with one channel more, 9 (d + 1) d + d, then m^2 d^2 + d for the m x m places of the
+    last map, d + 1 for the head and d for each class.
+    """
+    total = (channels + 1) * dims[0]
+    for d, f in itertools.pairwise(dims):
+        total += 9 * d * d + d + 9 * d * f + f + d * f
+    d, m = dims[-1], side // 2 ** (len(dims) - 1)
+    total += 9 * (d + 1) * d + d + m * m * d * d + d
+    return total + d + 1 + classes * d
+
+
 # Millions with the unused `outer_tokens` (n * d), as the official code's own count in the notes.
 WITH_OUTER_TOKENS = {"tnt_s_se": 24.74, "tnt_s_words64": 23.76, "tnt_s_words4": 25.11}
 # Millions without, for the paper's table 5.
@@ -132,6 +204,8 @@ def test_ablations_of_tnt_have_the_sizes_of_the_notes():
 
 def test_every_model_has_a_count():
     assert set(COUNTS) == set(MODELS)
+    assert set(GENERATOR_COUNTS) == set(GENERATORS)
+    assert set(DISCRIMINATOR_COUNTS) == set(DISCRIMINATORS)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -161,6 +235,31 @@ def test_nest_parameter_count_by_hand(name):
         classes,
     )
     assert by_hand == expected
+
+
+@pytest.mark.parametrize("name", GENERATOR_COUNTS)
+def test_generator_parameter_count(name):
+    side, channels, *expected = GENERATOR_COUNTS[name]
+    for classes, number in zip((None, 10), expected, strict=True):
+        model = create_generator(name, image_size=side, num_channels=channels, num_classes=classes)
+        found = sum(leaf.size for leaf in jax.tree.leaves(generator_shapes(model)))
+        assert found == count_generator(model) == number
+
+
+@pytest.mark.parametrize("name", DISCRIMINATOR_COUNTS)
+def test_discriminator_parameter_count(name):
+    side, channels, *expected = DISCRIMINATOR_COUNTS[name]
+    images = np.zeros((1, side, side, channels), np.float32)
+    for classes, number in zip((None, 10), expected, strict=True):
+        model = create_discriminator(name, num_classes=classes)
+        labels = None if classes is None else np.zeros(1, int)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images, labels)
+        if name.startswith("conv_"):
+            by_hand = count_discriminator(model.dims, side, channels, classes or 0)
+        else:
+            fields = (model.dims, model.depths, model.num_heads, model.patch_size, model.attention)
+            by_hand = count(*fields, side, 1 + (classes or 0), channels)
+        assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == by_hand == number
 
 
 @pytest.mark.parametrize(("name", "attention", "classes", "side", "millions"), OTHER_COUNTS)

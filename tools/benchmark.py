@@ -3,13 +3,17 @@
     python tools/benchmark.py data --config=configs/imagenet_nest.py:tiny
     python tools/benchmark.py data --config=configs/cifar_nest.py:tiny --config.data.num_workers=2
     python tools/benchmark.py data --config=... --data=own --config.data.name=folder:/images
+    python tools/benchmark.py generate --generator=nest_generator_base_s64_64 --batch_size=64
 
 data: images/s of the input pipeline alone, stage by stage, on JPEGs (or 32 x 32 images, for
 recipes of that size) that it makes, or with --data=own on the recipe's data set. With TensorFlow
 installed, tf.data runs beside it.
 
-Every figure is the median over --rounds; the stages take turns, so that a slow minute of the
-machine touches all. Prints a table, and JSON lines with --output=FILE.
+generate: samples/s and multiply-adds of a generator, beside a TransGAN-style one of the same
+widths, depths, heads and parameters, whose attention covers the whole image at every resolution.
+
+Every figure is the median over --rounds; what is measured takes turns, so that a slow
+minute of the machine touches all. Prints a table, and JSON lines with --output=FILE.
 """
 
 import json
@@ -20,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from absl import flags
 
-from tools import benchmark_data
+from tools import benchmark_data, benchmark_generate
 from training import commandline, experiment
 from training.errors import ConfigError, input_errors
+from training.models import DTYPES, create_generator
 
 
 def data(args: flags.FlagValues) -> list[dict]:
@@ -43,14 +48,37 @@ def data(args: flags.FlagValues) -> list[dict]:
         )
 
 
-COMMANDS = {"data": data}
+def generate(args: flags.FlagValues) -> list[dict]:
+    """Samples/s of a generator, beside a TransGAN-style one of the same size."""
+    with input_errors():
+        generator = create_generator(
+            args.generator,
+            image_size=args.image_size,
+            num_channels=3,
+            num_classes=None,
+            dtype=args.dtype,
+        )
+    return benchmark_generate.run(
+        generator,
+        batch_size=args.batch_size,
+        seconds=args.seconds,
+        rounds=args.rounds,
+        say=print,
+    )
+
+
+COMMANDS = {"data": data, "generate": generate}
 
 
 def define_flags() -> None:
     commandline.define_config_flag()
     flags.DEFINE_enum("data", "made", ["made", "own"], "Made-up images, or the recipe's own.")
+    flags.DEFINE_string("generator", "nest_generator_base_s64_64", "Name of the generator.")
+    flags.DEFINE_integer("image_size", 64, "Side of the generated images.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 4, "Images generated at a time.", lower_bound=1)
+    flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Type that the generators compute in.")
     flags.DEFINE_float("seconds", 3.0, "Length of one measurement.", lower_bound=0.01)
-    flags.DEFINE_integer("rounds", 3, "Measurements of each stage.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 3, "Measurements of each; their median counts.", lower_bound=1)
     flags.DEFINE_string("output", None, "File that gets the results as JSON lines, too.")
 
 

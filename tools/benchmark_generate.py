@@ -1,20 +1,23 @@
 """The speed of a generator, beside one of the same size that attends to whole images."""
 
-import math
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from layers.attention import ATTENTIONS
 from layers.embeddings import PositionEmbedding
 from layers.mlp import Mlp
 from nest.aggregation import LAYER_NORM_EPSILON
-from nest.deaggregation import DEAGGREGATIONS
-from nest.generator import NestGenerator
+from nest.deaggregation import DEAGGREGATIONS, pixel_shuffle
+from nest.generator import NestGenerator, latent_shape
+from training.costs import count_products
 
 
 class FullAttentionLayer(nn.Module):
@@ -40,7 +43,8 @@ class FullAttentionLayer(nn.Module):
 class FullAttentionGenerator(nn.Module):
     """A TransGAN-style generator: at each resolution every token attends to every other.
 
-    It has the widths, depths and heads of a NesT generator, hence its parameters, to the last one.
+    It has the widths, depths, heads and de-aggregations (TransGAN's own is pixel shuffle) of a NesT
+    generator without classes, hence the same number of parameters.
 
     Attributes:
         like: the NesT generator.
@@ -72,13 +76,16 @@ class FullAttentionGenerator(nn.Module):
                 )(x)
             x = x.reshape(-1, side, side, x.shape[-1])  # [b, h, w, c]
             if level < levels:
-                x = DEAGGREGATIONS["pixel_shuffle"](
-                    dim=like.dims[level], dtype=like.dtype, name=f"level{level}_shuffle"
+                x = DEAGGREGATIONS[like.deaggregation](
+                    dim=like.dims[level], dtype=like.dtype, name=f"level{level}_deaggregation"
                 )(x)  # [b, 2h, 2w, c of the next level]
                 side *= 2
                 x = x.reshape(-1, side * side, x.shape[-1])  # [b, 4n, c of the next level]
         x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=like.dtype, name="norm")(x)
-        return nn.Dense(like.num_channels, name="to_pixels")(x.astype(jnp.float32))
+        x = nn.Dense(like.patch_size**2 * like.num_channels, name="to_pixels")(
+            x.astype(jnp.float32)
+        )  # [b, h, w, p^2 * k]
+        return pixel_shuffle(x, like.patch_size)  # [b, p * h, p * w, k]
 
 
 def multiply_adds(model: nn.Module, params: Any, noise: Any) -> int:
@@ -130,7 +137,7 @@ def run(
         ("attention inside blocks: transposed NesT", generator),
         ("attention over the image: TransGAN-style", FullAttentionGenerator(generator)),
     ):
-        params = jax.jit(model.init)(jax.random.key(0), noise[:1])["params"]
+        params = _made_params(model, noise[:1])
         result = {
             "generator": name,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -140,8 +147,8 @@ def run(
         results.append(result)
         measures.append(speed_of(model, params, noise))
     device = jax.devices()[0].device_kind
-    size = generator.image_size
-    say(f"{size} x {size} pixels, batches of {batch_size}, {jnp.dtype(generator.dtype).name}, {device}")
+    size, dtype = generator.image_size, jnp.dtype(generator.dtype).name
+    say(f"{size} x {size} pixels, batches of {batch_size}, {dtype}, {device}")
     for _ in range(rounds):
         for result, measure in zip(results, measures, strict=True):
             result["rounds"].append(measure(seconds))
@@ -157,3 +164,12 @@ def run(
     ours, theirs = (result["samples_per_second"] for result in results)
     say(f"{ours / theirs:.1f} times as many samples")
     return results
+
+
+def _made_params(model: nn.Module, noise: Array) -> Any:
+    """Fills a model's parameters with noise: initialising takes longer than measuring."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), noise)["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32)), shapes
+    )
