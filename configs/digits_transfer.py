@@ -35,6 +35,7 @@ def get_config(argument: str | None = None):
         config.init_from = ""
     if arg.debug:
         config.init_from = None
+        config.data.train_split = "train[:96]"
         config.loop.num_epochs = 4.0
         config.loop.log_every_steps = 2
         config.optimizer.warmup_epochs = 1.0

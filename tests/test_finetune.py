@@ -143,7 +143,9 @@ def test_report_is_shown_once_and_resume_needs_no_file(
     train.train_and_evaluate(finetune_config, tmp_path / "whole")
     shown = "".join(capsys.readouterr())
     assert "checkpoint of ours" in shown
-    assert re.search(r"resized +2  level1_position/embedding .*\n +re-initialised +2 .*head/", shown)
+    assert re.search(
+        r"resized +2  level1_position/embedding .*\n +re-initialised +2 .*head/", shown
+    )
     total = sum(x.size for x in jax.tree.leaves(experiment.build(finetune_config).shapes.params))
     assert f"{total:,} of {total:,} parameters are trained" in shown
 

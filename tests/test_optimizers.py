@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from training.optimizers import create_optimizer, create_schedule, decay_mask
+from training.optimizers import create_optimizer, create_schedule, decay_mask, trainable_mask
 
 
 def official_rate(step, *, base, steps_per_epoch, num_epochs, warmup_epochs, kind):
@@ -151,3 +151,42 @@ def test_decay_mask_searches_the_path():
 def test_impossible_values(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+def test_frozen_parameters_have_no_update_no_decay_and_no_state():
+    params = {"body": {"kernel": jnp.array([3.0, -4.0])}, "head": {"kernel": jnp.array([2.0])}}
+    grads = jax.tree.map(lambda x: 10 * x, params)
+    for name, moments in (("adamw", ("mu", "nu")), ("sgd", ("trace",))):
+        optimizer, _ = make(
+            name=name, weight_decay=0.1, schedule="constant", freeze=("^body/",), grad_clip_norm=1.0
+        )
+        state = optimizer.init(params)
+        updates, new_state = optimizer.update(grads, state, params)
+        np.testing.assert_array_equal(updates["body"]["kernel"], 0)
+        assert updates["head"]["kernel"] != 0
+        for moment in moments:
+            (kept,) = jax.tree.leaves(optax.tree.get(new_state, moment))
+            assert kept.shape == (1,)
+            if name == "sgd":  # clipped to norm 1 by the head's gradient alone
+                assert float(kept[0]) == pytest.approx(1.0)
+
+
+def test_nothing_frozen_changes_no_state():
+    """Checkpoints of runs without freezing and layer decay keep their form."""
+    params = {"a": jnp.ones(3)}
+    plain, _ = make()
+    off, _ = make(freeze=(), layer_decay=None)
+    assert jax.tree.structure(plain.init(params)) == jax.tree.structure(off.init(params))
+
+
+def test_trainable_mask():
+    params = {"body": {"kernel": 1, "bias": 2}, "head": {"kernel": 3}}
+    mask = trainable_mask(params, ("bias$", "^head/"))
+    assert mask == {"body": {"kernel": True, "bias": False}, "head": {"kernel": False}}
+    assert all(jax.tree.leaves(trainable_mask(params, ())))
+    with pytest.raises(ValueError, match=r"freeze='\^tail/' matches no parameter; .*body/bias"):
+        trainable_mask(params, ("bias$", "^tail/"))
+    with pytest.raises(ValueError, match="leaves no parameter to train"):
+        trainable_mask(params, ("^body/", "^head/"))
+    with pytest.raises(ValueError, match=r"freeze=\('\(',\): missing"):
+        trainable_mask(params, ("(",))
