@@ -207,9 +207,11 @@ def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     config.data.train_split = "train[:128]"
     config.data.eval_split = "test[:32]"
     config.augment = ConfigDict()
-    config.device_augment = ConfigDict()
+    if "device_augment" in config:  # a GAN has none
+        config.device_augment = ConfigDict()
     config.init_from = None
     config.loop.num_epochs = 1.0
     config.loop.log_every_steps = 2
-    config.optimizer.warmup_epochs = 0.25
+    if "optimizer" in config:  # a GAN has two, which start at once
+        config.optimizer.warmup_epochs = 0.25
     return config
