@@ -48,8 +48,13 @@ def get_config(argument: str | None = None):
     config.loop.evaluate_every_epochs = 30.0
     config.loop.save_every_epochs = 30.0
     if arg.debug:
-        config.data.train_split = "train[:192]"
+        config.generator.depths = (1, 1, 1)
+        config.discriminator.dims = (8, 16, 16)
+        config.data.train_split = "train[:48]"
+        config.data.eval_split = "test[:64]"
+        config.data.batch_size = 16
+        config.data.eval_batch_size = 64
         config.loop.num_epochs = 4.0
         config.loop.log_every_steps = 2
-        config.task.num_samples = 100
+        config.task.num_samples = 64
     return config
