@@ -74,6 +74,10 @@ def evaluate_weights(
         ConfigError: the weights are missing, unreadable or of another model.
     """
     run = experiment.build(config, training=False)
+    if run.task.model is None:
+        raise ConfigError(
+            f"--weights: there are no weights files of task {config.task.name!r}; give --workdir"
+        )
     with input_errors():
         loaded = load_variables(
             weights,
@@ -92,8 +96,9 @@ def evaluate_weights(
 def _metrics(run: experiment.Experiment, state: Any, split: str) -> dict[str, Any]:
     with input_errors():
         batches = run.data.eval_batches(split)
-    metrics = evaluate(run.eval_step, run.task.summarize, state, batches)
-    return {"split": split} | metrics
+    evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)
+    protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
+    return {"split": split} | evaluation.metrics | protocol
 
 
 def define_flags() -> None:

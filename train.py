@@ -41,7 +41,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
     Raises:
         ConfigError: something in the config, the data or the workdir is wrong; nothing is written.
         BadImage: more images cannot be read than the config allows; the state is saved.
-        NonFiniteError: the loss or the state is not finite; the last good checkpoint stays.
+        NonFiniteError: the loss or the state is not finite, or the task sees no way on; the last
+            good checkpoint stays.
         Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     started = time.perf_counter()
@@ -82,17 +83,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
             while True:
                 if run.steps.due(run.steps.evaluate, step):
                     split = plain["data"]["eval_split"]
-                    metrics = evaluate(
+                    evaluation = evaluate(
                         run.eval_step,
-                        run.task.summarize,
+                        run.task,
                         state,
                         report.watched(run.data.eval_batches(), split),
+                        key=run.key,
                         stop=interrupts.requested,
                     )
-                    if metrics is not None:
+                    if evaluation is not None:
+                        metrics = evaluation.metrics
                         check_finite(metrics, step)
                         saved.save_best(step, state, loop_record(), metrics)
-                        report.evaluation(step, metrics, split)
+                        report.evaluation(step, evaluation, split)
                         if step == run.steps.total:
                             break
 
@@ -115,7 +118,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
                 if run.steps.due(run.steps.log, step):
                     averages = mean_scalars(window)
                     window = []
-                    check_finite(averages, step)
+                    run.task.check(averages, step)
                     report.train(step, averages)
 
                 if run.steps.due(run.steps.save, step):

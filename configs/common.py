@@ -68,7 +68,19 @@ def base_config() -> ConfigDict:
             "linear_probe": False,
         }
     )
-    config.optimizer = ConfigDict(
+    config.optimizer = _base_optimizer()
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    config.loop = ConfigDict(
+        {"log_every_steps": 100, "evaluate_every_epochs": 1.0, "save_every_epochs": 1.0}
+    )
+    config.checkpoint = ConfigDict(
+        {"keep_last": 2, "best_metric": "top1_accuracy", "best_mode": "max"}
+    )
+    return config
+
+
+def _base_optimizer() -> ConfigDict:
+    return ConfigDict(
         {
             "name": "adamw",
             "reference_batch": config_dict.placeholder(int),
@@ -85,13 +97,47 @@ def base_config() -> ConfigDict:
             "freeze": (),
         }
     )
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
-    config.loop = ConfigDict(
-        {"log_every_steps": 100, "evaluate_every_epochs": 1.0, "save_every_epochs": 1.0}
+
+
+def gan_config() -> ConfigDict:
+    """Returns a config with the sections of a GAN's run; recipes fill in the rest.
+
+    Beside those that all runs have, each is the keyword arguments of one function:
+
+        generator, discriminator    training/models.py    create_generator, create_discriminator
+        generator_optimizer, discriminator_optimizer      create_optimizer
+        task                        training/gan.py       Gan
+    """
+    config = base_config()
+    for section in ("model", "device_augment", "optimizer"):
+        del config[section]
+    config.generator = ConfigDict()
+    config.discriminator = ConfigDict()
+    config.generator_optimizer = _base_optimizer()
+    config.discriminator_optimizer = _base_optimizer()
+    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
+        optimizer.schedule = "constant"
+        optimizer.b1, optimizer.b2 = 0.0, 0.99  # HiT-GAN and StyleGAN2, papers/nest.md section 5
+    config.task = ConfigDict(
+        {
+            "name": "gan",
+            "loss": "logistic",
+            "r1_weight": 10.0,
+            "r1_every_steps": 16,
+            "gradient_penalty": 10.0,
+            "augment": ("color", "translation", "cutout"),
+            "consistency": 0.0,
+            "conditional": False,
+            "ema_decay": 0.999,
+            "ema_warmup": True,
+            "collapse_gap": 40.0,
+            "collapse_steps": 500,
+            "features": "",  # no metrics, pictures only
+            "num_samples": 1000,
+            "neighbors": 3,
+        }
     )
-    config.checkpoint = ConfigDict(
-        {"keep_last": 2, "best_metric": "top1_accuracy", "best_mode": "max"}
-    )
+    config.checkpoint.best_metric = ""
     return config
 
 
@@ -161,9 +207,11 @@ def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     config.data.train_split = "train[:128]"
     config.data.eval_split = "test[:32]"
     config.augment = ConfigDict()
-    config.device_augment = ConfigDict()
+    if "device_augment" in config:  # a GAN has none
+        config.device_augment = ConfigDict()
     config.init_from = None
     config.loop.num_epochs = 1.0
     config.loop.log_every_steps = 2
-    config.optimizer.warmup_epochs = 0.25
+    if "optimizer" in config:  # a GAN has two, which start at once
+        config.optimizer.warmup_epochs = 0.25
     return config

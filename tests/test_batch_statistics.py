@@ -85,8 +85,9 @@ def test_accumulation_updates_the_averages_part_by_part(conv_config):
 def test_the_moving_average_of_parameters_is_evaluated_with_the_same_statistics(conv_config):
     conv_config.task.ema_decay = 0.5
     run, _, _, last = run_steps(conv_config, 3)
-    metrics = run.task.summarize(run.eval_step(last, next(iter(run.data.eval_batches()))))
+    batch = next(iter(run.data.eval_batches()))
+    metrics = run.task.summarize(*run.eval_step(last, batch, run.key)).metrics
     assert metrics["ema_loss"] != metrics["loss"]
     same = last.replace(ema=last.params)
-    metrics = run.task.summarize(run.eval_step(same, next(iter(run.data.eval_batches()))))
+    metrics = run.task.summarize(*run.eval_step(same, batch, run.key)).metrics
     assert metrics["ema_loss"] == metrics["loss"]

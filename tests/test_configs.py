@@ -11,9 +11,10 @@ import pytest
 
 import train
 from configs import common
+from nest.generator import latent_shape
 from training import experiment, workdirs
 from training.errors import ConfigError
-from training.models import create_model
+from training.models import create_discriminator, create_generator, create_model
 from training.optimizers import decay_mask, parameter_paths
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,9 @@ RECIPES = {
     "imagenet_deit": ["ti", "s", "b", "debug"],
     "imagenet_resnet50": ["", "debug"],
     "cifar_wrn": ["cifar10", "cifar100", "debug"],
+    "digits_nest_gan": ["", "debug"],
+    "cifar_nest_gan": ["small", "base", "debug"],
+    "imagenet64_nest_gan": ["base", "small", "debug"],
     "digits_transfer": ["pretrain", "finetune", "scratch", "finetune,debug", "debug"],
     "transfer_tnt": ["cifar10", "cifar100", "flowers", "pets", "flowers,b", "debug"],
     "transfer_nest": ["cifar10", "cifar100", "flowers", "pets", "flowers,tiny", "debug"],
@@ -50,6 +54,7 @@ INPUTS = {  # channels and classes of data sets whose files tests do not have
     "cifar10": (3, 10),
     "cifar100": (3, 100),
     "imagenet2012": (3, 1000),
+    "downsampled_imagenet/64x64": (3, 1),
     "oxford_flowers102": (3, 102),
     "oxford_iiit_pet": (3, 37),
 }
@@ -68,6 +73,8 @@ def test_no_recipe_is_left_out():
 def parameter_shapes(name, argument):
     config = get_config(name, argument)
     channels, num_classes = INPUTS[config.data.name]
+    if config.task.name == "gan":
+        return gan_parameter_shapes(config, channels)
     shape = (config.data.image_size, config.data.image_size, channels)
     num_classes = len(config.data.classes or range(num_classes))
     model = create_model(**config.model.to_dict(), num_classes=num_classes)
@@ -75,6 +82,21 @@ def parameter_shapes(name, argument):
     return jax.eval_shape(
         lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
     )["params"]
+
+
+def gan_parameter_shapes(config, channels):
+    size = config.data.image_size
+    generator = create_generator(
+        **config.generator.to_dict(), image_size=size, num_channels=channels, num_classes=None
+    )
+    discriminator = create_discriminator(**config.discriminator.to_dict(), num_classes=None)
+    noise = jax.ShapeDtypeStruct(latent_shape(generator, 1), "float32")
+    images = jax.ShapeDtypeStruct((1, size, size, channels), "float32")
+    key = jax.random.key(0)
+    return {
+        "generator": jax.eval_shape(generator.init, key, noise)["params"],
+        "discriminator": jax.eval_shape(discriminator.init, key, images)["params"],
+    }
 
 
 @pytest.mark.parametrize(("name", "argument"), ALL)
@@ -85,7 +107,9 @@ def test_golden(name, argument):
     """
     config = get_config(name, argument)
     shapes = parameter_shapes(name, argument)
-    mask = decay_mask(shapes, config.optimizer.decay_exclude)
+    is_gan = config.task.name == "gan"
+    optimizer = config.generator_optimizer if is_gan else config.optimizer
+    mask = decay_mask(shapes, optimizer.decay_exclude)
     flat = workdirs.flatten(json.loads(json.dumps(config.to_dict())))
     lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(flat.items())]
     kept = [path for path, decays in parameter_paths(mask).items() if not decays]

@@ -14,6 +14,17 @@ from training.metrics import (
     label_rank,
     mean_scalars,
 )
+from training.task import Evaluation
+
+
+class Summing:
+    """The part of a task that evaluation needs."""
+
+    def __init__(self, summarize):
+        self.summarize = summarize
+
+    def eval_batches(self, batches):
+        return batches
 
 
 @pytest.fixture
@@ -50,8 +61,12 @@ def test_padding_never_counts(predictions, batch_size):
             )
 
     parts = evaluate(
-        lambda _, batch: classification_sums(*batch), classification_summary, None, batches()
-    )
+        lambda _, batch, key: (classification_sums(*batch), ()),
+        Summing(lambda sums, rows: Evaluation(classification_summary(sums))),
+        None,
+        batches(),
+        key=None,
+    ).metrics
     assert parts["loss"] == pytest.approx(whole.pop("loss"), rel=1e-6)
     del parts["loss"]
     assert parts == whole
@@ -69,12 +84,29 @@ def test_ties_and_nan_are_not_correct():
 def test_evaluation_can_be_abandoned():
     seen = []
 
-    def step(_, batch):
+    def step(_, batch, key):
         seen.append(batch)
-        return jnp.ones(())
+        return jnp.ones(()), ()
 
-    assert evaluate(step, float, None, range(5), stop=lambda: len(seen) == 2) is None
+    task = Summing(lambda sums, rows: Evaluation({}))
+    assert evaluate(step, task, None, range(5), key=None, stop=lambda: len(seen) == 2) is None
     assert len(seen) == 2
+
+
+def test_rows_arrive_in_order_and_a_task_may_add_batches():
+    class More(Summing):
+        def eval_batches(self, batches):
+            yield from batches
+            yield 10
+
+    def step(state, batch, key):
+        return jnp.asarray(batch), {"twice": jnp.asarray([state * batch])}
+
+    task = More(lambda sums, rows: Evaluation({"sum": int(sums)}, protocol={"rows": rows}))
+    evaluation = evaluate(step, task, 2, [1, 2, 3], key=None)
+    assert evaluation.metrics == {"sum": 16}
+    assert [int(row["twice"][0]) for row in evaluation.protocol["rows"]] == [2, 4, 6, 20]
+    assert all(isinstance(row["twice"], np.ndarray) for row in evaluation.protocol["rows"])
 
 
 def test_window_mean_and_non_finite():

@@ -372,7 +372,7 @@ def test_training_normalises_smooths_and_augments_and_evaluation_does_not():
         right = logits.argmax(1) == targets.argmax(1)
         assert float(metrics["top1_accuracy"]) == pytest.approx(right.mean())
     for x, y in zip(
-        *(jax.tree.leaves(t.eval_step(state, batch)) for t in (ours, task())), strict=True
+        *(jax.tree.leaves(t.eval_step(state, batch, None)) for t in (ours, task())), strict=True
     ):
         assert (x == y).all()
 

@@ -121,7 +121,7 @@ def trained(config, tmp_path_factory):
 
 def of_evaluation(run, state, weights="raw"):
     """-log p(label), and whether the label is first, of each image as evaluate.py has them."""
-    sums = [run.eval_step(state, batch)[weights] for batch in run.data.eval_batches()]
+    sums = [run.eval_step(state, batch, run.key)[0][weights] for batch in run.data.eval_batches()]
     return [(float(one["loss"]), int(one["top1"])) for one in sums]
 
 

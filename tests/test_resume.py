@@ -81,13 +81,13 @@ def kill_when(monkeypatch, where, number):
     elif where == "evaluation":
         original = train.evaluate
 
-        def evaluate(step, summarize, state, batches, **kwargs):
+        def evaluate(step, task, state, batches, **kwargs):
             def striking():
                 for batch in batches:
                     strike()
                     yield batch
 
-            return original(step, summarize, state, striking(), **kwargs)
+            return original(step, task, state, striking(), **kwargs)
 
         monkeypatch.setattr(train, "evaluate", evaluate)
     elif where == "save":

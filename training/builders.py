@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from data import mixing, pipeline
 from training import classification
 from training.errors import ConfigError
+from training.gan_builder import GAN_SECTIONS, build_gan, check_gan
 from training.models import create_model
 from training.optimizers import create_optimizer, trainable_mask
 from training.sections import check_section, check_subsections
@@ -120,4 +121,5 @@ TASKS = {
         build_classification,
         optional=("device_augment",),
     ),
+    "gan": TaskBuilder(GAN_SECTIONS, check_gan, build_gan),
 }

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from training.metrics import classification_summary, classification_sums, label_rank
+from training.metrics import (
+    check_finite,
+    classification_summary,
+    classification_sums,
+    label_rank,
+)
+from training.task import Evaluation
 
 
 @flax.struct.dataclass
@@ -140,22 +146,28 @@ class Classification:
         )
         return state, metrics
 
-    def eval_step(self, state: TrainState, batch):
+    def check(self, scalars: dict[str, float], step: int) -> None:
+        check_finite(scalars, step)
+
+    def eval_batches(self, batches):
+        return batches
+
+    def eval_step(self, state: TrainState, batch, key: jax.Array):
         def sums(params):
             variables = {"params": params, **state.model_state}
             logits = self.model.apply(variables, self._normalize(batch["image"]), train=False)
             return classification_sums(logits, batch["label"], batch["mask"])
 
         weights = {"raw": state.params} | ({"ema": state.ema} if self.ema_decay else {})
-        return {name: sums(params) for name, params in weights.items()}
+        return {name: sums(params) for name, params in weights.items()}, ()
 
-    def summarize(self, sums) -> dict[str, float]:
+    def summarize(self, sums, rows) -> Evaluation:
         summary = classification_summary(sums["raw"])
         if "ema" in sums:
             averaged = classification_summary(sums["ema"])
             del averaged["num_examples"]
             summary |= {f"ema_{name}": value for name, value in averaged.items()}
-        return summary
+        return Evaluation(summary)
 
     def metric_names(self) -> tuple[str, ...]:
         names = ("loss", "top1_accuracy", "top5_accuracy")

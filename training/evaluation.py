@@ -6,31 +6,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from training.task import Evaluation, Task
+
 
 def evaluate(
     eval_step: Callable,
-    summarize: Callable,
+    task: Task,
     state: Any,
     batches: Iterable,
     *,
+    key: jax.Array,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float] | None:
-    """Runs `eval_step` over `batches` and adds its sums up on the device.
+) -> Evaluation | None:
+    """Runs `eval_step` over `batches`, adds its sums up on the device and collects its rows.
 
     Args:
         eval_step: jitted Task.eval_step.
-        summarize: Task.summarize.
-        state: the task's state.
-        batches: padded and masked device batches.
+        task: the task.
+        state: its state.
+        batches: padded and masked device batches of the split.
+        key: of the run.
         stop: asked before each batch; True abandons the evaluation.
 
     Returns:
-        The metrics, or None when it was abandoned.
+        What the task makes of it, or None when it was abandoned.
     """
-    total = None
-    for batch in batches:
+    total, rows = None, []
+    for batch in task.eval_batches(batches):
         if stop():
             return None
-        sums = eval_step(state, batch)
+        sums, row = eval_step(state, batch, key)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    return summarize(jax.device_get(total))
+        # Rows leave the device while the next batch is worked on.
+        rows[-1:] = [jax.device_get(last) for last in rows[-1:]]
+        rows.append(row)
+    return task.summarize(*jax.device_get((total, rows)))

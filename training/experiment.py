@@ -174,7 +174,7 @@ def build(config: ConfigDict, *, training: bool = True) -> Experiment:
         ),
         eval_step=jax.jit(
             task.eval_step,
-            in_shardings=(shardings, batch_sharding),
+            in_shardings=(shardings, batch_sharding, everywhere),
             out_shardings=everywhere,
         ),
         key=key,

@@ -11,14 +11,16 @@ from clu import parameter_overview
 from tensorboardX import SummaryWriter
 
 from data.batches import Batches
+from training.image_grid import save_png
 from training.steps import Steps
+from training.task import Evaluation
 
 
 class Reporter:
     """Shows and records metrics. Only the first process does anything.
 
     Args:
-        workdir: receives metrics.jsonl, tensorboard/ and curves.png.
+        workdir: receives metrics.jsonl, tensorboard/, curves.png and the task's pictures.
         first_step: the run goes on from here; what an earlier attempt logged after it is dropped,
             since it will be computed again.
         steps: the plan of the run.
@@ -162,12 +164,15 @@ class Reporter:
                 refresh=False,
             )
 
-    def evaluation(self, step: int, metrics: dict[str, float], split: str) -> None:
-        """Reports an evaluation and redraws curves.png."""
+    def evaluation(self, step: int, evaluation: Evaluation, split: str) -> None:
+        """Reports an evaluation, writes its pictures and redraws curves.png."""
         if not self._active:
             return
-        self._record("eval", step, metrics, {})
-        self.say(f"{self._where(step)}  {split}: {_short(metrics)}")
+        self._record("eval", step, evaluation.metrics, {}, evaluation.protocol)
+        self.say(f"{self._where(step)}  {split}: {_short(evaluation.metrics)}")
+        for name, picture in evaluation.pictures.items():
+            save_png(self._workdir / f"{name}_{step:07d}.png", picture)
+            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
         draw_curves(self.records, self._workdir / "curves.png", self._steps.per_epoch)
         self._restart_clock(step)
 
@@ -181,8 +186,12 @@ class Reporter:
         total = str(self._steps.total)
         return f"step {step:{len(total)}d}/{total} (epoch {step / self._steps.per_epoch:.1f})"
 
-    def _record(self, kind: str, step: int, metrics: dict, extra: dict) -> None:
+    def _record(
+        self, kind: str, step: int, metrics: dict, extra: dict, protocol: dict | None = None
+    ) -> None:
         record = {"kind": kind, "step": step, **metrics, **extra}
+        if protocol:
+            record["protocol"] = protocol
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
@@ -213,7 +222,8 @@ def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    skip = {"kind", "step", "num_examples", "images_per_second", "input_wait"}
+    skip = {"kind", "step", "num_examples", "num_samples", "images_per_second", "input_wait"}
+    skip.add("protocol")
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in records:
         for name in record.keys() - skip:

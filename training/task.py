@@ -4,17 +4,43 @@ A new kind of training (a GAN, distillation, ...) is a new Task, never a new loo
 these functions and never looks inside the state.
 """
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+import flax.linen as nn
 import jax
+import numpy as np
 
 State = Any  # any pytree of arrays
 Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: name -> number.
+        pictures: name -> uint8 [h, w, c] to look at.
+        protocol: what the numbers were taken with, where they depend on more than model and data;
+            stands beside them wherever they are written.
+    """
+
+    metrics: dict[str, float]
+    pictures: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    protocol: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
 class Task(Protocol):
-    """Pure functions of a kind of training. init and the steps are traced by jax.jit."""
+    """Pure functions of a kind of training. init and the steps are traced by jax.jit.
+
+    Attributes:
+        model: whose weights files `with_variables` takes; None: there are no such files.
+    """
+
+    model: nn.Module | None
 
     def init(self, key: jax.Array) -> State:
         """Returns the state of step 0."""
@@ -29,14 +55,35 @@ class Task(Protocol):
                 the randomness of a step needs no storage and resuming is exact.
         """
 
-    def eval_step(self, state: State, batch: Batch) -> Any:
-        """Returns a pytree of sums over the batch's unmasked examples; the caller adds them up."""
+    def check(self, scalars: dict[str, float], step: int) -> None:
+        """Raises NonFiniteError if the run can't go on.
 
-    def summarize(self, sums: Any) -> dict[str, float]:
-        """Returns the metrics for the sums over a whole split."""
+        Args:
+            scalars: of train_step, averaged over the steps since the last log line.
+            step: number of updates made.
+        """
+
+    def eval_batches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Returns what eval_step goes through: the batches of the split, and more if it needs."""
+
+    def eval_step(self, state: State, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
+        """Evaluates a batch.
+
+        Args:
+            state: the state.
+            batch: one of eval_batches.
+            key: the run's key: the same in every evaluation.
+
+        Returns:
+            sums: a pytree of sums over the batch's unmasked examples, which the caller adds up.
+            rows: a pytree of what has to be kept of each example, collected on the host.
+        """
+
+    def summarize(self, sums: Any, rows: list[Any]) -> Evaluation:
+        """Returns the metrics for the sums and the rows (one entry a batch) of a whole split."""
 
     def metric_names(self) -> tuple[str, ...]:
-        """Returns the names in `summarize`'s result."""
+        """Returns the names in the metrics of `summarize`."""
 
     def parameters(self, state: State) -> Any:
         """Returns the part of the state that a person calls the parameters."""

@@ -1,0 +1,49 @@
+"""Transposed NesT on CIFAR-10: images of 32x32 pixels.
+
+    python train.py --config=configs/cifar_nest_gan.py:small --workdir=runs/cifar_nest_gan
+
+draws samples at every evaluation. With a classifier of such images, also the distances to the test
+split: --config.task.features=runs/cifar_nest_tiny (configs/cifar_nest.py).
+
+Argument: small|base, debug. The paper trains no such generator. Optimizer, losses and batch are
+those of HiT-GAN (arXiv 2106.07631, by the same authors), the augmentation is that of DiffAugment
+(arXiv 2006.10738); length and weight of R1 are our own. Not trained to the end here.
+"""
+
+from configs.common import gan_config, parse_argument, shrink
+
+
+def get_config(argument: str | None = None):
+    arg = parse_argument(argument, size=("small", "base"))
+    config = gan_config()
+
+    config.generator.name = f"nest_generator_{arg.size}_s64_32"
+    config.generator.dtype = "bfloat16"
+    config.generator.remat = False
+    config.discriminator.name = f"conv_discriminator_{arg.size}_32"
+    config.discriminator.dtype = "bfloat16"
+    config.discriminator.remat = False
+
+    config.data.name = "cifar10"
+    config.data.image_size = 32
+    config.data.batch_size = 256
+    config.data.eval_batch_size = 512
+    config.data.num_threads = 1  # images this small: more threads only wait for each other
+
+    config.augment.flip = {"probability": 0.5}
+    config.task.r1_weight = 1.0
+    config.task.num_samples = 10_000  # as many as the test split has
+
+    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
+        optimizer.base_lr = 1e-4
+        optimizer.reference_batch = 256
+
+    config.loop.num_epochs = 1000.0
+    config.loop.evaluate_every_epochs = 25.0
+    config.loop.save_every_epochs = 5.0
+    if arg.debug:
+        config.generator.update(dims=(32, 16, 16), depths=(1, 1, 1), num_heads=(2, 2, 2))
+        config.discriminator.dims = (8, 16, 16)
+        config.task.num_samples = 32
+        shrink(config, image_size=16)
+    return config

@@ -1,0 +1,53 @@
+"""Transposed NesT on ImageNet at 64x64 pixels, without classes: the paper's image generation.
+
+    python train.py --config=configs/imagenet64_nest_gan.py:base --workdir=runs/imagenet64_nest_gan
+
+draws samples at every evaluation. With a classifier, also the distances to the validation split:
+--config.task.features=WORKDIR.
+
+Argument: base|small, debug. From the paper (arXiv 2105.12723) are the task and, recalled, the
+74.4 million parameters of the generator. It does not tell the training: losses, optimizer, batch,
+average and length are those of HiT-GAN (arXiv 2106.07631, by the same authors) on ImageNet at 128.
+Not trained to the end here.
+"""
+
+from configs.common import gan_config, parse_argument, shrink
+
+
+def get_config(argument: str | None = None):
+    arg = parse_argument(argument, size=("base", "small"))
+    config = gan_config()
+
+    config.generator.name = f"nest_generator_{arg.size}_s64_64"
+    config.generator.dtype = "bfloat16"
+    config.generator.remat = False
+    config.discriminator.name = f"conv_discriminator_{arg.size}_64"
+    config.discriminator.dtype = "bfloat16"
+    config.discriminator.remat = False
+
+    config.data.name = "downsampled_imagenet/64x64"
+    config.data.image_size = 64
+    config.data.batch_size = 256
+    config.data.eval_batch_size = 512
+    config.data.eval_split = "validation"
+
+    config.augment.flip = {"probability": 0.5}
+    config.task.augment = ()  # 1.28 million images: nothing to learn by heart
+    config.task.r1_weight = 10.0  # HiT-GAN
+    config.task.num_samples = 50_000  # as many as the validation split has
+
+    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
+        optimizer.base_lr = 1e-4
+        optimizer.reference_batch = 256
+
+    config.loop.num_epochs = 200.0  # a million steps
+    config.loop.evaluate_every_epochs = 5.0
+    config.loop.save_every_epochs = 1.0
+    if arg.debug:
+        config.generator.update(
+            dims=(32, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 2), patch_size=2
+        )
+        config.discriminator.dims = (8, 16, 16, 16)
+        config.task.num_samples = 32
+        shrink(config, image_size=32)
+    return config
