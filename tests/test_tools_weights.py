@@ -7,11 +7,12 @@ import types
 from pathlib import Path
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from tools import convert_weights, export
+from tools import convert_weights, export, model_flags
 from training.errors import ConfigError
 from training.models import create_model
 from training.weight_files import write_weights
@@ -96,7 +97,8 @@ def test_a_rectangle_there_and_back(tmp_path):
 def flags(named, **more):
     """Parsed flags, for calling main without a process."""
     fields = [f"{name}={value}" for name, value in named["fields"].items()]
-    defaults = dict(model=named["model"], fields=fields, num_classes=10, image_size=["32"])
+    defaults = dict(model=named["model"], fields=fields, num_classes=10)
+    defaults |= dict(image_size=["32"], channels=3)
     reading = dict(weights="raw", checkpoint="latest", resize=None, ignore_fields=[])
     return types.SimpleNamespace(**(defaults | reading | dict(overwrite=False) | more))
 
@@ -182,6 +184,40 @@ assert not {{"flax", "nest", "tnt", "training", "layers"}} & set(sys.modules)
         np.testing.assert_allclose(out, expected[:count], atol=1e-6)
 
 
+def test_grey_images(tmp_path):
+    pytest.importorskip("flatbuffers")
+    model, files = build(NEST), [tmp_path / name for name in ("in.npz", "ours.npz", "model.jax")]
+    params = random_params(model, (32, 32, 1))
+    write_weights(files[0], {"params": params}, model, (32, 32))
+    args = dict(input=str(files[0]), channels=1)
+    convert_weights.main(flags(NEST, **args, output=str(files[1]), to="npz"))
+    found = load_weights(files[1], model, image_size=(32, 32, 1))
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+    args |= dict(mean=["0.4"], std=["0.2"], platforms=["cpu"], format="jax", batch_size=None)
+    export.main(flags(NEST, **args, output=str(files[2])))
+    images = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 1), np.uint8)
+    found = jax.export.deserialize(files[2].read_bytes()).call(images)
+    logits = model.apply({"params": params}, np.float32((images / 255 - 0.4) / 0.2))
+    np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("wrn28_10", 32),
+        ("nest_tiny_s16_32", 32),
+        ("tnt_s_patch16_224", 224),
+        ("tnt_s_words64", 224),
+        ("tnt_s_se", 224),
+        ("resnet50", 224),
+    ],
+)
+def test_image_size_of_a_name(name, size):
+    assert model_flags.as_image_size(None, name) == (size, size)
+    assert model_flags.as_image_size(["64", "96"], name) == (64, 96)
+
+
 @pytest.mark.parametrize("named", [NEST, TNT], ids=["nest", "tnt"])
 def test_onnx_gives_the_same(named, stored, tmp_path):
     pytest.importorskip("jax2onnx")
@@ -203,8 +239,9 @@ def test_onnx_gives_the_same(named, stored, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"std": None}, "--std is missing: three numbers in units of 0..1"),
+        ({"std": None}, "--std is missing: a number for each of 3 channels, in units of 0..1"),
         ({"mean": ["0.5"]}, "--mean=0.5 is wrong"),
+        ({"channels": 1}, "--mean=0.5,0.5,0.5 is wrong: a number for each of 1 channels"),
         ({"std": ["1", "0", "1"]}, "--std=1,0,1 is wrong"),
         ({"output": "model.h5"}, "the name must end with .jax"),
         ({"input": "absent.npz"}, "no such file or folder"),
