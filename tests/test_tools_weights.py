@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+import train
 from tools import convert_weights, export, model_flags
 from training.errors import ConfigError
 from training.models import create_model
+from training.prediction import build_predictor
 from training.weight_files import write_weights
 from training.weights import load_weights, parameter_shapes
 
@@ -94,11 +96,13 @@ def test_a_rectangle_there_and_back(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
-def flags(named, **more):
+def flags(named=None, **more):
     """Parsed flags, for calling main without a process."""
-    fields = [f"{name}={value}" for name, value in named["fields"].items()]
-    defaults = dict(model=named["model"], fields=fields, num_classes=10)
-    defaults |= dict(image_size=["32"], channels=3)
+    defaults = dict(model=None, fields=[], num_classes=1000, image_size=None)
+    defaults |= dict(channels=3, input=None, workdir=None)
+    if named:
+        fields = [f"{name}={value}" for name, value in named["fields"].items()]
+        defaults |= dict(model=named["model"], fields=fields, num_classes=10, image_size=["32"])
     reading = dict(weights="raw", checkpoint="latest", resize=None, ignore_fields=[])
     return types.SimpleNamespace(**(defaults | reading | dict(overwrite=False) | more))
 
@@ -200,6 +204,29 @@ def test_grey_images(tmp_path):
     found = jax.export.deserialize(files[2].read_bytes()).call(images)
     logits = model.apply({"params": params}, np.float32((images / 255 - 0.4) / 0.2))
     np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-6)
+
+
+def test_a_workdir_tells_all(small_config, tmp_path):
+    """Of grey 8 x 8 digits: as predict.py has them."""
+    pytest.importorskip("flatbuffers")
+    workdir, outputs = tmp_path / "run", [tmp_path / "run.npz", tmp_path / "run.jax"]
+    small_config.loop.num_epochs = 2.0
+    train.train_and_evaluate(small_config, workdir)
+    run = build_predictor(small_config, workdir, average=True)
+    args = dict(workdir=str(workdir), weights="ema")
+    convert_weights.main(flags(**args, output=str(outputs[0]), to="npz"))
+    found = load_weights(outputs[0], run.model, image_size=(8, 8, 1))
+    jax.tree.map(np.testing.assert_array_equal, found, run.variables["params"])
+
+    args |= dict(mean=None, std=None, platforms=["cpu"], format="jax", batch_size=None)
+    export.main(flags(**args, output=str(outputs[1])))
+    images = np.random.default_rng(5).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    found = jax.export.deserialize(outputs[1].read_bytes()).call(images)
+    expected = jax.nn.softmax(run.logits(run.variables, images))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    for name, value in dict(model="resnet50", channels=1, num_classes=7, mean=["1"]).items():
+        with pytest.raises(ConfigError, match=f"--{name} .*with --workdir, whose config tells"):
+            export.main(flags(**(args | {name: value}), output=str(tmp_path / "more.jax")))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
         --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 --output=nest_base.jax
     python tools/export.py --model=tnt_s_patch16_224 --input=tnt_s.safetensors --format=onnx \
         --mean=0.5,0.5,0.5 --std=0.5,0.5,0.5 --output=tnt_s.onnx
+    python tools/export.py --workdir=/tmp/run --checkpoint=best --output=run.jax
 
 The function maps uint8 images [b, height, width, channels] to float32 probabilities [b, classes].
 Normalisation, weights and softmax are inside; decoding and resizing stay with the caller. The batch
@@ -141,8 +142,12 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues) -> None:
     output = check_output(args.output, (f".{args.format}",), args.overwrite)
-    mean, std = (_per_channel(name, getattr(args, name), args.channels) for name in ("mean", "std"))
+    if not args.workdir:
+        given = [_per_channel(name, getattr(args, name), args.channels) for name in ("mean", "std")]
+    elif args.mean or args.std:
+        raise ConfigError("--mean and --std do not go with --workdir, whose config tells them")
     named = load_named_model(args)
+    mean, std = (named.mean, named.std) if args.workdir else given
     print(named.report)
     function, images = inference_function(named, mean, std), _images(named, args.batch_size)
     if args.format == "onnx":

@@ -11,7 +11,9 @@ from flax import linen as nn
 
 from training.errors import ConfigError, input_errors
 from training.models import create_model
+from training.prediction import build_predictor
 from training.weights import Report, load_variables
+from training.workdirs import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +25,27 @@ class NamedModel:
         variables: {"params": tree} and other collections.
         report: what loading them took.
         image_shape: (height, width, channels).
+        mean, std: of each channel, in units of 0..1, if the weights are a run's.
     """
 
     model: nn.Module
     variables: dict[str, Any]
     report: Report
     image_shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+# What a run's config tells: flag -> its default
+_TOLD_BY_WORKDIR = {"model": None, "fields": [], "num_classes": 1000, "image_size": None}
+_TOLD_BY_WORKDIR |= {"channels": 3, "input": None, "resize": None, "ignore_fields": []}
 
 
 def define_model_flags() -> None:
     """Defines --model and what else its shape depends on, --input and how to read it."""
+    flags.DEFINE_string(
+        "workdir", None, "Folder of a run, whose config tells model, image size, classes, channels."
+    )
     flags.DEFINE_string("model", None, "Variant, e.g. nest_base_s196_224 (training/models.py).")
     flags.DEFINE_multi_string(
         "fields", [], "Field of the model that differs from the variant's, e.g. gelu=exact."
@@ -60,6 +73,8 @@ def load_named_model(args: flags.FlagValues) -> NamedModel:
     Raises:
         ConfigError: a flag is missing or wrong, or the weights do not fit.
     """
+    if args.workdir:
+        return _of_workdir(args)
     for name in ("model", "input"):
         if not getattr(args, name):
             raise ConfigError(f"--{name} is missing; see --help")
@@ -79,6 +94,18 @@ def load_named_model(args: flags.FlagValues) -> NamedModel:
             ignore_fields=args.ignore_fields,
         )
     return NamedModel(model, variables, report, image_shape)
+
+
+def _of_workdir(args: flags.FlagValues) -> NamedModel:
+    for name, default in _TOLD_BY_WORKDIR.items():
+        if getattr(args, name) != default:
+            raise ConfigError(f"--{name} does not go with --workdir, whose config tells it")
+    workdir = Path(args.workdir).expanduser()
+    run = build_predictor(
+        read_config(workdir), workdir, checkpoint=args.checkpoint, average=args.weights == "ema"
+    )
+    image_shape = (*run.data.height_and_width, run.num_channels)
+    return NamedModel(run.model, dict(run.variables), run.report, image_shape, run.mean, run.std)
 
 
 def _field(text: str) -> tuple[str, Any]:
