@@ -7,13 +7,16 @@ import types
 from pathlib import Path
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from tools import convert_weights, export
+import train
+from tools import convert_weights, export, model_flags
 from training.errors import ConfigError
 from training.models import create_model
+from training.prediction import build_predictor
 from training.weight_files import write_weights
 from training.weights import load_weights, parameter_shapes
 
@@ -93,10 +96,13 @@ def test_a_rectangle_there_and_back(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
-def flags(named, **more):
+def flags(named=None, **more):
     """Parsed flags, for calling main without a process."""
-    fields = [f"{name}={value}" for name, value in named["fields"].items()]
-    defaults = dict(model=named["model"], fields=fields, num_classes=10, image_size=["32"])
+    defaults = dict(model=None, fields=[], num_classes=1000, image_size=None)
+    defaults |= dict(channels=3, input=None, workdir=None)
+    if named:
+        fields = [f"{name}={value}" for name, value in named["fields"].items()]
+        defaults |= dict(model=named["model"], fields=fields, num_classes=10, image_size=["32"])
     reading = dict(weights="raw", checkpoint="latest", resize=None, ignore_fields=[])
     return types.SimpleNamespace(**(defaults | reading | dict(overwrite=False) | more))
 
@@ -182,6 +188,63 @@ assert not {{"flax", "nest", "tnt", "training", "layers"}} & set(sys.modules)
         np.testing.assert_allclose(out, expected[:count], atol=1e-6)
 
 
+def test_grey_images(tmp_path):
+    pytest.importorskip("flatbuffers")
+    model, files = build(NEST), [tmp_path / name for name in ("in.npz", "ours.npz", "model.jax")]
+    params = random_params(model, (32, 32, 1))
+    write_weights(files[0], {"params": params}, model, (32, 32))
+    args = dict(input=str(files[0]), channels=1)
+    convert_weights.main(flags(NEST, **args, output=str(files[1]), to="npz"))
+    found = load_weights(files[1], model, image_size=(32, 32, 1))
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+    args |= dict(mean=["0.4"], std=["0.2"], platforms=["cpu"], format="jax", batch_size=None)
+    export.main(flags(NEST, **args, output=str(files[2])))
+    images = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 1), np.uint8)
+    found = jax.export.deserialize(files[2].read_bytes()).call(images)
+    logits = model.apply({"params": params}, np.float32((images / 255 - 0.4) / 0.2))
+    np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-6)
+
+
+def test_a_workdir_tells_all(small_config, tmp_path):
+    """Of grey 8 x 8 digits: as predict.py has them."""
+    pytest.importorskip("flatbuffers")
+    workdir, outputs = tmp_path / "run", [tmp_path / "run.npz", tmp_path / "run.jax"]
+    small_config.loop.num_epochs = 2.0
+    train.train_and_evaluate(small_config, workdir)
+    run = build_predictor(small_config, workdir, average=True)
+    args = dict(workdir=str(workdir), weights="ema")
+    convert_weights.main(flags(**args, output=str(outputs[0]), to="npz"))
+    found = load_weights(outputs[0], run.model, image_size=(8, 8, 1))
+    jax.tree.map(np.testing.assert_array_equal, found, run.variables["params"])
+
+    args |= dict(mean=None, std=None, platforms=["cpu"], format="jax", batch_size=None)
+    export.main(flags(**args, output=str(outputs[1])))
+    images = np.random.default_rng(5).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    found = jax.export.deserialize(outputs[1].read_bytes()).call(images)
+    expected = jax.nn.softmax(run.logits(run.variables, images))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    for name, value in dict(model="resnet50", channels=1, num_classes=7, mean=["1"]).items():
+        with pytest.raises(ConfigError, match=f"--{name} .*with --workdir, whose config tells"):
+            export.main(flags(**(args | {name: value}), output=str(tmp_path / "more.jax")))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("wrn28_10", 32),
+        ("nest_tiny_s16_32", 32),
+        ("tnt_s_patch16_224", 224),
+        ("tnt_s_words64", 224),
+        ("tnt_s_se", 224),
+        ("resnet50", 224),
+    ],
+)
+def test_image_size_of_a_name(name, size):
+    assert model_flags.as_image_size(None, name) == (size, size)
+    assert model_flags.as_image_size(["64", "96"], name) == (64, 96)
+
+
 @pytest.mark.parametrize("named", [NEST, TNT], ids=["nest", "tnt"])
 def test_onnx_gives_the_same(named, stored, tmp_path):
     pytest.importorskip("jax2onnx")
@@ -203,8 +266,9 @@ def test_onnx_gives_the_same(named, stored, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"std": None}, "--std is missing: three numbers in units of 0..1"),
+        ({"std": None}, "--std is missing: a number for each of 3 channels, in units of 0..1"),
         ({"mean": ["0.5"]}, "--mean=0.5 is wrong"),
+        ({"channels": 1}, "--mean=0.5,0.5,0.5 is wrong: a number for each of 1 channels"),
         ({"std": ["1", "0", "1"]}, "--std=1,0,1 is wrong"),
         ({"output": "model.h5"}, "the name must end with .jax"),
         ({"input": "absent.npz"}, "no such file or folder"),

@@ -113,7 +113,8 @@ def test_converted_for_timm(torch, timm, tmp_path, name):
         input=str(source),
         output=str(output),
         to="timm",
-        **dict(num_classes=1000, image_size=None, weights="raw", checkpoint="latest"),
+        **dict(num_classes=1000, image_size=None, channels=3, workdir=None),
+        **dict(weights="raw", checkpoint="latest"),
         **dict(resize=None, ignore_fields=[], overwrite=False),
     )
     convert_weights.main(args)

@@ -4,10 +4,11 @@
         --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 --output=nest_base.jax
     python tools/export.py --model=tnt_s_patch16_224 --input=tnt_s.safetensors --format=onnx \
         --mean=0.5,0.5,0.5 --std=0.5,0.5,0.5 --output=tnt_s.onnx
+    python tools/export.py --workdir=/tmp/run --checkpoint=best --output=run.jax
 
-The function maps images [b, height, width, 3], uint8, to probabilities [b, classes], float32.
+The function maps uint8 images [b, height, width, channels] to float32 probabilities [b, classes].
 Normalisation, weights and softmax are inside; decoding and resizing stay with the caller. The batch
-is free unless --batch_size fixes it.
+is free unless --batch_size fixes it. For grey images: --channels=1 --mean=0.5 --std=0.5.
 
 --format=jax writes what `jax.export` serialises, for CPU, CUDA and TPU alike (--platforms). To load
 it, JAX and flatbuffers are enough:
@@ -112,14 +113,19 @@ def export_onnx(function: Callable, images: jax.ShapeDtypeStruct, output: Path) 
         raise ConfigError(f"not exported by jax2onnx: {message}{hint}") from error
 
 
-def _per_channel(name: str, values: list[str] | None) -> tuple[float, ...]:
+def _per_channel(name: str, values: list[str] | None, channels: int) -> tuple[float, ...]:
     try:
         numbers = tuple(map(float, values))
     except (TypeError, ValueError):
         numbers = ()
-    if len(numbers) != 3 or not np.isfinite(numbers).all() or (name == "std" and min(numbers) <= 0):
+    positive = name == "mean" or all(number > 0 for number in numbers)
+    if len(numbers) != channels or not np.isfinite(numbers).all() or not positive:
         given = " is missing" if values is None else f"={','.join(values)} is wrong"
-        raise ConfigError(f"--{name}{given}: three numbers in units of 0..1, e.g. 0.5,0.5,0.5")
+        example = ",".join(["0.5"] * channels)
+        raise ConfigError(
+            f"--{name}{given}: a number for each of {channels} channels, in units of 0..1, "
+            f"e.g. {example}"
+        )
     return numbers
 
 
@@ -136,8 +142,12 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues) -> None:
     output = check_output(args.output, (f".{args.format}",), args.overwrite)
-    mean, std = _per_channel("mean", args.mean), _per_channel("std", args.std)
+    if not args.workdir:
+        given = [_per_channel(name, getattr(args, name), args.channels) for name in ("mean", "std")]
+    elif args.mean or args.std:
+        raise ConfigError("--mean and --std do not go with --workdir, whose config tells them")
     named = load_named_model(args)
+    mean, std = (named.mean, named.std) if args.workdir else given
     print(named.report)
     function, images = inference_function(named, mean, std), _images(named, args.batch_size)
     if args.format == "onnx":

@@ -11,7 +11,9 @@ from flax import linen as nn
 
 from training.errors import ConfigError, input_errors
 from training.models import create_model
+from training.prediction import build_predictor
 from training.weights import Report, load_variables
+from training.workdirs import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,24 +25,34 @@ class NamedModel:
         variables: {"params": tree} and other collections.
         report: what loading them took.
         image_shape: (height, width, channels).
+        mean, std: of each channel, in units of 0..1, if the weights are a run's.
     """
 
     model: nn.Module
     variables: dict[str, Any]
     report: Report
     image_shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+# What a run's config tells: flag -> its default
+_TOLD_BY_WORKDIR = {"model": None, "fields": [], "num_classes": 1000, "image_size": None}
+_TOLD_BY_WORKDIR |= {"channels": 3, "input": None, "resize": None, "ignore_fields": []}
 
 
 def define_model_flags() -> None:
-    """Defines --model, --fields, --num_classes, --image_size, --input and how to read it."""
+    """Defines --model and what else its shape depends on, --input and how to read it."""
+    flags.DEFINE_string(
+        "workdir", None, "Folder of a run, whose config tells model, image size, classes, channels."
+    )
     flags.DEFINE_string("model", None, "Variant, e.g. nest_base_s196_224 (training/models.py).")
     flags.DEFINE_multi_string(
         "fields", [], "Field of the model that differs from the variant's, e.g. gelu=exact."
     )
     flags.DEFINE_integer("num_classes", 1000, "Classes of the model.")
-    flags.DEFINE_list(
-        "image_size", None, "Side or height,width in pixels; None: the number in the model's name."
-    )
+    flags.DEFINE_list("image_size", None, "Side or height,width in pixels; None: the model's.")
+    flags.DEFINE_integer("channels", 3, "Channels of an image.", lower_bound=1)
     flags.DEFINE_string("input", None, "Weights: a file, a folder or a workdir.")
     flags.DEFINE_enum("weights", "raw", ["raw", "ema"], "Weights or their moving average.")
     flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of a workdir's.")
@@ -61,6 +73,8 @@ def load_named_model(args: flags.FlagValues) -> NamedModel:
     Raises:
         ConfigError: a flag is missing or wrong, or the weights do not fit.
     """
+    if args.workdir:
+        return _of_workdir(args)
     for name in ("model", "input"):
         if not getattr(args, name):
             raise ConfigError(f"--{name} is missing; see --help")
@@ -68,18 +82,30 @@ def load_named_model(args: flags.FlagValues) -> NamedModel:
         model = create_model(
             args.model, num_classes=args.num_classes, **dict(map(_field, args.fields))
         )
-        image_size = _image_size(args.model, args.image_size)
+        image_shape = (*as_image_size(args.image_size, args.model), args.channels)
         variables, report = load_variables(
             args.input,
             model,
-            image_size=image_size,
+            image_size=image_shape,
             weights=args.weights,
             checkpoint=args.checkpoint,
             resize=args.resize,
             reinit_head="never",  # a head of zeros is of no use here
             ignore_fields=args.ignore_fields,
         )
-    return NamedModel(model, variables, report, (*image_size, 3))
+    return NamedModel(model, variables, report, image_shape)
+
+
+def _of_workdir(args: flags.FlagValues) -> NamedModel:
+    for name, default in _TOLD_BY_WORKDIR.items():
+        if getattr(args, name) != default:
+            raise ConfigError(f"--{name} does not go with --workdir, whose config tells it")
+    workdir = Path(args.workdir).expanduser()
+    run = build_predictor(
+        read_config(workdir), workdir, checkpoint=args.checkpoint, average=args.weights == "ema"
+    )
+    image_shape = (*run.data.height_and_width, run.num_channels)
+    return NamedModel(run.model, dict(run.variables), run.report, image_shape, run.mean, run.std)
 
 
 def _field(text: str) -> tuple[str, Any]:
@@ -92,12 +118,22 @@ def _field(text: str) -> tuple[str, Any]:
         return name, value  # a word
 
 
-def _image_size(name: str, sides: list[str] | None) -> tuple[int, int]:
+def default_size(name: str) -> int:
+    """Returns the side of the images that a variant is made for: most names end with it."""
+    number = re.search(r"_(\d+)$", name)
+    if name.startswith("wrn"):
+        return 32
+    return int(number[1]) if number else 224
+
+
+def as_image_size(sides: list[str] | None, name: str) -> tuple[int, int]:
+    """Returns the height and the width of a flag --image_size, of the model's name without one.
+
+    Raises:
+        ValueError: for anything but one or two sides.
+    """
     if sides is None:
-        found = re.search(r"_(\d+)$", name)
-        if not found:
-            raise ValueError(f"--image_size is missing: the name {name} does not tell it")
-        sides = [found[1]]
+        return (default_size(name),) * 2
     if len(sides) not in (1, 2) or not all(side.isdigit() and int(side) for side in sides):
         raise ValueError(f"--image_size={','.join(sides)}: looks like 224 or 224,320")
     return int(sides[0]), int(sides[-1])

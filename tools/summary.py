@@ -19,7 +19,6 @@ for it on this machine's device.
 import ast
 import dataclasses
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from absl import flags
 from flax import linen as nn
 
+from tools.model_flags import as_image_size, default_size
 from training import commandline
 from training.costs import Cost, measure_memory, model_costs
 from training.errors import ConfigError, input_errors
@@ -41,14 +41,6 @@ FIELDS = sorted(
     {field for model_class, _ in MODELS.values() for field in model_fields(model_class)}
 )
 FIELDS.remove("num_classes")
-
-
-def default_size(name: str) -> int:
-    """Returns the side of the images that a variant is made for: most names end with it."""
-    number = re.search(r"_(\d+)$", name)
-    if name.startswith("wrn"):
-        return 32
-    return int(number[1]) if number else 224
 
 
 def default_classes(image_size: int) -> int:
@@ -170,14 +162,6 @@ def define_flags() -> None:
         flags.DEFINE_string(field, None, "Field of the model, in place of the variant's own.")
 
 
-def _image_size(sides: list[str] | None, name: str) -> tuple[int, int]:
-    if sides is None:
-        return (default_size(name),) * 2
-    if len(sides) not in (1, 2) or not all(side.isdigit() and int(side) for side in sides):
-        raise ConfigError(f"--image_size={','.join(sides)}: looks like 224 or 224,320")
-    return int(sides[0]), int(sides[-1])
-
-
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
@@ -197,7 +181,7 @@ def main(args: flags.FlagValues, name: str | None) -> None:
         list_models(args.json)
         return
     with input_errors():
-        height, width = _image_size(args.image_size, name)
+        height, width = as_image_size(args.image_size, name)
         num_classes = args.num_classes or default_classes(max(height, width))
         model = create_model(name, num_classes=num_classes, **fields)
         shape = (height, width, args.channels)
