@@ -41,7 +41,10 @@ def evaluate_workdir(
     folder = Path(workdir).absolute() / "checkpoints" / checkpoint
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist: no run has saved a checkpoint there")
-    run = experiment.build(config)
+    run = experiment.build(config, training=False)
+    there, here = workdirs.find_classes(Path(workdir).absolute()), run.data.dataset.class_names
+    if None not in (there, here) and there != list(here):
+        raise ConfigError(f"{workdir} was trained on other classes, or in another order: {there}")
     trained = workdirs.read_config(Path(workdir)).to_dict()
     for difference in workdirs.config_differences(trained, config.to_dict()):
         print(f"note: not as trained: {difference}", file=sys.stderr)
@@ -57,24 +60,37 @@ def evaluate_workdir(
 
 
 def evaluate_weights(
-    config: ConfigDict, weights: str | Path, *, split: str | None = None
+    config: ConfigDict, weights: str | Path, *, split: str | None = None, ema: bool = False
 ) -> dict[str, Any]:
     """Evaluates a weights file or folder that training.weights.load_variables reads.
+
+    Args:
+        config: the recipe.
+        weights: file or folder.
+        split: as for evaluate_workdir.
+        ema: take the moving average that the file has beside the weights.
 
     Raises:
         ConfigError: the weights are missing, unreadable or of another model.
     """
-    run = experiment.build(config)
+    run = experiment.build(config, training=False)
     if run.task.model is None:
         raise ConfigError(
             f"--weights: there are no weights files of task {config.task.name!r}; give --workdir"
         )
     with input_errors():
         loaded = load_variables(
-            weights, run.task.model, image_size=run.data.image_shape, reinit_head="never"
+            weights,
+            run.task.model,
+            image_size=run.data.image_shape,
+            reinit_head="never",
+            weights="ema" if ema else "raw",
         )
-    state = run.init(loaded)
-    return {"weights": str(weights)} | _metrics(run, state, split or config.data.eval_split)
+    print(loaded[1], file=sys.stderr)
+    metrics = _metrics(run, run.init(loaded), split or config.data.eval_split)
+    # There is one set of weights: an average of them would be the same again.
+    metrics = {name: value for name, value in metrics.items() if not name.startswith("ema_")}
+    return {"weights": str(weights)} | metrics
 
 
 def _metrics(run: experiment.Experiment, state: Any, split: str) -> dict[str, Any]:
@@ -90,6 +106,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint to evaluate.")
     flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of the run's.")
     flags.DEFINE_string("weights", None, "Weights to evaluate instead of a run's checkpoint.")
+    flags.DEFINE_bool("ema", False, "Of --weights, the moving average beside them.")
     flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
 
 
@@ -99,7 +116,7 @@ def main(args: flags.FlagValues) -> None:
     if args.weights is not None:
         if args.config is None:
             raise ConfigError("--weights needs --config=FILE.py: it names model and data")
-        result = evaluate_weights(args.config, args.weights, split=args.split)
+        result = evaluate_weights(args.config, args.weights, split=args.split, ema=args.ema)
         written = Path(args.weights).absolute()
         written = written.with_name(f"{written.name}.evaluation")
     else:

@@ -15,6 +15,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from data.images import BadImage
 from training import commandline, experiment, workdirs
 from training.checkpoints import Checkpoints, can_resume
 from training.errors import ConfigError, Interrupted
@@ -39,6 +40,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
 
     Raises:
         ConfigError: something in the config, the data or the workdir is wrong; nothing is written.
+        BadImage: more images cannot be read than the config allows; the state is saved.
         NonFiniteError: the loss or the state is not finite, or the task sees no way on; the last
             good checkpoint stays.
         Interrupted: SIGTERM or SIGINT; the state is saved.
@@ -57,8 +59,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config)
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
-        stack.enter_context(workdirs.claimed(workdir, plain, run.data.class_names))
-        run.data.list_bad_images(workdirs.bad_images_path(workdir))
+        stack.enter_context(workdirs.claimed(workdir, plain, run.data.dataset.class_names))
+        run.data.bad.keep_in(workdirs.bad_images_path(workdir))
         saved = stack.enter_context(Checkpoints(workdir=workdir, **plain["checkpoint"]))
         batches = stack.enter_context(contextlib.closing(run.data.train_batches()))
 
@@ -101,7 +103,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
                     saved.save(step, state, loop_record(), wait=True)
                     raise Interrupted(f"saved step {step}; the same command resumes")
 
-                state, scalars = run.train_step(state, next(batches), run.key)
+                try:
+                    batch = next(batches)
+                except BadImage:
+                    if jax.process_count() == 1:  # with several, no other is at a save now
+                        saved.save(step, state, loop_record(), wait=True)
+                    raise
+                state, scalars = run.train_step(state, batch, run.key)
                 step += 1
                 window.append(scalars)
                 jax.block_until_ready(window[:-RUN_AHEAD][-1:])

@@ -46,7 +46,7 @@ def get_config(argument: str | None = None):
         "cutmix_alpha": 1.0,
         "probability": 1.0,
         "switch_probability": 0.5,
-        "draw": "official",
+        "draw": "nest",
     }
 
     config.task.label_smoothing = 0.1  # before mixing

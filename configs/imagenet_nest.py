@@ -38,7 +38,7 @@ def get_config(argument: str | None = None):
         "area": (0.05, 1.0),
         "aspect": (0.75, 1.33),
         "interpolation": "bilinear",
-        "rule": "height",
+        "rule": "tensorflow",
     }
     config.augment.flip = {"probability": 0.5}
     config.augment.randaugment = {
@@ -57,7 +57,7 @@ def get_config(argument: str | None = None):
         "cutmix_alpha": 1.0,
         "probability": 1.0,
         "switch_probability": 0.5,
-        "draw": "official",
+        "draw": "nest",
     }
 
     config.task.label_smoothing = 0.1  # before mixing

@@ -38,7 +38,7 @@ def get_config(argument: str | None = None):
         "area": (0.05, 1.0),
         "aspect": (0.75, 1.33),
         "interpolation": "bilinear",
-        "rule": "height",
+        "rule": "tensorflow",
     }
     config.augment.flip = {"probability": 0.5}
 

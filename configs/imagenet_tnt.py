@@ -61,7 +61,7 @@ def get_config(argument: str | None = None):
         "cutmix_alpha": 1.0,
         "probability": 1.0,
         "switch_probability": 0.5,
-        "draw": "beta",
+        "draw": "timm",
     }
 
     config.task.label_smoothing = 0.1

@@ -97,7 +97,7 @@ def _box_by_height(
     return 0, 0, height, width
 
 
-RULES = {"area": _box_by_area, "height": _box_by_height}
+RULES = {"torchvision": _box_by_area, "tensorflow": _box_by_height}
 
 
 def random_resized_crop(
@@ -106,7 +106,7 @@ def random_resized_crop(
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
     interpolation: str | tuple[str, ...] = "bilinear",
-    rule: str = "area",
+    rule: str = "torchvision",
 ) -> Transform:
     """Cuts out a random box and resizes it to the image size.
 
@@ -115,9 +115,9 @@ def random_resized_crop(
         area: range of the box's share of the image's area.
         aspect: range of the box's width / height.
         interpolation: a name of `INTERPOLATIONS`, or several: one is drawn for each image.
-        rule: how a box is drawn. "area", torchvision's and timm's: area and logarithm of the aspect
+        rule: how a box is drawn. "torchvision", also timm's: area and logarithm of the aspect
             are uniform, up to ten attempts to fit, then the largest centred box of an allowed
-            aspect. "height", TensorFlow's, with which NesT was trained: the aspect is uniform, then
+            aspect. "tensorflow", with which NesT was trained: the aspect is uniform, then
             the height between the least and the largest that area and image allow, so that small
             boxes are more frequent; up to 100 attempts, then the whole image. The position is
             uniform in both (TensorFlow's never touches the right and the lower edge; ours may).
@@ -129,7 +129,7 @@ def random_resized_crop(
         ValueError: a range is empty or beyond its limits, or a name is not known.
 
     Source: torchvision.transforms.RandomResizedCrop; official NesT, libml/preprocess.py (area 0.05
-    to 1, aspect 0.75 to 1.33, bilinear, rule "height").
+    to 1, aspect 0.75 to 1.33, bilinear, rule "tensorflow").
     """
     size = as_height_width("random_resized_crop.image_size", image_size)
     area = check_interval("random_resized_crop.area", area, 1e-6, 1.0)
@@ -162,8 +162,9 @@ def center_crop(
 
     Of a size that is not square, the side that is nearer to being too short counts, as in timm:
     the image is scaled by the smallest factor that lets it cover (height, width) / ratio.
-    The two codes round differently, by up to a pixel; OpenCV's interpolations come with the
-    official NesT's rounding and Pillow's with torchvision's, so that each is reproduced exactly.
+    The two codes round sizes differently, by up to a pixel; OpenCV's interpolations come with the
+    official NesT's rounding and Pillow's with torchvision's. Levels are rounded to uint8, where the
+    official NesT code goes on with the fractions that resizing leaves.
 
     Args:
         image_size: side or (height, width) of the result, pixels.

@@ -90,6 +90,14 @@ def check_name(name: str, data_dir: str | None = None) -> None:
             raise ValueError(f"{error} ({_allowed()})") from None  # perhaps it is misspelt
 
 
+def absolute_name(name: str) -> str:
+    """Returns the name with its path, if any, made absolute: runs go on from anywhere."""
+    kind, colon, path = name.partition(":")
+    if kind not in ("folder", "npz") or not colon:
+        return name
+    return f"{kind}:{Path(path).expanduser().absolute()}"
+
+
 def _allowed() -> str:
     return (
         f"there is: {', '.join(BUILT_IN)}, folder:/path, npz:/path.npz, and TensorFlow Datasets "

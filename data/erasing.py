@@ -1,42 +1,19 @@
-"""Random erasing on the device, and the boxes and checks that it shares with mixing.py.
+"""Random erasing on the device, and the boxes that it shares with mixing.py.
 
 b batch   h, w height and width in pixels   n number of boxes
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from data.arguments import check_choice, check_interval, check_number
+
 Erase = Callable[[jax.Array, jax.Array], jax.Array]
 
 ERASE_ATTEMPTS = 10  # timm/data/random_erasing.py
-
-
-def check_number(key: str, value: Any, least: float, most: float) -> None:
-    """Raises ValueError unless `value` is a number from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ValueError(
-            f"device_augment.{key} is {value!r}; it must be a number from {least:g} to {most:g}"
-        )
-
-
-def check_range(key: str, value: Any, least: float, most: float) -> None:
-    """Raises ValueError unless `value` is a pair of such numbers in ascending order."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"device_augment.{key} is {value!r}; it must be a pair (lowest, highest)")
-    for number in value:
-        check_number(key, number, least, most)
-    if value[0] > value[1]:
-        raise ValueError(f"device_augment.{key} is {value!r}; its lowest is above its highest")
-
-
-def check_choice(key: str, value: Any, allowed: Mapping[str, Any]) -> None:
-    """Raises ValueError unless `value` is one of the names in `allowed`."""
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"device_augment.{key} is {value!r}; there is: {', '.join(allowed)}")
 
 
 def box_masks(top, bottom, left, right, height: int, width: int) -> jax.Array:
@@ -107,10 +84,10 @@ def random_erasing(
     Reference: Zhong et al., arXiv 1708.04896; timm/data/random_erasing.py; augment/augment_ops.py
     of google-research/nested-transformer.
     """
-    check_number("random_erasing.probability", probability, 0.0, 1.0)
-    check_range("random_erasing.area", area, 0.0, 1.0)
-    check_range("random_erasing.aspect", aspect, 1e-3, 1e3)
-    check_choice("random_erasing.placement", placement, PLACEMENTS)
+    check_number("device_augment.random_erasing.probability", probability, 0.0, 1.0)
+    check_interval("device_augment.random_erasing.area", area, 0.0, 1.0)
+    check_interval("device_augment.random_erasing.aspect", aspect, 1e-3, 1e3)
+    check_choice("device_augment.random_erasing.placement", placement, PLACEMENTS)
     place = PLACEMENTS[placement]
     log_aspect = (math.log(aspect[0]), math.log(aspect[1]))
 

@@ -193,9 +193,7 @@ def open_folder(path: Path) -> Folder:
         hint = f" ({train.name!r} counts as a split, not as a class)" if others else ""
         raise ValueError(f"{train} holds no folder; there must be one for each class{hint}")
     if len(class_names) == 1:
-        raise ValueError(
-            f"{train} holds one class folder, {class_names[0]!r}; there must be two or more"
-        )
+        note += f"{'; ' if note else ''}{train} holds one class: every answer will be right"
     return Folder(path, class_names, folders, aliases, note)
 
 

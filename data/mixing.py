@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from data.erasing import box_masks, check_choice, check_number, random_erasing
+from data.arguments import check_choice, check_number
+from data.erasing import box_masks, random_erasing
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def _official_draw(key: jax.Array, alpha: jax.Array, batch: int, height: int, width: int):
+def _nest_draw(key: jax.Array, alpha: jax.Array, batch: int, height: int, width: int):
     """One weight and one box an image; the box holds the image's own pixels."""
     weight_key, place_key = jax.random.split(key)
     share = jax.random.uniform(weight_key, (batch,)) ** (1 / alpha) / 2  # in [0, 1/2)
@@ -34,7 +35,7 @@ def _official_draw(key: jax.Array, alpha: jax.Array, batch: int, height: int, wi
     return 1 - share, own
 
 
-def _beta_draw(key: jax.Array, alpha: jax.Array, batch: int, height: int, width: int):
+def _timm_draw(key: jax.Array, alpha: jax.Array, batch: int, height: int, width: int):
     """One weight and one box for the whole batch; the box holds the partner's pixels."""
     weight_key, place_key = jax.random.split(key)
     weight = jax.random.beta(weight_key, alpha, alpha, (1,))
@@ -50,7 +51,7 @@ def _beta_draw(key: jax.Array, alpha: jax.Array, batch: int, height: int, width:
     return weight, ~partner
 
 
-DRAWS = {"official": _official_draw, "beta": _beta_draw}
+DRAWS = {"nest": _nest_draw, "timm": _timm_draw}
 
 
 def mixup_cutmix(
@@ -59,7 +60,7 @@ def mixup_cutmix(
     cutmix_alpha: float,
     probability: float = 1.0,
     switch_probability: float = 0.5,
-    draw: str = "official",
+    draw: str = "nest",
 ) -> Augment:
     """Mixes each image and its target with another of the batch, by mixup or by cutmix.
 
@@ -67,10 +68,10 @@ def mixup_cutmix(
     the two, weighted; cutmix takes a box from one and the rest from the other. Which of the two is
     drawn once a batch. Weights of an image itself, the partner's being the rest to one:
 
-    - "official" (official NesT, augment/augment_ops.py), with m = u^(1/alpha) / 2, u uniform, drawn
+    - "nest" (official NesT, augment/augment_ops.py), with m = u^(1/alpha) / 2, u uniform, drawn
       for every image. Not a Beta distribution, though it is called one there. Mixup: 1 - m. Cutmix:
       a box with sides sqrt(m) of the image's, rounded down to pixels, keeps the image itself.
-    - "beta" (timm/data/mixup.py, mode "batch"), with m from Beta(alpha, alpha), drawn once a batch.
+    - "timm" (timm/data/mixup.py, mode "batch"), with m from Beta(alpha, alpha), drawn once a batch.
       Mixup: m. Cutmix: a box with sides sqrt(1 - m) of the image's shows the partner; its centre is
       anywhere and it is cut at the borders.
 
@@ -86,7 +87,7 @@ def mixup_cutmix(
         cutmix_alpha: of cutmix's weight; 0 for no cutmix.
         probability: of a batch to be mixed at all.
         switch_probability: of cutmix rather than mixup, where both are on.
-        draw: "official" or "beta".
+        draw: "nest" or "timm".
 
     Returns:
         `mix(key, images, targets) -> (images, targets)` of the same shapes and types.
@@ -96,11 +97,11 @@ def mixup_cutmix(
 
     Reference: Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899.
     """
-    check_number("mixup_cutmix.mixup_alpha", mixup_alpha, 0.0, 100.0)
-    check_number("mixup_cutmix.cutmix_alpha", cutmix_alpha, 0.0, 100.0)
-    check_number("mixup_cutmix.probability", probability, 0.0, 1.0)
-    check_number("mixup_cutmix.switch_probability", switch_probability, 0.0, 1.0)
-    check_choice("mixup_cutmix.draw", draw, DRAWS)
+    check_number("device_augment.mixup_cutmix.mixup_alpha", mixup_alpha, 0.0, 100.0)
+    check_number("device_augment.mixup_cutmix.cutmix_alpha", cutmix_alpha, 0.0, 100.0)
+    check_number("device_augment.mixup_cutmix.probability", probability, 0.0, 1.0)
+    check_number("device_augment.mixup_cutmix.switch_probability", switch_probability, 0.0, 1.0)
+    check_choice("device_augment.mixup_cutmix.draw", draw, DRAWS)
     if not mixup_alpha and not cutmix_alpha:
         raise ValueError(
             "device_augment.mixup_cutmix.mixup_alpha and cutmix_alpha are both 0; one must be "
@@ -148,7 +149,7 @@ def create_device_augment(section: Mapping[str, Any] | None) -> Augment | None:
     """
     made = {}
     for name, kwargs in dict(section or {}).items():
-        check_choice("name", name, DEVICE_AUGMENTS)
+        check_choice("device_augment", name, DEVICE_AUGMENTS)
         if kwargs is None:
             continue
         allowed = inspect.signature(DEVICE_AUGMENTS[name]).parameters

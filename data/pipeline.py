@@ -11,18 +11,31 @@ batch a run resumes, changes nothing.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grain
 from jax.sharding import NamedSharding
 
 from data import datasets, selection, sources, transforms
-from data.arguments import as_height_width
+from data.arguments import as_height_width, check_choice, check_integer, check_number
 from data.bad_images import POLICIES, BadImages
 from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
 from data.crops import center_crop
 from data.loading import ReadEvaluation, ReadTraining, Repeat
+
+# Least values of the fields that are whole numbers.
+LEAST = {
+    "batch_size": 1,
+    "eval_batch_size": 1,
+    "seed": 0,
+    "repeats": 1,
+    "examples_per_class": 1,
+    "examples_seed": 0,
+    "num_threads": 0,
+    "num_workers": 0,
+    "prefetch": 0,
+    "max_bad": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +64,9 @@ class Data:
         repeats: augmented copies of each image in an epoch's order (repeated augmentation).
         num_threads: threads that make batches, of each worker process if there are any; None: as
             many as there are cores, over all workers; 0 leaves it to the prefetch thread.
-        num_workers: processes that make batches; 0: threads of this process.
+        num_workers: processes that make batches; 0: threads of this process. Each imports the
+            main module, so that a script needs `if __name__ == "__main__":`, holds in-memory data
+            once more, and hands over images in shared memory (/dev/shm, which is small in Docker).
         prefetch: batches kept ready on the device; 0 makes each when it is asked for.
         bad_images: "replace" replaces images that cannot be read by others (evaluation leaves
             them out), "raise" stops at the first one.
@@ -93,53 +108,31 @@ class Data:
     process_count: int = 1
 
     def __post_init__(self):
-        for key, least in (
-            ("batch_size", 1),
-            ("eval_batch_size", 1),
-            ("seed", 0),
-            ("repeats", 1),
-            ("examples_per_class", 1),
-            ("examples_seed", 0),
-            ("num_threads", 0),
-            ("num_workers", 0),
-            ("prefetch", 0),
-            ("max_bad", 0),
-        ):
+        for key, least in LEAST.items():
             value = getattr(self, key)
-            if value is None and key in ("num_threads", "examples_per_class"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"data.{key} is {value!r}; it must be a whole number from {least}")
-        if self.seed >= 2**32:
-            raise ValueError(f"data.seed is {self.seed}; it must be below 2**32")
+            if value is not None or key not in ("num_threads", "examples_per_class"):
+                check_integer(f"data.{key}", value, least, 2**32 - 1)
         if self.data_dir is not None and not isinstance(self.data_dir, str):
             raise ValueError(f"data.data_dir is {self.data_dir!r}; it must be a path or None")
-        if self.bad_images not in POLICIES:
-            allowed = ", ".join(POLICIES)
-            raise ValueError(f"data.bad_images is {self.bad_images!r}; there is: {allowed}")
-        for key in ("mean", "std"):
-            self._check_statistics(key)
+        check_choice("data.bad_images", self.bad_images, POLICIES)
+        for key, least in (("mean", 0.0), ("std", 1e-6)):
+            values = getattr(self, key)
+            if values is not None and not values:
+                raise ValueError(f"data.{key} is {values!r}; it must be numbers, or None")
+            for value in values or ():
+                check_number(f"data.{key}", value, least, 1.0)
         try:
             datasets.check_form(self.name)
         except ValueError as error:
             raise ValueError(f"data.name: {error}") from None
         _ = self._train_steps  # raises what is wrong with the augmentation and the crop
 
-    def _check_statistics(self, key: str) -> None:
-        values = getattr(self, key)
-        if values is None:
-            return
-        least = 0.0 if key == "mean" else 1e-6
-        numbers = [type(value) in (int, float) and least <= value <= 1.0 for value in values]
-        if not numbers or not all(numbers):
-            raise ValueError(f"data.{key} is {values!r}; it must be numbers from {least} to 1.0")
-
     def check_there(self) -> None:
         """Raises ValueError if the data set is not there; reads none of its records."""
         datasets.check_name(self.name, self.data_dir)
 
-    def open(self) -> "Data":
-        """Opens the training and evaluation splits.
+    def open(self, *, training: bool = True) -> "Data":
+        """Opens the training split, if it is wanted, and the evaluation split.
 
         Raises:
             ValueError, OSError: the data are missing, broken or not what the recipe needs.
@@ -149,7 +142,9 @@ class Data:
             values, channels = getattr(self, key), self.dataset.num_channels
             if values is not None and len(values) not in (1, channels):
                 raise ValueError(f"data.{key} is {values!r}; images have {channels} channels")
-        _ = self.train_source, self.eval_source
+        _ = self.eval_source
+        if training:
+            _ = self.train_source
         return self
 
     @functools.cached_property
@@ -199,25 +194,11 @@ class Data:
         return self.dataset.num_classes
 
     @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of the labels, None where they are not known."""
-        return self.dataset.class_names
-
-    @property
-    def note(self) -> str | None:
-        """What a person should know about how the data set was read, if anything."""
-        return self.dataset.note
-
-    @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel that pixels, scaled to 0..1, are normalised with."""
         mean = self.dataset.mean if self.mean is None else tuple(self.mean)
         std = self.dataset.std if self.std is None else tuple(self.std)
         return mean, std
-
-    def list_bad_images(self, path: Path) -> None:
-        """Has the images that cannot be read listed in a file, see BadImages."""
-        self.bad.keep_in(path)
 
     def train_batches(self, start: int = 0) -> Batches:
         """Returns endless augmented training batches.

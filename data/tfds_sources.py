@@ -284,7 +284,7 @@ class ArrayRecordSource:
         try:
             features = _example_class().FromString(self._records[index]).features.feature
         except (RuntimeError, DecodeError) as error:  # a damaged file
-            raise BadImage(f"the record cannot be read: {error}") from None
+            raise BadImage(f"the record cannot be read: {' '.join(str(error).split())}") from None
         label = 0
         if self._label_key is not None:
             (label,) = features[self._label_key].int64_list.value

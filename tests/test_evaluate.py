@@ -55,8 +55,8 @@ def test_any_split_and_batch_size(small_config, trained):
     assert result["top1_accuracy"] == metrics["top1_accuracy"]
     assert result["loss"] == pytest.approx(metrics["loss"], rel=1e-6)
     assert evaluate.evaluate_workdir(small_config, workdir, split="train")["num_examples"] == 1437
-    with pytest.raises(ConfigError, match="validation.*train, test"):
-        evaluate.evaluate_workdir(small_config, workdir, split="validation")
+    with pytest.raises(ConfigError, match="valid.*train, test"):
+        evaluate.evaluate_workdir(small_config, workdir, split="valid")
 
 
 def test_config_of_the_workdir(small_config, trained):

@@ -16,6 +16,7 @@ from training import experiment
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, Interrupted
 from training.optimizers import parameter_paths
+from training.weight_files import write_weights
 from training.weights import load_weights
 
 
@@ -283,3 +284,16 @@ def test_wrong_values_leave_nothing_behind(finetune_config, tmp_path, changes, m
     with pytest.raises(ConfigError, match=message):
         train.train_and_evaluate(finetune_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_init_from_a_relative_path(small_config, tmp_path, monkeypatch):
+    """Kept as an absolute one: a run may be resumed from another folder."""
+    run = experiment.build(small_config)
+    state = run.init()
+    variables = {"params": jax.device_get(run.task.parameters(state))}
+    write_weights(tmp_path / "w.npz", variables, run.task.model, image_size=run.data.image_shape)
+    monkeypatch.chdir(tmp_path)
+    small_config.init_from = "w.npz"
+    assert experiment.check_config(small_config)["init_from"] == str(tmp_path / "w.npz")
+    read, _ = experiment.build(small_config).read_weights()
+    jax.tree.map(np.testing.assert_array_equal, read["params"], variables["params"])

@@ -200,6 +200,16 @@ def test_a_million_files_take_little_memory():
     assert len({source.describe(i) for i in range(0, count, 1000)}) == 200
 
 
+def test_evaluation_without_a_training_split(tmp_path):
+    dataset = open_folder(make(tmp_path, ["val/a/x.png", "val/b/y.png"]))
+    assert dataset.class_names == ("a", "b") and dataset.splits == ("validation",)
+    assert len(datasets.load_source(dataset, "test", (8, 8))) == 2
+
+
+def test_one_class_is_said(tmp_path):
+    assert "one class" in open_folder(make(tmp_path, ["train/a/x.png", "val/a/y.png"])).note
+
+
 def test_what_is_wrong_with_a_folder(tmp_path):
     assert_refused(make(tmp_path / "flat", ["x.png", "y.png"]), "flat", "one for each class")
     assert_refused(make(tmp_path / "none", [".keep"]), "none", "one for each class")
@@ -214,7 +224,10 @@ def test_what_is_wrong_with_a_folder(tmp_path):
         *("train/b", "no image", ".jpg"),
         split="train",
     )
-    assert_refused(make(tmp_path / "only", ["val/a/x.png"]), "'val'", "no 'train'")
+    assert_refused(make(tmp_path / "only", ["val/a/x.png"]), "'train'", "validation", split="train")
+    assert_refused(
+        make(tmp_path / "mixed", ["train/x.png", "bus/y.png"]), "'train' counts as a split"
+    )
     assert_refused(
         make(tmp_path / "both", ["train/a/x.png", "val/a/x.png", "valid/a/x.png"]), "val, valid"
     )

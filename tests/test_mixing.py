@@ -157,7 +157,7 @@ def many_batches(num=NUM, side=SIDE, **options):
 
 
 def test_official_mixup_weights():
-    mix = jax.jit(mixup_cutmix(mixup_alpha=0.8, cutmix_alpha=0.0, draw="official"))
+    mix = jax.jit(mixup_cutmix(mixup_alpha=0.8, cutmix_alpha=0.0, draw="nest"))
     images, targets = map(np.asarray, mix(jax.random.key(0), *origins(NUM, 2)))
     weights = np.concatenate([targets[: NUM // 2, 0], targets[NUM // 2 :, 1]])  # of the own class
     u = np.random.default_rng(0).random(NUM)
@@ -169,7 +169,7 @@ def test_official_mixup_weights():
 
 @pytest.mark.parametrize("alpha", [1.0, 0.4])
 def test_official_cutmix_areas(alpha):
-    mix = jax.jit(mixup_cutmix(mixup_alpha=0.0, cutmix_alpha=alpha, draw="official"))
+    mix = jax.jit(mixup_cutmix(mixup_alpha=0.0, cutmix_alpha=alpha, draw="nest"))
     images, targets = map(np.asarray, mix(jax.random.key(0), *origins(NUM)))
     np.testing.assert_array_equal(images.mean((1, 2, 3)), targets[:, 0])  # area = label weight
     own = np.concatenate([images[: NUM // 2], 1 - images[NUM // 2 :]])[..., 0] > 0.5
@@ -190,7 +190,7 @@ def test_official_cutmix_areas(alpha):
 
 @pytest.mark.parametrize("alpha", [0.8, 0.4, 4.0])
 def test_beta_mixup_weights(alpha):
-    images, targets = many_batches(side=2, mixup_alpha=alpha, cutmix_alpha=0.0, draw="beta")
+    images, targets = many_batches(side=2, mixup_alpha=alpha, cutmix_alpha=0.0, draw="timm")
     assert stats.kstest(targets[:, 0], stats.beta(alpha, alpha).cdf).pvalue > 1e-3
     np.testing.assert_allclose(images, np.broadcast_to(targets[:, :1, None], images.shape))
     order = np.arange(1, 4)
@@ -210,7 +210,7 @@ def timm_cutmix_area(rng, alpha):
 
 
 def test_beta_cutmix_areas():
-    images, targets = many_batches(mixup_alpha=0.0, cutmix_alpha=1.0, draw="beta")
+    images, targets = many_batches(mixup_alpha=0.0, cutmix_alpha=1.0, draw="timm")
     np.testing.assert_array_equal(images.mean((1, 2)), targets[:, 0])
     rng = np.random.default_rng(0)
     same(1 - targets[:, 0], [timm_cutmix_area(rng, 1.0) for _ in range(NUM)])
@@ -219,7 +219,7 @@ def test_beta_cutmix_areas():
     assert (partner == rows[:, :, None] & columns[:, None, :]).all()
 
 
-@pytest.mark.parametrize("draw", ["official", "beta"])
+@pytest.mark.parametrize("draw", ["nest", "timm"])
 def test_one_kind_a_batch_with_the_stated_probabilities(draw):
     mix = mixup_cutmix(
         mixup_alpha=0.8, cutmix_alpha=1.0, probability=0.6, switch_probability=0.3, draw=draw
@@ -237,7 +237,7 @@ def test_one_kind_a_batch_with_the_stated_probabilities(draw):
     assert abs(is_cutmix[~untouched].mean() - 0.3) < 4 * math.sqrt(0.21 / 1200)
 
 
-@pytest.mark.parametrize("draw", ["official", "beta"])
+@pytest.mark.parametrize("draw", ["nest", "timm"])
 @pytest.mark.parametrize("batch", [1, 5, 6])
 def test_partner_is_the_reversed_batch(draw, batch):
     images = jnp.broadcast_to(2.0 ** jnp.arange(batch)[:, None, None, None], (batch, 8, 8, 2))
@@ -256,7 +256,7 @@ def test_partner_is_the_reversed_batch(draw, batch):
 # Both together
 
 
-@pytest.mark.parametrize("draw", ["official", "beta"])
+@pytest.mark.parametrize("draw", ["nest", "timm"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_keys_types_and_traces(draw, dtype):
     section = {k: dict(v) for k, v in EVERYTHING.items()}
@@ -275,7 +275,7 @@ def test_keys_types_and_traces(draw, dtype):
         assert (x != y).any()
 
 
-@pytest.mark.parametrize("draw", ["official", "beta"])
+@pytest.mark.parametrize("draw", ["nest", "timm"])
 def test_eight_devices_give_the_batch_of_one(draw):
     assert jax.config.jax_threefry_partitionable  # else numbers would depend on the devices
     section = {k: dict(v) for k, v in EVERYTHING.items()}
@@ -417,8 +417,8 @@ def test_config_section(small_config):
 
 def test_recipes_draw_as_their_codes_do():
     for recipe, draw, placement in (
-        (imagenet_nest, "official", "clipped"),
-        (imagenet_tnt, "beta", "inside"),
+        (imagenet_nest, "nest", "clipped"),
+        (imagenet_tnt, "timm", "inside"),
     ):
         section = recipe.get_config().device_augment
         assert section.mixup_cutmix.draw == draw
@@ -474,7 +474,7 @@ def test_timm_mixes_alike(timm_file):
     results = [theirs(batch.clone(), torch.tensor([0, 1])) for _ in range(NUM)]
     weights = np.array([float(targets[0, 0]) for _, targets in results])
     cut = np.array([bool(((x == 0) | (x == 1)).all()) for x, _ in results])
-    options = dict(mixup_alpha=0.8, cutmix_alpha=1.0, probability=0.9, draw="beta")
+    options = dict(mixup_alpha=0.8, cutmix_alpha=1.0, probability=0.9, draw="timm")
     images, targets = many_batches(**options)
     ours = ((images == 0) | (images == 1)).all((1, 2))
     assert abs(ours.mean() - cut.mean()) < 4 * math.sqrt(0.5 / NUM)

@@ -104,7 +104,7 @@ def saved_run(config, workdir):
     run = experiment.build(config)
     state = random_tree(run.shapes)  # initial weights would find all classes equal
     plain = experiment.check_config(config)
-    with workdirs.claimed(workdir, plain, run.data.class_names):
+    with workdirs.claimed(workdir, plain, run.data.dataset.class_names):
         with Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved:
             saved.save(1, state, {}, wait=True)
             other = state.replace(params=jax.tree.map(lambda x: 0.9 * x, state.params))

@@ -19,6 +19,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from data import datasets, tfds_sources
+from data.images import BadImage
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -206,8 +207,29 @@ def test_several_labels_an_image_are_refused(tmp_path):
 
 def test_records_without_a_label_are_refused(tmp_path):
     write_set(tmp_path, labels=(-1,) * 30)
-    with pytest.raises(tfds_sources.NoLabel, match="record 2 of birds test .* -1.*0 to 2"):
+    with pytest.raises(tfds_sources.NoLabel, match="record 0 of birds test .* -1.*0 to 2"):
         load(tmp_path, "test")[2]
+
+
+def test_damaged_files_are_bad_images(tmp_path):
+    """One record cannot be read; the others can."""
+    folder = write_set(tmp_path, splits={"train": [20], "test": [10]})
+    path = folder / "birds-train.array_record-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    source = load(tmp_path, "train")
+    good = [source[i]["label"] for i in range(20)]
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    path.write_bytes(content)
+    source = load(tmp_path, "train")
+    found = []
+    for i in range(20):
+        try:
+            found.append(source[i]["label"] == good[i])
+        except BadImage as error:
+            assert "cannot be read" in str(error) and "\n" not in str(error)
+            found.append(None)
+    assert found.count(None) >= 1 and False not in found
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,11 @@ def test_the_batch_in_the_picture_is_what_the_training_step_sees(recipe):
     with pytest.raises(ZeroDivisionError):
         run.task.train_step(state, next(run.data.train_batches(3)), run.key)
     mean, std = run.data.statistics
-    np.testing.assert_allclose(images, np.clip(seen[0]["image"] * std + mean, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(
+        images,
+        np.clip(np.asarray(seen[0]["image"]) * np.asarray(std) + np.asarray(mean), 0, 1),
+        atol=1e-5,
+    )
     np.testing.assert_allclose(targets * 0.9 + 0.1 / 10, seen[0]["target"], atol=1e-5)
 
 

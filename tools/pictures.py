@@ -68,7 +68,7 @@ def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Fi
     for position in range(count):
         axes = figure.add_subplot(rows, columns, position + 1)
         axes.imshow(_shown(images[position]), interpolation="nearest")
-        axes.set_title(label_text(targets[position], data.class_names), fontsize=8)
+        axes.set_title(label_text(targets[position], data.dataset.class_names), fontsize=8)
         axes.axis("off")
     return figure
 

@@ -103,6 +103,8 @@ def predict_all(
     Returns:
         How many of these there are.
     """
+    for stream in (sys.stdout, sys.stderr):  # names of files and classes need not be valid text
+        stream.reconfigure(errors="backslashreplace")
     width = max(len(str(file)) for file in files)
     bad = 0
     bar = tqdm.tqdm(total=len(files), unit="image", leave=False, disable=not sys.stderr.isatty())

@@ -3,18 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data import pipeline, transforms
+from data import datasets, pipeline, transforms
 from training import sharding
 from training.builders import TASKS
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, input_errors
-from training.initialization import Weights, check_init_from, read_init_from
+from training.initialization import FROM_SCRATCH, Weights, check_init_from, read_init_from
 from training.sections import check_keys, check_section, check_subsections, unknown_name
 from training.steps import Steps, plan_steps
 from training.task import Task
@@ -56,8 +57,8 @@ class Experiment:
         trained = jax.tree.leaves(self.task.trainable(self.shapes))
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
-        loaded = [str(weights[1])] if weights else []
-        return [*loaded, parameters, *([self.data.note] if self.data.note else [])]
+        loaded = str(weights[1]) if weights else ""
+        return [note for note in (loaded, parameters, self.data.dataset.note) if note]
 
 
 VALUES = ("seed", "init_from")  # the keys that are no sections
@@ -108,7 +109,10 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     )
     if plain["checkpoint"]["keep_last"] < 1:
         raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
+    if plain["init_from"] not in (None, "", FROM_SCRATCH):
+        plain["init_from"] = str(Path(plain["init_from"]).expanduser().absolute())
     with input_errors():
+        plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
         plain |= TASKS[name].check(plain)
         data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
         if needs_data:
@@ -116,8 +120,13 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     return plain
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, *, training: bool = True) -> Experiment:
     """Builds a run from its config: mesh, data, task, then the shapes and shardings of its state.
+
+    Args:
+        config: the recipe.
+        training: whether the training split has to be there; without it there is nothing to plan,
+            and `steps` are of one batch an epoch.
 
     Raises:
         ConfigError: anything in the config or the input that can't work.
@@ -128,10 +137,10 @@ def build(config: ConfigDict) -> Experiment:
         batch_sharding = sharding.batch_sharding(mesh)
         data = pipeline.Data(
             **plain["data"], augment=plain["augment"], seed=plain["seed"], sharding=batch_sharding
-        ).open()
+        ).open(training=training)
         steps = plan_steps(
             **plain["loop"],
-            num_examples=data.num_train_examples,
+            num_examples=data.num_train_examples if training else plain["data"]["batch_size"],
             batch_size=plain["data"]["batch_size"],
         )
         task = TASKS[plain["task"]["name"]].build(plain, data, steps, mesh)
@@ -175,7 +184,7 @@ def build(config: ConfigDict) -> Experiment:
             task.model,
             **plain["init"],
             image_shape=data.image_shape,
-            class_names=data.class_names,
+            class_names=data.dataset.class_names,
             seed=plain["seed"],
         ),
     )

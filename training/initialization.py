@@ -1,7 +1,6 @@
 """What the parameters of a fresh run are: the keys `init_from` and `init` of the config."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -13,6 +12,7 @@ from training.adapt import Reinit, Resize
 from training.errors import ConfigError, input_errors
 from training.weight_places import is_checkpoint
 from training.weights import Report, load_variables
+from training.workdirs import find_classes
 
 Weights = tuple[dict[str, Any], Report]  # as load_variables returns them
 FROM_SCRATCH = "none"  # as init_from on the command line, where None can't be given
@@ -77,8 +77,9 @@ def read_init_from(
             ignore_fields=ignore_fields,
         )
         if other_classes is None:
-            there = _classes_there(report.path)
-            other_classes = None not in (there, class_names) and there != class_names
+            there = find_classes(report.path) if is_checkpoint(report.path) else None
+            known = None not in (there, class_names)
+            other_classes = known and tuple(there) != tuple(class_names)
         if other_classes and not report.reinitialized:
             if reinit_head == "never":
                 raise ValueError(
@@ -88,14 +89,6 @@ def read_init_from(
                 )
             variables, report = _with_new_head(variables, report, seed)
     return variables, report
-
-
-def _classes_there(file: Path) -> tuple[str, ...] | None:
-    """Returns the names of the classes of the run that made a checkpoint, where they are known."""
-    names = file.parents[2] / "classes.txt"
-    if not is_checkpoint(file) or not names.is_file():
-        return None
-    return tuple(names.read_text(encoding="utf-8").splitlines())
 
 
 def _with_new_head(variables: dict[str, Any], report: Report, seed: int) -> Weights:

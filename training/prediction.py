@@ -241,8 +241,8 @@ def _class_names(
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
         return readable(names)
     found = []
-    if (weights / "classes.txt").is_file():
-        found.append(workdirs.read_classes(weights / "classes.txt"))
+    if names := workdirs.find_classes(weights.absolute()):
+        found.append(names)
     if dataset and dataset.class_names:
         found.append(dataset.class_names)
     if "imagenet2012" in name or (name.startswith("folder:") and "imagenet" in name.lower()):

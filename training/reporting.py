@@ -24,8 +24,9 @@ class Reporter:
         first_step: the run goes on from here; what an earlier attempt logged after it is dropped,
             since it will be computed again.
         steps: the plan of the run.
-        batches: the training batches. The share of the time that the run waits for them is shown:
-            much means that the input is the bottleneck.
+        batches: the training batches. The share of the time that the host waits for them is shown:
+            much means that the input is the bottleneck. The device may still be busy then, with the
+            steps queued before.
     """
 
     def __init__(self, workdir: Path, *, first_step: int, steps: Steps, batches: Batches):

@@ -31,7 +31,7 @@ def find_weights_file(path: str | Path, checkpoint: str = "latest") -> Path:
         raise ValueError("the weights path is empty")
     if "://" in str(path):
         raise ValueError(f"weights {path}: copy remote files to this machine first")
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().absolute()  # its parents tell what it belongs to
     if path.is_file():
         return path
     if path.is_dir():

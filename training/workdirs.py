@@ -140,6 +140,21 @@ def read_classes(path: Path) -> list[str]:
     return path.read_bytes().decode("utf-8", "surrogateescape").rstrip("\n").split("\n")
 
 
+def find_classes(path: Path) -> list[str] | None:
+    """Returns the classes of the run that a workdir, or a checkpoint in it, belongs to.
+
+    Args:
+        path: absolute.
+
+    Returns:
+        Their names in the order of the labels; None where they are not known.
+    """
+    for folder in (path, *path.parents[:3]):  # workdir/checkpoints/best/1200
+        if (folder / "classes.txt").is_file():
+            return read_classes(folder / "classes.txt")
+    return None
+
+
 def _keep_classes(path: Path, class_names: tuple[str, ...] | None) -> None:
     """Writes the names of the classes, once."""
     if class_names is None:
