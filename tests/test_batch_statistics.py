@@ -72,7 +72,8 @@ def test_accumulation_updates_the_averages_part_by_part(conv_config):
     conv_config.task.accumulation_steps = 2
     run, _, first, last = run_steps(conv_config, 1)
     batch = jax.device_get(next(run.data.train_batches()))
-    images = (batch["image"] / 255.0 - np.asarray(run.data.mean)) / np.asarray(run.data.std)
+    mean, std = (np.asarray(values) for values in run.data.statistics)
+    images = (batch["image"] / 255.0 - mean) / std
     model_state = first.model_state
     for part in (images[0::2], images[1::2]):
         variables = {"params": first.params, **model_state}
