@@ -110,6 +110,7 @@ def stand_in(content=None):
             return TorchUnpickler(archive).load()
 
     return types.SimpleNamespace(
+        __version__="2.6.0",
         load=load,
         is_tensor=lambda value: isinstance(value, Tensor),
         serialization=types.SimpleNamespace(safe_globals=lambda _: contextlib.nullcontext()),
