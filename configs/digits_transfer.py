@@ -9,7 +9,7 @@ Argument: pretrain|finetune|scratch, debug. `scratch` learns the same 50 images 
 
 Our own recipe, on that of configs/digits_nest.py. The 50 images are of the first half of the
 training split, and the values of `finetune` and `scratch` were chosen by the accuracy on the second
-half (--config.data.eval_split='train[50%:]'). README has the accuracies on the test split.
+half (--config.data.eval_split='train[50%:]').
 """
 
 from configs import digits_nest
