@@ -313,7 +313,7 @@ def test_eight_devices_give_the_batch_of_one(draw):
         ({"mixup_cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}}, "both 0; one must be"),
         (
             {"mixup_cutmix": {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "draw": "timm"}},
-            "draw is 'timm'; there is: official, beta",
+            "draw is 'timm'; there is: nest, timm",
         ),
     ],
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits_nest
+from configs import digits_nest, digits_nest_gan
 from data.class_names import imagenet_names, readable
 from data.folders import SUFFIXES
 from data.sources import digits_source
@@ -345,6 +345,5 @@ def test_wrong_weights(config, trained):
     other.model.dims = (16, 16)
     with pytest.raises(ConfigError, match=r"dims=\(16, 32\)"):
         build_predictor(other, trained[0])
-    other.task.name = "gan"
     with pytest.raises(ConfigError, match="config.task.name='gan'"):
-        build_predictor(other, trained[0])
+        build_predictor(digits_nest_gan.get_config("debug"), trained[0])
