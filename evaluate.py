@@ -45,8 +45,11 @@ def evaluate_workdir(
     there, here = workdirs.find_classes(Path(workdir).absolute()), run.data.dataset.class_names
     if None not in (there, here) and there != list(here):
         raise ConfigError(f"{workdir} was trained on other classes, or in another order: {there}")
-    trained = workdirs.read_config(Path(workdir)).to_dict()
-    for difference in workdirs.config_differences(trained, config.to_dict()):
+    trained, now = (
+        experiment.check_config(c, needs_data=False)
+        for c in (workdirs.read_config(Path(workdir)), config)
+    )
+    for difference in workdirs.config_differences(trained, now):
         print(f"note: not as trained: {difference}", file=sys.stderr)
     sections = config.checkpoint.to_dict()
     with Checkpoints(workdir=Path(workdir), read_only=True, **sections) as saved:

@@ -226,7 +226,7 @@ def test_failed_background_save(small_config, uninterrupted, tmp_path, monkeypat
 
 def test_one_run_a_workdir(small_config, tmp_path):
     plain = experiment.check_config(small_config)
-    with workdirs.claimed(tmp_path, plain):
+    with workdirs.claimed(tmp_path, plain, None):
         with pytest.raises(ConfigError, match="another process is training in"):
             train.train_and_evaluate(small_config, tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
@@ -235,7 +235,7 @@ def test_one_run_a_workdir(small_config, tmp_path):
 def test_new_defaults_do_not_lock_old_workdirs_out(small_config, tmp_path):
     plain = experiment.check_config(small_config)
     del plain["optimizer"]["b1"], plain["task"]["ema_warmup"]
-    with workdirs.claimed(tmp_path, plain):
+    with workdirs.claimed(tmp_path, plain, None):
         pass
     small_config.mesh.data = 2
     small_config.data.num_threads = 3
