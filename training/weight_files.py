@@ -77,7 +77,7 @@ def write_weights(
             "version": VERSION,
             "model": type(model).__name__,
             "fields": telling_fields(model),
-            "image_size": list(image_size),
+            "image_size": list(image_size)[:2],
         }
     )
     if file.suffix == ".safetensors":
