@@ -23,10 +23,11 @@ def test_imagenet_recipe_builds_in_debug(size):
 
 
 @pytest.mark.parametrize("size", ["ti", "s", "b"])
-def test_imagenet_recipe_lacks_data_only(size):
+def test_imagenet_recipe_lacks_data_only(size, tmp_path):
     config = imagenet_tnt.get_config(size)
     assert config.model.name == f"tnt_{size}_patch16_224"
-    with pytest.raises(ConfigError, match="parts that are not in the code yet"):
+    config.data.data_dir = str(tmp_path)
+    with pytest.raises(ConfigError, match="imagenet2012' is not prepared"):
         experiment.check_config(config)
 
 
