@@ -312,8 +312,8 @@ def test_eight_devices_give_the_batch_of_one(draw):
         ({"mixup_cutmix": {"mixup_alpha": -1.0, "cutmix_alpha": 1.0}}, "mixup_alpha is -1.0"),
         ({"mixup_cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}}, "both 0; one must be"),
         (
-            {"mixup_cutmix": {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "draw": "timm"}},
-            "draw is 'timm'; there is: nest, timm",
+            {"mixup_cutmix": {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "draw": "beta"}},
+            "draw is 'beta'; there is: nest, timm",
         ),
     ],
 )
