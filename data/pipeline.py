@@ -233,7 +233,7 @@ class Data:
         split = split or self.eval_split
         source = self.eval_source
         if split != self.eval_split:
-            source = datasets.load_source(self.dataset, split, self.height_and_width)
+            source = sources.tried(datasets.load_source(self.dataset, split, self.height_and_width))
         bad = functools.partial(self.bad.add, split)
         return self.batches_of(source, self.dataset.num_channels, bad)
 
@@ -280,7 +280,8 @@ class Data:
 
     def _source(self, key: str) -> sources.Source:
         try:
-            return datasets.load_source(self.dataset, getattr(self, key), self.height_and_width)
+            source = datasets.load_source(self.dataset, getattr(self, key), self.height_and_width)
+            return sources.tried(source)
         except ValueError as error:
             raise ValueError(f"data.{key}: {error}") from None
 

@@ -7,6 +7,7 @@ Decoding, shuffling, augmentation and batching are the pipeline's.
 """
 
 import bisect
+import contextlib
 import functools
 import itertools
 from collections.abc import Sequence
@@ -37,6 +38,17 @@ def check_index(index: int, length: int) -> None:
     """Raises IndexError unless 0 <= index < length."""
     if not 0 <= index < length:
         raise IndexError(f"record {index} does not lie in 0 to {length - 1}")
+
+
+def tried(source: Source) -> Source:
+    """Returns the source after one look at it, so that what it always lacks shows at once.
+
+    Raises:
+        ValueError: such as records without labels.
+    """
+    with contextlib.suppress(BadImage):
+        _ = source[0]
+    return source
 
 
 class ArraySource:

@@ -273,8 +273,6 @@ class ArrayRecordSource:
         self._image_key = prepared.image_key
         self._label_key = prepared.label_key
         self._num_classes = prepared.num_classes
-        with contextlib.suppress(BadImage):
-            _ = self[0]  # a split without labels is refused here, not in the middle of a run
 
     def __len__(self) -> int:
         return len(self._records)

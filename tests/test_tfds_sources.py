@@ -207,7 +207,7 @@ def test_several_labels_an_image_are_refused(tmp_path):
 
 def test_records_without_a_label_are_refused(tmp_path):
     write_set(tmp_path, labels=(-1,) * 30)
-    with pytest.raises(tfds_sources.NoLabel, match="record 0 of birds test .* -1.*0 to 2"):
+    with pytest.raises(tfds_sources.NoLabel, match="record 2 of birds test .* -1.*0 to 2"):
         load(tmp_path, "test")[2]
 
 
