@@ -42,9 +42,11 @@ def evaluate_workdir(
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist: no run has saved a checkpoint there")
     run = experiment.build(config, training=False)
-    there, here = workdirs.find_classes(Path(workdir).absolute()), run.data.dataset.class_names
-    if None not in (there, here) and there != list(here):
-        raise ConfigError(f"{workdir} was trained on other classes, or in another order: {there}")
+    there, here = workdirs.find_classes(Path(workdir)), run.data.dataset.class_names
+    if None not in (there, here) and there != tuple(here):
+        raise ConfigError(
+            f"{workdir} was trained on other classes, or in another order: {list(there)}"
+        )
     trained, now = (
         experiment.check_config(c, needs_data=False)
         for c in (workdirs.read_config(Path(workdir)), config)

@@ -248,6 +248,19 @@ def test_probing_compiles_no_backward_pass(finetune_config):
     assert cost(finetune_config) < 0.5 * whole
 
 
+def test_files_know_their_classes(finetune_config, tmp_path):
+    """As a workdir does: the same number of other classes starts the head anew."""
+    finetune_config.data.classes = (5, 6, 7, 8, 9)
+    run = experiment.build(finetune_config)
+    variables = run.read_weights()[0]
+    finetune_config.init_from = str(tmp_path / "w.safetensors")
+    for names, anew in (("01234", True), ("56789", False), (None, False)):
+        write_weights(tmp_path / "w.safetensors", variables, run.task.model, (16, 16), names)
+        report = experiment.build(finetune_config).read_weights()[1]
+        assert report.class_names == (None if names is None else tuple(names))
+        assert bool(report.reinitialized) == anew
+
+
 def test_finetuning_recipe_without_weights(finetune_config, tmp_path):
     finetune_config.init_from = ""
     with pytest.raises(ConfigError, match="--config.init_from=PATH.*--config.init_from=none"):

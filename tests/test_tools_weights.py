@@ -1,4 +1,4 @@
-"""tools/convert_weights.py and tools/export.py, as a person runs them."""
+"""tools/convert_weights.py, as a person runs it."""
 
 import os
 import subprocess
@@ -7,18 +7,17 @@ import types
 from pathlib import Path
 
 import jax
-import jax.export
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 import train
-from tools import convert_weights, export, model_flags
+from tools import convert_weights, model_flags
 from training.errors import ConfigError
 from training.models import create_model
 from training.prediction import build_predictor
 from training.weight_files import write_weights
-from training.weights import load_weights, parameter_shapes
+from training.weights import load_variables, load_weights, parameter_shapes
 
 ROOT = Path(__file__).parent.parent
 NEST = {
@@ -145,52 +144,8 @@ def test_exit_code_of_wrong_input(tmp_path):
     assert "no such file or folder" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-# Export
-
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-PREPROCESSING = ["--mean=0.5,0.4,0.3", "--std=0.2,0.3,0.25"]
-
-
-def expected_probabilities(named, images):
-    model = build(named)
-    images = (images / 255 - np.array(MEAN)) / np.array(STD)
-    logits = np.asarray(model.apply({"params": random_params(model)}, np.float32(images)))
-    exponentials = np.exp(logits.astype(np.float64))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-@MODELS
-def test_export_needs_jax_alone(named, stored, tmp_path):
-    pytest.importorskip("flatbuffers")
-    output = tmp_path / "model.jax"
-    result = run(
-        "export.py", named, f"--input={stored(named)}", f"--output={output}", *PREPROCESSING
-    )
-    assert result.returncode == 0, result.stderr
-    images = np.random.default_rng(5).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    np.save(tmp_path / "images.npy", images)
-    script = f"""
-import os, sys, pathlib
-os.chdir({str(tmp_path)!r})
-import jax.export, numpy
-exported = jax.export.deserialize(pathlib.Path("model.jax").read_bytes())
-images = numpy.load("images.npy")
-for count in (1, 5):
-    numpy.save(f"out{{count}}.npy", exported.call(images[:count]))
-assert exported.platforms == ("cpu", "cuda", "tpu")
-assert not {{"flax", "nest", "tnt", "training", "layers"}} & set(sys.modules)
-"""
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-I", "-c", script], check=True, env=env)
-    expected = expected_probabilities(named, images)
-    for count in (1, 5):
-        out = np.load(tmp_path / f"out{count}.npy")
-        np.testing.assert_allclose(out, expected[:count], atol=1e-6)
-
-
 def test_grey_images(tmp_path):
-    pytest.importorskip("flatbuffers")
-    model, files = build(NEST), [tmp_path / name for name in ("in.npz", "ours.npz", "model.jax")]
+    model, files = build(NEST), [tmp_path / name for name in ("in.npz", "ours.npz")]
     params = random_params(model, (32, 32, 1))
     write_weights(files[0], {"params": params}, model, (32, 32))
     args = dict(input=str(files[0]), channels=1)
@@ -198,35 +153,22 @@ def test_grey_images(tmp_path):
     found = load_weights(files[1], model, image_size=(32, 32, 1))
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
-    args |= dict(mean=["0.4"], std=["0.2"], platforms=["cpu"], format="jax", batch_size=None)
-    export.main(flags(NEST, **args, output=str(files[2])))
-    images = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 1), np.uint8)
-    found = jax.export.deserialize(files[2].read_bytes()).call(images)
-    logits = model.apply({"params": params}, np.float32((images / 255 - 0.4) / 0.2))
-    np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=1e-6)
-
 
 def test_a_workdir_tells_all(small_config, tmp_path):
     """Of grey 8 x 8 digits: as predict.py has them."""
-    pytest.importorskip("flatbuffers")
-    workdir, outputs = tmp_path / "run", [tmp_path / "run.npz", tmp_path / "run.jax"]
+    workdir, outputs = tmp_path / "run", [tmp_path / "run.npz", tmp_path / "run.safetensors"]
     small_config.loop.num_epochs = 2.0
     train.train_and_evaluate(small_config, workdir)
     run = build_predictor(small_config, workdir, average=True)
     args = dict(workdir=str(workdir), weights="ema")
-    convert_weights.main(flags(**args, output=str(outputs[0]), to="npz"))
-    found = load_weights(outputs[0], run.model, image_size=(8, 8, 1))
-    jax.tree.map(np.testing.assert_array_equal, found, run.variables["params"])
-
-    args |= dict(mean=None, std=None, platforms=["cpu"], format="jax", batch_size=None)
-    export.main(flags(**args, output=str(outputs[1])))
-    images = np.random.default_rng(5).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    found = jax.export.deserialize(outputs[1].read_bytes()).call(images)
-    expected = jax.nn.softmax(run.logits(run.variables, images))
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    for name, value in dict(model="resnet50", channels=1, num_classes=7, mean=["1"]).items():
+    for output, to in zip(outputs, ("npz", "ours"), strict=True):
+        convert_weights.main(flags(**args, output=str(output), to=to))
+        found, report = load_variables(output, run.model, image_size=(8, 8, 1))
+        jax.tree.map(np.testing.assert_array_equal, found["params"], run.variables["params"])
+        assert report.class_names == tuple("0123456789")
+    for name, value in dict(model="resnet50", channels=1, num_classes=7, resize="linear").items():
         with pytest.raises(ConfigError, match=f"--{name} .*with --workdir, whose config tells"):
-            export.main(flags(**(args | {name: value}), output=str(tmp_path / "more.jax")))
+            convert_weights.main(flags(**(args | {name: value}), output="more.npz", to="npz"))
 
 
 @pytest.mark.parametrize(
@@ -243,39 +185,3 @@ def test_a_workdir_tells_all(small_config, tmp_path):
 def test_image_size_of_a_name(name, size):
     assert model_flags.as_image_size(None, name) == (size, size)
     assert model_flags.as_image_size(["64", "96"], name) == (64, 96)
-
-
-@pytest.mark.parametrize("named", [NEST, TNT], ids=["nest", "tnt"])
-def test_onnx_gives_the_same(named, stored, tmp_path):
-    pytest.importorskip("jax2onnx")
-    runtime = pytest.importorskip("onnxruntime")
-    output = tmp_path / "model.onnx"
-    args = [f"--input={stored(named)}", f"--output={output}", "--format=onnx", *PREPROCESSING]
-    if named is NEST:
-        result = run("export.py", named, *args)
-        assert result.returncode == 2 and "--batch_size=1 may help" in result.stderr
-        args.append("--batch_size=4")
-    result = run("export.py", named, *args)
-    assert result.returncode == 0, result.stderr
-    images = np.random.default_rng(5).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    session = runtime.InferenceSession(output)
-    (out,) = session.run(None, {session.get_inputs()[0].name: images})
-    np.testing.assert_allclose(out, expected_probabilities(named, images), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"std": None}, "--std is missing: a number for each of 3 channels, in units of 0..1"),
-        ({"mean": ["0.5"]}, "--mean=0.5 is wrong"),
-        ({"channels": 1}, "--mean=0.5,0.5,0.5 is wrong: a number for each of 1 channels"),
-        ({"std": ["1", "0", "1"]}, "--std=1,0,1 is wrong"),
-        ({"output": "model.h5"}, "the name must end with .jax"),
-        ({"input": "absent.npz"}, "no such file or folder"),
-    ],
-)
-def test_what_export_needs(more, message, tmp_path):
-    numbers = {"mean": ["0.5"] * 3, "std": ["0.5"] * 3}
-    files = {"input": "", "output": str(tmp_path / "model.jax"), "format": "jax"}
-    with pytest.raises(ConfigError, match=message):
-        export.main(flags(NEST, **(files | numbers | more)))

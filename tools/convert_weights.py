@@ -6,11 +6,12 @@
         --ignore_fields=gelu --input=nest-b_imagenet/ --output=nest_base_jx.safetensors --to=timm
     python tools/convert_weights.py --workdir=/tmp/run --weights=ema --output=run.npz --to=npz
 
---to: "ours" writes .safetensors that tells the fields of its model, "npz" the same as .npz, and
-"timm" .safetensors for `timm.create_model(...).load_state_dict(..., strict=True)`. timm's NesT has
-the exact GELU only, so the second line says that the official weights, made with the other one,
-shall be run with it, as timm itself does. A NesT with aggregation_padding="same" becomes one of
-timm's `nest_*_jx`, one with "torch" one of its `nest_*`.
+--to: "ours" writes .safetensors that tells the fields of its model and the names of its classes,
+"npz" the same as .npz, and "timm" .safetensors for
+`timm.create_model(...).load_state_dict(..., strict=True)`. timm's NesT has the exact GELU only, so
+the second line says that the official weights, made with the other one, shall be run with it, as
+timm itself does. A NesT with aggregation_padding="same" becomes one of timm's `nest_*_jx`, one with
+"torch" one of its `nest_*`.
 
 Prints what was read and what was written. Exit codes: 0 done; 2 wrong input.
 """
@@ -45,8 +46,9 @@ def write_timm(file: Path, named: NamedModel) -> None:
     to_timm = {Nest: nest_to_timm, Tnt: tnt_to_timm}.get(type(model))
     if to_timm is None:
         raise ConfigError(f"--to=timm: for NesT and TNT only, not for {type(model).__name__}")
-    # What no array shows, and load_weights reads again from here: which rectangle a table is of...
-    about = {"format": "pt", METADATA: json.dumps({"image_size": [height, width]})}
+    # What no array shows, and load_weights reads again: names, which rectangle a table is of...
+    told = {"image_size": [height, width], "classes": named.report.class_names}
+    about = {"format": "pt", METADATA: json.dumps(told)}
     if isinstance(model, Nest):
         if height != width:
             raise ConfigError(f"--to=timm: its NesT takes square images only, not {height}x{width}")
@@ -71,7 +73,8 @@ def main(args: flags.FlagValues) -> None:
         write_timm(output, named)
     else:
         with input_errors():
-            write_weights(output, named.variables, named.model, named.image_shape[:2])
+            names = named.report.class_names
+            write_weights(output, named.variables, named.model, named.image_shape, names)
     print(f"written: {output}")
 
 

@@ -1,138 +1,75 @@
 """Exports a model as one function from uint8 images to probabilities, which runs without this code.
 
-    python tools/export.py --model=nest_base_s196_224 --input=nest-b_imagenet/ \
-        --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 --output=nest_base.jax
-    python tools/export.py --model=tnt_s_patch16_224 --input=tnt_s.safetensors --format=onnx \
-        --mean=0.5,0.5,0.5 --std=0.5,0.5,0.5 --output=tnt_s.onnx
-    python tools/export.py --workdir=/tmp/run --checkpoint=best --output=run.jax
+    python tools/export.py --workdir=runs/birds --checkpoint=best --output=birds.jax
+    python tools/export.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/ \
+        --output=nest_base.jax
+    python tools/predict.py --exported=nest_base.jax photo.jpg folder/
 
 The function maps uint8 images [b, height, width, channels] to float32 probabilities [b, classes].
-Normalisation, weights and softmax are inside; decoding and resizing stay with the caller. The batch
-is free unless --batch_size fixes it. For grey images: --channels=1 --mean=0.5 --std=0.5.
+Normalisation, weights and softmax are inside. Decoding, resizing and cropping come before: as in
+the recipe's evaluation, whose values are in the file, too. The batch is free unless --batch_size
+fixes it. Flags of the config change the recipe: a file of timm's wants
+--config.model.gelu=exact, for instance.
 
---format=jax writes what `jax.export` serialises, for CPU, CUDA and TPU alike (--platforms). To load
-it, JAX and flatbuffers are enough:
+--format=jax writes what `jax.export` serialises, for CPU, CUDA and TPU alike (--platforms), with
+about.json beside it in one zip. `training.exported.load_exported(file)` is the loader: call what it
+returns with images, or its `predict` with paths. Elsewhere, JAX and flatbuffers are enough:
 
-    import pathlib, jax.export
-    exported = jax.export.deserialize(pathlib.Path("nest_base.jax").read_bytes())
-    probabilities = exported.call(images)
+    import zipfile, jax.export
+    with zipfile.ZipFile("nest_base.jax") as file:
+        exported = jax.export.deserialize(bytearray(file.read("function")))
+    probabilities = exported.call(images)  # `unzip -p nest_base.jax about.json` tells of what
 
---format=onnx needs the package jax2onnx, which is not among the requirements. Of version
-0.17.1: it asks for an older orbax-checkpoint than ours, but runs with ours (install it first, the
-requirements after it); and it cannot keep the batch of a NesT free: give --batch_size. Large models
-come as two files, the second beside the first with the weights.
+--format=onnx writes ONNX, and about.json beside it as OUTPUT.json. It needs the package jax2onnx,
+which is not among the requirements. Of version 0.17.1: it asks for an older orbax-checkpoint than
+ours, but runs with ours (install it first, the requirements after it); and it cannot keep the batch
+of a NesT free: give --batch_size. Large models come as two files, the second beside the first with
+the weights.
 
 Exit codes: 0 done; 2 wrong input.
 """
 
+import json
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from anywhere
 
-import jax
-import jax.export
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from jax import Array
 
-from tools.model_flags import NamedModel, check_output, define_model_flags, load_named_model
+from tools.model_flags import check_output
+from tools.predictor_flags import define_predictor_flags, load_predictor
 from training import commandline
 from training.errors import ConfigError
+from training.exported import about, export, inference_function, input_shape
+from training.prediction import Predictor
 
 
-def inference_function(
-    named: NamedModel, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Callable[[Array], Array]:
-    """Returns the function to export.
-
-    Args:
-        named: model and weights.
-        mean, std: of each channel, in units of 0..1.
-
-    Returns:
-        Function from uint8 [b, height, width, channels] to probabilities, float32 [b, classes].
-    """
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-
-    def classify(images: Array) -> Array:
-        images = (images.astype(jnp.float32) / 255.0 - mean) / std  # as in training
-        logits = named.model.apply(named.variables, images, train=False)
-        return jax.nn.softmax(logits, axis=-1)
-
-    return classify
-
-
-def _images(named: NamedModel, batch_size: int | None) -> jax.ShapeDtypeStruct:
-    height, width, channels = named.image_shape
-    batch = "b" if batch_size is None else str(batch_size)
-    shape = jax.export.symbolic_shape(f"{batch}, {height}, {width}, {channels}")
-    return jax.ShapeDtypeStruct(shape, jnp.uint8)
-
-
-def export_jax(
-    function: Callable, images: jax.ShapeDtypeStruct, platforms: tuple[str, ...]
-) -> bytes:
-    """Serialises a function with `jax.export`.
+def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = None) -> None:
+    """Writes a model as ONNX, and what `about` tells as a .json beside it.
 
     Raises:
-        ConfigError: flatbuffers is not installed, or there is no such platform.
-    """
-    try:
-        exported = jax.export.export(jax.jit(function), platforms=platforms)(images)
-        return bytes(exported.serialize())
-    except ImportError as error:
-        raise ConfigError(f"--format=jax needs the package flatbuffers ({error})") from error
-    except (ValueError, NotImplementedError) as error:
-        raise ConfigError(f"not exported: {str(error).splitlines()[0]}") from error
-
-
-def export_onnx(function: Callable, images: jax.ShapeDtypeStruct, output: Path) -> None:
-    """Writes a function as ONNX.
-
-    Raises:
-        ConfigError: jax2onnx is not installed, or cannot translate the function.
+        ConfigError: jax2onnx is not installed, or cannot translate the model.
     """
     try:
         import jax2onnx
     except ImportError as error:
         raise ConfigError(f"--format=onnx needs the package jax2onnx ({error})") from error
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # a warning for every constant
+    images = input_shape(predictor, batch_size)
+    function = inference_function(predictor)
     try:
-        jax2onnx.to_onnx(function, inputs=[images], return_mode="file", output_path=str(output))
+        jax2onnx.to_onnx(function, inputs=[images], return_mode="file", output_path=str(file))
     except Exception as error:  # it documents no errors of its own
-        hint = (
-            ""
-            if all(isinstance(side, int) for side in images.shape)
-            else "; --batch_size=1 may help"
-        )
+        hint = "; --batch_size=1 may help" if batch_size is None else ""
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"not exported by jax2onnx: {message}{hint}") from error
-
-
-def _per_channel(name: str, values: list[str] | None, channels: int) -> tuple[float, ...]:
-    try:
-        numbers = tuple(map(float, values))
-    except (TypeError, ValueError):
-        numbers = ()
-    positive = name == "mean" or all(number > 0 for number in numbers)
-    if len(numbers) != channels or not np.isfinite(numbers).all() or not positive:
-        given = " is missing" if values is None else f"={','.join(values)} is wrong"
-        example = ",".join(["0.5"] * channels)
-        raise ConfigError(
-            f"--{name}{given}: a number for each of {channels} channels, in units of 0..1, "
-            f"e.g. {example}"
-        )
-    return numbers
+    Path(f"{file}.json").write_text(json.dumps(about(predictor), indent=1))
 
 
 def define_flags() -> None:
-    define_model_flags()
-    flags.DEFINE_list("mean", None, "Of each channel, in units of 0..1.")
-    flags.DEFINE_list("std", None, "Of each channel, in units of 0..1.")
+    define_predictor_flags()
     flags.DEFINE_integer("batch_size", None, "None: any.", lower_bound=1)
     flags.DEFINE_enum("format", "jax", ["jax", "onnx"], "What to write.")
     flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "Where a jax export shall run.")
@@ -142,18 +79,12 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues) -> None:
     output = check_output(args.output, (f".{args.format}",), args.overwrite)
-    if not args.workdir:
-        given = [_per_channel(name, getattr(args, name), args.channels) for name in ("mean", "std")]
-    elif args.mean or args.std:
-        raise ConfigError("--mean and --std do not go with --workdir, whose config tells them")
-    named = load_named_model(args)
-    mean, std = (named.mean, named.std) if args.workdir else given
-    print(named.report)
-    function, images = inference_function(named, mean, std), _images(named, args.batch_size)
+    predictor = load_predictor(args)
+    print(predictor.report)
     if args.format == "onnx":
-        export_onnx(function, images, output)
+        export_onnx(output, predictor, batch_size=args.batch_size)
     else:
-        output.write_bytes(export_jax(function, images, tuple(args.platforms)))
+        export(output, predictor, batch_size=args.batch_size, platforms=args.platforms)
     print(f"written: {output} ({output.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -25,15 +25,12 @@ class NamedModel:
         variables: {"params": tree} and other collections.
         report: what loading them took.
         image_shape: (height, width, channels).
-        mean, std: of each channel, in units of 0..1, if the weights are a run's.
     """
 
     model: nn.Module
     variables: dict[str, Any]
     report: Report
     image_shape: tuple[int, int, int]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
 
 # What a run's config tells: flag -> its default
@@ -104,8 +101,7 @@ def _of_workdir(args: flags.FlagValues) -> NamedModel:
     run = build_predictor(
         read_config(workdir), workdir, checkpoint=args.checkpoint, average=args.weights == "ema"
     )
-    image_shape = (*run.data.height_and_width, run.num_channels)
-    return NamedModel(run.model, dict(run.variables), run.report, image_shape, run.mean, run.std)
+    return NamedModel(run.model, dict(run.variables), run.report, run.image_shape)
 
 
 def _field(text: str) -> tuple[str, Any]:

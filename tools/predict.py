@@ -3,11 +3,12 @@
     python tools/predict.py --workdir=runs/birds photo.jpg
     python tools/predict.py --workdir=runs/birds --checkpoint=best --ema --top_k=1 folder/ more.png
     python tools/predict.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/ a.jpg
+    python tools/predict.py --exported=birds.jax photo.jpg
 
 Images are prepared as in the recipe's evaluation; a model of grey images gets grey ones. Of a
 folder, all image files in it and below it are taken, sorted. Prints a table, or with --json a JSON
-object a line. The names of the classes are those of --classes, the workdir, the data set, or
-ImageNet's; the data set itself is not needed.
+object a line. The names of the classes are those of --classes, those stored with the weights, the
+data set's, or ImageNet's; the data set itself is not needed.
 
 Exit codes: 0 done; 2 wrong input, or an image that could not be read: it is named, the others are
 predicted.
@@ -27,9 +28,11 @@ import tqdm
 from absl import flags
 
 from data.folders import SUFFIXES
-from training import commandline, workdirs
+from tools.predictor_flags import define_predictor_flags, load_predictor
+from training import commandline
 from training.errors import ConfigError
-from training.prediction import Prediction, Predictor, build_predictor
+from training.exported import Exported, load_exported
+from training.prediction import Prediction, Predictor
 
 
 def find_images(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
@@ -96,7 +99,12 @@ def as_table(path: Path, rows: list[dict], width: int) -> str:
 
 
 def predict_all(
-    predictor: Predictor, files: list[Path], *, top_k: int, batch_size: int, as_lines: bool
+    predictor: Predictor | Exported,
+    files: list[Path],
+    *,
+    top_k: int,
+    batch_size: int,
+    as_lines: bool,
 ) -> int:
     """Prints a prediction for each file, and names on stderr those that cannot be read.
 
@@ -124,40 +132,22 @@ def predict_all(
 
 
 def define_flags() -> None:
-    commandline.define_config_flag()
-    flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint to use.")
-    flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of the run's.")
-    flags.DEFINE_string("weights", None, "Weights to use instead of a run's checkpoint.")
-    flags.DEFINE_bool("ema", False, "Use the moving average of the weights.")
-    flags.DEFINE_string("classes", None, "File with a class name a line; None: see above.")
+    define_predictor_flags()
+    flags.DEFINE_string("exported", None, "File of tools/export.py, in place of all these.")
     flags.DEFINE_integer("top_k", 5, "Classes to name for each image.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "Images that are predicted at once.", lower_bound=1)
     flags.DEFINE_bool("json", False, "Print a JSON object for each image, not a table.")
 
 
-def _predictor(args: flags.FlagValues) -> Predictor:
-    if (args.workdir is None) == (args.weights is None):
-        raise ConfigError("give one of --workdir=FOLDER and --weights=PATH; see --help")
-    if args.weights is not None and args.config is None:
-        raise ConfigError("--weights needs --config=FILE.py: it names model and preprocessing")
+def _predictor(args: flags.FlagValues) -> Predictor | Exported:
     if jax.process_count() > 1:
         raise ConfigError("predict.py runs in one process; split the images instead")
-    config = args.config
-    if args.workdir is not None:
-        trained = workdirs.read_config(Path(args.workdir))
-        config = config or trained
-        for change in workdirs.config_differences(trained.to_dict(), config.to_dict()):
-            print(f"note: not as trained: {change}", file=sys.stderr)
-    predictor = build_predictor(
-        config,
-        args.weights or args.workdir,
-        checkpoint=args.checkpoint,
-        average=args.ema,
-        classes_file=args.classes,
-    )
-    if predictor.report.resized or predictor.report.notes:
-        print(predictor.report, file=sys.stderr)
-    return predictor
+    if args.exported is None:
+        return load_predictor(args)
+    for name in ("config", "workdir", "weights", "classes"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name} does not go with --exported, which has it inside")
+    return load_exported(args.exported)
 
 
 def main(args: flags.FlagValues, images: list[str]) -> None:

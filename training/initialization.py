@@ -10,9 +10,7 @@ from flax import linen as nn
 from layers.initializers import truncated_normal
 from training.adapt import Reinit, Resize
 from training.errors import ConfigError, input_errors
-from training.weight_places import is_checkpoint
 from training.weights import Report, load_variables
-from training.workdirs import find_classes
 
 Weights = tuple[dict[str, Any], Report]  # as load_variables returns them
 FROM_SCRATCH = "none"  # as init_from on the command line, where None can't be given
@@ -46,7 +44,7 @@ def read_init_from(
         model: of the run.
         weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
         other_classes: the classes are others than those of the weights, so that the head starts
-            anew even if there are as many of them. None: if a workdir says so (its classes.txt).
+            anew even if there are as many of them. None: if the weights' class names say so.
         image_shape: (height, width, channels) of the run's images.
         class_names: of the run's classes, where known.
         seed: of a head of noise.
@@ -77,9 +75,8 @@ def read_init_from(
             ignore_fields=ignore_fields,
         )
         if other_classes is None:
-            there = find_classes(report.path) if is_checkpoint(report.path) else None
-            known = None not in (there, class_names)
-            other_classes = known and tuple(there) != tuple(class_names)
+            known = None not in (report.class_names, class_names)
+            other_classes = known and report.class_names != tuple(class_names)
         if other_classes and not report.reinitialized:
             if reinit_head == "never":
                 raise ValueError(

@@ -5,7 +5,7 @@ The recipe's data set need not be there: number of classes and of channels are t
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import cv2
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from data import datasets
@@ -103,6 +104,15 @@ class Predictor:
         """Maps uint8 images [b, h, w, c], cropped, to logits [b, num_classes], as eval_step."""
         return self.model.apply(variables, normalize(images, self.mean, self.std), train=False)
 
+    def probabilities(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+        """Maps uint8 images [b, h, w, c], cropped, to probabilities [b, num_classes]."""
+        return jax.nn.softmax(self.logits(variables, images))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of an image."""
+        return (*self.data.height_and_width, self.num_channels)
+
     def predict(self, paths: Sequence[Path], batch_size: int) -> Iterator[Prediction]:
         """Predicts image files, in their order.
 
@@ -114,31 +124,57 @@ class Predictor:
         mesh = sharding.create_mesh(data=-1, fsdp=1)
         everywhere = sharding.replicated(mesh)
         variables = jax.device_put(self.variables, everywhere)
-        probabilities = jax.jit(
-            lambda variables, images: jax.nn.softmax(self.logits(variables, images)),
-            out_shardings=everywhere,
+        probabilities = jax.jit(self.probabilities, out_shardings=everywhere)
+        return predict_files(
+            paths,
+            lambda images: probabilities(variables, images),
+            data=self.data,
+            num_channels=self.num_channels,
+            batch_size=max(1, min(batch_size, len(paths))),
+            images_sharding=sharding.batch_sharding(mesh),
         )
-        data = dataclasses.replace(
-            self.data,
-            eval_batch_size=max(1, min(batch_size, len(paths))),
-            num_workers=0,  # starting processes takes longer than most folders
-            num_threads=None,
-            sharding=sharding.batch_sharding(mesh),
-        )
-        problems: dict[int, str] = {}
 
-        def report_bad(entries: list[tuple[int, str, str]]) -> None:
-            problems.update((index, reason) for index, _, reason in entries)
 
-        indexed = enumerate(paths)
-        source = ImageFiles(paths, self.num_channels)
-        for batch in data.batches_of(source, self.num_channels, report_bad):
-            rows = np.asarray(probabilities(variables, batch["image"]))
-            for row, (index, path) in zip(rows, indexed, strict=False):  # the last rows are padding
-                if index in problems:
-                    yield Prediction(path, None, problems[index])
-                else:
-                    yield Prediction(path, row)
+def predict_files(
+    paths: Sequence[Path],
+    probabilities: Callable[[jax.Array], jax.Array],
+    *,
+    data: Data,
+    num_channels: int,
+    batch_size: int,
+    images_sharding: NamedSharding | None,
+) -> Iterator[Prediction]:
+    """Yields a prediction for each image file, in their order.
+
+    Args:
+        paths: of the files. Those that are missing, empty or broken have a `problem`.
+        probabilities: maps uint8 images [batch_size, h, w, c] to probabilities [batch_size, n].
+        data: prepares the images, as in evaluation.
+        num_channels: 3, or 1 for grey images.
+        batch_size: the last batch is padded to it.
+        images_sharding: of the images; None: NumPy arrays.
+    """
+    data = dataclasses.replace(
+        data,
+        eval_batch_size=batch_size,
+        num_workers=0,  # starting processes takes longer than most folders
+        num_threads=None,
+        sharding=images_sharding,
+    )
+    problems: dict[int, str] = {}
+
+    def report_bad(entries: list[tuple[int, str, str]]) -> None:
+        problems.update((index, reason) for index, _, reason in entries)
+
+    indexed = enumerate(paths)
+    source = ImageFiles(paths, num_channels)
+    for batch in data.batches_of(source, num_channels, report_bad):
+        rows = np.asarray(probabilities(batch["image"]))
+        for row, (index, path) in zip(rows, indexed, strict=False):  # the last rows are padding
+            if index in problems:
+                yield Prediction(path, None, problems[index])
+            else:
+                yield Prediction(path, row)
 
 
 def build_predictor(
@@ -156,7 +192,7 @@ def build_predictor(
         weights: workdir, or anything that training.weights.load_variables reads.
         checkpoint: "latest" or "best", of a workdir.
         average: take the moving average of the weights.
-        classes_file: file with a class name a line; None: the workdir's classes.txt, else the
+        classes_file: file with a class name a line; None: those stored with the weights, else the
             data set's, else ImageNet's names for a model of 1,000 classes.
 
     Raises:
@@ -186,7 +222,7 @@ def build_predictor(
         statistics = default_statistics(data.name, channels)
         if dataset:
             statistics = dataset.mean, dataset.std
-        names = _class_names(classes_file, Path(weights), data.name, dataset, model.num_classes)
+        names = _class_names(classes_file, report, data.name, dataset, model.num_classes)
     return Predictor(
         model=model,
         variables=variables,
@@ -229,7 +265,7 @@ def _load(
 
 def _class_names(
     file: str | Path | None,
-    weights: Path,
+    report: Report,
     name: str,
     dataset: datasets.Dataset | None,
     num_classes: int,
@@ -241,8 +277,8 @@ def _class_names(
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
         return readable(names)
     found = []
-    if names := workdirs.find_classes(weights.absolute()):
-        found.append(names)
+    if report.class_names:
+        found.append(report.class_names)
     if dataset and dataset.class_names:
         found.append(dataset.class_names)
     if "imagenet2012" in name or (name.startswith("folder:") and "imagenet" in name.lower()):

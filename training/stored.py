@@ -17,6 +17,7 @@ class Stored:
         skipped: what is in the file and not needed.
         notes: what a person should know.
         image_size: (height, width) of the images that it is for, if the file or its run tells.
+        class_names: in the order of the labels, if the file or its run tells.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Stored:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def damaged(file: Path, error: Exception) -> ValueError:

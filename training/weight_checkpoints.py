@@ -15,7 +15,7 @@ from training.models import create_model
 from training.stored import Stored, damaged
 from training.trees import listed
 from training.weight_fields import telling_fields
-from training.workdirs import read_config
+from training.workdirs import find_classes, read_config
 
 
 def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> Stored:
@@ -60,8 +60,14 @@ def _read(
     variables = {"params": state[key], **state.get("model_state", {})}
     skipped = tuple(name for name in tree if name not in wanted and jax.tree.leaves(tree[name]))
     kind = f"checkpoint of ours, step {folder.name}, {what}"
-    fields, image_size = _config_fields(folder, model), _image_size(folder)
-    return Stored(kind, variables, fields, skipped, image_size=image_size)
+    return Stored(
+        kind,
+        variables,
+        fields=_config_fields(folder, model),
+        skipped=skipped,
+        image_size=_image_size(folder),
+        class_names=find_classes(folder),
+    )
 
 
 def _image_size(folder: Path) -> tuple[int, int] | None:

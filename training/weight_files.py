@@ -8,7 +8,7 @@ tell the fields of the model that they are of.
 import contextlib
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,11 @@ def read_weights(file: Path, model: nn.Module, weights: str) -> Stored:
 
 
 def write_weights(
-    file: Path, variables: Mapping[str, Any], model: nn.Module, image_size: tuple[int, ...]
+    file: Path,
+    variables: Mapping[str, Any],
+    model: nn.Module,
+    image_size: tuple[int, ...],
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Writes a file of ours: .safetensors or .npz.
 
@@ -67,6 +71,7 @@ def write_weights(
         variables: {"params": tree} and other collections, such as "batch_stats".
         model: the model that they are of.
         image_size: (height, width) of the images that it takes.
+        class_names: in the order of the labels, where they are known.
 
     Raises:
         ValueError: for another suffix.
@@ -78,6 +83,7 @@ def write_weights(
             "model": type(model).__name__,
             "fields": telling_fields(model),
             "image_size": list(image_size)[:2],
+            "classes": None if class_names is None else list(class_names),
         }
     )
     if file.suffix == ".safetensors":
@@ -183,6 +189,7 @@ def _from_arrays(
         version, fields = int(about.get("version", 0)), dict(about.get("fields", {}))
         size = about.get("image_size")
         image_size = None if size is None else as_height_width("image_size", size)
+        names = None if about.get("classes") is None else tuple(map(str, about["classes"]))
     except (ValueError, TypeError, AttributeError) as error:
         raise damaged(file, error) from error
     if version > VERSION:
@@ -195,11 +202,12 @@ def _from_arrays(
         if both:
             raise ValueError(f"weights {file}: what is above {listed(both)} is an array as well")
         variables = unflatten_dict({tuple(name.split("/")): arrays[name] for name in arrays})
-        return Stored(f"{file.suffix[1:]} of ours", variables, fields, image_size=image_size)
+        known = {"image_size": image_size, "class_names": names}
+        return Stored(f"{file.suffix[1:]} of ours", variables, fields, **known)
     converted = convert_state_dict(file, arrays, model, metadata.get("architecture"))
     params, fields = {"params": converted.params}, {**fields, **converted.fields}
     skipped, notes = converted.skipped, converted.notes
-    return Stored(converted.naming, params, fields, skipped, notes, image_size)
+    return Stored(converted.naming, params, fields, skipped, notes, image_size, names)
 
 
 def _folders(name: str) -> list[str]:

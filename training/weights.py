@@ -52,6 +52,7 @@ class Report:
         reinit_head: how the head starts.
         skipped: what is stored there and not needed.
         notes: what a person should know.
+        class_names: of the stored head, in the order of the labels, where they are known.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Report:
     reinit_head: str
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
+    class_names: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         """Returns a line for each kind of array that there is."""
@@ -182,6 +184,7 @@ def load_variables(
         reinit_head=reinit_head,
         skipped=stored.skipped,
         notes=(*stored.notes, *ignored),
+        class_names=stored.class_names,
     )
     variables = {
         collection: unflatten_dict({leaf: arrays[name] for leaf, name in names.items()}, sep="/")

@@ -140,18 +140,16 @@ def read_classes(path: Path) -> list[str]:
     return path.read_bytes().decode("utf-8", "surrogateescape").rstrip("\n").split("\n")
 
 
-def find_classes(path: Path) -> list[str] | None:
+def find_classes(path: Path) -> tuple[str, ...] | None:
     """Returns the classes of the run that a workdir, or a checkpoint in it, belongs to.
-
-    Args:
-        path: absolute.
 
     Returns:
         Their names in the order of the labels; None where they are not known.
     """
+    path = path.absolute()
     for folder in (path, *path.parents[:3]):  # workdir/checkpoints/best/1200
         if (folder / "classes.txt").is_file():
-            return read_classes(folder / "classes.txt")
+            return tuple(read_classes(folder / "classes.txt"))
     return None
 
 
