@@ -219,16 +219,46 @@ def test_evaluation_repeats_and_takes_other_splits(counting):
     np.testing.assert_array_equal(np.concatenate(labels), np.arange(40, 45))
 
 
-def test_two_real_processes_whose_devices_alternate_in_the_mesh():
+def run_processes(program, num_processes, num_devices, *arguments, timeout=60):
+    """Runs a program as several processes that find each other; returns the last line of each."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
+    join = f"""
+import sys, jax
+jax.distributed.initialize("localhost:{port}", {num_processes}, int(sys.argv[1]))
+"""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", join + program, str(p), *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for p in range(num_processes)
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, (_, errors) in zip(running, outputs, strict=True):
+        assert process.returncode == 0, errors
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+def test_two_real_processes_whose_devices_alternate_in_the_mesh():
     program = """
-import sys, numpy as np, jax
+import json, numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from data.pipeline import Data
-process, port = int(sys.argv[1]), sys.argv[2]
-jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=process)
 devices = np.array(sorted(jax.devices(), key=lambda d: (d.id % 2, d.process_index)))
 mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
 sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -244,39 +274,49 @@ for _ in range(5):
         for shard in array.addressable_shards:
             np.testing.assert_array_equal(shard.data, numpy_batch[key][shard.index])
             seen.add(shard.index[0].indices(12)[:2])
-print(sorted(seen))
 masks = [s.data for b in data.eval_batches() for s in b["mask"].addressable_shards]
-print(len(data.eval_batches()), int(sum(np.asarray(mask).sum() for mask in masks)))
+count = int(sum(np.asarray(mask).sum() for mask in masks))
+print(json.dumps([sorted(seen), len(data.eval_batches()), count]))
 """
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    }
-    command = [sys.executable, "-c", program]
-    running = [
-        subprocess.Popen(
-            [*command, str(p), str(port)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for p in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=60) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, (_, errors) in zip(running, outputs, strict=True):
-        assert process.returncode == 0, errors
-    (rows0, eval0), (rows1, eval1) = (out.splitlines()[-2:] for out, _ in outputs)
-    assert rows0 == "[(0, 3), (6, 9)]" and rows1 == "[(3, 6), (9, 12)]"
-    (length0, count0), (length1, count1) = eval0.split(), eval1.split()
-    assert length0 == length1 == "30"  # batches of 10 rounded up to 12
-    assert int(count0) + int(count1) == 360
+    one, other = run_processes(program, 2, 2)
+    assert one[0] == [[0, 3], [6, 9]] and other[0] == [[3, 6], [9, 12]]
+    assert one[1] == other[1] == 30  # batches of 10 rounded up to 12
+    assert one[2] + other[2] == 360
+
+
+@pytest.mark.parametrize("num_hosts", [2, 3])
+def test_hosts_with_several_devices_count_each_example_once(num_hosts, tmp_path):
+    """A prime number of examples, batches of 1 to 17, real processes."""
+    pixels, labels = np.zeros((NUM_TEST, 2, 2, 1), np.uint8), np.arange(NUM_TEST)
+    np.savez(
+        tmp_path / "prime.npz",
+        **{f"{split}_images": pixels for split in ("train", "test")},
+        **{f"{split}_labels": labels for split in ("train", "test")},
+    )
+    program = """
+import json, numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from data.pipeline import Data
+seen = []
+for num_devices in range(1, 9):
+    of_each = [jax.local_devices(p)[:num_devices] for p in range(jax.process_count())]
+    mesh = Mesh(np.concatenate(of_each), ("data",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    for size in range(1, 18):
+        data = Data(name=f"npz:{sys.argv[2]}", image_size=2, batch_size=mesh.size,
+                    eval_batch_size=size, num_threads=0, sharding=sharding).open()
+        labels = []
+        for batch in data.eval_batches():
+            for label, mask in zip(*(batch[k].addressable_shards for k in ("label", "mask"))):
+                labels += np.asarray(label.data)[np.asarray(mask.data) == 1].tolist()
+        seen.append(labels)
+print(json.dumps(seen))
+"""
+    outputs = run_processes(program, num_hosts, 8, str(tmp_path / "prime.npz"))
+    assert len(outputs[0]) == 17 * 8
+    for of_hosts in zip(*outputs, strict=True):
+        assert sorted(itertools.chain(*of_hosts)) == list(range(NUM_TEST))
+        assert all(of_hosts)  # each has a part
 
 
 # --- devices --------------------------------------------------------------------------------------
