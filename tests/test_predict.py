@@ -141,7 +141,7 @@ def test_probabilities_are_those_of_evaluation(config, trained, checkpoint, aver
     expected = of_evaluation(run, state, "ema" if average else "raw")
     files, labels = evaluation_files(run)
     assert {path.suffix for path in files} == {".png", ".jpg", ".jpeg", ".gif"}
-    predictor = build_predictor(config, workdir, checkpoint=checkpoint, average=average)
+    predictor = build_predictor(config, workdir, checkpoint=checkpoint, ema=average)
     predictions = list(predictor.predict(files, batch_size=4))  # two batches, the last one padded
     assert [prediction.path for prediction in predictions] == files
     for prediction, label, (loss, top1) in zip(predictions, labels, expected, strict=True):

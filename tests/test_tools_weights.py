@@ -102,7 +102,7 @@ def flags(named=None, **more):
     if named:
         fields = [f"{name}={value}" for name, value in named["fields"].items()]
         defaults |= dict(model=named["model"], fields=fields, num_classes=10, image_size=["32"])
-    reading = dict(weights="raw", checkpoint="latest", resize=None, ignore_fields=[])
+    reading = dict(ema=False, checkpoint="latest", resize=None, ignore_fields=[])
     return types.SimpleNamespace(**(defaults | reading | dict(overwrite=False) | more))
 
 
@@ -159,8 +159,8 @@ def test_a_workdir_tells_all(small_config, tmp_path):
     workdir, outputs = tmp_path / "run", [tmp_path / "run.npz", tmp_path / "run.safetensors"]
     small_config.loop.num_epochs = 2.0
     train.train_and_evaluate(small_config, workdir)
-    run = build_predictor(small_config, workdir, average=True)
-    args = dict(workdir=str(workdir), weights="ema")
+    run = build_predictor(small_config, workdir, ema=True)
+    args = dict(workdir=str(workdir), ema=True)
     for output, to in zip(outputs, ("npz", "ours"), strict=True):
         convert_weights.main(flags(**args, output=str(output), to=to))
         found, report = load_variables(output, run.model, image_size=(8, 8, 1))

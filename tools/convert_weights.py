@@ -4,7 +4,7 @@
         --output=tnt_s.safetensors --to=ours
     python tools/convert_weights.py --model=nest_base_s196_224 --fields=gelu=exact \
         --ignore_fields=gelu --input=nest-b_imagenet/ --output=nest_base_jx.safetensors --to=timm
-    python tools/convert_weights.py --workdir=/tmp/run --weights=ema --output=run.npz --to=npz
+    python tools/convert_weights.py --workdir=runs/mine --ema --output=run.npz --to=npz
 
 --to: "ours" writes .safetensors that tells the fields of its model and the names of its classes,
 "npz" the same as .npz, and "timm" .safetensors for

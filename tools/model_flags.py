@@ -51,7 +51,7 @@ def define_model_flags() -> None:
     flags.DEFINE_list("image_size", None, "Side or height,width in pixels; None: the model's.")
     flags.DEFINE_integer("channels", 3, "Channels of an image.", lower_bound=1)
     flags.DEFINE_string("input", None, "Weights: a file, a folder or a workdir.")
-    flags.DEFINE_enum("weights", "raw", ["raw", "ema"], "Weights or their moving average.")
+    flags.DEFINE_bool("ema", False, "Use the moving average of the weights.")
     flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of a workdir's.")
     flags.DEFINE_enum(
         "resize",
@@ -84,7 +84,7 @@ def load_named_model(args: flags.FlagValues) -> NamedModel:
             args.input,
             model,
             image_size=image_shape,
-            weights=args.weights,
+            weights="ema" if args.ema else "raw",
             checkpoint=args.checkpoint,
             resize=args.resize,
             reinit_head="never",  # a head of zeros is of no use here
@@ -98,9 +98,7 @@ def _of_workdir(args: flags.FlagValues) -> NamedModel:
         if getattr(args, name) != default:
             raise ConfigError(f"--{name} does not go with --workdir, whose config tells it")
     workdir = Path(args.workdir).expanduser()
-    run = build_predictor(
-        read_config(workdir), workdir, checkpoint=args.checkpoint, average=args.weights == "ema"
-    )
+    run = build_predictor(read_config(workdir), workdir, checkpoint=args.checkpoint, ema=args.ema)
     return NamedModel(run.model, dict(run.variables), run.report, run.image_shape)
 
 

@@ -40,7 +40,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
         config,
         args.weights or args.workdir,
         checkpoint=args.checkpoint,
-        average=args.ema,
+        ema=args.ema,
         classes_file=args.classes,
     )
     if predictor.report.resized or predictor.report.notes:

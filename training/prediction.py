@@ -182,7 +182,7 @@ def build_predictor(
     weights: str | Path,
     *,
     checkpoint: str = "latest",
-    average: bool = False,
+    ema: bool = False,
     classes_file: str | Path | None = None,
 ) -> Predictor:
     """Loads a model for prediction.
@@ -191,7 +191,7 @@ def build_predictor(
         config: the recipe; of its data set only the names of the classes are of use.
         weights: workdir, or anything that training.weights.load_variables reads.
         checkpoint: "latest" or "best", of a workdir.
-        average: take the moving average of the weights.
+        ema: take the moving average of the weights.
         classes_file: file with a class name a line; None: those stored with the weights, else the
             data set's, else ImageNet's names for a model of 1,000 classes.
 
@@ -210,7 +210,7 @@ def build_predictor(
             plain["model"],
             weights=weights,
             num_classes=dataset.num_classes if dataset else NUM_IMAGENET_CLASSES,
-            options={"checkpoint": checkpoint, "weights": "ema" if average else "raw"},
+            options={"checkpoint": checkpoint, "weights": "ema" if ema else "raw"},
         )
         try:
             model, variables, report = load(image_shape=(*data.height_and_width, channels))
