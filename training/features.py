@@ -129,8 +129,10 @@ def load_inception(file: Path) -> Embedding:
     Raises:
         ConfigError: the file is missing, damaged, or of another network.
     """
-    with input_errors():
+    try:
         model, variables, source = inception_weights.read_inception(file)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"config.task.features: {error}") from error
     protocol = {
         "features": f"pool3 of Inception-v3, {source}",
         "features_file": str(file),

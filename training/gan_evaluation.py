@@ -231,7 +231,8 @@ class GanEvaluation:
             "statistics_hash": digest(real.moments.mean, real.moments.covariance),
         }
         if self.statistics is not None:
-            protocol["statistics"] = real.protocol or "unknown: the file has mu and sigma alone"
+            more = {k: v for k, v in real.protocol.items() if v != protocol.get(k)}
+            protocol["statistics"] = more or "unknown: the file has mu and sigma alone"
         return metrics, protocol
 
 
