@@ -3,7 +3,8 @@
     python train.py --config=configs/cifar_nest_gan.py:small --workdir=runs/cifar_nest_gan
 
 draws samples at every evaluation. With a classifier of such images, also the distances to the test
-split: --config.task.features=runs/cifar_nest_tiny (configs/cifar_nest.py).
+split: --config.task.features=runs/cifar_nest_tiny (configs/cifar_nest.py), or Inception-v3's
+weights: --config.task.features=pt_inception-2015-12-05-6726825d.pth.
 
 Argument: small|base, debug. The paper trains no such generator. Optimizer, losses and batch are
 those of HiT-GAN (arXiv 2106.07631, by the same authors), the augmentation is that of DiffAugment

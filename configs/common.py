@@ -133,6 +133,7 @@ def gan_config() -> ConfigDict:
             "collapse_gap": 40.0,
             "collapse_steps": 500,
             "features": "",  # no metrics, pictures only
+            "statistics": "",  # the evaluation split's
             "num_samples": 1000,
             "neighbors": 3,
         }

@@ -3,7 +3,7 @@
     python train.py --config=configs/imagenet64_nest_gan.py:base --workdir=runs/imagenet64_nest_gan
 
 draws samples at every evaluation. With a classifier, also the distances to the validation split:
---config.task.features=WORKDIR.
+--config.task.features=WORKDIR, or a file of Inception-v3's weights.
 
 Argument: base|small, debug. From the paper (arXiv 2105.12723) are the task and, recalled, the
 74.4 million parameters of the generator. It does not tell the training: losses, optimizer, batch,

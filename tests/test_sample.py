@@ -1,5 +1,6 @@
 """Samples of a trained generator, compared in the features of a trained classifier."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,7 +13,8 @@ from configs import digits_nest, digits_nest_gan
 from tools import sample
 from training import experiment
 from training.errors import ConfigError
-from training.features import digest, load_embedding, load_statistics, save_statistics
+from training.feature_statistics import from_features, load_statistics, save_statistics
+from training.features import Embedding, digest, load_embedding
 from training.generative_metrics import frechet_distance, moments
 
 
@@ -122,13 +124,110 @@ def test_samples(runs, tmp_path):
         sample.load_run(folder / "classifier")
 
 
-def test_statistics_are_reused_with_the_same_protocol_only(tmp_path):
-    rng = np.random.default_rng(0)
-    found = moments(rng.normal(size=(20, 3)))
-    path = tmp_path / "test.npz"
-    save_statistics(path, found, {"resize": "bicubic", "count": 20})
-    again = load_statistics(path, {"count": 20, "resize": "bicubic"})
-    assert frechet_distance(found, again) == pytest.approx(0, abs=1e-9)
-    assert digest(found.mean) == digest(again.mean) != digest(again.covariance)
-    with pytest.raises(ConfigError, match="were taken with .*bicubic.*, not with .*nearest"):
-        load_statistics(path, {"resize": "nearest", "count": 20})
+SPACE = {"features_hash": "0123", "resize": "bicubic"}
+
+
+def some_statistics():
+    features = np.random.default_rng(0).normal(size=(20, 3))
+    found = from_features(features, SPACE | {"data.eval_split": "test"})
+    return dataclasses.replace(found, to_judge_by={"floor_recall": 0.5})
+
+
+def test_statistics_are_reused_in_the_same_space_only(tmp_path):
+    path, saved = tmp_path / "test.npz", some_statistics()
+    save_statistics(path, saved)
+    again = load_statistics(path, SPACE | {"features_workdir": "moved"}, 3)
+    np.testing.assert_array_equal(again.features, saved.features)
+    assert (again.moments.count, again.to_judge_by) == (20, {"floor_recall": 0.5})
+    assert frechet_distance(again.moments, moments(saved.features)) == pytest.approx(0, abs=1e-9)
+    assert digest(again.moments.mean) != digest(again.moments.covariance)
+    assert [file.name for file in tmp_path.iterdir()] == ["test.npz"]
+    with pytest.raises(ConfigError, match="of other features: resize 'bicubic', not 'bilinear'"):
+        load_statistics(path, SPACE | {"resize": "bilinear"}, 3)
+    with pytest.raises(ConfigError, match="of other features: features_hash '0123', not '4567'"):
+        load_statistics(path, SPACE | {"features_hash": "4567"}, 3)
+
+
+def test_statistics_that_others_took(tmp_path):
+    """Files of pytorch-fid have mu and sigma alone, as np.savez_compressed writes them."""
+    expected, path = some_statistics().moments, tmp_path / "fid.npz"
+    np.savez_compressed(path, mu=expected.mean, sigma=expected.covariance)
+    found = load_statistics(path, SPACE, 3)
+    assert (found.features, found.protocol, found.moments.count) == (None, {}, 0)
+    np.testing.assert_array_equal(found.moments.covariance, expected.covariance)
+    with pytest.raises(ConfigError, match=r"mu has shape \(3,\), expected \(2048,\)"):
+        load_statistics(path, SPACE, 2048)
+    for arrays, message in (
+        ({"mu": expected.mean}, "lacks sigma"),
+        ({"mu": expected.mean * np.nan, "sigma": expected.covariance}, "mu holds values that are"),
+        ({"mu": np.array([{}] * 3), "sigma": expected.covariance}, "allow_pickle=False"),
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(ConfigError, match=message) as error:
+            load_statistics(path, SPACE, 3)
+        assert "\n" not in str(error.value)
+    save_statistics(path, some_statistics())
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ConfigError, match=r"fid.npz: no such file, or not an archive"):
+        load_statistics(path, SPACE, 3)
+
+
+def measured(run):
+    return sample.real_statistics(run.data, run.task.embedding, run.task.neighbors)
+
+
+def test_real_images_pass_once(runs, tmp_path, monkeypatch):
+    """The same numbers with the file as without it, and none of the split's features are taken."""
+    folder, _, metrics = runs
+    expected = sample.compare(*sample.load_run(folder / "gan"))
+    path = tmp_path / "digits.npz"
+    found = sample.compare(*sample.load_run_with_statistics(folder / "gan", path))
+    assert set(found) == set(expected) > set(metrics)
+    for name in set(found) - {"protocol"}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
+    protocol = found["protocol"]
+    assert (protocol["num_real"], protocol["num_generated"]) == (61, 90)
+    assert protocol["statistics"]["data.eval_split"] == "test[:61]"
+
+    monkeypatch.setattr(sample, "real_statistics", lambda *args: pytest.fail("again"))
+    traced, original = [], Embedding.__call__
+    monkeypatch.setattr(Embedding, "__call__", lambda *args: traced.append(1) or original(*args))
+    assert sample.compare(*sample.load_run_with_statistics(folder / "gan", path)) == found
+    assert len(traced) == 1  # for a batch of samples; none of the split
+
+
+def test_statistics_of_other_images(runs, tmp_path, monkeypatch):
+    folder, config, _ = runs
+    path = tmp_path / "digits.npz"
+    config = config.copy_and_resolve_references()
+    config.task.statistics = str(path)
+    run, _ = sample.load_run(folder / "gan")
+    save_statistics(path, measured(run))
+    config.data.eval_split = "test[:50]"
+    task = experiment.build(config).task  # training may compare with another split
+    assert task.statistics.protocol["data.eval_split"] == "test[:61]"
+    read = sample.workdirs.read_config
+    monkeypatch.setattr(
+        sample.workdirs, "read_config", lambda f: config if f.name == "gan" else read(f)
+    )
+    with pytest.raises(ConfigError, match=r"with data.eval_split 'test\[:61\]', not with 'test"):
+        sample.load_run_with_statistics(folder / "gan", path)
+    with pytest.raises(ConfigError, match=r"nowhere/a.npz: there is no such folder"):
+        sample.load_run_with_statistics(folder / "gan", tmp_path / "nowhere" / "a.npz")
+
+
+def test_moments_alone_give_the_frechet_distance_alone(runs, tmp_path):
+    folder, _, metrics = runs
+    run, _ = sample.load_run(folder / "gan")
+    real = measured(run).moments
+    path = tmp_path / "fid.npz"
+    np.savez(path, mu=real.mean, sigma=real.covariance)
+    run, state = sample.load_run_with_statistics(folder / "gan", path)
+    found = sample.compare(run, state)
+    assert found["frechet_distance"] == pytest.approx(metrics["frechet_distance"], rel=1e-3)
+    assert not {"kernel_distance", "precision", "recall", "floor_recall"} & set(found)
+    assert set(run.task.metric_names()) <= set(found)
+    assert found["protocol"]["statistics"] == "unknown: the file has mu and sigma alone"
+    assert found["protocol"]["num_real"] == "unknown"
+    with pytest.raises(ConfigError, match=r"config.task.statistics needs config.task.features"):
+        sample.load_run(folder / "gan", features="", statistics=str(path))

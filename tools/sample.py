@@ -3,11 +3,16 @@
     python tools/sample.py --workdir=runs/digits_nest_gan --num=80 --grid=samples.png
     python tools/sample.py --workdir=runs/digits_nest_gan --num=50000 --npz=samples.npz
     python tools/sample.py --workdir=runs/digits_nest_gan --compare
+    python tools/sample.py --workdir=runs/cifar_nest_gan --compare \
+        --features=pt_inception-2015-12-05-6726825d.pth --statistics=cifar10_test.npz
 
 --grid writes one picture, --npz the array `images`, uint8 [num, h, w, c], and `labels` where the
 generator has classes. The same --seed gives the same images. --compare prints how far the samples
-are from the evaluation split in the features that the run was trained with (or --features), beside
-two distances to judge it by: that of the generator before training, and that of the training split.
+are from the evaluation split in the features that the run was trained with (or --features, a
+classifier's workdir or a file of Inception-v3's weights), beside two distances to judge it by: that
+of the generator before training, and that of the training split. --statistics names a file that
+keeps the features of the real images: written if it is not there, read in their place if it is.
+Files with `mu` and `sigma` alone, as pytorch-fid's, give the Frechet distance alone.
 
 Exit codes: 0 done; 2 wrong input.
 """
@@ -27,23 +32,32 @@ from training import commandline, experiment, workdirs
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError
 from training.evaluation import evaluate
+from training.feature_statistics import (
+    FeatureStatistics,
+    real_images,
+    real_statistics,
+    save_statistics,
+)
 from training.gan import Gan
-from training.gan_evaluation import unmasked
-from training.generative_metrics import frechet_distance, moments, precision_recall
 from training.image_grid import image_grid, save_png
 
 BATCH = 512
 
 
 def load_run(
-    workdir: Path, *, checkpoint: str = "latest", features: str | None = None
+    workdir: Path,
+    *,
+    checkpoint: str = "latest",
+    features: str | None = None,
+    statistics: str | None = None,
 ) -> tuple[experiment.Experiment, Any]:
     """Builds the run of a workdir and restores its state.
 
     Args:
         workdir: of a GAN's run.
         checkpoint: "latest" or "best".
-        features: workdir of a classifier, in place of the one that the run was trained with.
+        features: as config.task.features, in place of those that the run was trained with.
+        statistics: likewise; "": none, None: the run's, if `features` are the run's as well.
 
     Raises:
         ConfigError: it is no such run, or has no checkpoint.
@@ -57,6 +71,9 @@ def load_run(
     config.mesh = {"data": 1, "fsdp": 1}
     if features is not None:
         config.task.features = features
+        statistics = statistics or ""
+    if statistics is not None:
+        config.task.statistics = statistics
     run = experiment.build(config)
     sections = config.checkpoint.to_dict()
     with Checkpoints(workdir=workdir, read_only=True, **sections) as saved:
@@ -96,40 +113,61 @@ def draw(
     return np.concatenate(images), np.concatenate(labels)
 
 
+def load_run_with_statistics(
+    workdir: Path, statistics: Path, **options: Any
+) -> tuple[experiment.Experiment, Any]:
+    """As load_run, with a file of features of the run's real images; writes it if it is not there.
+
+    Args:
+        workdir: of a GAN's run.
+        statistics: the file.
+        options: checkpoint and features, as for load_run.
+
+    Raises:
+        ConfigError: the file is of other features or of other images, or cannot be written.
+    """
+    if not statistics.exists():
+        if not statistics.parent.is_dir():
+            raise ConfigError(f"--statistics={statistics}: there is no such folder")
+        run, _ = load_run(workdir, **options, statistics="")
+        save_statistics(statistics, _measured(run))
+    run, state = load_run(workdir, **options, statistics=str(statistics))
+    found = run.task.statistics.protocol
+    for key, value in real_images(run.data, run.task.neighbors).items() if found else ():
+        if (other := found.get(key)) != value:
+            raise ConfigError(
+                f"--statistics={statistics} were taken with {key} {other!r}, not with {value!r}"
+            )
+    return run, state
+
+
+def _measured(run: experiment.Experiment) -> FeatureStatistics:
+    if run.task.embedding is None:
+        raise ConfigError(
+            "--compare needs --features: a classifier's workdir, or Inception-v3's weights"
+        )
+    return real_statistics(run.data, run.task.embedding, run.task.neighbors)
+
+
 def compare(run: experiment.Experiment, state: Any) -> dict[str, Any]:
     """Returns the metrics of the state, with the distances before training and between the splits.
 
     Returns:
-        The metrics of the evaluation; `untrained_frechet_distance`; `floor_frechet_distance`,
-        `floor_precision` and `floor_recall`, which the training split has; `real_confident_share`
-        of the evaluation split; `protocol`.
+        The metrics of the evaluation; `untrained_frechet_distance`; those of `real_statistics`,
+        unless the run has a file of statistics that lacks them; `protocol`.
     """
-    task: Gan = run.task
-    if task.embedding is None:
-        raise ConfigError("--compare needs --features=WORKDIR of a classifier")
+    statistics = run.task.statistics or _measured(run)
 
     def found(state):
-        return evaluate(run.eval_step, task, state, run.data.eval_batches(), key=run.key)
-
-    def real(split):
-        rows = [run.eval_step(state, batch, run.key)[1] for batch in run.data.eval_batches(split)]
-        return unmasked(jax.device_get(rows), "real")
+        return evaluate(run.eval_step, run.task, state, run.data.eval_batches(), key=run.key)
 
     final, start = found(state), found(run.init())
-    train, test = real(run.data.train_split), real(run.data.eval_split)
-    precision, recall = precision_recall(
-        test["features"], train["features"], neighbors=task.neighbors
+    return (
+        final.metrics
+        | {"untrained_frechet_distance": start.metrics["frechet_distance"]}
+        | statistics.to_judge_by
+        | {"protocol": final.protocol}
     )
-    return final.metrics | {
-        "untrained_frechet_distance": start.metrics["frechet_distance"],
-        "floor_frechet_distance": frechet_distance(
-            moments(test["features"]), moments(train["features"])
-        ),
-        "floor_precision": precision,
-        "floor_recall": recall,
-        "real_confident_share": float((test["confidence"] > 0.9).mean()),
-        "protocol": final.protocol,
-    }
 
 
 def define_flags() -> None:
@@ -142,15 +180,22 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Another one gives other samples.", lower_bound=0)
     flags.DEFINE_integer("class", None, "Class of all samples, of a generator with classes.")
     flags.DEFINE_bool("compare", False, "Print distances to the evaluation split as JSON.")
-    flags.DEFINE_string("features", None, "Classifier's workdir, for --compare.")
+    flags.DEFINE_string("features", None, "Classifier's workdir or Inception-v3's weights.")
+    flags.DEFINE_string("statistics", None, "File that keeps the real images' features, .npz.")
 
 
 def main(args: flags.FlagValues) -> None:
     if args.workdir is None or not (args.grid or args.npz or args.compare):
         raise ConfigError("give --workdir=FOLDER and one of --grid, --npz, --compare; see --help")
-    run, state = load_run(
-        Path(args.workdir).absolute(), checkpoint=args.checkpoint, features=args.features
-    )
+    if args.statistics and not args.compare:
+        raise ConfigError("--statistics is for --compare")
+    workdir = Path(args.workdir).absolute()
+    options = {"checkpoint": args.checkpoint, "features": args.features}
+    if args.statistics:
+        file = Path(args.statistics).expanduser().absolute()
+        run, state = load_run_with_statistics(workdir, file, **options)
+    else:
+        run, state = load_run(workdir, **options)
     if args.compare:
         print(json.dumps(compare(run, state)))
     if not (args.grid or args.npz):

@@ -1,4 +1,4 @@
-"""Features of images in a trained classifier of this repository, to compare sets of images in."""
+"""Features of images in a trained network, to compare sets of images in."""
 
 import dataclasses
 import hashlib
@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import pipeline
-from training import workdirs
+from training import inception_weights, workdirs
 from training.errors import ConfigError, input_errors
-from training.generative_metrics import Moments
 from training.models import create_model
 from training.weights import load_variables
 
-RESIZE = "bicubic"  # with antialiasing, jax.image.resize
+INCEPTION_SIZE = 299
+INCEPTION_CHUNK = 32  # images at once on a device: 0.3 GB on a CPU; 512 were 4.2 GB
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: it holds arrays
 class Embedding:
     """A classifier as a feature space.
 
@@ -30,6 +30,10 @@ class Embedding:
         image_shape: (h, w, c) of the images that it was trained with.
         mean, std: per channel, that it normalises with.
         protocol: what it is, for the record: source, resize, image_size.
+        resize: method of jax.image.resize.
+        antialias: of the resize, where it makes images smaller.
+        head: name of the layer that the features enter.
+        chunk: images at once on each device, of a larger batch; None: all.
     """
 
     model: nn.Module
@@ -38,6 +42,10 @@ class Embedding:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     protocol: dict[str, Any]
+    resize: str = "bicubic"
+    antialias: bool = True
+    head: str = "head"
+    chunk: int | None = None
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns features and class probabilities.
@@ -50,17 +58,38 @@ class Embedding:
             features float32 [b, f], what enters the classifier's head (after the last norm and the
             average over the image); probabilities [b, classes].
         """
+        count = len(images)
+        at_once = count if self.chunk is None else self.chunk * jax.device_count()
+        if count <= at_once:
+            return self._embed(images)
+        parts = -(-count // at_once)
+        size = -(-count // parts)
+        images = jnp.pad(images, ((0, parts * size - count), (0, 0), (0, 0), (0, 0)))
+        # A part is every parts-th image, so that it lies over the devices as the batch does.
+        images = images.reshape(size, parts, *images.shape[1:]).swapaxes(0, 1)
+        embedded = jax.lax.map(self._embed, images)  # [parts, size, ...] each
+        return jax.tree.map(
+            lambda x: x.swapaxes(0, 1).reshape(parts * size, *x.shape[2:])[:count], embedded
+        )
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), "float32")
+        return jax.eval_shape(self._embed, images)[0].shape[-1]
+
+    def _embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         height, width, channels = self.image_shape
         if images.shape[1:3] != (height, width):
             shape = (len(images), height, width, images.shape[-1])
-            images = jax.image.resize(images, shape, RESIZE, antialias=True)
+            images = jax.image.resize(images, shape, self.resize, antialias=self.antialias)
         if images.shape[-1] == 1 and channels == 3:
             images = jnp.repeat(images, 3, axis=-1)
         images = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         inputs = []
 
         def keep_head_input(call, args, kwargs, context):
-            if context.module.name == "head" and context.method_name == "__call__":
+            if context.module.name == self.head and context.method_name == "__call__":
                 inputs.append(args[0])
             return call(*args, **kwargs)
 
@@ -69,49 +98,93 @@ class Embedding:
         return inputs[0].astype(jnp.float32), jax.nn.softmax(logits)
 
 
-def load_embedding(workdir: str, *, num_channels: int, dataset: str) -> Embedding:
-    """Reads the classifier of a workdir: its moving average if it has one, else its weights.
+def load_embedding(path: str, *, num_channels: int, dataset: str) -> Embedding:
+    """Reads a feature space: a classifier of this repository, or Inception-v3.
 
     Args:
-        workdir: of a classification run of this repository.
+        path: workdir of a classification run of this repository, whose moving average counts if it
+            has one; or a file of Inception-v3's weights, see read_inception.
         num_channels: of the images to come.
         dataset: their data set, for the message that says how to train a classifier.
 
     Raises:
         ConfigError: there is none, or it is no classifier of such images.
     """
-    folder = Path(workdir)
+    location = Path(path).expanduser()
+    if location.is_file() or location.suffix in inception_weights.SUFFIXES:
+        embedding = load_inception(location)
+    else:
+        embedding = _load_classifier(location, dataset)
+    if num_channels not in (1, channels := embedding.image_shape[-1]):
+        raise ConfigError(
+            f"config.task.features={path!r} takes images of {channels} channel(s), the "
+            f"generated ones have {num_channels}"
+        )
+    return embedding
+
+
+def load_inception(file: Path) -> Embedding:
+    """Reads Inception-v3 as pytorch-fid uses it: its resize and its inputs, in -1..1.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or of another network.
+    """
+    try:
+        model, variables, source = inception_weights.read_inception(file)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"config.task.features: {error}") from error
+    protocol = {
+        "features": f"pool3 of Inception-v3, {source}",
+        "features_file": str(file),
+        "features_hash": digest(*jax.tree.leaves(variables)),
+        "resize": "bilinear without antialiasing, corners not aligned, of float images, to "
+        f"{INCEPTION_SIZE}x{INCEPTION_SIZE}, as pytorch-fid (clean-fid: bicubic with antialiasing)",
+        "classes": f"{model.num_classes} of Inception-v3",
+    }
+    half = (0.5, 0.5, 0.5)
+    return Embedding(
+        model,
+        variables,
+        (INCEPTION_SIZE, INCEPTION_SIZE, 3),
+        half,
+        half,
+        protocol,
+        resize="bilinear",
+        antialias=False,
+        head="fc",
+        chunk=INCEPTION_CHUNK,
+    )
+
+
+def _load_classifier(folder: Path, dataset: str) -> Embedding:
     if not (folder / "checkpoints" / "latest").is_dir():
         recipe = next((r for r in ("digits", "cifar") if r in dataset), "imagenet")
         raise ConfigError(
-            f"config.task.features={workdir!r} holds no trained classifier; train one: python "
-            f"train.py --config=configs/{recipe}_nest.py --workdir={workdir}, or leave it empty"
+            f"config.task.features={str(folder)!r} holds no trained classifier; train one: python "
+            f"train.py --config=configs/{recipe}_nest.py --workdir={folder}, or give a file of "
+            "Inception-v3's weights, or leave it empty"
         )
     config = workdirs.read_config(folder).to_dict()
     if config["task"]["name"] != "classification":
         raise ConfigError(
-            f"config.task.features={workdir!r} is a run of {config['task']['name']!r}; features "
-            "come from a run of 'classification'"
+            f"config.task.features={str(folder)!r} is a run of {config['task']['name']!r}; "
+            "features come from a run of 'classification'"
         )
     with input_errors():
         data = pipeline.Data(**config["data"])
-        height, width, channels = data.image_shape
-        if num_channels not in (1, channels):
-            raise ValueError(
-                f"config.task.features={workdir!r} takes images of {channels} channel(s), the "
-                f"generated ones have {num_channels}"
-            )
         model = create_model(**config["model"], num_classes=data.num_classes)
         weights = "ema" if config["task"]["ema_decay"] else "raw"
         variables, report = load_variables(
             folder, model, image_size=data.image_shape, weights=weights, reinit_head="never"
         )
     mean, std = data.statistics
+    height, width, _ = data.image_shape
     protocol = {
         "features": f"input of the head, {report.kind}",
-        "features_workdir": str(workdir),
+        "features_workdir": str(folder),
         "features_hash": digest(*jax.tree.leaves(variables)),
-        "resize": f"{RESIZE} with antialiasing to {height}x{width} where the size differs",
+        "resize": f"bicubic with antialiasing to {height}x{width} where the size differs",
+        "classes": f"{data.num_classes} of {config['data']['name']}",
     }
     return Embedding(model, variables, data.image_shape, mean, std, protocol)
 
@@ -122,32 +195,3 @@ def digest(*arrays: np.ndarray) -> str:
     for array in arrays:
         total.update(np.ascontiguousarray(array, np.float32).tobytes())
     return total.hexdigest()[:12]
-
-
-def save_statistics(path: str | Path, statistics: Moments, protocol: dict[str, Any]) -> None:
-    """Writes moments and how they were taken as .npz, to compare other samples with later."""
-    with Path(path).open("wb") as file:
-        np.savez(
-            file,
-            mean=statistics.mean,
-            covariance=statistics.covariance,
-            count=statistics.count,
-            protocol=np.array(repr(sorted(protocol.items()))),
-        )
-
-
-def load_statistics(path: str | Path, protocol: dict[str, Any]) -> Moments:
-    """Reads moments that `save_statistics` wrote.
-
-    Args:
-        path: of the file.
-        protocol: that they must have been taken with: numbers by different ones do not compare.
-
-    Raises:
-        ConfigError: there is no such file, or it was made with another protocol.
-    """
-    with input_errors(), np.load(path) as stored:
-        expected = repr(sorted(protocol.items()))
-        if (found := str(stored["protocol"])) != expected:
-            raise ValueError(f"statistics {path} were taken with {found}, not with {expected}")
-        return Moments(stored["mean"], stored["covariance"], int(stored["count"]))

@@ -11,7 +11,6 @@ from jax.sharding import NamedSharding
 
 from training.diff_augment import OPERATIONS, diff_augment
 from training.errors import NonFiniteError
-from training.features import load_embedding
 from training.gan_evaluation import GanEvaluation
 from training.gan_losses import LOSSES, is_collapsed, r1_penalty, wasserstein_penalty
 from training.gan_networks import GanNetworks
@@ -71,8 +70,10 @@ class Gan(GanEvaluation):
         collapse_gap: mean logits of real and generated images further apart than this, see
             `is_collapsed`; 0 or None: any distance will do.
         collapse_steps: see above.
-        features: workdir of a classifier in whose features samples are compared with the split;
-            "": they are only drawn.
+        features: workdir of a classifier, or file of Inception-v3's weights, in whose features
+            samples are compared with the split; "": they are only drawn.
+        statistics: file of features of real images, or of their mean and covariance, to compare
+            with in place of the split's, see load_statistics; "": the split's.
         num_samples: generated in an evaluation.
         neighbors: of precision and recall.
     """
@@ -105,6 +106,7 @@ class Gan(GanEvaluation):
         collapse_gap: float | None = 40.0,
         collapse_steps: int = 500,
         features: str = "",
+        statistics: str = "",
         num_samples: int = 1000,
         neighbors: int = 3,
     ):
@@ -143,9 +145,7 @@ class Gan(GanEvaluation):
         self.ema_decay, self.ema_warmup = ema_decay, ema_warmup
         self.collapse_gap, self.collapse_steps = collapse_gap, collapse_steps
         self.num_samples, self.neighbors = num_samples, neighbors
-        self.embedding = None
-        if features:
-            self.embedding = load_embedding(features, num_channels=image_shape[-1], dataset=dataset)
+        self.load_features(features, statistics)
 
     def init(self, key: jax.Array) -> GanState:
         generator_key, discriminator_key = jax.random.split(key)

@@ -7,18 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from training.features import digest
-from training.generative_metrics import (
-    frechet_distance,
-    kernel_distance,
-    moments,
-    precision_recall,
+from training.errors import ConfigError
+from training.feature_statistics import (
+    CONFIDENT,
+    FeatureStatistics,
+    compare,
+    from_features,
+    load_statistics,
 )
+from training.features import digest, load_embedding
 from training.image_grid import image_grid
 from training.task import Evaluation
 
 GRID = (8, 10)  # rows and columns of the pictures
-CONFIDENT = 0.9
 
 # Noise of evaluation stands apart from that of training, which folds in step numbers.
 _EVALUATION = 2**31 - 1
@@ -41,6 +42,20 @@ class GanEvaluation:
     Sample number i is the same image in every evaluation of the same weights, whatever the batch
     size or the devices are. With classes it is of class i modulo their number.
     """
+
+    def load_features(self, features: str, statistics: str) -> None:
+        """Reads what samples are compared in and with; see the arguments of `Gan`."""
+        self.embedding = self.statistics = None
+        if features:
+            self.embedding = load_embedding(
+                features, num_channels=self.image_shape[-1], dataset=self.dataset
+            )
+        if statistics:
+            if self.embedding is None:
+                raise ConfigError("config.task.statistics needs config.task.features")
+            self.statistics = load_statistics(
+                statistics, self.embedding.protocol, self.embedding.width
+            )
 
     def eval_batches(self, batches: Iterable):
         """Yields the split's batches, then those of `num_samples` samples, then the pictures'."""
@@ -145,7 +160,7 @@ class GanEvaluation:
             train=False,
         )
         rows = {"logit": logits, "mask": batch["mask"]}
-        if self.embedding is not None:
+        if self.embedding is not None and not (is_real and self.statistics):
             features, probabilities = self.embedding(images.astype(jnp.float32) / 255.0)
             rows |= {
                 "features": features,
@@ -161,9 +176,7 @@ class GanEvaluation:
         return (
             *names,
             "frechet_distance",
-            "kernel_distance",
-            "precision",
-            "recall",
+            *(() if self._has_moments_only else ("kernel_distance", "precision", "recall")),
             "confident_share",
             "num_classes_seen",
             "largest_class_share",
@@ -174,7 +187,9 @@ class GanEvaluation:
 
         Metrics: the mean logits; with features `frechet_distance`, `kernel_distance`, `precision`,
         `recall`, and what the classifier makes of the samples: `confident_share` (of those with a
-        probability over 0.9), `num_classes_seen`, `largest_class_share`.
+        probability over 0.9), `num_classes_seen`, `largest_class_share`. The classes are the
+        classifier's: Inception-v3's own, whatever the data set is. Of the real images, statistics
+        with the moments alone leave out the three that need all features.
         """
         real, generated, drawn = (unmasked(rows, k) for k in ("real", "generated", "drawn"))
         metrics = {
@@ -185,7 +200,8 @@ class GanEvaluation:
         }
         protocol = {}
         if self.embedding is not None:
-            more, protocol = self._compare(real["features"], generated)
+            statistics = self.statistics or from_features(real["features"], {})
+            more, protocol = self._compare(statistics, generated)
             metrics |= more
         grid, interpolation = np.split(drawn["image"], 2)
         columns = GRID[1]
@@ -195,27 +211,28 @@ class GanEvaluation:
         }
         return Evaluation(metrics, pictures, protocol)
 
-    def _compare(self, real: np.ndarray, generated: dict[str, np.ndarray]):
-        statistics = moments(real)
-        precision, recall = precision_recall(real, generated["features"], neighbors=self.neighbors)
+    @property
+    def _has_moments_only(self) -> bool:
+        return self.statistics is not None and self.statistics.features is None
+
+    def _compare(self, real: FeatureStatistics, generated: dict[str, np.ndarray]):
         shares = np.bincount(generated["class"]) / len(generated["class"])
-        metrics = {
-            "frechet_distance": frechet_distance(statistics, moments(generated["features"])),
-            "kernel_distance": kernel_distance(real, generated["features"]),
-            "precision": precision,
-            "recall": recall,
+        metrics = compare(real, generated["features"], self.neighbors) | {
             "confident_share": float((generated["confidence"] > CONFIDENT).mean()),
             "num_classes_seen": int((shares > 0).sum()),
             "largest_class_share": float(shares.max()),
         }
         protocol = self.embedding.protocol | {
             "dataset": self.dataset,
-            "num_real": len(real),
+            "num_real": real.moments.count or "unknown",
             "num_generated": len(generated["class"]),
             "image_shape": list(self.image_shape),
             "weights": "moving average" if self.ema_decay else "raw",
-            "statistics_hash": digest(statistics.mean, statistics.covariance),
+            "statistics_hash": digest(real.moments.mean, real.moments.covariance),
         }
+        if self.statistics is not None:
+            more = {k: v for k, v in real.protocol.items() if v != protocol.get(k)}
+            protocol["statistics"] = more or "unknown: the file has mu and sigma alone"
         return metrics, protocol
 
 

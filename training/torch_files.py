@@ -1,6 +1,7 @@
 """Files of torch.save: read where PyTorch is installed, and no pickle in them is ever executed."""
 
 import argparse
+import dataclasses
 import re
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +22,23 @@ _OLDEST = (2, 6)
 _KEYS = {"raw": ("state_dict", "model"), "ema": ("state_dict_ema", "model_ema")}
 
 
+@dataclasses.dataclass(frozen=True)
+class TorchState:
+    """The tensors of a file.
+
+    Attributes:
+        arrays: name -> float32 array.
+        key: what they are under in the file; None: they are the whole file.
+        others: what else the file has beside that key.
+    """
+
+    arrays: dict[str, np.ndarray]
+    key: str | None
+    others: tuple[str, ...]
+
+
 def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
-    """Reads a file of torch.save: names and tensors, or those under a key such as `state_dict`.
+    """Reads a file of torch.save of weights for a model.
 
     Args:
         file: the file.
@@ -30,8 +46,29 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
         weights: "raw", or "ema" for the moving average beside them.
 
     Raises:
-        ValueError: without PyTorch or with an old one, for a damaged file, for one with more than
-            tensors and plain values, or if it is of another model.
+        ValueError: as `read_torch_state` does, or if it is of another model.
+    """
+    state = read_torch_state(file, weights)
+    converted = convert_state_dict(file, state.arrays, model)
+    return Stored(
+        f"{converted.naming}, {state.key}" if state.key else converted.naming,
+        {"params": converted.params},
+        converted.fields,
+        (*converted.skipped, *state.others),
+        converted.notes,
+    )
+
+
+def read_torch_state(file: Path, weights: str = "raw") -> TorchState:
+    """Reads a file of torch.save: names and tensors, or those under a key such as `state_dict`.
+
+    Args:
+        file: the file.
+        weights: "raw", or "ema" for the moving average beside them.
+
+    Raises:
+        ValueError: without PyTorch or with an old one, for a damaged file, or for one with more
+            than tensors and plain values.
     """
     try:
         import torch
@@ -70,14 +107,7 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
         raise ValueError(f"weights {file}: no tensors by name under {keys[0]}")
     arrays = {name: _as_array(file, name, tensor) for name, tensor in state.items()}
     others = tuple(str(key) for key in content if key not in keys[:1]) if keys else ()
-    converted = convert_state_dict(file, arrays, model)
-    return Stored(
-        f"{converted.naming}, {keys[0]}" if keys else converted.naming,
-        {"params": converted.params},
-        converted.fields,
-        (*converted.skipped, *others),
-        converted.notes,
-    )
+    return TorchState(arrays, keys[0] if keys else None, others)
 
 
 def _is_state(torch: ModuleType, content: dict[Any, Any]) -> bool:

@@ -153,14 +153,22 @@ def _is_numbers(array: Any) -> bool:
     return isinstance(array, np.ndarray) and jnp.isdtype(array.dtype, kinds)
 
 
-def _read_safetensors(file: Path, model: nn.Module, _: str) -> Stored:
+def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays of a .safetensors file by name, and its metadata.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     try:
         with safe_open(file, framework="numpy") as stream:
-            metadata = stream.metadata() or {}
             arrays = {name: stream.get_tensor(name) for name in stream.keys()}
+            return arrays, stream.metadata() or {}
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
         raise damaged(file, error) from error
-    return _from_arrays(file, arrays, metadata, model)
+
+
+def _read_safetensors(file: Path, model: nn.Module, _: str) -> Stored:
+    return _from_arrays(file, *read_safetensors(file), model)
 
 
 def _read_npz(file: Path, model: nn.Module, _: str) -> Stored:
