@@ -36,6 +36,7 @@ def run_script(*arguments, script="train.py"):
         (["--config=configs/digits_nest.py:tiny"], "'tiny' is unknown; allowed: .*debug"),
         (["--config=configs/digits_nest.py", "--config.optimiser.base_lr=1"], "optimizer"),
         (["--config=configs/digits_nest.py", "--config.optimizer.base_lr=fast"], "fast"),
+        (["--config=configs/digits_nest.py", "--config.augmant.flip=None"], "augment"),
         (["--config=configs/digits_nest.py", "--wrkdir=x"], "wrkdir"),
         (["configs/digits_nest.py"], "unexpected argument"),
         (
@@ -220,6 +221,7 @@ def test_a_run_from_the_command_line(tmp_path):
         "--config=configs/digits_nest.py:debug",
         f"--workdir={workdir}",
         "--config.model.depths=(1,1,1)",
+        "--config.augment.random_affine=None",
         "--config.mesh.data=1",
     )
     assert code == 0
@@ -230,6 +232,7 @@ def test_a_run_from_the_command_line(tmp_path):
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((workdir / "config.json").read_text())
     assert record["config"]["model"]["depths"] == [1, 1, 1]
+    assert record["config"]["augment"]["random_affine"] is None
     assert {"git_commit", "versions", "devices"} <= record.keys()
     logged = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     (events,) = (workdir / "tensorboard").iterdir()

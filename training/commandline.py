@@ -8,14 +8,19 @@ from collections.abc import Callable, Mapping
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from data.images import BadImage
 from training.errors import ConfigError, RunError
 
+# config_flags itself takes None for a number, but not for a section, which that switches off.
+_NONE = re.compile(r"--?config\.([\w.]+)=None$")
+
 
 def define_config_flag() -> None:
     """Defines --config=FILE.py[:argument] with --config.section.key=value overrides.
+
+    None is a value for every key: --config.augment.flip=None leaves the flip out.
 
     New keys are accepted here, so that a model's every field can be set although the recipe does
     not list it; the strict check of training/sections.py follows and refuses misspelt ones.
@@ -50,12 +55,21 @@ def _join_processes(args: flags.FlagValues) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([argument for argument in argv if not _NONE.match(argument)])
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.to_dict()  # a recipe that failed to load says so only here
+            for key in (match[1] for match in map(_NONE.match, argv) if match):
+                _set_none(flags.FLAGS.config, key)
         return rest
     except (AttributeError, KeyError, OSError, TypeError, ValueError, flags.Error) as error:
         _fail(ConfigError(_one_line(error)))
+
+
+def _set_none(config: ConfigDict, key: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        config = config[section]
+    config[name] = None
 
 
 def _one_line(error: Exception) -> str:
