@@ -216,7 +216,7 @@ def with_stored_sizes(model: NestGenerator, params: dict[str, Any]) -> NestGener
         ValueError: if they are of no such generator.
     """
     shapes = {
-        name: np.shape(params.get(layer, {}).get(leaf, ()))
+        name: np.shape(params.get(layer, {}).get(leaf))
         for name, layer, leaf in (
             ("pixels", "to_pixels", "bias"),
             ("classes", "class_embedding", "embedding"),

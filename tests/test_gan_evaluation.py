@@ -6,6 +6,7 @@ import pytest
 
 from configs import digits_nest_gan
 from data import datasets
+from nest.generator import NestGenerator, generator_shapes, with_stored_sizes
 from training import experiment, feature_statistics
 from training.errors import ConfigError
 from training.evaluation import evaluate
@@ -156,3 +157,16 @@ def test_paths_are_made_absolute(config, tmp_path, monkeypatch):
     assert task["statistics"].startswith("/") and "~" not in task["statistics"]
     config.task.features = ""
     assert experiment.check_config(config)["task"]["features"] == ""
+
+
+@pytest.mark.parametrize(("num_channels", "num_classes"), [(1, None), (3, 7)])
+def test_sizes_of_stored_weights(num_channels, num_classes):
+    options = dict(dims=(8,), depths=(1,), num_heads=(2,), patch_size=2)
+    model = NestGenerator(8, num_channels=num_channels, num_classes=num_classes, **options)
+    params = generator_shapes(model)
+    found = with_stored_sizes(NestGenerator(8, num_channels=2, **options), params)
+    assert (found.num_channels, found.num_classes) == (num_channels, num_classes)
+    assert generator_shapes(found) == params
+    del params["to_pixels"]
+    with pytest.raises(ValueError, match="are of no generator: no to_pixels"):
+        with_stored_sizes(model, params)
