@@ -82,7 +82,7 @@ class GanEvaluation:
         """Says it if the file of statistics is of other images than the evaluation split's."""
         there = self.statistics.protocol
         other = [
-            f"{key} {there[key]!r}, not {value!r}"
+            f"{key} {there.get(key)!r}, not {value!r}"
             for key, value in self.real_images.items()
             if there and there.get(key) != value
         ]
@@ -93,6 +93,7 @@ class GanEvaluation:
 
     @functools.cached_property
     def sampler(self) -> Sampler:
+        """How samples are drawn, of whatever weights."""
         networks = self.networks
         return Sampler(networks.generator, networks.latent_shape, networks.num_classes)
 
@@ -262,7 +263,7 @@ def _without_padding(batch) -> tuple[jax.Array, jax.Array]:
     """Returns images and labels of a batch with its real images again in the place of padding.
 
     The minibatch deviation judges neighbours together: beside black images, real ones would look
-    far more various than they are.
+    far more various than they are. Fewer real images than a group look less so.
     """
     mask, row = batch["mask"] > 0, jnp.arange(len(batch["mask"]))
     (real,) = jnp.nonzero(mask, size=len(mask), fill_value=0)
