@@ -41,7 +41,7 @@ def evaluate_workdir(
     folder = Path(workdir).absolute() / "checkpoints" / checkpoint
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist: no run has saved a checkpoint there")
-    run = experiment.build(config, training=False)
+    run = _build(config, split)
     there, here = workdirs.find_classes(Path(workdir)), run.data.dataset.class_names
     if None not in (there, here) and there != tuple(here):
         raise ConfigError(
@@ -59,9 +59,7 @@ def evaluate_workdir(
     if restored is None:
         raise ConfigError(f"{folder} holds no finished checkpoint")
     step, state, _ = restored
-    return {"checkpoint": str(folder / str(step)), "step": step} | _metrics(
-        run, state, split or config.data.eval_split
-    )
+    return {"checkpoint": str(folder / str(step)), "step": step} | _metrics(run, state)
 
 
 def evaluate_weights(
@@ -78,7 +76,7 @@ def evaluate_weights(
     Raises:
         ConfigError: the weights are missing, unreadable or of another model.
     """
-    run = experiment.build(config, training=False)
+    run = _build(config, split)
     if run.task.model is None:
         raise ConfigError(
             f"--weights: there are no weights files of task {config.task.name!r}; give --workdir"
@@ -92,18 +90,24 @@ def evaluate_weights(
             weights="ema" if ema else "raw",
         )
     print(loaded[1], file=sys.stderr)
-    metrics = _metrics(run, run.init(loaded), split or config.data.eval_split)
+    metrics = _metrics(run, run.init(loaded))
     # There is one set of weights: an average of them would be the same again.
     metrics = {name: value for name, value in metrics.items() if not name.startswith("ema_")}
     return {"weights": str(weights)} | metrics
 
 
-def _metrics(run: experiment.Experiment, state: Any, split: str) -> dict[str, Any]:
-    with input_errors():
-        batches = run.data.eval_batches(split)
-    evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)
+def _build(config: ConfigDict, split: str | None) -> experiment.Experiment:
+    """Builds the run with another evaluation split, if one is given."""
+    if split is not None:
+        config = config.copy_and_resolve_references()
+        config.data.eval_split = split
+    return experiment.build(config, training=False)
+
+
+def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:
+    evaluation = evaluate(run.eval_step, run.task, state, run.data.eval_batches(), key=run.key)
     protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
-    return {"split": split} | evaluation.metrics | protocol
+    return {"split": run.data.eval_split} | evaluation.metrics | protocol
 
 
 def define_flags() -> None:

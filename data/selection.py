@@ -1,4 +1,4 @@
-"""Parts of a data set: some of its classes, and a few examples of each."""
+"""Parts of a data set: some of its classes, a few examples of each, or of the whole."""
 
 import dataclasses
 import functools
@@ -95,3 +95,10 @@ def few_of_each(source: Source, num_classes: int, count: int, seed: int) -> Subs
             )
         chosen.append(places)
     return Subset(source, np.sort(np.concatenate(chosen)))
+
+
+def evenly_spaced(source: Source, at_most: int) -> Source:
+    """Returns the source or, of a larger one, so many records with equal gaps, in its order."""
+    if at_most >= len(source):
+        return source
+    return Subset(source, np.arange(at_most) * len(source) // at_most)

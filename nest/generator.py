@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -202,3 +203,30 @@ def generator_shapes(model: NestGenerator) -> dict[str, Any]:
     noise = jax.ShapeDtypeStruct(latent_shape(model, 1), jnp.float32)
     labels = None if model.num_classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), noise, labels)["params"]
+
+
+def with_stored_sizes(model: NestGenerator, params: dict[str, Any]) -> NestGenerator:
+    """Gives a generator the channels and the classes that stored parameters are for.
+
+    Args:
+        model: with the other fields that they were made with.
+        params: the tree under "params" of its variables.
+
+    Raises:
+        ValueError: if they are of no such generator.
+    """
+    shapes = {
+        name: np.shape(params.get(layer, {}).get(leaf))
+        for name, layer, leaf in (
+            ("pixels", "to_pixels", "bias"),
+            ("classes", "class_embedding", "embedding"),
+        )
+    }
+    if not shapes["pixels"]:
+        raise ValueError(
+            f"parameters {', '.join(sorted(params))} are of no generator: no to_pixels"
+        )
+    return model.clone(
+        num_channels=shapes["pixels"][0] // model.patch_size**2,
+        num_classes=shapes["classes"][0] if shapes["classes"] else None,
+    )

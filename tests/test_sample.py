@@ -2,72 +2,93 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import evaluate
 import train
 from configs import digits_nest, digits_nest_gan
 from tools import sample
-from training import experiment
+from training import experiment, workdirs
+from training.checkpoints import Checkpoints
 from training.errors import ConfigError
 from training.feature_statistics import from_features, load_statistics, save_statistics
 from training.features import Embedding, digest, load_embedding
+from training.generation import load_generator
 from training.generative_metrics import frechet_distance, moments
+from training.image_grid import image_grid, save_png
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A classifier and, with its features, a generator; both of a few steps."""
+    """An untrained classifier and, with its features, a generator of two steps; of a file's data.
+
+    The data are the digits, but nothing that the code has with it.
+    """
     folder = tmp_path_factory.mktemp("runs")
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    arrays = {"train_images": images[:80], "test_images": images[80:141]}
+    labels = {"train_labels": digits.target[:80], "test_labels": digits.target[80:141]}
+    np.savez(folder / "data.npz", **arrays, **labels)
+
     classifier = digits_nest.get_config()
     classifier.model.update(patch_size=1, dims=(8, 16), depths=(1, 1), num_heads=(2, 2))
-    classifier.data.update(image_size=8, batch_size=32, train_split="train[:64]")
-    classifier.data.update(eval_split="test[:64]", eval_batch_size=64)
-    classifier.mesh.data = 1
-    classifier.optimizer.warmup_epochs = 0.0
-    classifier.loop.num_epochs = 1.0
-    train.train_and_evaluate(classifier, folder / "classifier")
-
     config = digits_nest_gan.get_config()
-    config.generator.update(
-        patch_size=1, dims=(16, 8), depths=(1, 1), num_heads=(2, 2), latent_dim=8
-    )
+    config.generator.update(patch_size=1, dims=(8,), depths=(1,), num_heads=(2,), latent_dim=8)
     config.discriminator.dims = (4, 8)
-    config.data.update(image_size=8, batch_size=16, eval_batch_size=64)
-    config.data.update(train_split="train[:80]", eval_split="test[:61]")
+    for each in (classifier, config):
+        each.data.update(name=f"npz:{folder / 'data.npz'}", image_size=8)
+        each.data.update(batch_size=16, eval_batch_size=64)
+        each.mesh.data = 1
+    _save_untrained(classifier, folder / "classifier")
+
     config.task.update(num_samples=90, conditional=True, r1_weight=0.0, augment=())
     config.task.features = str(folder / "classifier")
-    config.mesh.data = 1
     config.loop.num_epochs = 0.4
-    return folder, config, train.train_and_evaluate(config, folder / "gan")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.reporting.draw_curves", lambda *_: None)  # takes seconds
+        metrics = train.train_and_evaluate(config, folder / "gan")
+    return folder, config, metrics
+
+
+def _save_untrained(config, workdir):
+    run = experiment.build(config)
+    state = run.init()
+    head = state.params["head"]  # starts at zero
+    head["kernel"] = jax.random.normal(jax.random.key(0), head["kernel"].shape)
+    plain = experiment.check_config(config)
+    workdir.mkdir()
+    workdirs.write_config(workdir, plain)
+    with Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved:
+        saved.save(0, state, {}, wait=True)
 
 
 def test_features_are_what_enters_the_head(runs):
     folder, config, _ = runs
     embedding = load_embedding(config.task.features, num_channels=1, dataset="digits")
     images = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype(np.float32)
-    features, probabilities = embedding(images)
+    features, probabilities = jax.jit(lambda images: embedding(images))(images)
     head = embedding.variables["params"]["head"]
     logits = np.asarray(features) @ head["kernel"] + head["bias"]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
-    run = experiment.build(digits_config(folder))
+    run = experiment.build(workdirs.read_config(folder / "classifier"))
     mean, std = run.data.statistics
-    direct = run.task.model.apply(embedding.variables, (images - mean) / std, train=False)
+    apply = jax.jit(lambda images: run.task.model.apply(embedding.variables, images, train=False))
+    direct = apply((images - mean) / std)
     np.testing.assert_allclose(probabilities, jax.nn.softmax(direct), rtol=1e-4)
-    larger, _ = embedding(images.repeat(2, axis=1).repeat(2, axis=2))
+    larger, _ = jax.eval_shape(embedding, images.repeat(2, axis=1).repeat(2, axis=2))
     assert larger.shape == features.shape
     with pytest.raises(ConfigError, match="images of 1 channel.*generated ones have 3"):
         load_embedding(config.task.features, num_channels=3, dataset="digits")
     with pytest.raises(ConfigError, match="is a run of 'gan'; features come from"):
         load_embedding(str(folder / "gan"), num_channels=1, dataset="digits")
-
-
-def digits_config(folder):
-    return sample.workdirs.read_config(folder / "classifier")
 
 
 def test_numbers_stand_beside_their_protocol(runs):
@@ -79,6 +100,7 @@ def test_numbers_stand_beside_their_protocol(runs):
     protocol = record["protocol"]
     assert (protocol["num_real"], protocol["num_generated"]) == (61, 90)
     assert protocol["features_workdir"] == config.task.features
+    assert protocol["data.eval_split"] == "test"
     assert "8x8" in protocol["resize"] and len(protocol["statistics_hash"]) == 12
     # evaluate.py builds through the same functions.
     again = evaluate.evaluate_workdir(config, folder / "gan")
@@ -88,40 +110,56 @@ def test_numbers_stand_beside_their_protocol(runs):
         evaluate.evaluate_weights(config, folder / "gan")
 
 
-def test_distances_to_judge_by(runs):
-    folder, _, metrics = runs
-    run, state = sample.load_run(folder / "gan")
-    found = sample.compare(run, state)
-    assert {name: found[name] for name in metrics} == metrics
-    assert found["floor_frechet_distance"] < found["untrained_frechet_distance"]
-    assert 0 <= found["floor_recall"] <= 1
-    # The distance of the real splits, by way of the features alone.
-    images = {
-        split: np.concatenate([b["image"][b["mask"] > 0] for b in run.data.eval_batches(split)])
-        for split in ("train[:80]", "test[:61]")
-    }
-    features = [run.task.embedding(np.float32(x) / 255)[0] for x in images.values()]
-    expected = frechet_distance(*map(moments, features))
-    assert found["floor_frechet_distance"] == pytest.approx(expected, rel=1e-2)
-
-
-def test_samples(runs, tmp_path):
+def test_samples_need_the_workdir_alone(runs, tmp_path):
+    """Neither the data set nor the classifier is there; both are needed to compare."""
     folder, *_ = runs
-    run, state = sample.load_run(folder / "gan")
-    images, labels = sample.draw(run, state, num=23)
-    assert images.shape == (23, 8, 8, 1) and images.dtype == np.uint8
-    assert labels.tolist() == [i % 10 for i in range(23)]
-    again, _ = sample.draw(run, state, num=23)
-    assert (images == again).all()
-    other, _ = sample.draw(run, state, num=23, seed=1)
-    assert (images != other).any()
-    threes, labels = sample.draw(run, state, num=4, label=3)
+    away = folder / "away"
+    away.mkdir()
+    for name in ("data.npz", "classifier"):
+        (folder / name).rename(away / name)
+    try:
+        generator = load_generator(folder / "gan")
+        with pytest.raises(ConfigError, match="--compare needs the data set and.*data.npz"):
+            sample.load_run(folder / "gan")
+        (away / "data.npz").rename(folder / "data.npz")
+        with pytest.raises(ConfigError, match="--compare needs .*holds no trained classifier"):
+            sample.load_run(folder / "gan")
+    finally:
+        for path in away.iterdir():
+            path.rename(folder / path.name)
+    images, labels = generator.draw(num=80)
+    assert images.shape == (80, 8, 8, 1) and images.dtype == np.uint8
+    assert labels.tolist() == [i % 10 for i in range(80)]
+    # They are those of the run's own picture.
+    save_png(tmp_path / "grid.png", image_grid(images, 10))
+    ours, theirs = (Image.open(f) for f in (tmp_path / "grid.png", *folder.glob("gan/samples_*")))
+    np.testing.assert_allclose(np.asarray(ours, int), np.asarray(theirs, int), atol=1)
+    fewer, _ = generator.draw(num=23)
+    np.testing.assert_allclose(fewer.astype(int), images[:23], atol=1)
+    other, _ = generator.draw(num=23, seed=1)
+    assert (images[:23] != other).any()
+    threes, labels = generator.draw(num=4, label=3)
     assert labels.tolist() == [3] * 4
-    assert (threes[3] == images[3]).all() and (threes[0] != images[0]).any()
+    np.testing.assert_allclose(threes[3].astype(int), images[3], atol=1)
+    assert (threes[0] != images[0]).any()
     with pytest.raises(ConfigError, match="--class=10: there are 0 to 9"):
-        sample.draw(run, state, num=4, label=10)
+        generator.draw(num=4, label=10)
+
+
+def test_runs_that_have_no_samples(runs, tmp_path):
+    folder, *_ = runs
     with pytest.raises(ConfigError, match="is a run of task 'classification', not of 'gan'"):
-        sample.load_run(folder / "classifier")
+        load_generator(folder / "classifier")
+    with pytest.raises(ConfigError, match="checkpoints/best: no finished checkpoint"):
+        load_generator(folder / "gan", checkpoint="best")
+    # A config of another generator: wrong shapes, not wrong images.
+    shutil.copytree(folder / "gan", tmp_path / "gan")
+    text = (tmp_path / "gan" / "config.json").read_text()
+    (tmp_path / "gan" / "config.json").write_text(
+        text.replace('"latent_dim": 8', '"latent_dim": 9')
+    )
+    with pytest.raises(ConfigError, match="does not fit the model; .*class_embedding"):
+        load_generator(tmp_path / "gan")
 
 
 SPACE = {"features_hash": "0123", "resize": "bicubic"}
@@ -176,18 +214,22 @@ def measured(run):
     return sample.real_statistics(run.data, run.task.embedding, run.task.neighbors)
 
 
-def test_real_images_pass_once(runs, tmp_path, monkeypatch):
+def test_compare(runs, tmp_path, monkeypatch):
     """The same numbers with the file as without it, and none of the split's features are taken."""
     folder, _, metrics = runs
-    expected = sample.compare(*sample.load_run(folder / "gan"))
+    run, state = sample.load_run(folder / "gan")
+    expected = sample.compare(run, state)
+    assert {name: expected[name] for name in metrics} == metrics
+    assert expected["floor_frechet_distance"] < expected["untrained_frechet_distance"]
+    assert 0 <= expected["floor_recall"] <= 1
+
     path = tmp_path / "digits.npz"
     found = sample.compare(*sample.load_run_with_statistics(folder / "gan", path))
     assert set(found) == set(expected) > set(metrics)
-    for name in set(found) - {"protocol"}:
+    for name in set(found) - {"protocol", "split"}:
         assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
-    protocol = found["protocol"]
-    assert (protocol["num_real"], protocol["num_generated"]) == (61, 90)
-    assert protocol["statistics"]["data.eval_split"] == "test[:61]"
+    assert found["protocol"] == expected["protocol"] | {"statistics": str(path)}
+    assert (found["protocol"]["num_real"], found["protocol"]["floor.num_images"]) == (61, 80)
 
     monkeypatch.setattr(sample, "real_statistics", lambda *args: pytest.fail("again"))
     traced, original = [], Embedding.__call__
@@ -196,38 +238,48 @@ def test_real_images_pass_once(runs, tmp_path, monkeypatch):
     assert len(traced) == 1  # for a batch of samples; none of the split
 
 
-def test_statistics_of_other_images(runs, tmp_path, monkeypatch):
+def test_statistics_of_other_images(runs, tmp_path, monkeypatch, capsys):
     folder, config, _ = runs
     path = tmp_path / "digits.npz"
     config = config.copy_and_resolve_references()
     config.task.statistics = str(path)
     run, _ = sample.load_run(folder / "gan")
     save_statistics(path, measured(run))
-    config.data.eval_split = "test[:50]"
-    task = experiment.build(config).task  # training may compare with another split
-    assert task.statistics.protocol["data.eval_split"] == "test[:61]"
-    read = sample.workdirs.read_config
-    monkeypatch.setattr(
-        sample.workdirs, "read_config", lambda f: config if f.name == "gan" else read(f)
+    experiment.build(config)
+    assert "note" not in capsys.readouterr().err
+    # Training may compare with another split, and evaluate.py goes through another: it is told.
+    found = evaluate.evaluate_workdir(config, folder / "gan", split="test[:50]")
+    assert "stands in for the split: data.eval_split 'test', not 'test[:50]'\n" in (
+        capsys.readouterr().err
     )
-    with pytest.raises(ConfigError, match=r"with data.eval_split 'test\[:61\]', not with 'test"):
+    assert (found["split"], found["num_examples"]) == ("test[:50]", 50)
+    assert (found["protocol"]["data.eval_split"], found["protocol"]["num_real"]) == ("test", 61)
+    config.data.eval_split = "test[:50]"
+    read = workdirs.read_config
+    monkeypatch.setattr(workdirs, "read_config", lambda f: config if f.name == "gan" else read(f))
+    with pytest.raises(ConfigError, match=r"with data.eval_split 'test', not with 'test\[:50\]'"):
         sample.load_run_with_statistics(folder / "gan", path)
     with pytest.raises(ConfigError, match=r"nowhere/a.npz: there is no such folder"):
         sample.load_run_with_statistics(folder / "gan", tmp_path / "nowhere" / "a.npz")
 
 
-def test_moments_alone_give_the_frechet_distance_alone(runs, tmp_path):
+def test_moments_alone_give_the_frechet_distance_alone(runs, tmp_path, capsys):
     folder, _, metrics = runs
     run, _ = sample.load_run(folder / "gan")
     real = measured(run).moments
     path = tmp_path / "fid.npz"
     np.savez(path, mu=real.mean, sigma=real.covariance)
     run, state = sample.load_run_with_statistics(folder / "gan", path)
+    assert "the file does not tell of which images" in capsys.readouterr().err
     found = sample.compare(run, state)
     assert found["frechet_distance"] == pytest.approx(metrics["frechet_distance"], rel=1e-3)
     assert not {"kernel_distance", "precision", "recall", "floor_recall"} & set(found)
     assert set(run.task.metric_names()) <= set(found)
-    assert found["protocol"]["statistics"] == "unknown: the file has mu and sigma alone"
-    assert found["protocol"]["num_real"] == "unknown"
+    protocol = found["protocol"]
+    assert protocol["real_images"] == "unknown: the file has mu and sigma alone"
+    assert protocol["statistics_hash"] == digest(real.mean, real.covariance)
+    assert (protocol["num_real"], protocol["statistics"]) == ("unknown", str(path))
     with pytest.raises(ConfigError, match=r"config.task.statistics needs config.task.features"):
         sample.load_run(folder / "gan", features="", statistics=str(path))
+    with pytest.raises(ConfigError, match="--compare needs --features: a classifier's workdir"):
+        sample.load_run(folder / "gan", features="")

@@ -83,7 +83,10 @@ def define_flags() -> None:
 
 
 def main(args: flags.FlagValues, command: str) -> None:
-    results = commandline.choose_command(command, COMMANDS)(args)
+    measure = commandline.choose_command(command, COMMANDS)
+    if args.output and not Path(args.output).absolute().parent.is_dir():  # before it takes minutes
+        raise ConfigError(f"--output={args.output}: there is no such folder")
+    results = measure(args)
     if args.output:
         with input_errors():
             Path(args.output).write_text("".join(json.dumps(result) + "\n" for result in results))

@@ -131,6 +131,9 @@ def run(
         For each of the two its name, parameters, multiply-adds an image, the samples/s of each
         round and their median.
     """
+    device = jax.devices()[0].device_kind
+    size, dtype = generator.image_size, jnp.dtype(generator.dtype).name
+    say(f"{size} x {size} pixels, batches of {batch_size}, {dtype}, {device}")
     noise = jax.random.normal(jax.random.key(0), latent_shape(generator, batch_size))
     results, measures = [], []
     for name, model in (
@@ -146,9 +149,6 @@ def run(
         }
         results.append(result)
         measures.append(speed_of(model, params, noise))
-    device = jax.devices()[0].device_kind
-    size, dtype = generator.image_size, jnp.dtype(generator.dtype).name
-    say(f"{size} x {size} pixels, batches of {batch_size}, {dtype}, {device}")
     for _ in range(rounds):
         for result, measure in zip(results, measures, strict=True):
             result["rounds"].append(measure(seconds))

@@ -4,12 +4,15 @@ A file of ours is an .npz with
 
     mu, sigma   mean and covariance, under the names that pytorch-fid reads and writes
     features    float32 [n, f]: precision, recall and the kernel distance need them all
-    record      JSON: `protocol`, how they were taken, and `to_judge_by`, see FeatureStatistics
+    record      JSON: `protocol`, of which images and how they were taken, and `to_judge_by`, see
+                FeatureStatistics
 
 Files with `mu` and `sigma` alone, as people pass them on for the FID, are read as well.
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -19,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data import pipeline
+from data import datasets, pipeline, selection
 from training.errors import ConfigError
 from training.features import Embedding
+from training.fingerprints import fingerprint, images_hash
 from training.generative_metrics import (
     Moments,
     frechet_distance,
@@ -35,16 +39,11 @@ from training.stored import one_line
 _SPACE = ("features_hash", "resize")
 
 # Fields of the section `data` that decide which images are compared, and how they look.
-_IMAGES = (
-    "name",
-    "eval_split",
-    "train_split",
-    "classes",
-    "examples_per_class",
-    "examples_seed",
-    "eval_crop_ratio",
-    "eval_crop_interpolation",
-)
+_IMAGES = ("name", "eval_split", "classes", "eval_crop_ratio", "eval_crop_interpolation")
+
+# The splits are compared with so many training images at most, as many as the FID is usually taken
+# with: the features of ImageNet's 1.28 million in Inception-v3 would be 10 GB.
+MAX_FLOOR_IMAGES = 50_000
 
 CONFIDENT = 0.9
 
@@ -89,7 +88,7 @@ def compare(real: FeatureStatistics, generated: np.ndarray, neighbors: int) -> d
 
 
 def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -> FeatureStatistics:
-    """Passes the evaluation and the training split through a network.
+    """Passes the evaluation split, and MAX_FLOOR_IMAGES of the training split, through a network.
 
     Args:
         data: of a run, open.
@@ -99,19 +98,33 @@ def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -
     Returns:
         Statistics of the evaluation split. To judge by: `floor_frechet_distance`, `floor_precision`
         and `floor_recall`, which the training split has, and `real_confident_share`.
-    """
-    embed = jax.jit(lambda images: embedding(images.astype(jnp.float32) / 255.0))
 
-    def embedded(split):
+    Raises:
+        ConfigError: the training split has too few images.
+    """
+    embed = jax.jit(
+        lambda images: (*embedding(images.astype(jnp.float32) / 255.0), fingerprint(images))
+    )
+
+    def embedded(batches):
         parts = []
-        for batch in data.eval_batches(split):
+        for batch in batches:
             mask = np.asarray(batch["mask"]) > 0
             parts.append([rows[mask] for rows in jax.device_get(embed(batch["image"]))])
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
-    (real, probabilities), (train, _) = embedded(data.eval_split), embedded(data.train_split)
+    # The first images would not do: a folder's are in the order of their classes.
+    whole = datasets.load_source(data.dataset, data.train_split, data.height_and_width)
+    source = selection.evenly_spaced(whole, MAX_FLOOR_IMAGES)
+    check_count(f"config.data.train_split={data.train_split!r}", len(source), neighbors)
+    report_bad = functools.partial(data.bad.add, data.train_split)
+    real, probabilities, fingerprints = embedded(data.eval_batches())
+    train, *_ = embedded(data.batches_of(source, data.dataset.num_channels, report_bad))
     precision, recall = precision_recall(real, train, neighbors=neighbors)
-    statistics = from_features(real, embedding.protocol | real_images(data, neighbors))
+    protocol = embedding.protocol | real_images(data) | floor_images(data, neighbors)
+    protocol["floor.num_images"] = len(train)
+    protocol["statistics_hash"] = statistics_hash(protocol, fingerprints)
+    statistics = from_features(real, protocol)
     to_judge_by = {
         "floor_frechet_distance": frechet_distance(statistics.moments, moments(train)),
         "floor_precision": precision,
@@ -121,11 +134,38 @@ def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -
     return dataclasses.replace(statistics, to_judge_by=to_judge_by)
 
 
-def real_images(data: pipeline.Data, neighbors: int) -> dict[str, Any]:
-    """Describes the images behind `real_statistics`, as its protocol does."""
+def check_count(where: str, count: int, neighbors: int) -> None:
+    """Raises ConfigError if a set of images is too small for precision and recall."""
+    if count <= neighbors:
+        raise ConfigError(
+            f"{where} has {count} images; precision and recall with config.task.neighbors="
+            f"{neighbors} need at least {neighbors + 1}"
+        )
+
+
+def real_images(data: pipeline.Data) -> dict[str, Any]:
+    """Describes the images of the evaluation split, by the config's keys."""
     described = {f"data.{key}": getattr(data, key) for key in _IMAGES}
-    described |= {"image_shape": data.image_shape, "task.neighbors": neighbors}
+    described["data.image_size"] = data.height_and_width
     return json.loads(json.dumps(described))  # as in a file: no tuples
+
+
+def floor_images(data: pipeline.Data, neighbors: int) -> dict[str, Any]:
+    """Describes what `to_judge_by` depends on beside the evaluation split."""
+    return {"floor.split": data.train_split, "floor.neighbors": neighbors}
+
+
+def statistics_hash(protocol: dict[str, Any], fingerprints: np.ndarray) -> str:
+    """Returns 12 hexadecimal digits that identify features by what they were made from.
+
+    The features themselves differ in their last bits with devices and batches.
+
+    Args:
+        protocol: of the feature space.
+        fingerprints: of the images, see `fingerprint`.
+    """
+    parts = [protocol[key] for key in _SPACE] + [images_hash(fingerprints)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def save_statistics(path: str | Path, statistics: FeatureStatistics) -> None:

@@ -1,5 +1,6 @@
 """The task `gan` from its sections: generator, discriminator, an optimizer of each, and task."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,6 +58,9 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
         for key in GAN_SECTIONS[2:]
     }
     task = check_section(task, Gan, "config.task", provided=_FROM_PARTS)
+    for key in ("features", "statistics"):  # runs go on from anywhere
+        if task[key]:
+            task[key] = str(Path(task[key]).expanduser().absolute())
     return checked | {key: config[key] for key in NETWORKS} | {"task": {"name": name} | task}
 
 
@@ -91,6 +95,7 @@ def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: M
         **options,
     )
     _check_batches(task, data)
+    task.compare_with(data)
     return task
 
 

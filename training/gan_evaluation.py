@@ -1,5 +1,7 @@
-"""How samples of a generator are drawn, looked at and compared with real images."""
+"""How samples of a generator are looked at and compared with real images."""
 
+import functools
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,27 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data import pipeline
 from training.errors import ConfigError
 from training.feature_statistics import (
     CONFIDENT,
     FeatureStatistics,
+    check_count,
     compare,
     from_features,
     load_statistics,
+    real_images,
+    statistics_hash,
 )
 from training.features import digest, load_embedding
+from training.fingerprints import fingerprint
+from training.generative_metrics import kernel_subsets
 from training.image_grid import image_grid
+from training.sampling import Sampler
 from training.task import Evaluation
 
 GRID = (8, 10)  # rows and columns of the pictures
-
-# Noise of evaluation stands apart from that of training, which folds in step numbers.
-_EVALUATION = 2**31 - 1
-
-
-def to_uint8(images: jax.Array) -> jax.Array:
-    """Images of a generator, -1..1 and somewhat beyond, as files store them."""
-    return jnp.round(jnp.clip(images * 127.5 + 127.5, 0.0, 255.0)).astype(jnp.uint8)
 
 
 class GanEvaluation:
@@ -39,13 +40,13 @@ class GanEvaluation:
         mask                    as in the split
         draw                    is there, whatever it holds, if the images themselves are wanted
 
-    Sample number i is the same image in every evaluation of the same weights, whatever the batch
-    size or the devices are. With classes it is of class i modulo their number.
+    Sample number i is the same image in every evaluation of the same weights, see Sampler.
     """
 
     def load_features(self, features: str, statistics: str) -> None:
         """Reads what samples are compared in and with; see the arguments of `Gan`."""
         self.embedding = self.statistics = None
+        self.real_images, self.statistics_file = {}, statistics
         if features:
             self.embedding = load_embedding(
                 features, num_channels=self.image_shape[-1], dataset=self.dataset
@@ -57,36 +58,64 @@ class GanEvaluation:
                 statistics, self.embedding.protocol, self.embedding.width
             )
 
+    def compare_with(self, data: pipeline.Data) -> None:
+        """Learns which images an evaluation goes through.
+
+        Args:
+            data: of the run, open.
+
+        Raises:
+            ConfigError: there are too few real images to compare with.
+        """
+        self.real_images = real_images(data)
+        if self.embedding is None:
+            return
+        where, count = f"config.data.eval_split={data.eval_split!r}", len(data.eval_source)
+        if self.statistics is not None:
+            where = f"config.task.statistics={self.statistics_file!r}"
+            self._tell_other_images(where)
+            count = self.statistics.moments.count
+        if not self._has_moments_only:
+            check_count(where, count, self.neighbors)
+
+    def _tell_other_images(self, where: str) -> None:
+        """Says it if the file of statistics is of other images than the evaluation split's."""
+        there = self.statistics.protocol
+        other = [
+            f"{key} {there.get(key)!r}, not {value!r}"
+            for key, value in self.real_images.items()
+            if there and there.get(key) != value
+        ]
+        if (there and not other) or jax.process_index():
+            return
+        found = ", ".join(other) or "the file does not tell of which images"
+        print(f"note: {where} stands in for the split: {found}", file=sys.stderr)
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        """How samples are drawn, of whatever weights."""
+        networks = self.networks
+        return Sampler(networks.generator, networks.latent_shape, networks.num_classes)
+
     def eval_batches(self, batches: Iterable):
-        """Yields the split's batches, then those of `num_samples` samples, then the pictures'."""
+        """Yields the split's batches, then those of samples, then the pictures'.
+
+        Samples are `num_samples`. Without features there is nothing to compare them in: then the
+        pictures' are enough for the mean logit.
+        """
         size = None
         for batch in batches:
             size = len(batch["image"])
             yield batch
         if size is None:
             return
-        for start in range(0, self.num_samples, size):
-            number = np.arange(start, start + size)
-            yield self._sample_batch(number, number, 0.0 * number, number < self.num_samples)
-        yield self._sample_batch(*self._picture_numbers(size), draw=True)
-
-    def sample_batches(self, seed_start: int, count: int, size: int, *, label: int | None = None):
-        """Yields batches of samples numbered from `seed_start` on, with their images.
-
-        Args:
-            seed_start: the first number.
-            count: of samples.
-            size: of a batch; the last one is padded and masked.
-            label: class of all of them; None: one after the other.
-        """
+        count = self.num_samples
+        if self.embedding is None:
+            count = min(count, GRID[0] * GRID[1])
         for start in range(0, count, size):
             number = np.arange(start, start + size)
-            batch = self._sample_batch(
-                number + seed_start, number + seed_start, 0.0 * number, number < count, draw=True
-            )
-            if label is not None:
-                batch["label"] = self._place(np.full(size, label, np.int32))
-            yield batch
+            yield self._sample_batch(number, number, 0.0 * number, number < count)
+        yield self._sample_batch(*self._picture_numbers(size), draw=True)
 
     def _picture_numbers(self, size: int) -> tuple[np.ndarray, ...]:
         """Numbers of both pictures: a grid of samples, and rows that go from one to another."""
@@ -107,13 +136,7 @@ class GanEvaluation:
         return tuple(np.pad(part, (0, length - 2 * count)) for part in parts)
 
     def _sample_batch(self, first, second, share, mask, *, draw: bool = False):
-        batch = {
-            "first": first.astype(np.int32),
-            "second": second.astype(np.int32),
-            "share": share.astype(np.float32),
-            "label": (first % self.num_classes).astype(np.int32),
-            "mask": mask.astype(np.float32),
-        }
+        batch = self.sampler.batch(first, second, share) | {"mask": mask.astype(np.float32)}
         if draw:
             batch["draw"] = batch["mask"]
         return {name: self._place(array) for name, array in batch.items()}
@@ -124,39 +147,20 @@ class GanEvaluation:
             return array
         return jax.make_array_from_callback(array.shape, self.batch_sharding, lambda i: array[i])
 
-    def sample(self, params, batch, key: jax.Array) -> jax.Array:
-        """Returns the images uint8 [b, h, w, c] of a batch of sample numbers."""
-        key = jax.random.fold_in(key, _EVALUATION)
-
-        def noise(number):
-            return jax.random.normal(jax.random.fold_in(key, number), self.networks.latent_shape)
-
-        one, other = jax.vmap(noise)(batch["first"]), jax.vmap(noise)(batch["second"])
-        share = batch["share"].reshape(-1, *(1,) * len(self.networks.latent_shape))
-        # Divided, so that the mixture has variance 1, too.
-        mixed = (1.0 - share) * one + share * other
-        same = (batch["first"] == batch["second"]).reshape(share.shape)
-        noise = jnp.where(same, one, mixed / jnp.sqrt((1.0 - share) ** 2 + share**2))
-        labels = batch["label"] if self.conditional else None
-        return to_uint8(
-            self.networks.generator.apply({"params": params}, noise, labels, train=False)
-        )
-
     def eval_step(self, state, batch, key: jax.Array):
         """Returns no sums; rows: what kind they are -> logit, mask, features, or the images."""
         is_real = "image" in batch
         if is_real:
-            images = batch["image"]
+            images, labels = _without_padding(batch)
         else:
             params = state.ema if self.ema_decay else state.generator
-            images = self.sample(params, batch, key)
+            images, labels = self.sampler.images(params, batch, key), batch["label"]
             if "draw" in batch:
                 return (), {"drawn": {"image": images, "mask": batch["mask"]}}
-        labels = batch["label"] if self.conditional else None
         logits = self.networks.discriminator.apply(
             {"params": state.discriminator},
             images.astype(jnp.float32) / 127.5 - 1.0,
-            labels,
+            labels if self.conditional else None,
             train=False,
         )
         rows = {"logit": logits, "mask": batch["mask"]}
@@ -167,6 +171,8 @@ class GanEvaluation:
                 "confidence": probabilities.max(axis=-1),
                 "class": probabilities.argmax(axis=-1),
             }
+            if is_real:
+                rows["fingerprint"] = fingerprint(images)
         return (), {"real" if is_real else "generated": rows}
 
     def metric_names(self) -> tuple[str, ...]:
@@ -200,7 +206,11 @@ class GanEvaluation:
         }
         protocol = {}
         if self.embedding is not None:
-            statistics = self.statistics or from_features(real["features"], {})
+            statistics = self.statistics
+            if statistics is None:
+                found = statistics_hash(self.embedding.protocol, real["fingerprint"])
+                images = self.real_images | {"statistics_hash": found}
+                statistics = from_features(real["features"], images)
             more, protocol = self._compare(statistics, generated)
             metrics |= more
         grid, interpolation = np.split(drawn["image"], 2)
@@ -222,18 +232,43 @@ class GanEvaluation:
             "num_classes_seen": int((shares > 0).sum()),
             "largest_class_share": float(shares.max()),
         }
+        return metrics, self._protocol(real, len(generated["class"]))
+
+    def _protocol(self, real: FeatureStatistics, num_generated: int) -> dict[str, Any]:
+        """Returns all that the numbers depend on beside the generator's weights."""
+        num_real = real.moments.count
         protocol = self.embedding.protocol | {
-            "dataset": self.dataset,
-            "num_real": real.moments.count or "unknown",
-            "num_generated": len(generated["class"]),
             "image_shape": list(self.image_shape),
             "weights": "moving average" if self.ema_decay else "raw",
-            "statistics_hash": digest(real.moments.mean, real.moments.covariance),
+            "num_generated": num_generated,
+            "num_real": num_real or "unknown",
         }
         if self.statistics is not None:
-            more = {k: v for k, v in real.protocol.items() if v != protocol.get(k)}
-            protocol["statistics"] = more or "unknown: the file has mu and sigma alone"
-        return metrics, protocol
+            protocol["statistics"] = str(self.statistics_file)
+        if self._has_moments_only:
+            return protocol | {
+                "real_images": "unknown: the file has mu and sigma alone",
+                "statistics_hash": digest(real.moments.mean, real.moments.covariance),
+            }
+        num_subsets, *sizes = kernel_subsets(num_real, num_generated)
+        return (
+            protocol
+            | {"neighbors": self.neighbors}
+            | {"kernel_subsets": num_subsets, "kernel_subset_sizes": sizes}
+            | {key: real.protocol.get(key) for key in (*self.real_images, "statistics_hash")}
+        )
+
+
+def _without_padding(batch) -> tuple[jax.Array, jax.Array]:
+    """Returns images and labels of a batch with its real images again in the place of padding.
+
+    The minibatch deviation judges neighbours together: beside black images, real ones would look
+    far more various than they are. Fewer real images than a group look less so.
+    """
+    mask, row = batch["mask"] > 0, jnp.arange(len(batch["mask"]))
+    (real,) = jnp.nonzero(mask, size=len(mask), fill_value=0)
+    source = jnp.where(mask, row, real[row % jnp.maximum(mask.sum(), 1)])
+    return batch["image"][source], batch["label"][source]
 
 
 def unmasked(rows: list[Any], kind: str) -> dict[str, np.ndarray]:

@@ -11,6 +11,9 @@ import numpy as np
 
 # Rows of a distance matrix that are held at once: 1,000 x 50,000 float64 are 400 MB.
 CHUNK = 1000
+# Of the kernel distance, as in the paper.
+KERNEL_SUBSETS = 100
+KERNEL_SUBSET_SIZE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +78,8 @@ def kernel_distance(
     one: np.ndarray,
     other: np.ndarray,
     *,
-    num_subsets: int = 100,
-    subset_size: int = 1000,
+    num_subsets: int = KERNEL_SUBSETS,
+    subset_size: int = KERNEL_SUBSET_SIZE,
     seed: int = 0,
 ) -> float:
     """Returns the kernel distance (KID): the squared maximum mean discrepancy, estimated unbiased.
@@ -98,14 +101,30 @@ def kernel_distance(
     """
     one, other = _checked(one, "one", least=2), _checked(other, "other", least=2)
     _check_widths(one, other)
-    if max(len(one), len(other)) <= subset_size:
-        return _squared_mmd(one, other)
+    num_subsets, *sizes = kernel_subsets(len(one), len(other), num_subsets, subset_size)
     rng = np.random.default_rng(seed)
 
-    def subset(features):
-        return features[rng.permutation(len(features))[:subset_size]]
+    def subsets():
+        for features, size in zip((one, other), sizes, strict=True):
+            yield features[rng.permutation(len(features))[:size]]
 
-    return float(np.mean([_squared_mmd(subset(one), subset(other)) for _ in range(num_subsets)]))
+    return float(np.mean([_squared_mmd(*subsets()) for _ in range(num_subsets)]))
+
+
+def kernel_subsets(
+    num_one: int,
+    num_other: int,
+    num_subsets: int = KERNEL_SUBSETS,
+    subset_size: int = KERNEL_SUBSET_SIZE,
+) -> tuple[int, int, int]:
+    """Returns how many subsets `kernel_distance` takes, and the rows of each of the one and other.
+
+    Args:
+        num_one, num_other: rows of the two sets.
+        num_subsets, subset_size: see `kernel_distance`.
+    """
+    is_whole = max(num_one, num_other) <= subset_size
+    return 1 if is_whole else num_subsets, min(num_one, subset_size), min(num_other, subset_size)
 
 
 def _squared_mmd(one: np.ndarray, other: np.ndarray) -> float:

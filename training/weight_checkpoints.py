@@ -1,6 +1,7 @@
 """Weights out of a checkpoint of ours, without the optimizer's state."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,42 +33,56 @@ def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> Stored:
     Raises:
         ValueError: if the checkpoint is damaged, or has no such weights.
     """
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        return _read(handler, folder, model, weights)
-
-
-def _read(
-    handler: ocp.PyTreeCheckpointHandler, folder: Path, model: nn.Module, weights: str
-) -> Stored:
     key, what = {"raw": ("params", "weights"), "ema": ("ema", "moving average")}[weights]
-    try:
-        tree = handler.metadata(folder / "state").tree
-    except Exception as error:  # tensorstore, json and orbax each have their own
-        raise damaged(folder, error) from error
-    if not isinstance(tree, dict) or not tree.get(key):
-        there = listed(sorted(name for name in tree if tree[name])) if tree else "nothing"
-        raise ValueError(f"weights {folder}: no {what} ({key}) in this checkpoint; it has {there}")
-    wanted = {key: tree[key]} | {
-        name: tree[name] for name in ("model_state",) if jax.tree.leaves(tree.get(name))
-    }
-    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
-    try:
-        state = handler.restore(folder / "state", args=args)
-    except Exception as error:
-        raise damaged(folder, error) from error
-    variables = {"params": state[key], **state.get("model_state", {})}
-    skipped = tuple(name for name in tree if name not in wanted and jax.tree.leaves(tree[name]))
-    kind = f"checkpoint of ours, step {folder.name}, {what}"
+    state, skipped = read_parts(folder, key, what, optional=("model_state",))
     return Stored(
-        kind,
-        variables,
+        f"checkpoint of ours, step {folder.name}, {what}",
+        {"params": state[key], **state.get("model_state", {})},
         fields=_config_fields(folder, model),
         skipped=skipped,
         image_size=_image_size(folder),
         class_names=find_classes(folder),
     )
+
+
+def read_parts(
+    folder: Path, key: str, what: str, *, optional: Sequence[str] = ()
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Reads some of the trees of a checkpoint's state, whatever the task was.
+
+    Args:
+        folder: of one step.
+        key: name of the tree in the state.
+        what: it is, for the message if it is not there.
+        optional: names of others, which are read if they are there.
+
+    Returns:
+        name -> tree of NumPy arrays, and the names of the trees that were not read.
+
+    Raises:
+        ValueError: if the checkpoint is damaged, or has no such tree.
+    """
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        try:
+            tree = handler.metadata(folder / "state").tree
+        except Exception as error:  # tensorstore, json and orbax each have their own
+            raise damaged(folder, error) from error
+        if not isinstance(tree, dict) or not tree.get(key):
+            there = listed(sorted(name for name in tree if tree[name])) if tree else "nothing"
+            raise ValueError(
+                f"weights {folder}: no {what} ({key}) in this checkpoint; it has {there}"
+            )
+        wanted = {key: tree[key]} | {
+            name: tree[name] for name in optional if jax.tree.leaves(tree.get(name))
+        }
+        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+        try:
+            state = handler.restore(folder / "state", args=args)
+        except Exception as error:
+            raise damaged(folder, error) from error
+    return state, tuple(name for name in tree if name not in wanted and jax.tree.leaves(tree[name]))
 
 
 def _image_size(folder: Path) -> tuple[int, int] | None:
