@@ -88,7 +88,7 @@ CHANGES = [
     ("task.model", "x", "config.task.model: unknown"),
     ("loop.num_epochs", 0.0, "num_epochs=0.0 must be positive"),
     ("checkpoint.best_metric", "f1", "'f1' is none of loss, top1_accuracy"),
-    ("checkpoint.best_mode", "median", r"expected Literal\['max', 'min'\]"),
+    ("checkpoint.best_mode", "median", r"expected .*Literal\['max', 'min'\]"),
     ("mesh.data", 7, "config.data.batch_size|data.batch_size is 32.*7"),
     ("mesh.fdsp", 2, "did you mean 'fsdp'"),
     ("seed", -1, "seed=-1"),
