@@ -4,7 +4,7 @@
 
 Any value of the recipe can be set: --config.optimizer.base_lr=1e-3. The same line again resumes an
 interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wrong config or input;
-3 stopped on a non-finite loss; 75 interrupted after saving, run again.
+3 stopped on a non-finite loss or a collapse; 75 interrupted after saving, run again.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from training.checkpoints import Checkpoints, can_resume
 from training.errors import ConfigError, Interrupted
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
-from training.metrics import check_finite, mean_scalars, to_floats
+from training.metrics import check_finite, mean_scalars, to_numbers
 from training.reporting import Reporter
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
@@ -61,7 +61,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         stack.enter_context(workdirs.claimed(workdir, plain, run.data.dataset.class_names))
         run.data.bad.keep_in(workdirs.bad_images_path(workdir))
-        saved = stack.enter_context(Checkpoints(workdir=workdir, **plain["checkpoint"]))
+        saved = stack.enter_context(
+            Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])
+        )
         batches = stack.enter_context(contextlib.closing(run.data.train_batches()))
 
         # The newest checkpoint or a fresh state; each array goes straight to its own devices.
@@ -74,7 +76,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
             window = loop["window"]
 
         def loop_record():
-            return {"data": batches.get_state(), "window": to_floats(window)}
+            return {"data": batches.get_state(), "window": to_numbers(window)}
 
         with Reporter(workdir, first_step=step, steps=run.steps, batches=batches) as report:
             report.start(run.task.parameters(run.shapes), run.mesh, run.notes(weights))
@@ -100,8 +102,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
                             break
 
                 if interrupts.requested():
-                    saved.save(step, state, loop_record(), wait=True)
-                    raise Interrupted(f"saved step {step}; the same command resumes")
+                    done = saved.save(step, state, loop_record(), wait=True)
+                    raise Interrupted(f"{done}; the same command resumes")
 
                 try:
                     batch = next(batches)
@@ -122,7 +124,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
                     report.train(step, averages)
 
                 if run.steps.due(run.steps.save, step):
-                    saved.save(step, state, loop_record())
+                    is_last = step == run.steps.total
+                    saved.save(step, state, loop_record(), is_last=is_last)
 
             saved.wait()
             workdirs.write_done(workdir, metrics)

@@ -6,9 +6,11 @@ draws samples at every evaluation. With a classifier of such images, also the di
 split: --config.task.features=runs/cifar_nest_tiny (configs/cifar_nest.py), or Inception-v3's
 weights: --config.task.features=pt_inception-2015-12-05-6726825d.pth.
 
-Argument: small|base, debug. The paper trains no such generator. Optimizer, losses and batch are
-those of HiT-GAN (arXiv 2106.07631, by the same authors), the augmentation is that of DiffAugment
-(arXiv 2006.10738); length and weight of R1 are our own. Not trained to the end here.
+Argument: small|base, debug. The paper trains no such generator. Optimizer, loss, batch and decay of
+the average are those of HiT-GAN on ImageNet (arXiv 2106.07631, by the same authors), the
+augmentation is that of DiffAugment (arXiv 2006.10738). Length, weight of R1 (HiT-GAN's is 20 as
+we count), lazy R1, the warm-up of the average and alternating steps are our own. Not trained to the
+end here.
 """
 
 from configs.common import gan_config, parse_argument, shrink

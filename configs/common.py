@@ -109,8 +109,9 @@ def gan_config() -> ConfigDict:
         task                        training/gan.py       Gan
     """
     config = base_config()
-    for section in ("model", "device_augment", "optimizer"):
+    for section in ("init", "model", "device_augment", "optimizer"):
         del config[section]
+    del config.data.mean, config.data.std  # images are in -1..1
     config.generator = ConfigDict()
     config.discriminator = ConfigDict()
     config.generator_optimizer = _base_optimizer()
@@ -124,13 +125,13 @@ def gan_config() -> ConfigDict:
             "loss": "logistic",
             "r1_weight": 10.0,
             "r1_every_steps": 16,
-            "gradient_penalty": 10.0,
+            "gradient_penalty": 10.0,  # of "wasserstein" alone
             "augment": ("color", "translation", "cutout"),
             "consistency": 0.0,
             "conditional": False,
             "ema_decay": 0.999,
             "ema_warmup": True,
-            "collapse_gap": 40.0,
+            "steps": "alternating",
             "collapse_steps": 500,
             "features": "",  # no metrics, pictures only
             "statistics": "",  # the evaluation split's
@@ -139,6 +140,7 @@ def gan_config() -> ConfigDict:
         }
     )
     config.checkpoint.best_metric = ""
+    config.checkpoint.best_mode = config_dict.placeholder(str)  # distances: min; shares: max
     return config
 
 

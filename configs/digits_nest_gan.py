@@ -4,9 +4,9 @@
 
 draws samples at every evaluation. With a classifier, also the distances to the test split:
 
-    python train.py --config=configs/digits_nest.py --workdir=runs/digits_nest \
+    python train.py --config=configs/digits_nest.py --workdir=runs/digits_nest_sharp \
         --config.task.label_smoothing=0.0
-    ... --config.task.features=runs/digits_nest
+    ... --config.task.features=runs/digits_nest_sharp
 
 Argument: debug. Our own recipe.
 """

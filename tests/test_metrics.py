@@ -110,8 +110,8 @@ def test_rows_arrive_in_order_and_a_task_may_add_batches():
 
 
 def test_window_mean_and_non_finite():
-    window = [{"loss": jnp.float32(1.0)}, {"loss": 2.5}]
-    assert mean_scalars(window) == {"loss": 1.75}
+    window = [{"loss": jnp.float32(1.0), "count": jnp.int32(9)}, {"loss": 2.5, "count": 4}]
+    assert mean_scalars(window) == {"loss": 1.75, "count": 4}  # how many there are now
     check_finite({"loss": 1.0}, 3)
     with pytest.raises(NonFiniteError, match="loss=nan.*step 7"):
         check_finite({"loss": float("nan"), "grad_norm": 1.0}, 7)

@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import train
+from configs import common
 from training import experiment, workdirs
 from training.checkpoints import Checkpoints
-from training.errors import ConfigError, Interrupted
+from training.errors import ConfigError, Interrupted, NonFiniteError
 
 ROOT = Path(__file__).parent.parent
 
@@ -253,6 +255,40 @@ def test_only_damaged_checkpoints_are_an_error(small_config, tmp_path, monkeypat
     (tmp_path / "checkpoints" / "latest" / "3" / "state" / "_METADATA").write_bytes(b"")
     with pytest.raises(ConfigError, match="no checkpoint in .*latest is readable"):
         train.train_and_evaluate(small_config, tmp_path)
+
+
+def test_what_a_task_refuses_is_not_saved(tmp_path):
+    def kept():
+        return [int(path.name) for path in (tmp_path / "checkpoints").glob("*/*")]
+
+    def state(is_bad=False):
+        return {"bad": jnp.bool_(is_bad), "weights": jnp.ones(3)}
+
+    with Checkpoints(workdir=tmp_path, is_good=lambda state: ~state["bad"]) as saved:
+        assert saved.save(1, state(is_bad=True), {}).endswith("saved is nothing")
+        assert saved.save(2, state(), {}) == "saved step 2"
+        assert saved.save(3, state(is_bad=True), {}, wait=True).endswith("saved is step 2")
+        saved.save_best(3, state(is_bad=True), {}, {"top1_accuracy": 1.0})
+        saved.wait()
+        assert kept() == [2]
+        saved.save(4, state(is_bad=True), {}, is_last=True, wait=True)  # the run's result
+        assert sorted(kept()) == [2, 4]
+        with pytest.raises(NonFiniteError, match="step 5: the state has non-finite values"):
+            saved.save(5, {**state(), "weights": jnp.array([1.0, jnp.nan, 1.0])}, {}, is_last=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "best"),
+    [("frechet_distance", None, 2), ("precision", None, 1), ("precision", "min", 2)],
+)
+def test_which_checkpoint_is_best(tmp_path, metric, mode, best):
+    """As a GAN's config leaves it, the metric's name decides."""
+    assert common.gan_config().checkpoint.best_mode is None
+    with Checkpoints(workdir=tmp_path, best_metric=metric, best_mode=mode) as saved:
+        for step, value in ((1, 3.0), (2, 1.0), (3, 2.0)):
+            saved.save_best(step, {"weights": jnp.ones(3)}, {}, {metric: value})
+    (path,) = (tmp_path / "checkpoints" / "best").glob("[0-9]*")
+    assert path.name == str(best)
 
 
 def test_sigterm_to_a_real_process(tmp_path):

@@ -13,7 +13,7 @@ from training.errors import ConfigError
 from training.gan_builder import GAN_SECTIONS, build_gan, check_gan
 from training.models import create_model
 from training.optimizers import create_optimizer, trainable_mask
-from training.sections import check_section, check_subsections
+from training.sections import check_model_section, check_section, check_subsections
 from training.steps import Steps
 from training.task import Task
 
@@ -25,8 +25,7 @@ def check_classification(config: dict[str, Any]) -> dict[str, Any]:
     """Checks the sections that build_classification reads; returns them with their defaults."""
     task = dict(config["task"])
     name = task.pop("name")
-    if "name" not in config["model"]:
-        raise ConfigError("config.model lacks name")
+    check_model_section(config["model"], "config.model")
     create_model(**config["model"], num_classes=1)  # a module is a description: costs nothing
     device_augment = check_subsections(
         config["device_augment"], mixing.DEVICE_AUGMENTS, "config.device_augment"
@@ -39,7 +38,7 @@ def check_classification(config: dict[str, Any]) -> dict[str, Any]:
             config["optimizer"],
             create_optimizer,
             "config.optimizer",
-            provided=("model", "batch_size", "steps_per_epoch", "total_steps"),
+            provided=("model", "batch_size", "steps_per_epoch", "total_steps", "section"),
         ),
         "task": {"name": name}
         | check_section(

@@ -8,6 +8,7 @@ logged yet). A step's folder appears under its name only once it is complete.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from training.errors import ConfigError, NonFiniteError, input_errors
 from training.weights import check_tree
+
+# Endings of the names of metrics that are better lower.
+LOWER_IS_BETTER = ("loss", "distance")
 
 
 @jax.jit
@@ -41,7 +45,8 @@ class Checkpoints:
         keep_last: how many of the newest checkpoints stay.
         best_metric: name of the evaluation metric that chooses the best checkpoint; "" or None:
             keep no best one.
-        best_mode: "max" or "min".
+        best_mode: "max" or "min"; None: "min" for losses and distances, "max" for the others.
+        is_good: of the Task: the states that it refuses are not saved. None: all are good.
         read_only: never write or delete (evaluation of a run that may still be going on).
     """
 
@@ -51,10 +56,14 @@ class Checkpoints:
         workdir: Path,
         keep_last: int = 2,
         best_metric: str | None = "top1_accuracy",
-        best_mode: Literal["max", "min"] = "max",
+        best_mode: Literal["max", "min"] | None = "max",
+        is_good: Callable[[Any], jax.Array] | None = None,
         read_only: bool = False,
     ):
+        if best_mode is None:
+            best_mode = "min" if (best_metric or "").endswith(LOWER_IS_BETTER) else "max"
         self.best_metric, self.best_sign = best_metric, 1 if best_mode == "max" else -1
+        self._is_good = jax.jit(is_good) if is_good else lambda state: True
         self._read_only = read_only
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._newest = None  # step saved or restored last
@@ -76,23 +85,45 @@ class Checkpoints:
             ),
         )
 
-    def save(self, step: int, state: Any, loop: dict[str, Any], *, wait: bool = False) -> None:
-        """Saves for resuming, unless this step is saved already.
+    def save(
+        self,
+        step: int,
+        state: Any,
+        loop: dict[str, Any],
+        *,
+        is_last: bool = False,
+        wait: bool = False,
+    ) -> str:
+        """Saves for resuming, unless this step is saved already or its state is not good.
+
+        Without it the run resumes further back, and comes to the same state again.
 
         Args:
             step: number of updates made.
             state: the task's state.
             loop: JSON record.
+            is_last: it is the run's result, which no other state can stand in for: saved, good or
+                not.
             wait: return only when it is on disk.
+
+        Returns:
+            What was done, to show.
 
         Raises:
             NonFiniteError: the state has a NaN or an infinity; nothing is written.
         """
+        done = f"saved step {step}"
         if step != self._newest:
-            self._write(self._latest, step, state, loop)
-            self._newest = step
+            if self._may_hold(step, state) or is_last:
+                self._write(self._latest, step, state, loop)
+                self._newest = step
+            else:
+                newest = "nothing" if self._newest is None else f"step {self._newest}"
+                done = f"step {step} is not good enough to save, saved is {newest}"
+                logging.warning(done)
         if wait:
             self.wait()
+        return done
 
     def save_best(self, step: int, state: Any, loop: dict[str, Any], metrics: dict) -> None:
         """Saves as the best checkpoint if its metric beats the one on disk."""
@@ -104,6 +135,8 @@ class Checkpoints:
         best = self._best_value(before=step)
         if best is not None and self.best_sign * value <= self.best_sign * best:
             return  # of equals, the earlier one stays
+        if not self._may_hold(step, state):
+            return
         self._write(self._best, step, state, loop | {"best_value": value})
 
     def _best_value(self, before: int) -> float | None:
@@ -119,9 +152,13 @@ class Checkpoints:
             logging.warning("best checkpoint %d is unreadable (%s), replaced", step, error)
             return None
 
-    def _write(self, manager: ocp.CheckpointManager, step: int, state: Any, loop: dict) -> None:
+    def _may_hold(self, step: int, state: Any) -> bool:
+        """Returns whether the task calls the state good; raises NonFiniteError if it has a NaN."""
         if not bool(_all_finite(state)):
             raise NonFiniteError(f"step {step}: the state has non-finite values; it is not saved")
+        return bool(self._is_good(state))
+
+    def _write(self, manager: ocp.CheckpointManager, step: int, state: Any, loop: dict) -> None:
         for later in [other for other in manager.all_steps() if other >= step]:
             manager.delete(later)  # of a run that went further, see save_best
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop))

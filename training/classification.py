@@ -15,7 +15,9 @@ from training.metrics import (
     classification_sums,
     label_rank,
 )
+from training.moving_average import average_rate
 from training.task import Evaluation
+from training.trees import select
 
 
 @flax.struct.dataclass
@@ -131,7 +133,8 @@ class Classification:
         params = self._where_trained(optax.apply_updates(state.params, updates), state.params)
         ema = None
         if self.ema_decay:
-            ema = optax.incremental_update(params, state.ema, self._ema_rate(state.step))
+            rate = average_rate(state.step, self.ema_decay, warmup=self.ema_warmup)
+            ema = optax.incremental_update(params, state.ema, rate)
             ema = self._where_trained(ema, state.ema)
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
@@ -148,6 +151,9 @@ class Classification:
 
     def check(self, scalars: dict[str, float], step: int) -> None:
         check_finite(scalars, step)
+
+    def is_good(self, state: TrainState):
+        return jnp.bool_(True)
 
     def eval_batches(self, batches):
         return batches
@@ -187,12 +193,7 @@ class Classification:
 
     def _where_trained(self, new, old):
         """Returns `new` where parameters are trained and `old`, not rounded anew, elsewhere."""
-        return jax.tree.map(lambda t, x, y: x if t else y, self._trainable(old), new, old)
-
-    def _ema_rate(self, step: jax.Array) -> jax.Array | float:
-        """Share of the new parameters in the moving average, 1 - decay, after `step` updates."""
-        rate = 1.0 - self.ema_decay
-        return jnp.maximum(rate, 9.0 / (10.0 + step)) if self.ema_warmup else rate
+        return select(self._trainable(old), new, old)
 
     def _normalize(self, images: jax.Array) -> jax.Array:
         return normalize(images, self.mean, self.std)

@@ -51,11 +51,17 @@ def translation(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Sets a square of half the side to zero; it may hang over the edge."""
+    """Sets a square of half the side to zero; it may hang over the edge by half.
+
+    Every place of the square that far out is equally likely, so that what is hidden how often is
+    the same from all sides: one place more for an even side than for an odd one.
+
+    Reference: mit-han-lab/data-efficient-gans, DiffAugment_pytorch.py, rand_cutout.
+    """
     _, height, width, _ = images.shape
     sides = jnp.array([round(height * CUTOUT), round(width * CUTOUT)])
-    low = -(sides // 2)  # the centre of the square lies in the image
-    starts = jax.random.randint(key, (len(images), 2), low, jnp.array([height, width]) - sides // 2)
+    places = jnp.array([height, width]) + (1 - sides % 2)
+    starts = jax.random.randint(key, (len(images), 2), 0, places) - sides // 2
 
     def inside(start, size, length):
         position = jnp.arange(length)

@@ -16,7 +16,7 @@ class ConfigError(RunError):
 
 
 class NonFiniteError(RunError):
-    """A loss or a parameter became NaN or infinite. The last good checkpoint stays."""
+    """Something is not finite, or training has collapsed. The last good checkpoint stays."""
 
     exit_code = 3
 

@@ -15,7 +15,13 @@ from training import sharding
 from training.builders import TASKS
 from training.checkpoints import Checkpoints
 from training.errors import ConfigError, input_errors
-from training.initialization import FROM_SCRATCH, Weights, check_init_from, read_init_from
+from training.initialization import (
+    FROM_SCRATCH,
+    INIT_PROVIDED,
+    Weights,
+    check_init_from,
+    read_init_from,
+)
 from training.sections import check_keys, check_section, check_subsections, unknown_name
 from training.steps import Steps, plan_steps
 from training.task import Task
@@ -97,10 +103,10 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         raise ConfigError(f"config.seed={plain['seed']!r} must be an integer in [0, 2**31)")
     check_init_from(plain["init_from"])
     for key, function, provided in (
-        ("init", read_init_from, ("image_shape", "class_names", "seed")),
+        ("init", read_init_from, INIT_PROVIDED),
         ("mesh", sharding.create_mesh, ()),
         ("loop", plan_steps, ("num_examples", "batch_size")),
-        ("checkpoint", Checkpoints, ("workdir", "read_only")),
+        ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
         ("data", pipeline.Data, ("augment", "seed", "sharding", "process_index", "process_count")),
     ):
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)

@@ -1,5 +1,6 @@
 """Generative adversarial training: one Task, for every generator and discriminator here."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -9,12 +10,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
-from training.diff_augment import OPERATIONS, diff_augment
+from training.diff_augment import OPERATIONS
 from training.errors import NonFiniteError
 from training.gan_evaluation import GanEvaluation
-from training.gan_losses import LOSSES, is_collapsed, r1_penalty, wasserstein_penalty
+from training.gan_gradients import GanGradients
+from training.gan_losses import count_collapsed
 from training.gan_networks import GanNetworks
 from training.metrics import check_finite
+from training.moving_average import average_rate
+from training.trees import select
 
 
 @flax.struct.dataclass
@@ -26,7 +30,8 @@ class GanState:
         generator, discriminator: parameters, float32.
         generator_opt, discriminator_opt: of the optimizers.
         ema: exponential moving average of the generator, None when off.
-        collapsed_steps: for how many steps in a row the discriminator has been collapsed, int32.
+        collapsed_steps: by how much steps with a collapsed discriminator outnumber the others of
+            late, int32.
     """
 
     step: jax.Array
@@ -41,10 +46,10 @@ class GanState:
 class Gan(GanEvaluation):
     """A step updates the discriminator, then the generator; section `task` are keyword arguments.
 
-    Both see fresh noise. Images are float32 in -1..1.
+    Images are float32 in -1..1.
 
-    The run ends when the discriminator has been collapsed, see `is_collapsed`, for
-    `collapse_steps` steps in a row.
+    The run ends when the discriminator has been collapsed (`is_collapsed`) for `collapse_steps`
+    steps, each other step counting against one of them (`count_collapsed`).
 
     Args:
         generator, discriminator, latent_shape: see GanNetworks.
@@ -54,11 +59,18 @@ class Gan(GanEvaluation):
         num_classes: of the data set.
         dataset: its name.
         batch_sharding: how a batch lies over the devices.
+        trainable: `trainable({"generator": params, "discriminator": params})` gives trees of bools,
+            False for parameters that stay as they are, their average with them; None: all are
+            trained.
         loss: "logistic" (non-saturating), "hinge" or "wasserstein" (with gradient penalty).
-        r1_weight: of the R1 penalty on real images; 0: none.
+        steps: "alternating": the generator learns from the updated discriminator, with noise of its
+            own; "joint": both gradients are of the same state and the same generated images.
+        r1_weight: of the R1 penalty on real images; 0: none, as "wasserstein" wants, whose penalty
+            is another.
         r1_every_steps: the penalty enters each so many steps only, as much heavier (lazy
             regularisation: Karras et al., arXiv 1912.04958, appendix B).
-        gradient_penalty: weight of the penalty of "wasserstein", in every step.
+        gradient_penalty: weight of the penalty of "wasserstein", in every step; no other loss has
+            it. With classes, an image between a real and a generated one has the real one's.
         augment: differentiable augmentation of what the discriminator sees, names of
             training/diff_augment.py.
         consistency: weight of the squared change of the logits under `augment`, of real and of
@@ -67,8 +79,6 @@ class Gan(GanEvaluation):
         conditional: generator and discriminator get the class.
         ema_decay: decay of the moving average of the generator per step; 0 or None: no average.
         ema_warmup: decay min(ema_decay, (1 + step) / (10 + step)).
-        collapse_gap: mean logits of real and generated images further apart than this, see
-            `is_collapsed`; 0 or None: any distance will do.
         collapse_steps: see above.
         features: workdir of a classifier, or file of Inception-v3's weights, in whose features
             samples are compared with the split; "": they are only drawn.
@@ -94,16 +104,17 @@ class Gan(GanEvaluation):
         num_classes: int,
         dataset: str,
         batch_sharding: NamedSharding | None = None,
+        trainable: Callable | None = None,
         loss: Literal["logistic", "hinge", "wasserstein"] = "logistic",
+        steps: Literal["alternating", "joint"] = "alternating",
         r1_weight: float = 10.0,
         r1_every_steps: int = 16,
         gradient_penalty: float = 10.0,
-        augment: tuple[str, ...] = ("translation", "cutout"),
+        augment: tuple[str, ...] = ("color", "translation", "cutout"),
         consistency: float = 0.0,
         conditional: bool = False,
         ema_decay: float | None = 0.999,
         ema_warmup: bool = True,
-        collapse_gap: float | None = 40.0,
         collapse_steps: int = 500,
         features: str = "",
         statistics: str = "",
@@ -118,7 +129,6 @@ class Gan(GanEvaluation):
             ("r1_weight", r1_weight, 0.0),
             ("gradient_penalty", gradient_penalty, 0.0),
             ("consistency", consistency, 0.0),
-            ("collapse_gap", collapse_gap or 0.0, 0.0),
             ("r1_every_steps", r1_every_steps, 1),
             ("collapse_steps", collapse_steps, 1),
             ("neighbors", neighbors, 1),
@@ -128,6 +138,16 @@ class Gan(GanEvaluation):
                 raise ValueError(f"config.task.{key}={value} must be finite and at least {least}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"config.task.ema_decay={ema_decay} is not in [0, 1)")
+        if consistency and not augment:
+            raise ValueError(
+                f"config.task.consistency={consistency} has nothing to compare: "
+                "config.task.augment=()"
+            )
+        if loss == "wasserstein" and r1_weight and gradient_penalty:
+            raise ValueError(
+                "config.task.loss='wasserstein' has a penalty of its own: set "
+                "config.task.r1_weight=0.0, or config.task.gradient_penalty=0.0 to have R1 instead"
+            )
         self.networks = GanNetworks(
             generator, discriminator, latent_shape, num_classes if conditional else None, augment
         )
@@ -136,14 +156,13 @@ class Gan(GanEvaluation):
         self.generator_schedule = generator_schedule
         self.discriminator_schedule = discriminator_schedule
         self.image_shape, self.num_classes, self.dataset = image_shape, num_classes, dataset
-        self.batch_sharding = batch_sharding
-        self.loss, self.has_wasserstein_penalty = LOSSES[loss], loss == "wasserstein"
-        self.r1_weight, self.r1_every_steps = r1_weight, r1_every_steps
-        self.gradient_penalty = gradient_penalty
-        self.augment, self.consistency = augment, consistency
-        self.conditional = conditional
+        self.batch_sharding, self._trainable = batch_sharding, trainable
+        self.gradients = GanGradients(
+            self.networks, loss, r1_weight, r1_every_steps, gradient_penalty, consistency
+        )
+        self.steps, self.conditional = steps, conditional
         self.ema_decay, self.ema_warmup = ema_decay, ema_warmup
-        self.collapse_gap, self.collapse_steps = collapse_gap, collapse_steps
+        self.collapse_steps = collapse_steps
         self.num_samples, self.neighbors = num_samples, neighbors
         self.load_features(features, statistics)
 
@@ -167,36 +186,41 @@ class Gan(GanEvaluation):
         )
 
     def train_step(self, state: GanState, batch, key: jax.Array):
-        key = jax.random.fold_in(key, state.step)
-        discriminator_key, generator_key = jax.random.split(key)
+        discriminator_key, generator_key = jax.random.split(jax.random.fold_in(key, state.step))
+        keys = jax.random.split(discriminator_key, 6)  # see GanGradients.discriminator
+        real = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+        labels = batch["label"] if self.conditional else None
+        trained = self.trainable(state)
 
-        grads, metrics = self._discriminator_gradients(state, batch, discriminator_key)
+        grads, metrics = self.gradients.discriminator(
+            state.discriminator, state.generator, keys, real, labels, state.step
+        )
+        grads = select(trained["discriminator"], grads, optax.tree.zeros_like(grads))
         metrics["discriminator_grad_norm"] = optax.tree.norm(grads)
         updates, discriminator_opt = self.discriminator_optimizer.update(
             grads, state.discriminator_opt, state.discriminator
         )
         discriminator = optax.apply_updates(state.discriminator, updates)
 
-        def generator_loss(params):
-            noise_key, judge_key = jax.random.split(generator_key)
-            images, labels = self.networks.generate(params, noise_key, len(batch["image"]))
-            judge = self.networks.judge(discriminator, judge_key, plain=bool(self.consistency))
-            return self.loss.generator(judge(images, labels))
-
-        value, grads = jax.value_and_grad(generator_loss)(state.generator)
+        if self.steps == "alternating":
+            judge, generator_keys = discriminator, jax.random.split(generator_key)
+        else:
+            judge, generator_keys = state.discriminator, (keys[0], keys[2])
+        value, grads = self.gradients.generator(state.generator, judge, generator_keys, len(real))
+        grads = select(trained["generator"], grads, optax.tree.zeros_like(grads))
+        metrics |= {"generator_loss": value, "generator_grad_norm": optax.tree.norm(grads)}
         updates, generator_opt = self.generator_optimizer.update(
             grads, state.generator_opt, state.generator
         )
         generator = optax.apply_updates(state.generator, updates)
+
         ema = None
         if self.ema_decay:
-            rate = 1.0 - self.ema_decay
-            rate = jnp.maximum(rate, 9.0 / (10.0 + state.step)) if self.ema_warmup else rate
+            rate = average_rate(state.step, self.ema_decay, warmup=self.ema_warmup)
             ema = optax.incremental_update(generator, state.ema, rate)
-        collapsed_steps = (state.collapsed_steps + 1) * metrics.pop("is_collapsed")
+            ema = select(trained["generator"], ema, state.ema)
+        collapsed_steps = count_collapsed(state.collapsed_steps, metrics.pop("is_collapsed"))
         metrics |= {
-            "generator_loss": value,
-            "generator_grad_norm": optax.tree.norm(grads),
             "generator_learning_rate": self.generator_schedule(state.step),
             "discriminator_learning_rate": self.discriminator_schedule(state.step),
             "collapsed_steps": collapsed_steps,
@@ -216,75 +240,21 @@ class Gan(GanEvaluation):
         check_finite(scalars, step)
         if scalars["collapsed_steps"] >= self.collapse_steps:
             raise NonFiniteError(
-                f"step {step}: the discriminator has been collapsed for more than "
-                f"{self.collapse_steps} steps (config.task.collapse_steps): logits of real images "
+                f"step {step}: the discriminator has collapsed, for {scalars['collapsed_steps']} "
+                f"steps (config.task.collapse_steps={self.collapse_steps}): its loss is "
+                f"{scalars['discriminator_loss']:.3g}, logits of real images "
                 f"{scalars['logit_real']:.3g}, of generated {scalars['logit_generated']:.3g}; "
                 "stopped"
             )
+
+    def is_good(self, state: GanState) -> jax.Array:
+        return state.collapsed_steps == 0
 
     def parameters(self, state: GanState):
         return {"generator": state.generator, "discriminator": state.discriminator}
 
     def trainable(self, state: GanState):
-        return jax.tree.map(lambda _: True, self.parameters(state))
-
-    def with_variables(self, state: GanState, variables) -> GanState:
-        params = variables["params"]
-        ema = jax.tree.map(jnp.copy, params) if self.ema_decay else None
-        return state.replace(generator=params, ema=ema)
-
-    def _discriminator_gradients(self, state: GanState, batch, key: jax.Array):
-        keys = jax.random.split(key, 6)
-        real = batch["image"].astype(jnp.float32) / 127.5 - 1.0
-        real_labels = batch["label"] if self.conditional else None
-        generated, labels = self.networks.generate(state.generator, keys[0], len(real))
-        plain = bool(self.consistency)
-
-        def loss(params):
-            judge_real = self.networks.judge(params, keys[1], plain=plain)
-            judge_generated = self.networks.judge(params, keys[2], plain=plain)
-            real_logits = judge_real(real, real_labels)
-            generated_logits = judge_generated(generated, labels)
-            total = self.loss.discriminator(real_logits, generated_logits)
-            metrics = {
-                "discriminator_loss": total,
-                "logit_real": real_logits.mean(),
-                "logit_generated": generated_logits.mean(),
-                "is_collapsed": is_collapsed(real_logits, generated_logits, self.collapse_gap),
-            }
-            if self.consistency:
-                changes = [
-                    self.networks.judge(params, own, plain=False)(images, classes) - logits
-                    for own, images, classes, logits in (
-                        (keys[3], real, real_labels, real_logits),
-                        (keys[4], generated, labels, generated_logits),
-                    )
-                ]
-                metrics["consistency_loss"] = sum((change**2).mean() for change in changes)
-                total += self.consistency * metrics["consistency_loss"]
-            if self.has_wasserstein_penalty:
-                metrics["gradient_penalty"] = wasserstein_penalty(
-                    keys[5], lambda x: judge_generated(x, real_labels), real, generated
-                )
-                total += self.gradient_penalty * metrics["gradient_penalty"]
-            return total, metrics
-
-        def r1(params):
-            judge = self.networks.judge(params, keys[1], plain=True)
-            images = real if plain else diff_augment(keys[5], real, self.augment)
-            return r1_penalty(lambda x: judge(x, real_labels), images)
-
-        grads, metrics = jax.grad(loss, has_aux=True)(state.discriminator)
-        if self.r1_weight:
-            weight = self.r1_weight * self.r1_every_steps
-
-            def add(grads):
-                value, more = jax.value_and_grad(r1)(state.discriminator)
-                return jax.tree.map(lambda a, b: a + weight * b, grads, more), weight * value
-
-            is_due = state.step % self.r1_every_steps == 0
-            # On the other steps 0: the mean over a window is what the penalty adds to the loss.
-            grads, metrics["r1_loss"] = jax.lax.cond(
-                is_due, add, lambda grads: (grads, jnp.zeros(())), grads
-            )
-        return grads, metrics
+        params = self.parameters(state)
+        if self._trainable is None:
+            return jax.tree.map(lambda _: True, params)
+        return self._trainable(params)

@@ -1,5 +1,6 @@
 """The task `gan` from its sections: generator, discriminator, an optimizer of each, and task."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,22 @@ from data import pipeline
 from nest.generator import latent_shape
 from training.errors import ConfigError
 from training.gan import Gan
-from training.initialization import FROM_SCRATCH
+from training.initialization import FROM_SCRATCH, INIT_PROVIDED, read_init_from
 from training.models import create_discriminator, create_generator
-from training.optimizers import create_optimizer
-from training.sections import check_section
+from training.optimizers import create_optimizer, trainable_mask
+from training.sections import check_model_section, check_section
 from training.sharding import batch_sharding
 from training.steps import Steps
 from training.task import Task
 
-NETWORKS = ("generator", "discriminator")
+# Networks, with their fields that follow from other sections.
+NETWORKS = {
+    "generator": ("image_size", "num_channels", "num_classes"),
+    "discriminator": ("num_classes",),
+}
 GAN_SECTIONS = (*NETWORKS, *(f"{network}_optimizer" for network in NETWORKS))
 
-_FROM_LOOP = ("model", "batch_size", "steps_per_epoch", "total_steps")
+_FROM_LOOP = ("model", "batch_size", "steps_per_epoch", "total_steps", "section")
 _FROM_PARTS = (
     "generator",
     "discriminator",
@@ -33,6 +38,7 @@ _FROM_PARTS = (
     "image_shape",
     "num_classes",
     "dataset",
+    "trainable",
     "batch_sharding",
 )
 
@@ -44,9 +50,9 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
             f"config.init_from={config['init_from']!r}: a GAN starts from scratch or goes on in "
             "its own workdir"
         )
-    for key in NETWORKS:
-        if "name" not in config[key]:
-            raise ConfigError(f"config.{key} lacks name")
+    _check_unread(config)
+    for key, provided in NETWORKS.items():
+        check_model_section(config[key], f"config.{key}", provided=provided)
     if not isinstance(size := config["data"]["image_size"], int):
         raise ConfigError(f"config.data.image_size={size!r} must be one number: images are square")
     create_generator(**config["generator"], image_size=size, num_channels=1, num_classes=None)
@@ -57,6 +63,12 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
         key: check_section(config[key], create_optimizer, f"config.{key}", provided=_FROM_LOOP)
         for key in GAN_SECTIONS[2:]
     }
+    for key, section in checked.items():
+        if section["layer_decay"]:
+            raise ConfigError(
+                f"config.{key}.layer_decay={section['layer_decay']}: there are no rules for the "
+                "networks of a GAN; 0: off"
+            )
     task = check_section(task, Gan, "config.task", provided=_FROM_PARTS)
     for key in ("features", "statistics"):  # runs go on from anywhere
         if task[key]:
@@ -84,6 +96,7 @@ def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: M
             batch_size=steps.batch_size,
             steps_per_epoch=steps.per_epoch,
             total_steps=steps.total,
+            section=f"config.{key}_optimizer",
         )
     task = Gan(
         **parts,
@@ -91,12 +104,33 @@ def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: M
         image_shape=data.image_shape,
         num_classes=data.num_classes,
         dataset=config["data"]["name"],
+        trainable=functools.partial(_trainable, config),
         batch_sharding=batch_sharding(mesh),
         **options,
     )
     _check_batches(task, data)
     task.compare_with(data)
     return task
+
+
+def _check_unread(config: dict[str, Any]) -> None:
+    """Raises ConfigError for a value of what classification reads and a GAN does not."""
+    defaults = check_section({}, read_init_from, "config.init", provided=INIT_PROVIDED)
+    for key, value in config["init"].items():
+        if value != defaults[key]:
+            raise ConfigError(f"config.init.{key}={value!r}: a GAN starts from no weights")
+    for key in ("mean", "std"):
+        if (value := config["data"][key]) is not None:
+            raise ConfigError(f"config.data.{key}={value!r}: images of a GAN are in -1..1")
+
+
+def _trainable(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """Returns trees of bools for the parameters of both networks: False for what is frozen."""
+    sections = {key: f"{key}_optimizer" for key in NETWORKS}
+    return {
+        key: trainable_mask(params[key], config[section]["freeze"], f"config.{section}")
+        for key, section in sections.items()
+    }
 
 
 def _check_batches(task: Gan, data: pipeline.Data) -> None:

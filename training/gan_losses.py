@@ -16,10 +16,12 @@ class GanLoss(NamedTuple):
     Attributes:
         discriminator: `(real_logits, generated_logits) -> scalar`.
         generator: `(generated_logits) -> scalar`.
+        has_floor: the discriminator's is 0 when it is as good as can be.
     """
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
     generator: Callable[[jax.Array], jax.Array]
+    has_floor: bool
 
 
 def _logistic(real: jax.Array, generated: jax.Array) -> jax.Array:
@@ -32,13 +34,15 @@ def _hinge(real: jax.Array, generated: jax.Array) -> jax.Array:
 
 LOSSES = {
     # Goodfellow et al., arXiv 1406.2661, section 3: the generator maximises log D(G(z)).
-    "logistic": GanLoss(_logistic, lambda generated: jax.nn.softplus(-generated).mean()),
+    "logistic": GanLoss(_logistic, lambda generated: jax.nn.softplus(-generated).mean(), True),
     # Lim and Ye, "Geometric GAN", arXiv 1705.02894.
-    "hinge": GanLoss(_hinge, lambda generated: -generated.mean()),
-    # Arjovsky et al., arXiv 1701.07875; it needs the gradient penalty below.
+    "hinge": GanLoss(_hinge, lambda generated: -generated.mean(), True),
+    # Arjovsky et al., arXiv 1701.07875; it needs the gradient penalty below. Their critic, and that
+    # of Gulrajani et al., makes five steps for each of the generator's; ours makes one.
     "wasserstein": GanLoss(
         lambda real, generated: generated.mean() - real.mean(),
         lambda generated: -generated.mean(),
+        False,
     ),
 }
 
@@ -72,7 +76,7 @@ def wasserstein_penalty(
     """Returns the mean squared distance of the gradient's norm from 1, between real and generated.
 
     Reference: Gulrajani et al., "Improved training of Wasserstein GANs", arXiv 1704.00028,
-    algorithm 1 without its weight.
+    equation 3 without its weight.
     """
     share = jax.random.uniform(key, (len(real), 1, 1, 1))
     between = share * real + (1.0 - share) * generated
@@ -81,23 +85,44 @@ def wasserstein_penalty(
     return ((norms - 1.0) ** 2).mean()
 
 
-def is_collapsed(real: jax.Array, generated: jax.Array, gap: float | None) -> jax.Array:
-    """Tells whether a generator can still learn from a discriminator with these logits.
+# A discriminator's loss below this is a collapse: images are told right with a probability of
+# 0.99995 ("logistic"), or lie beyond the margin ("hinge"). In training that works it is near 1.
+COLLAPSED_LOSS = 1e-4
+SAME_LOGITS = (
+    1e-5  # logits that differ by less, as a share of the largest, are equal but for rounding
+)
 
-    It can not if the discriminator is right about every image of the batch, real and generated,
-    and their mean logits lie more than `gap` apart: what is left is a slope that leads nowhere. Nor
-    if all images have the same logit.
+
+def is_collapsed(loss: GanLoss, real: jax.Array, generated: jax.Array) -> jax.Array:
+    """Tells whether a generator has nothing more to learn from a discriminator with these logits.
+
+    It has not if the discriminator's loss is 0 (below COLLAPSED_LOSS): it has won, and its own
+    gradient has ended, too. Nor if all images have the same logit (within SAME_LOGITS times the
+    largest, or times 1 if all are smaller). A Wasserstein critic's loss has no floor: for it only
+    the second.
 
     Args:
+        loss: of the training.
         real, generated: logits [b].
-        gap: in logits; 0 or None: only the second is looked for.
 
     Returns:
-        int32, 1 for collapsed.
+        A bool.
     """
     logits = jnp.concatenate([real, generated])
-    same = logits.max() - logits.min() < 1e-6
-    if not gap:
-        return same.astype(jnp.int32)
-    is_right = (real > 0).all() & (generated < 0).all()
-    return (same | (is_right & (real.mean() - generated.mean() > gap))).astype(jnp.int32)
+    size = jnp.maximum(1.0, jnp.abs(logits).max())
+    collapsed = logits.max() - logits.min() <= SAME_LOGITS * size
+    if loss.has_floor:
+        collapsed |= loss.discriminator(real, generated) < COLLAPSED_LOSS
+    return collapsed
+
+
+def count_collapsed(count: jax.Array, collapsed: jax.Array) -> jax.Array:
+    """Returns by how much collapsed steps outnumber the others, counted from where they began to.
+
+    A step more or less does not hide a collapse, nor make one.
+
+    Args:
+        count: before this step, int32.
+        collapsed: this step is.
+    """
+    return jnp.maximum(count + jnp.where(collapsed, 1, -1), 0)

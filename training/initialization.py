@@ -13,6 +13,8 @@ from training.errors import ConfigError, input_errors
 from training.weights import Report, load_variables
 
 Weights = tuple[dict[str, Any], Report]  # as load_variables returns them
+# Arguments of read_init_from that the code gives, not the section `init`.
+INIT_PROVIDED = ("image_shape", "class_names", "seed")
 FROM_SCRATCH = "none"  # as init_from on the command line, where None can't be given
 
 

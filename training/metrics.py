@@ -66,18 +66,21 @@ def classification_summary(sums: dict) -> dict[str, float]:
     }
 
 
-def to_floats(window: list[dict]) -> list[dict[str, float]]:
+def to_numbers(window: list[dict]) -> list[dict[str, float]]:
     """Fetches a list of dicts of device scalars; Python floats keep every bit of a float32."""
     return [
-        {name: float(value) for name, value in scalars.items()}
+        {name: np.asarray(value).item() for name, value in scalars.items()}
         for scalars in jax.device_get(window)
     ]
 
 
 def mean_scalars(window: list[dict]) -> dict[str, float]:
-    """Returns the mean of each scalar over a window of steps."""
-    rows = to_floats(window)
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    """Returns the mean of each scalar over a window of steps; of integers, counts, the last."""
+    rows = to_numbers(window)
+    return {
+        name: last if isinstance(last, int) else float(np.mean([row[name] for row in rows]))
+        for name, last in rows[-1].items()
+    }
 
 
 def check_finite(scalars: dict[str, float], step: int) -> None:

@@ -11,6 +11,7 @@ from training.layer_decay import layer_multipliers
 
 SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw", "sgd")
+SECTION = "config.optimizer"  # that a message is about, unless told otherwise
 
 
 def parameter_paths(params) -> dict[str, jax.Array]:
@@ -32,55 +33,62 @@ def _matches(key: str, patterns: tuple[str, ...], path: str) -> list[bool]:
     try:
         return [bool(re.search(pattern, path)) for pattern in patterns]
     except re.error as error:
-        raise ValueError(f"config.optimizer.{key}={patterns!r}: {error}") from None
+        raise ValueError(f"{key}={patterns!r}: {error}") from None
 
 
 def _matches_nothing(key: str, value, paths: list[str]) -> ValueError:
     return ValueError(
-        f"config.optimizer.{key}={value!r} matches no parameter; they are called "
-        f"{', '.join(paths[:3])}, ..."
+        f"{key}={value!r} matches no parameter; they are called {', '.join(paths[:3])}, ..."
     )
 
 
-def decay_mask(params, exclude: tuple[str, ...]):
+def decay_mask(params, exclude: tuple[str, ...], section: str = SECTION):
     """Returns a tree of bools: True where weight decay applies.
 
     Args:
         params: pytree of parameters.
         exclude: regular expressions, searched in the "/"-joined path of each parameter.
+        section: of the config, for messages.
 
     Raises:
         ValueError: not a regular expression, or none of them matches anything.
     """
-    paths = list(parameter_paths(params))
-    excluded = {path for path in paths if any(_matches("decay_exclude", exclude, path))}
+    paths, key = list(parameter_paths(params)), f"{section}.decay_exclude"
+    excluded = {path for path in paths if any(_matches(key, exclude, path))}
     if exclude and not excluded:
-        raise _matches_nothing("decay_exclude", exclude, paths)
+        raise _matches_nothing(key, exclude, paths)
     return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) not in excluded, params)
 
 
-def trainable_mask(params, freeze: tuple[str, ...]):
+def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
     """Returns a tree of bools: False for the parameters that stay as they are.
 
     Args:
         params: pytree of parameters.
         freeze: regular expressions, searched in the "/"-joined path of each parameter.
+        section: of the config, for messages.
 
     Raises:
         ValueError: not a regular expression, one that matches nothing, or all is frozen.
     """
-    paths = list(parameter_paths(params))
-    matches = {path: _matches("freeze", freeze, path) for path in paths}
+    paths, key = list(parameter_paths(params)), f"{section}.freeze"
+    matches = {path: _matches(key, freeze, path) for path in paths}
     for pattern, found in zip(freeze, zip(*matches.values(), strict=True), strict=True):
         if not any(found):
-            raise _matches_nothing("freeze", pattern, paths)
+            raise _matches_nothing(key, pattern, paths)
     if all(any(found) for found in matches.values()):
-        raise ValueError(f"config.optimizer.freeze={freeze!r} leaves no parameter to train")
+        raise ValueError(f"{key}={freeze!r} leaves no parameter to train")
     return jax.tree_util.tree_map_with_path(lambda path, _: not any(matches[_name(path)]), params)
 
 
 def create_schedule(
-    *, kind: str, peak: float, final: float, warmup_steps: int, total_steps: int
+    *,
+    kind: str,
+    peak: float,
+    final: float,
+    warmup_steps: int,
+    total_steps: int,
+    section: str = SECTION,
 ) -> optax.Schedule:
     """Linear warm-up from 0, then `kind` from `peak` to `final`.
 
@@ -91,6 +99,7 @@ def create_schedule(
         kind: "cosine", "linear" or "constant".
         peak, final: learning rates; `final` is ignored by "constant".
         warmup_steps, total_steps: in updates.
+        section: of the config, for messages.
 
     Returns:
         Function from the number of updates made so far to the learning rate.
@@ -101,10 +110,10 @@ def create_schedule(
     Reference: official libml/utils.py, get_learning_rate.
     """
     if kind not in SCHEDULES:
-        raise ValueError(f"config.optimizer.schedule={kind!r} is none of {', '.join(SCHEDULES)}")
+        raise ValueError(f"{section}.schedule={kind!r} is none of {', '.join(SCHEDULES)}")
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
-            f"config.optimizer.warmup_epochs gives {warmup_steps} steps of warm-up; allowed: 0 to "
+            f"{section}.warmup_epochs gives {warmup_steps} steps of warm-up; allowed: 0 to "
             f"{total_steps - 1}, the run has {total_steps} steps"
         )
     decay_steps = total_steps - warmup_steps
@@ -141,6 +150,7 @@ def create_optimizer(
     batch_size: int,
     steps_per_epoch: float,
     total_steps: int,
+    section: str = SECTION,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Creates the optimizer of a recipe; the config's section `optimizer` are its arguments.
 
@@ -166,6 +176,7 @@ def create_optimizer(
         model: whose parameters they are; layer_decay asks it for its layers.
         batch_size: global batch.
         steps_per_epoch, total_steps: in updates.
+        section: of the config, for messages.
 
     Returns:
         The gradient transformation, and the schedule (for logging).
@@ -177,12 +188,12 @@ def create_optimizer(
     "sgd" is that of the official NesT repository's train.py, for its convolutional networks.
     """
     if name not in OPTIMIZERS:
-        raise ValueError(f"config.optimizer.name={name!r} is none of {', '.join(OPTIMIZERS)}")
+        raise ValueError(f"{section}.name={name!r} is none of {', '.join(OPTIMIZERS)}")
     if not 0 < base_lr < math.inf:
-        raise ValueError(f"config.optimizer.base_lr={base_lr} must be positive and finite")
+        raise ValueError(f"{section}.base_lr={base_lr} must be positive and finite")
     for key, value in {"b1": b1, "b2": b2, "momentum": momentum}.items():
         if not 0 <= value < 1:
-            raise ValueError(f"config.optimizer.{key}={value} is not in [0, 1)")
+            raise ValueError(f"{section}.{key}={value} is not in [0, 1)")
     for key, value in {
         "final_lr": final_lr,
         "warmup_epochs": warmup_epochs,
@@ -192,11 +203,11 @@ def create_optimizer(
         "grad_clip_norm": grad_clip_norm or 0.0,
     }.items():
         if not 0 <= value < math.inf:
-            raise ValueError(f"config.optimizer.{key}={value} must be finite and not negative")
+            raise ValueError(f"{section}.{key}={value} must be finite and not negative")
     if layer_decay and not 0 < layer_decay <= 1:
-        raise ValueError(f"config.optimizer.layer_decay={layer_decay} is not in (0, 1]; 0: off")
+        raise ValueError(f"{section}.layer_decay={layer_decay} is not in (0, 1]; 0: off")
     if nesterov and not momentum:
-        raise ValueError("config.optimizer.nesterov=True needs config.optimizer.momentum above 0")
+        raise ValueError(f"{section}.nesterov=True needs {section}.momentum above 0")
     scale = batch_size / reference_batch if reference_batch else 1.0
     learning_rate = create_schedule(
         kind=schedule,
@@ -204,10 +215,11 @@ def create_optimizer(
         final=final_lr * scale,
         warmup_steps=round(warmup_epochs * steps_per_epoch),
         total_steps=total_steps,
+        section=section,
     )
 
     def mask(params):
-        return decay_mask(params, decay_exclude)
+        return decay_mask(params, decay_exclude, section)
 
     clip = [] if not grad_clip_norm else [optax.clip_by_global_norm(grad_clip_norm)]
     if name == "adamw":
@@ -232,7 +244,8 @@ def create_optimizer(
         optimizer = optax.partition(
             {"trained": optimizer, "frozen": optax.set_to_zero()},
             lambda params: jax.tree.map(
-                lambda trained: "trained" if trained else "frozen", trainable_mask(params, freeze)
+                lambda trained: "trained" if trained else "frozen",
+                trainable_mask(params, freeze, section),
             ),
         )
     return optimizer, learning_rate

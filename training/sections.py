@@ -50,6 +50,29 @@ def wrong_type(value: Any, expected: Any) -> str | None:
     return f"is of type {type(value).__name__}, expected {name.replace('typing.', '')}"
 
 
+def check_model_section(
+    section: Mapping[str, Any], path: str, *, provided: Iterable[str] = ("num_classes",)
+) -> None:
+    """Checks the keys of a section that names a model, whose fields are the rest of it.
+
+    Args:
+        section: the section.
+        path: of the section, for messages: "config.model".
+        provided: fields that the code gives, which the config must not.
+
+    Raises:
+        ConfigError: there is no name, or one of those fields.
+    """
+    if "name" not in section:
+        raise ConfigError(f"{path} lacks name")
+    for key in provided:
+        if key in section:
+            raise ConfigError(
+                f"{path}.{key}={section[key]!r}: leave it out, it follows from config.data and "
+                "config.task"
+            )
+
+
 def check_section(
     section: Mapping[str, Any],
     function: Callable,

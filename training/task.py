@@ -59,8 +59,16 @@ class Task(Protocol):
         """Raises NonFiniteError if the run can't go on.
 
         Args:
-            scalars: of train_step, averaged over the steps since the last log line.
+            scalars: of train_step, averaged over the steps since the last log line; integers, which
+                are counts, of the last step.
             step: number of updates made.
+        """
+
+    def is_good(self, state: State) -> jax.Array:
+        """Returns whether a run may resume from the state, a bool; traced by jax.jit.
+
+        False keeps the state out of the checkpoints, and the run goes on. States that are not
+        finite are kept out in any case.
         """
 
     def eval_batches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
@@ -93,6 +101,8 @@ class Task(Protocol):
 
     def with_variables(self, state: State, variables: Any) -> State:
         """Returns the state with other variables of the model: to evaluate or to start from them.
+
+        A task without a model does not need it.
 
         Args:
             state: of step 0.

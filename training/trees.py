@@ -14,6 +14,11 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def select(mask: Any, new: Any, old: Any) -> Any:
+    """Returns the leaves of `new` where those of `mask` are True, and of `old` elsewhere."""
+    return jax.tree.map(lambda chosen, x, y: x if chosen else y, mask, new, old)
+
+
 def shape_of(leaf: Any) -> tuple[int, ...]:
     """Returns the shape of an array or of a description of one, () for anything else."""
     return tuple(getattr(leaf, "shape", None) or ())
