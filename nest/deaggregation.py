@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import Array
+from jax import Array, lax
 
 # Keeps the variance of what it maps. With the 0.02 of the other models, pixel shuffle from level to
 # level shrinks what comes from the noise far below the position embeddings: at 64x64 (widths 256,
@@ -73,7 +73,8 @@ class PixelShuffle(Deaggregation):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [b, h, w, c] to [b, 2h, 2w, dim]; c is a multiple of 4."""
-        x = pixel_shuffle(x, 2)  # [b, 2h, 2w, c/4]
+        # XLA of jax 0.11 takes minutes on a CPU to fuse one level's shuffle with the next one's.
+        x = lax.optimization_barrier(pixel_shuffle(x, 2))  # [b, 2h, 2w, c/4]
         if x.shape[-1] == self.dim:
             return x
         return nn.Dense(self.dim, dtype=self.dtype, kernel_init=keep_variance, name="projection")(
