@@ -88,9 +88,8 @@ def wasserstein_penalty(
 # A discriminator's loss below this is a collapse: images are told right with a probability of
 # 0.99995 ("logistic"), or lie beyond the margin ("hinge"). In training that works it is near 1.
 COLLAPSED_LOSS = 1e-4
-SAME_LOGITS = (
-    1e-5  # logits that differ by less, as a share of the largest, are equal but for rounding
-)
+# Logits that differ by less, as a share of the largest, are equal but for rounding.
+SAME_LOGITS = 1e-5
 
 
 def is_collapsed(loss: GanLoss, real: jax.Array, generated: jax.Array) -> jax.Array:
