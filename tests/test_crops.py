@@ -244,7 +244,7 @@ def test_boxes_are_torchvisions(timm_transforms, height, width):
     theirs = [
         RandomResizedCropAndInterpolation.get_params(image, area, aspect) for _ in range(4000)
     ]
-    ours = boxes("area", height, width, area, aspect)
+    ours = boxes("torchvision", height, width, area, aspect)
     for column in range(4):
         test = scipy.stats.ks_2samp(np.array(theirs)[:, column], ours[:, column])
         assert test.pvalue > 0.001

@@ -114,7 +114,7 @@ def test_converted_for_timm(torch, timm, tmp_path, name):
         output=str(output),
         to="timm",
         **dict(num_classes=1000, image_size=None, channels=3, workdir=None),
-        **dict(weights="raw", checkpoint="latest"),
+        **dict(ema=False, checkpoint="latest"),
         **dict(resize=None, ignore_fields=[], overwrite=False),
     )
     convert_weights.main(args)
