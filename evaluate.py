@@ -17,11 +17,12 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from training import commandline, experiment, workdirs
+from harness import commandline, workdirs
+from harness.errors import ConfigError, input_errors
+from training import experiment
 from training.checkpoints import Checkpoints
-from training.errors import ConfigError, input_errors
 from training.evaluation import evaluate
-from training.weights import load_variables
+from zoo.load import load_variables
 
 
 def evaluate_workdir(
@@ -65,7 +66,7 @@ def evaluate_workdir(
 def evaluate_weights(
     config: ConfigDict, weights: str | Path, *, split: str | None = None, ema: bool = False
 ) -> dict[str, Any]:
-    """Evaluates a weights file or folder that training.weights.load_variables reads.
+    """Evaluates a weights file or folder that zoo.load.load_variables reads.
 
     Args:
         config: the recipe.

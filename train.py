@@ -16,12 +16,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from data.images import BadImage
-from training import commandline, experiment, workdirs
+from harness import commandline, workdirs
+from harness.errors import ConfigError, Interrupted
+from tasks.metrics import check_finite, mean_scalars, to_numbers
+from training import experiment
 from training.checkpoints import Checkpoints, can_resume
-from training.errors import ConfigError, Interrupted
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
-from training.metrics import check_finite, mean_scalars, to_numbers
 from training.reporting import Reporter
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.

@@ -2,16 +2,16 @@
 
 Each section is the keyword arguments of one function, where every value is explained:
 
-    model           training/models.py          create_model; its fields in the model's own file
-    data            data/pipeline.py            Data
-    augment         data/transforms.py          TRANSFORMS: a subsection for each that is on
-    device_augment  data/mixing.py              DEVICE_AUGMENTS: likewise, after normalisation
-    task            training/classification.py  Classification
-    optimizer       training/optimizers.py      create_optimizer
-    mesh            training/sharding.py        create_mesh
-    loop            training/steps.py           plan_steps
-    checkpoint      training/checkpoints.py     Checkpoints
-    init            training/initialization.py  read_init_from
+    model           zoo/registry.py            create_model; its fields in the model's own file
+    data            data/pipeline.py           Data
+    augment         data/augment/transforms.py TRANSFORMS: a subsection for each that is on
+    device_augment  data/augment/mixing.py     DEVICE_AUGMENTS: the same, after normalisation
+    task            tasks/classification.py    Classification
+    optimizer       tasks/optimizers.py        create_optimizer
+    mesh            harness/sharding.py        create_mesh
+    loop            harness/steps.py           plan_steps
+    checkpoint      training/checkpoints.py    Checkpoints
+    init            zoo/start.py               read_init_from
 
 `seed` is of all randomness. `init_from` is what the run starts from: weights or a workdir, read
 with the options of `init`; None: from scratch; "": to be given on the command line.
@@ -104,9 +104,9 @@ def gan_config() -> ConfigDict:
 
     Beside those that all runs have, each is the keyword arguments of one function:
 
-        generator, discriminator    training/models.py    create_generator, create_discriminator
+        generator, discriminator    zoo/registry.py    create_generator, create_discriminator
         generator_optimizer, discriminator_optimizer      create_optimizer
-        task                        training/gan.py       Gan
+        task                        tasks/gan/task.py       Gan
     """
     config = base_config()
     for section in ("init", "model", "device_augment", "optimizer"):

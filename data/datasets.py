@@ -1,9 +1,9 @@
 """Data sets by name: how each is loaded, its classes and its statistics.
 
 digits, synthetic       ship with the code
-folder:/path            a folder of images for each class (data/folders.py)
-npz:/path.npz           arrays in one file (data/npz.py)
-anything else           a set that TensorFlow Datasets has prepared (data/tfds_sources.py)
+folder:/path            a folder of images for each class (data/sources/folders.py)
+npz:/path.npz           arrays in one file (data/sources/npz.py)
+anything else           a set that TensorFlow Datasets has prepared (data/sources/tfds.py)
 """
 
 import functools
@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data import folders, npz, sources, tfds_sources
-from data.statistics import default_statistics
+from data.pixel_statistics import default_statistics
+from data.sources import arrays, folders, npz, tfds
 
 # Names of TensorFlow Datasets that the recipes have.
 _USUAL = ("cifar10", "cifar100", "imagenet2012")
@@ -46,7 +46,7 @@ class Dataset:
     num_channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    load: Callable[[str, tuple[int, int]], sources.Source]
+    load: Callable[[str, tuple[int, int]], arrays.Source]
     splits: tuple[str, ...] = ("train", "test")
     aliases: Mapping[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
@@ -59,7 +59,7 @@ def _is_path(name: str) -> bool:
 
 def check_form(name: str) -> None:
     """Checks that a data set may have this name, without looking for it; see `check_name`."""
-    if isinstance(name, str) and (_is_path(name) or name in BUILT_IN or tfds_sources.is_name(name)):
+    if isinstance(name, str) and (_is_path(name) or name in BUILT_IN or tfds.is_name(name)):
         return
     raise ValueError(f"data set {name!r} is not known; {_allowed()}")
 
@@ -83,9 +83,9 @@ def check_name(name: str, data_dir: str | None = None) -> None:
             raise ValueError(f"data set {name!r}: there is no {what} {path!r}")
     elif name not in BUILT_IN:
         try:
-            tfds_sources.open_prepared(name, data_dir)
+            tfds.open_prepared(name, data_dir)
         except ValueError as error:
-            if tfds_sources.find_folder(name, data_dir) or name in _USUAL:
+            if tfds.find_folder(name, data_dir) or name in _USUAL:
                 raise
             raise ValueError(f"{error} ({_allowed()})") from None  # perhaps it is misspelt
 
@@ -139,15 +139,15 @@ def _digits() -> Dataset:
         num_channels=1,
         mean=mean,
         std=std,
-        load=sources.digits_source,
+        load=arrays.digits_source,
         aliases={"validation": "test"},
         class_names=tuple("0123456789"),
     )
 
 
-def _load_synthetic(split: str, image_size: tuple[int, int]) -> sources.Source:
+def _load_synthetic(split: str, image_size: tuple[int, int]) -> arrays.Source:
     num_examples, seed = {"train": (512, 0), "test": (128, 1)}[split]
-    return sources.SyntheticSource(num_examples, (*image_size, 3), num_classes=10, seed=seed)
+    return arrays.SyntheticSource(num_examples, (*image_size, 3), num_classes=10, seed=seed)
 
 
 def _synthetic() -> Dataset:
@@ -195,15 +195,15 @@ def _from_npz(name: str, path: Path) -> Dataset:
 
 
 def _from_tfds(name: str, data_dir: str | None) -> Dataset:
-    prepared = tfds_sources.open_prepared(name, data_dir)
+    prepared = tfds.open_prepared(name, data_dir)
     mean, std = default_statistics(name, 3)
 
     @functools.cache  # slices of one split share what is in memory
-    def load(split: str) -> sources.Source:
-        source = tfds_sources.ArrayRecordSource(prepared, split)
+    def load(split: str) -> arrays.Source:
+        source = tfds.ArrayRecordSource(prepared, split)
         height, width, _ = prepared.image_shape
         if height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY:
-            return sources.hold_in_memory(source, (height, width, 3), f"{name} {split}")
+            return arrays.hold_in_memory(source, (height, width, 3), f"{name} {split}")
         return source
 
     return Dataset(
@@ -250,7 +250,7 @@ def parse_split(dataset: Dataset, split: str) -> list[_Part]:
     return [(names[match["base"]], match["start"], match["stop"]) for match in matches]
 
 
-def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> sources.Source:
+def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> arrays.Source:
     """Loads a split, a slice of one, or several joined.
 
     Args:
@@ -265,12 +265,12 @@ def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> so
         ValueError: an unknown split, or a slice outside the split or without a record.
     """
     parts = [_load_part(dataset, part, split, image_size) for part in parse_split(dataset, split)]
-    return parts[0] if len(parts) == 1 else sources.Concatenated(parts)
+    return parts[0] if len(parts) == 1 else arrays.Concatenated(parts)
 
 
 def _load_part(
     dataset: Dataset, part: _Part, split: str, image_size: tuple[int, int]
-) -> sources.Source:
+) -> arrays.Source:
     base, start, stop = part
     source = dataset.load(base, image_size)
     if start is None and stop is None:
@@ -283,7 +283,7 @@ def _load_part(
             f"split {split!r} of data set {dataset.name!r} asks for records {first} to {last}; "
             f"it must be a part of 0 to {total} with at least one record"
         )
-    return sources.Subset(source, range(first, last))
+    return arrays.Subset(source, range(first, last))
 
 
 def _boundary(text: str, total: int) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 import grain
 import numpy as np
 
+from data.augment.transforms import Transform
 from data.images import BadImage, decode_image
-from data.sources import Source
-from data.transforms import Transform
+from data.sources.arrays import Source
 
 # A record that cannot be read is replaced by others, of which this many may be unreadable too.
 REPLACEMENTS = 10

@@ -16,12 +16,14 @@ from typing import Any
 import grain
 from jax.sharding import NamedSharding
 
-from data import datasets, selection, sources, transforms
-from data.arguments import as_height_width, check_choice, check_integer, check_number
+from data import datasets, selection
+from data.augment import transforms
+from data.augment.crops import center_crop
 from data.bad_images import POLICIES, BadImages
 from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
-from data.crops import center_crop
 from data.loading import ReadEvaluation, ReadTraining, Repeat
+from data.sources import arrays
+from harness.arguments import as_height_width, check_choice, check_integer, check_number
 
 # Least values of the fields that are whole numbers.
 LEAST = {
@@ -60,7 +62,7 @@ class Data:
         std: likewise.
         eval_crop_ratio: in evaluation the image's short side becomes image_size / ratio, of which
             the centre is cut out.
-        eval_crop_interpolation: how it is resized, see data/crops.py.
+        eval_crop_interpolation: how it is resized, see data/augment/crops.py.
         repeats: augmented copies of each image in an epoch's order (repeated augmentation).
         num_threads: threads that make batches, of each worker process if there are any; None: as
             many as there are cores, over all workers; 0 leaves it to the prefetch thread.
@@ -154,7 +156,7 @@ class Data:
         return dataset if self.classes is None else selection.keep_classes(dataset, self.classes)
 
     @functools.cached_property
-    def train_source(self) -> sources.Source:
+    def train_source(self) -> arrays.Source:
         """The records of the training split."""
         source = self._source("train_split")
         if self.examples_per_class is None:
@@ -164,7 +166,7 @@ class Data:
         )
 
     @functools.cached_property
-    def eval_source(self) -> sources.Source:
+    def eval_source(self) -> arrays.Source:
         """The records of the evaluation split."""
         return self._source("eval_split")
 
@@ -233,12 +235,12 @@ class Data:
         split = split or self.eval_split
         source = self.eval_source
         if split != self.eval_split:
-            source = sources.tried(datasets.load_source(self.dataset, split, self.height_and_width))
+            source = arrays.tried(datasets.load_source(self.dataset, split, self.height_and_width))
         bad = functools.partial(self.bad.add, split)
         return self.batches_of(source, self.dataset.num_channels, bad)
 
     def batches_of(
-        self, source: sources.Source, num_channels: int, report_bad: ReportBad
+        self, source: arrays.Source, num_channels: int, report_bad: ReportBad
     ) -> BatchReader:
         """Returns all records of any source as `eval_batches` does; needs no data set.
 
@@ -278,10 +280,10 @@ class Data:
     def _train_steps(self) -> list[transforms.Transform]:
         return transforms.create_transforms(self.augment, self.height_and_width, self._crop)
 
-    def _source(self, key: str) -> sources.Source:
+    def _source(self, key: str) -> arrays.Source:
         try:
             source = datasets.load_source(self.dataset, getattr(self, key), self.height_and_width)
-            return sources.tried(source)
+            return arrays.tried(source)
         except ValueError as error:
             raise ValueError(f"data.{key}: {error}") from None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.datasets import Dataset
-from data.sources import Record, Source, Subset
+from data.sources.arrays import Record, Source, Subset
 
 
 def labels_of(source: Source) -> np.ndarray:

@@ -23,7 +23,7 @@ from layers.initializers import truncated_normal
 from layers.mlp import GELUS, Mlp
 from nest.aggregation import AGGREGATIONS, LAYER_NORM_EPSILON, PADDINGS
 from nest.blocks import block, unblock
-from nest.sizes import block_size_for, check_fields
+from nest.checks import block_size_for, check_fields
 
 
 class NestLayer(nn.Module):

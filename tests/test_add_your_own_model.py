@@ -8,8 +8,8 @@ import pytest
 
 import evaluate
 import train
-from training.models import MODELS, create_model
-from training.weights import parameter_shapes
+from zoo.load import parameter_shapes
+from zoo.registry import MODELS, create_model
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -37,7 +37,7 @@ class PatchPerceptron(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x).astype(jnp.float32)
 '''
 
-# Step 2: a name for it, in MODELS of training/models.py.
+# Step 2: a name for it, in MODELS of zoo/registry.py.
 ENTRY = """"patch_perceptron": (PatchPerceptron, {"dim": 32}),"""
 
 # Step 3: a recipe.
@@ -84,7 +84,7 @@ def test_trains_and_evaluates(toy, tmp_path):
 
 
 def test_fields_can_be_set_and_are_checked(toy):
-    """Step 5: a row in the table of exact counts of tests/test_models.py."""
+    """Step 5: a row in the table of exact counts of tests/zoo/test_registry.py."""
     model = create_model("patch_perceptron", num_classes=10, dim=8)
     count = sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model, (16, 16, 1))))
     assert count == (16 * 8 + 8) + (16 * 8 * 10 + 10)

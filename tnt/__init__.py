@@ -1,1 +1,4 @@
-"""TNT, the transformer in transformer (arXiv 2103.00112). Imports layers only."""
+"""TNT, transformer in transformer (arXiv 2103.00112): model, variants, other codes' weights.
+
+Not here: its training (tasks), reading weights files (zoo).
+"""

@@ -24,8 +24,8 @@ from layers.embeddings import PositionEmbedding
 from layers.initializers import truncated_normal
 from layers.mlp import GELUS
 from tnt.block import LAYER_NORM_EPSILON, TransformerBlock
+from tnt.checks import check_fields, check_image_size
 from tnt.fusion import FUSIONS, NormProjectNorm
-from tnt.sizes import check_fields, check_image_size
 from tnt.stem import STEMS
 
 POOLINGS = {

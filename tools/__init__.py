@@ -1,1 +1,4 @@
-"""What a person runs beside train.py and evaluate.py."""
+"""Thin scripts that a person runs, as `python -m tools.NAME` or by path.
+
+Not here: library code; each script calls the room that does the work.
+"""

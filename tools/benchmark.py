@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from absl import flags
 
-from tools import benchmark_data, benchmark_generate
-from training import commandline, experiment
-from training.errors import ConfigError, input_errors
-from training.models import DTYPES, create_generator
+from benchmarks import generators, input_pipeline
+from harness import commandline
+from harness.errors import ConfigError, input_errors
+from training import experiment
+from zoo.registry import DTYPES, create_generator
 
 
 def data(args: flags.FlagValues) -> list[dict]:
@@ -39,7 +40,7 @@ def data(args: flags.FlagValues) -> list[dict]:
         args.config.data.train_split, args.config.data.eval_split = "train", "test"
     plain = experiment.check_config(args.config)
     with input_errors():
-        return benchmark_data.run(
+        return input_pipeline.run(
             plain,
             made=args.data == "made",
             seconds=args.seconds,
@@ -58,7 +59,7 @@ def generate(args: flags.FlagValues) -> list[dict]:
             num_classes=None,
             dtype=args.dtype,
         )
-    return benchmark_generate.run(
+    return generators.run(
         generator,
         batch_size=args.batch_size,
         seconds=args.seconds,

@@ -24,14 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from any
 
 from absl import flags
 
+from harness import commandline
+from harness.errors import ConfigError, input_errors
+from inference.model_flags import NamedModel, check_output, define_model_flags, load_named_model
+from nest.convert_timm import to_timm as nest_to_timm
 from nest.model import Nest
-from nest.timm import to_timm as nest_to_timm
+from tnt.convert import to_timm as tnt_to_timm
 from tnt.model import Tnt
-from tnt.weights import to_timm as tnt_to_timm
-from tools.model_flags import NamedModel, check_output, define_model_flags, load_named_model
-from training import commandline
-from training.errors import ConfigError, input_errors
-from training.weight_files import METADATA, write_safetensors, write_weights
+from zoo.files import METADATA, write_safetensors, write_weights
 
 SUFFIXES = {"timm": ".safetensors", "ours": ".safetensors", "npz": ".npz"}
 

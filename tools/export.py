@@ -12,7 +12,7 @@ fixes it. Flags of the config change the recipe: a file of timm's wants
 --config.model.gelu=exact, for instance.
 
 --format=jax writes what `jax.export` serialises, for CPU, CUDA and TPU alike (--platforms), with
-about.json beside it in one zip. `training.exported.load_exported(file)` is the loader: call what it
+about.json beside it in one zip. `inference.export.load_exported(file)` is the loader: call what it
 returns with images, or its `predict` with paths. Elsewhere, JAX and flatbuffers are enough:
 
     import zipfile, jax.export
@@ -38,12 +38,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from any
 
 from absl import flags
 
-from tools.model_flags import check_output
-from tools.predictor_flags import define_predictor_flags, load_predictor
-from training import commandline
-from training.errors import ConfigError
-from training.exported import about, export, inference_function, input_shape
-from training.prediction import Predictor
+from harness import commandline
+from harness.errors import ConfigError
+from inference.export import about, export, inference_function, input_shape
+from inference.model_flags import check_output
+from inference.predict import Predictor
+from inference.predictor_flags import define_predictor_flags, load_predictor
 
 
 def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = None) -> None:

@@ -27,12 +27,12 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from data.folders import SUFFIXES
-from tools.predictor_flags import define_predictor_flags, load_predictor
-from training import commandline
-from training.errors import ConfigError
-from training.exported import Exported, load_exported
-from training.prediction import Prediction, Predictor
+from data.sources.folders import SUFFIXES
+from harness import commandline
+from harness.errors import ConfigError
+from inference.export import Exported, load_exported
+from inference.predict import Prediction, Predictor
+from inference.predictor_flags import define_predictor_flags, load_predictor
 
 
 def find_images(paths: Iterable[str]) -> tuple[list[Path], list[str]]:

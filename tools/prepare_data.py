@@ -26,10 +26,9 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import datasets, tfds_sources
-from tools import array_records
-from training import commandline
-from training.errors import ConfigError, RunError, input_errors
+from data import array_records, datasets, tfds
+from harness import commandline
+from harness.errors import ConfigError, RunError, input_errors
 
 INSTALL = "pip install -r requirements-prepare.txt"
 _LEAST_SIZE = 8
@@ -50,18 +49,18 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
         ConfigError: the name is not known, TensorFlow or an archive is missing.
         RunError: the preparation failed.
     """
-    if not tfds_sources.is_name(name) or name in datasets.BUILT_IN:
+    if not tfds.is_name(name) or name in datasets.BUILT_IN:
         raise ConfigError(
             f"{name!r} is not a set of TensorFlow Datasets, so there is nothing to prepare; "
             "for a smaller copy of a folder add --resize=256"
         )
-    folder = tfds_sources.find_folder(name, data_dir)
+    folder = tfds.find_folder(name, data_dir)
     if folder is None:
         _prepare_with_tfds(name, data_dir, manual_dir)
     with input_errors():
-        prepared = tfds_sources.describe_folder(name, data_dir)
-        if tfds_sources.FORMAT in prepared.formats:
-            tfds_sources.open_prepared(name, data_dir)  # all files are there
+        prepared = tfds.describe_folder(name, data_dir)
+        if tfds.FORMAT in prepared.formats:
+            tfds.open_prepared(name, data_dir)  # all files are there
             done = "is prepared already" if folder else "is prepared"
         elif prepared.formats[0] == "tfrecord":
             array_records.convert_tfrecords(prepared)
@@ -102,8 +101,8 @@ def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) 
     try:
         builder = tfds.builder(
             name,
-            data_dir=str(tfds_sources.resolve_data_dir(data_dir)),
-            file_format=tfds_sources.FORMAT,
+            data_dir=str(tfds.resolve_data_dir(data_dir)),
+            file_format=tfds.FORMAT,
         )
         builder.download_and_prepare(download_config=download)
     except tfds.core.DatasetNotFoundError:
@@ -144,14 +143,14 @@ def resize(name: str, size: int, data_dir: str | None = None) -> Path:
         if kind in ("folder", "npz"):
             base, version = Path(path).expanduser().absolute().stem, "1.0.0"
         else:
-            base, version = kind, tfds_sources.find_folder(name, data_dir).name
+            base, version = kind, tfds.find_folder(name, data_dir).name
         copy = f"{re.sub(r'[^A-Za-z0-9_]+', '_', base)}_{size}"
-        if not tfds_sources.is_name(copy):  # it starts with a digit
+        if not tfds.is_name(copy):  # it starts with a digit
             copy = f"folder_{copy}"
-        if folder := tfds_sources.find_folder(f"{copy}:{version}", data_dir):
+        if folder := tfds.find_folder(f"{copy}:{version}", data_dir):
             print(f"{copy} is there already: {folder}")
             return folder
-        root = tfds_sources.resolve_data_dir(data_dir)
+        root = tfds.resolve_data_dir(data_dir)
         folder = array_records.write_resized(dataset, copy, version, root, size)
     print(f"written: {folder}; read it with --config.data.name={copy}")
     return folder
@@ -168,7 +167,7 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues, name: str) -> None:
     """Prepares the set, and its smaller copy if one is wanted."""
-    is_tfds = tfds_sources.is_name(name) and name not in datasets.BUILT_IN
+    is_tfds = tfds.is_name(name) and name not in datasets.BUILT_IN
     if is_tfds or args.resize is None:
         prepare(name, args.data_dir, args.manual_dir)
     if args.resize is not None:

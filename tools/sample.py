@@ -31,19 +31,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 import numpy as np
 from absl import flags
 
-from training import commandline, experiment, workdirs
-from training.checkpoints import Checkpoints
-from training.errors import ConfigError
-from training.evaluation import evaluate
-from training.feature_statistics import (
+from harness import commandline, workdirs
+from harness.errors import ConfigError
+from harness.pictures import image_grid, save_png
+from inference.sample import checkpoint_folder, load_generator
+from tasks.gan.statistics import (
     FeatureStatistics,
     floor_images,
     real_images,
     real_statistics,
     save_statistics,
 )
-from training.generation import checkpoint_folder, load_generator
-from training.image_grid import image_grid, save_png
+from training import experiment
+from training.checkpoints import Checkpoints
+from training.evaluation import evaluate
 
 
 def load_run(

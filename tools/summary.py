@@ -10,7 +10,7 @@ Every field of the model is a flag. A model is given part by part: a level of Ne
 a block of ViT, a stage of a ResNet. Multiply-adds (papers' "FLOPs") and activations (entries of the
 outputs of matrix products and convolutions, as in timm's tables) are for one image; "kept" is what
 the forward pass of a training step keeps for its backward pass, for the whole batch, before XLA
-fuses; see training/costs.py. Nothing is computed, no weights are made.
+fuses; see zoo/costs.py. Nothing is computed, no weights are made.
 
 --memory compiles the gradient of a step, which takes up to minutes, and prints what XLA reserves
 for it on this machine's device.
@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from absl import flags
 from flax import linen as nn
 
-from tools.model_flags import as_image_size, default_size
-from training import commandline
-from training.costs import Cost, measure_memory, model_costs
-from training.errors import ConfigError, input_errors
-from training.models import MODELS, create_model, model_fields
+from harness import commandline
+from harness.errors import ConfigError, input_errors
+from inference.model_flags import as_image_size, default_size
+from zoo.costs import Cost, measure_memory, model_costs
+from zoo.registry import MODELS, create_model, model_fields
 
 MIB = 2**20
 # float32 parameter, its gradient and AdamW's two averages of it.

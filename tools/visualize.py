@@ -17,16 +17,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from absl import flags
 
 from data.images import decode_image
-from tools import pictures
-from training import commandline, experiment
-from training.errors import ConfigError, input_errors
+from harness import commandline
+from harness.errors import ConfigError, input_errors
+from training import batch_pictures, experiment
 
 
 def batch(args: flags.FlagValues) -> None:
     """An augmented training batch as the model sees it."""
     with input_errors():
         run = experiment.build(_config(args))
-        figure = pictures.draw_batch(run, num_images=args.num_images, start=args.batch)
+        figure = batch_pictures.draw_batch(run, num_images=args.num_images, start=args.batch)
         _write(figure, args.output or "batch.png")
 
 
@@ -38,7 +38,7 @@ def operations(args: flags.FlagValues) -> None:
         if options is None:
             raise ConfigError("config.augment.randaugment is off: there is nothing to draw")
         image = decode_image(Path(args.image).read_bytes()) if args.image else None
-        figure = pictures.draw_operations(options, plain["data"]["image_size"], image)
+        figure = batch_pictures.draw_operations(options, plain["data"]["image_size"], image)
         _write(figure, args.output or "operations.png")
 
 

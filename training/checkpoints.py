@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from training.errors import ConfigError, NonFiniteError, input_errors
-from training.weights import check_tree
+from harness.errors import ConfigError, NonFiniteError, input_errors
+from zoo.load import check_tree
 
 # Endings of the names of metrics that are better lower.
 LOWER_IS_BETTER = ("loss", "distance")

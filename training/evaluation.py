@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from training.task import Evaluation, Task
+from tasks.protocol import Evaluation, Task
 
 
 def evaluate(

@@ -10,21 +10,16 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data import datasets, pipeline, transforms
-from training import sharding
-from training.builders import TASKS
+from data import datasets, pipeline
+from data.augment import transforms
+from harness import sharding
+from harness.errors import ConfigError, input_errors
+from harness.steps import Steps, plan_steps
+from harness.strict_config import check_keys, check_section, check_subsections, unknown_name
+from tasks.protocol import Task
+from tasks.table import TASKS
 from training.checkpoints import Checkpoints
-from training.errors import ConfigError, input_errors
-from training.initialization import (
-    FROM_SCRATCH,
-    INIT_PROVIDED,
-    Weights,
-    check_init_from,
-    read_init_from,
-)
-from training.sections import check_keys, check_section, check_subsections, unknown_name
-from training.steps import Steps, plan_steps
-from training.task import Task
+from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from
 
 
 @dataclasses.dataclass(frozen=True)

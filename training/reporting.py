@@ -11,9 +11,9 @@ from clu import parameter_overview
 from tensorboardX import SummaryWriter
 
 from data.batches import Batches
-from training.image_grid import save_png
-from training.steps import Steps
-from training.task import Evaluation
+from harness.pictures import save_png
+from harness.steps import Steps
+from tasks.protocol import Evaluation
 
 
 class Reporter:

@@ -1,0 +1,298 @@
+"""Image classification sets that TensorFlow Datasets has prepared as ArrayRecord files.
+
+Reading needs neither TensorFlow nor the code that prepared the set: a prepared folder describes
+itself in JSON. Images stay encoded; data/images.py decodes them.
+
+    data_dir/name/[config/]version/dataset_info.json                     splits and their shards
+                                   features.json                         what a record holds
+                                   label.labels.txt                      names of the classes
+                                   name-split.array_record-00000-of-00001
+
+Reference: https://www.tensorflow.org/datasets/external_tfrecord (the folder);
+    https://github.com/google/array_record (the files).
+"""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from array_record.python import array_record_data_source
+from google.protobuf.message import DecodeError
+
+from data.images import BadImage
+from data.sources.arrays import Record, check_index
+
+_NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+FORMAT = "array_record"
+PREPARE = "python tools/prepare_data.py"
+
+
+class NoLabel(ValueError):
+    """A record has no label, or one that is none of the classes."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a split and the number of its records."""
+
+    path: str
+    num_records: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set, as its folder describes it.
+
+    Attributes:
+        name: as in a recipe, e.g. "downsampled_imagenet/64x64".
+        folder: of the version.
+        formats: file formats that are there, e.g. ("tfrecord", "array_record").
+        image_key: feature that holds the encoded image.
+        image_shape: (height, width, channels), None where it differs from image to image.
+        label_key: feature that holds the label, None in a set without labels.
+        num_classes: number of labels; 1 without labels.
+        class_names: their names, where known.
+        splits: name -> number of records of each shard.
+        info: dataset_info.json as it is.
+    """
+
+    name: str
+    folder: Path
+    formats: tuple[str, ...]
+    image_key: str
+    image_shape: tuple[int | None, ...]
+    label_key: str | None
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    splits: dict[str, tuple[int, ...]]
+    info: dict[str, Any]
+
+    def shards(self, split: str, file_format: str = FORMAT) -> list[Shard]:
+        """Lists the files of a split in the order of its records."""
+        (entry,) = (entry for entry in self.info["splits"] if entry["name"] == split)
+        template = entry.get("filepathTemplate") or _TEMPLATE
+        lengths = self.splits[split]
+        paths = (
+            template.format(
+                DATASET=self.info["name"],
+                SPLIT=split,
+                FILEFORMAT=file_format,
+                SHARD_INDEX=f"{number:05d}",
+                NUM_SHARDS=f"{len(lengths):05d}",
+                SHARD_X_OF_Y=f"{number:05d}-of-{len(lengths):05d}",
+            )
+            for number in range(len(lengths))
+        )
+        return [
+            Shard(str(self.folder / path), length)
+            for path, length in zip(paths, lengths, strict=True)
+        ]
+
+
+def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
+    """Folder of the prepared sets: as given, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(chosen).expanduser().absolute()
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` has the form set[/config][:version]."""
+    return _NAME.fullmatch(name) is not None
+
+
+def find_folder(name: str, data_dir: str | os.PathLike | None) -> Path | None:
+    """Finds the folder of the newest prepared version of a set; None if there is none."""
+    match = _NAME.fullmatch(name)
+    base = resolve_data_dir(data_dir) / match["set"] / (match["config"] or "")
+    if not base.is_dir():
+        return None
+    versions = [
+        path
+        for path in base.iterdir()
+        if _VERSION.fullmatch(path.name)
+        and match["version"] in (None, path.name)
+        and (path / "dataset_info.json").is_file()
+    ]
+    return max(
+        versions, key=lambda path: [int(part) for part in path.name.split(".")], default=None
+    )
+
+
+def open_prepared(name: str, data_dir: str | os.PathLike | None) -> Prepared:
+    """Reads the description of a prepared set, and nothing else.
+
+    Args:
+        name: set[/config][:version]; without a version, the newest one there.
+        data_dir: as `resolve_data_dir` takes it.
+
+    Raises:
+        ValueError: not prepared as ArrayRecord (the message says which command to run), or not a
+            set of labelled images.
+    """
+    prepared = describe_folder(name, data_dir)
+    if FORMAT not in prepared.formats:
+        raise ValueError(
+            f"data set {name!r} is prepared as {prepared.formats[0]} only, which cannot be read in "
+            f"random order; run: {_command(name, data_dir)}"
+        )
+    missing = [s.path for split in prepared.splits for s in prepared.shards(split)]
+    missing = [path for path in missing if not os.path.exists(path)]
+    if missing:
+        raise ValueError(
+            f"data set {name!r} lacks {len(missing)} of its files, such as {missing[0]}; remove "
+            f"its folder and run: {_command(name, data_dir)}"
+        )
+    return prepared
+
+
+def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
+    """As `open_prepared`, for a set in whatever file format."""
+    folder = find_folder(name, data_dir)
+    if folder is None:
+        raise ValueError(
+            f"data set {name!r} is not prepared under {resolve_data_dir(data_dir)}"
+            f"{_configs_hint(name, data_dir)}; run: {_command(name, data_dir)}"
+        )
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        features = json.loads((folder / "features.json").read_text())
+        features = features["featuresDict"]["features"]
+        splits = {
+            entry["name"]: tuple(int(length) for length in entry.get("shardLengths", ()))
+            for entry in info["splits"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} does not describe a data set: {error!r}") from None
+    image_key, label_key = _keys(name, info, features)
+    class_names = None
+    num_classes = 1
+    if label_key is not None:
+        num_classes = int(features[label_key]["classLabel"]["numClasses"])
+        names_file = folder / f"{label_key}.labels.txt"
+        if names_file.is_file():
+            class_names = tuple(names_file.read_text().split("\n"))[:num_classes]
+    shape = features[image_key]["image"].get("shape", {}).get("dimensions", ("-1",) * 3)
+    return Prepared(
+        name=name,
+        folder=folder,
+        formats=(info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", ())),
+        image_key=image_key,
+        image_shape=tuple(int(side) if int(side) > 0 else None for side in shape),
+        label_key=label_key,
+        num_classes=num_classes,
+        class_names=class_names,
+        splits={split: lengths for split, lengths in splits.items() if sum(lengths)},
+        info=info,
+    )
+
+
+def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
+    """Names of the features that hold the image and the label."""
+    said = info.get("supervisedKeys", {})
+    supervised = [item.get("featureKey") for item in said.get("tuple", {}).get("items", ())]
+    supervised = supervised or [said[key] for key in ("input", "output") if key in said]
+    images = [key for key, feature in features.items() if "image" in feature]
+    labels = [key for key, feature in features.items() if "classLabel" in feature]
+    image_key = _choose(images, supervised[:1], "image")
+    label_key = _choose(labels, supervised[1:2], "label")
+    if image_key is None or (label_key is None and (labels or supervised[1:])):
+        raise ValueError(
+            f"data set {name!r} is not one of images with one class each; its records hold: "
+            f"{', '.join(features)}"
+        )
+    return image_key, label_key
+
+
+def _choose(candidates: list[str], said: list[str], usual: str) -> str | None:
+    """The feature that the set itself says, else the one of the usual name, else the only one."""
+    if said:
+        return said[0] if said[0] in candidates else None
+    if usual in candidates:
+        return usual
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _command(name: str, data_dir: str | os.PathLike | None) -> str:
+    where = f" --data_dir={data_dir}" if data_dir else ""
+    return f"{PREPARE} {name}{where}"
+
+
+def _configs_hint(name: str, data_dir: str | os.PathLike | None) -> str:
+    """Lists the prepared configurations, when the name leaves the configuration out."""
+    base = resolve_data_dir(data_dir) / name
+    if "/" in name or ":" in name or not base.is_dir():
+        return ""
+    there = sorted(
+        path.name for path in base.iterdir() if find_folder(f"{name}/{path.name}", data_dir)
+    )
+    return f" (there is: {', '.join(f'{name}/{config}' for config in there)})" if there else ""
+
+
+@functools.cache
+def _example_class():
+    # Importing tensorflow_datasets takes half a second, which only its sets should cost. This part
+    # of it does not import TensorFlow.
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises this process's limit of open files by `count`, as far as that is allowed.
+
+    A file that has been read stays open. ImageNet has as many as the usual limit, 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        # macOS has a lower limit than it says; then opening says which file was too many.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class ArrayRecordSource:
+    """Records of one split of a prepared set, read from disk one by one."""
+
+    def __init__(self, prepared: Prepared, split: str):
+        # The numbers of records are known; without the brackets each file would be opened for them.
+        shards = [s for s in prepared.shards(split) if s.num_records]
+        _allow_open_files(len(shards))
+        self._records = array_record_data_source.ArrayRecordDataSource(
+            [f"{shard.path}[0:{shard.num_records}]" for shard in shards]
+        )
+        self._name = f"{prepared.name} {split}"
+        self._image_key = prepared.image_key
+        self._label_key = prepared.label_key
+        self._num_classes = prepared.num_classes
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        check_index(index, len(self))
+        try:
+            features = _example_class().FromString(self._records[index]).features.feature
+        except (RuntimeError, DecodeError) as error:  # a damaged file
+            raise BadImage(f"the record cannot be read: {' '.join(str(error).split())}") from None
+        label = 0
+        if self._label_key is not None:
+            (label,) = features[self._label_key].int64_list.value
+            if not 0 <= label < self._num_classes:  # -1: ImageNet's test split has no labels
+                raise NoLabel(
+                    f"{self.describe(index)} has the label {label}; it must lie in 0 to "
+                    f"{self._num_classes - 1}"
+                )
+        (encoded,) = features[self._image_key].bytes_list.value
+        return {"image": encoded, "label": label}
+
+    def describe(self, index: int) -> str:
+        return f"record {index} of {self._name}"

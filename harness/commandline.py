@@ -1,0 +1,158 @@
+"""The command line of train.py, evaluate.py and the tools: absl flags, clear errors, exit codes."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from data.images import BadImage
+from harness.errors import ConfigError, RunError
+
+# config_flags itself takes None for a number, but not for a section, which that switches off.
+_NONE = re.compile(r"--?config\.([\w.]+)=None$")
+
+
+def define_config_flag() -> None:
+    """Defines --config=FILE.py[:argument] with --config.section.key=value overrides.
+
+    None is a value for every key: --config.augment.flip=None leaves the flip out.
+
+    New keys are accepted here, so that a model's every field can be set although the recipe does
+    not list it; the strict check of harness/strict_config.py follows and refuses misspelt ones.
+    """
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Recipe, e.g. configs/digits_nest.py or configs/imagenet_nest.py:tiny",
+        lock_config=False,
+        accept_new_attributes=True,
+    )
+
+
+def _define_common_flags() -> None:
+    """Defines --traceback, and the flags of runs with several processes, one or more a host."""
+    flags.DEFINE_bool("traceback", False, "Show where an error came from, too.")
+    flags.DEFINE_bool(
+        "distributed", False, "This is one of several processes; TPU pods and Slurm say which."
+    )
+    flags.DEFINE_string("coordinator", None, "Elsewhere: host:port of process 0.")
+    flags.DEFINE_integer("num_processes", None, "Elsewhere: how many there are.")
+    flags.DEFINE_integer("process_id", None, "Elsewhere: which one this is, from 0.")
+
+
+def _join_processes(args: flags.FlagValues) -> None:
+    own = (args.coordinator, args.num_processes, args.process_id)
+    if any(value is not None for value in own) and None in own:
+        raise ConfigError("--coordinator, --num_processes and --process_id belong together")
+    if args.distributed or args.coordinator:
+        jax.distributed.initialize(*own)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS([argument for argument in argv if not _NONE.match(argument)])
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
+            flags.FLAGS.config.to_dict()  # a recipe that failed to load says so only here
+            for key in (match[1] for match in map(_NONE.match, argv) if match):
+                _set_none(flags.FLAGS.config, key)
+        return rest
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, flags.Error) as error:
+        _fail(ConfigError(_one_line(error)))
+
+
+def _set_none(config: ConfigDict, key: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        config = config[section]
+    config[name] = None
+
+
+def _one_line(error: Exception) -> str:
+    """Returns what a person needs of an error of absl or config_flags, which may be pages long."""
+    text = str(error)
+    if isinstance(error, KeyError) and error.args:
+        text = f"the config has no key {error.args[0]}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "Traceback" in text or isinstance(error, OSError):  # of a recipe: the last line says it
+        message = re.sub(r"^ValueError: ", "", lines[-1])
+        places = re.findall(r'File "([^"]*configs/[^"]*)", line (\d+)', text)
+        # A recipe's own ValueError explains itself; other errors need the place.
+        return f"{message} ({':'.join(places[-1])})" if message == lines[-1] and places else message
+    return " ".join(lines)
+
+
+def _fail(error: RunError):
+    if "traceback" in flags.FLAGS and flags.FLAGS["traceback"].value:
+        traceback.print_exception(error)
+    print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def choose_command(command: str, commands: Mapping[str, Callable]) -> Callable:
+    """Returns the function of a script's command.
+
+    Args:
+        command: as given.
+        commands: name -> function, whose docstring's first line is its help.
+    """
+    if command in commands:
+        return commands[command]
+    allowed = "; ".join(f"{name}: {f.__doc__.splitlines()[0]}" for name, f in commands.items())
+    raise ConfigError(f"there is no command {command!r}; there is {allowed}")
+
+
+def _match(given: list[str], names: tuple[str, ...]) -> list:
+    """Returns the positional arguments; the last name may end in "..." for one or more, or stand
+    in brackets for one or None.
+    """
+    several = bool(names) and names[-1].endswith("...")
+    if names and names[-1].startswith("[") and len(given) == len(names) - 1:
+        given = [*given, None]
+    if len(given) < len(names):
+        raise ConfigError(f"{names[len(given)]} is missing; see --help")
+    if several:
+        return [*given[: len(names) - 1], given[len(names) - 1 :]]
+    if len(given) > len(names):
+        unexpected = given[len(names)]
+        raise ConfigError(f"unexpected argument {unexpected!r}; flags look like --name=value")
+    return given
+
+
+def run(
+    define_flags: Callable[[], None], main: Callable[..., None], arguments: tuple[str, ...] = ()
+) -> None:
+    """Runs a script: a RunError becomes one line on stderr and its exit code.
+
+    Args:
+        define_flags: defines the script's flags. Called here rather than at import, so that tests
+            and notebooks can import several scripts.
+        main: gets the parsed flags, and the positional arguments.
+        arguments: names of the positional arguments, all of them needed; "file..." at the end
+            stands for one or more, of which main gets the list, "[name]" for one or None.
+    """
+
+    def checked_main(argv: list[str]) -> None:
+        try:
+            given = _match(argv[1:], arguments)
+            _join_processes(flags.FLAGS)
+            main(flags.FLAGS, *given)
+        except RunError as error:
+            _fail(error)
+        except BrokenPipeError:  # "... | head" has read enough; Python would complain once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except BadImage as error:  # met by the loader, long after the run has started
+            _fail(ConfigError(str(error)))
+
+    define_flags()
+    _define_common_flags()
+    # --help shows the flags that the script itself defines; all of these count as its own.
+    for name in flags.FLAGS.get_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], name)
+    logging.set_verbosity(logging.WARNING)
+    app.run(checked_main, flags_parser=_parse)

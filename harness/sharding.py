@@ -1,0 +1,86 @@
+"""The device mesh, and where each array lives on it.
+
+Two axes: `data` splits the batch; `fsdp` splits the batch too and, beside it, the large arrays of
+the state (fully sharded data parallelism: XLA gathers a kernel just before it is used). One code
+path serves one device and a pod slice: on one device every sharding is trivial.
+"""
+
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from harness.errors import ConfigError
+
+# Smaller arrays (biases, norms) are replicated: gathering them costs latency and saves no memory.
+FSDP_MIN_SIZE = 4096
+
+
+def create_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
+    """Creates a mesh with axes ("data", "fsdp").
+
+    Args:
+        data: number of groups that hold a copy of the state; -1 means all devices / fsdp.
+        fsdp: number of devices that share one copy of the state.
+
+    Raises:
+        ConfigError: the axes do not fit the number of devices.
+    """
+    num_devices = jax.device_count()
+    if fsdp < 1 or num_devices % fsdp:
+        raise ConfigError(
+            f"config.mesh.fsdp={fsdp} does not divide the number of devices, {num_devices}"
+        )
+    if data == -1:
+        data = num_devices // fsdp
+    size = data * fsdp
+    if data < 1 or size > num_devices:
+        raise ConfigError(
+            f"config.mesh data={data} x fsdp={fsdp} needs {size} devices, there are {num_devices}"
+        )
+    if size < num_devices and jax.process_count() > 1:
+        raise ConfigError(
+            f"config.mesh data={data} x fsdp={fsdp} uses {size} of {num_devices} devices; with "
+            f"{jax.process_count()} processes it must use all"
+        )
+    # Auto axes: XLA propagates shardings through NesT's block reshapes (Explicit axes refuse them).
+    return jax.make_mesh(
+        (data, fsdp),
+        ("data", "fsdp"),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=jax.devices()[:size],
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Shards the leading axis over all devices."""
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A full copy on each device."""
+    return NamedSharding(mesh, P())
+
+
+def state_shardings(shapes, mesh: Mesh):
+    """Returns a NamedSharding for each leaf of the state.
+
+    The rule looks only at an array's shape, so that a parameter, its gradient, its optimizer
+    moments and its average always agree: arrays of at least FSDP_MIN_SIZE elements are split over
+    `fsdp` along their largest axis that it divides, everything else is replicated.
+
+    Args:
+        shapes: pytree of jax.ShapeDtypeStruct.
+        mesh: from create_mesh.
+    """
+    num_shards = mesh.shape["fsdp"]
+
+    def sharding(leaf):
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % num_shards == 0]
+        if num_shards == 1 or not axes or math.prod(leaf.shape) < FSDP_MIN_SIZE:
+            return replicated(mesh)
+        largest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, P(*(None,) * largest, "fsdp"))
+
+    return jax.tree.map(sharding, shapes)

@@ -1,0 +1,60 @@
+"""How long a run is, and how often it does what."""
+
+import dataclasses
+import math
+
+from harness.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """How long a run is and how often it does what, in steps (updates)."""
+
+    batch_size: int
+    per_epoch: float
+    total: int
+    log: int
+    evaluate: int
+    save: int
+
+    def due(self, interval: int, step: int) -> bool:
+        """True at each multiple of `interval` and at the last step."""
+        return step > 0 and (step % interval == 0 or step == self.total)
+
+
+def plan_steps(
+    *,
+    num_epochs: float,
+    log_every_steps: int,
+    evaluate_every_epochs: float,
+    save_every_epochs: float,
+    num_examples: int,
+    batch_size: int,
+) -> Steps:
+    """Converts epochs to steps; the config's section `loop` are the first four arguments.
+
+    Args:
+        num_epochs: passes over the training split; a fraction is fine.
+        log_every_steps: steps between two lines of training metrics.
+        evaluate_every_epochs: epochs between evaluations; the last step is always evaluated.
+        save_every_epochs: epochs between checkpoints; the last step is always saved.
+        num_examples: in the training split.
+        batch_size: global batch.
+    """
+    per_epoch = num_examples / batch_size
+    for name, value in {
+        "num_epochs": num_epochs,
+        "log_every_steps": log_every_steps,
+        "evaluate_every_epochs": evaluate_every_epochs,
+        "save_every_epochs": save_every_epochs,
+    }.items():
+        if not 0 < value < math.inf:
+            raise ConfigError(f"config.loop.{name}={value} must be positive and finite")
+    return Steps(
+        batch_size=batch_size,
+        per_epoch=per_epoch,
+        total=max(1, round(num_epochs * per_epoch)),
+        log=log_every_steps,
+        evaluate=max(1, round(evaluate_every_epochs * per_epoch)),
+        save=max(1, round(save_every_epochs * per_epoch)),
+    )

@@ -1,0 +1,234 @@
+"""The folder of a run: its whole record.
+
+config.json    resolved config, git commit, versions, devices
+classes.txt    names of the classes, in the order of the labels, where they are known
+bad_images.jsonl  images that could not be read, if any
+checkpoints/   see training/checkpoints.py
+metrics.jsonl  every logged metric, one JSON object a line
+tensorboard/   the same as TensorBoard events
+curves.png     the same as a picture
+DONE           final metrics; exists once the run is finished
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from harness.errors import ConfigError, input_errors
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"optimizer.base_lr": 0.001, ...}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.") if value else {f"{prefix}{key}": {}}
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """Returns the config that a run was made with.
+
+    Raises:
+        ConfigError: there is no readable config.json.
+    """
+    path = workdir / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: {workdir} is not the folder of a run") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is unreadable: {error}") from None
+
+    def with_tuples(value):  # JSON has only lists
+        if isinstance(value, dict):
+            return {key: with_tuples(item) for key, item in value.items()}
+        return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value
+
+    return ConfigDict(with_tuples(config))
+
+
+# Where and how fast a run runs, not what it computes: a resumed run may change them.
+FREE_KEYS = re.compile(
+    r"mesh\.|data\.(num_threads|num_workers|prefetch|data_dir|bad_images|max_bad)$"
+)
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lists the keys in which two checked configs differ, without the FREE_KEYS."""
+    old, new = (flatten(json.loads(json.dumps(config))) for config in (old, new))  # no tuples
+    absent = "(absent)"
+    return [
+        f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent) and not FREE_KEYS.match(key)
+    ]
+
+
+def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) -> None:
+    """Raises ConfigError, naming the keys that differ, if the workdir is of another config.
+
+    Args:
+        workdir: which may not exist yet.
+        config: checked, with its defaults.
+        check: gives an older config the defaults of keys that are new since then.
+    """
+    with input_errors():
+        if not (workdir / "config.json").exists():
+            if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
+                raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
+            return
+    old = read_config(workdir)
+    try:
+        old = check(old)
+    except ConfigError:  # a key that no longer exists: it shows as a difference
+        old = old.to_dict()
+    differences = config_differences(old, config)
+    if differences:
+        raise ConfigError(f"{workdir} was made with another config: {'; '.join(differences)}")
+
+
+@contextlib.contextmanager
+def claimed(
+    workdir: Path, config: dict[str, Any], class_names: tuple[str, ...] | None
+) -> Iterator[None]:
+    """Makes the workdir with its config.json and keeps a second run out while this one lasts.
+
+    Args:
+        workdir: made if absent.
+        config: checked.
+        class_names: in the order of the labels, None where they are not known.
+
+    Raises:
+        ConfigError: the folder can't be written, another process trains in it, or it was begun
+            with other classes.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    with input_errors():
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however
+        except BlockingIOError:
+            raise ConfigError(f"another process is training in {workdir}") from None
+        if not (workdir / "config.json").exists():
+            write_config(workdir, config)
+        _keep_classes(workdir / "classes.txt", class_names)
+        yield
+
+
+def read_classes(path: Path) -> list[str]:
+    """Returns the names in a file with a class a line."""
+    return path.read_bytes().decode("utf-8", "surrogateescape").rstrip("\n").split("\n")
+
+
+def find_classes(path: Path) -> tuple[str, ...] | None:
+    """Returns the classes of the run that a workdir, or a checkpoint in it, belongs to.
+
+    Returns:
+        Their names in the order of the labels; None where they are not known.
+    """
+    path = path.absolute()
+    for folder in (path, *path.parents[:3]):  # workdir/checkpoints/best/1200
+        if (folder / "classes.txt").is_file():
+            return tuple(read_classes(folder / "classes.txt"))
+    return None
+
+
+def _keep_classes(path: Path, class_names: tuple[str, ...] | None) -> None:
+    """Writes the names of the classes, once."""
+    if class_names is None:
+        return
+    if not path.exists():
+        _write_whole(path, "".join(f"{name}\n" for name in class_names))
+    elif (old := read_classes(path)) != list(class_names):
+        changed = sorted(set(old) ^ set(class_names)) or ["their order"]
+        raise ConfigError(
+            f"{path} lists {len(old)} classes, the data now has {len(class_names)}; "
+            f"they differ in {', '.join(changed[:5])}"
+        )
+
+
+def write_config(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes config.json, once; a resumed run keeps the first."""
+    record = {
+        "config": config,
+        "command": sys.argv,
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": device_summary(),
+    }
+    _write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a file that is there completely or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    # Names of folders, which are names of classes, need not be valid text.
+    temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+    temporary.replace(path)
+
+
+def git_commit() -> str:
+    """Returns the commit of the code, with "-dirty" for uncommitted changes, or "unknown"."""
+    folder = Path(__file__).parent
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def device_summary() -> str:
+    """Returns e.g. "8 x TPU v4, 2 processes"."""
+    processes = jax.process_count()
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind}, {processes} process{'es' if processes > 1 else ''}"
+
+
+def bad_images_path(workdir: Path) -> Path:
+    """Returns this process's list of the images that it could not read."""
+    process = jax.process_index()
+    return workdir / ("bad_images.jsonl" if process == 0 else f"bad_images_{process}.jsonl")
+
+
+def read_done(workdir: Path) -> dict[str, float] | None:
+    """Returns the final metrics of a finished run, None for others."""
+    path = workdir / "DONE"
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is unreadable ({error}); delete it to go on") from None
+
+
+def write_done(workdir: Path, metrics: dict[str, float]) -> None:
+    """Marks the run as finished."""
+    if jax.process_index() == 0:
+        _write_whole(workdir / "DONE", json.dumps(metrics) + "\n")

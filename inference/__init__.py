@@ -1,0 +1,4 @@
+"""A trained model at work: prediction, export, samples, and the flags that name one.
+
+Not here: evaluation on a split (evaluate.py), reading weights files (zoo).
+"""

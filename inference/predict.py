@@ -1,0 +1,286 @@
+"""From a recipe and weights to the classes of any images, prepared as in the recipe's evaluation.
+
+The recipe's data set need not be there: number of classes and of channels are those of the weights.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from data import datasets
+from data.class_names import imagenet_names, readable
+from data.images import BadImage, decode_image
+from data.pipeline import Data
+from data.pixel_statistics import default_statistics
+from data.sources.arrays import Record
+from harness import sharding, workdirs
+from harness.errors import ConfigError, input_errors
+from tasks.classification import normalize
+from training.experiment import check_config
+from zoo.load import Report, load_variables
+from zoo.registry import create_model
+
+NUM_IMAGENET_CLASSES = 1000
+
+
+class ImageFiles:
+    """Image files as a source: a record each, without a label."""
+
+    def __init__(self, paths: Sequence[Path], num_channels: int):
+        """Takes the paths in the order of the records.
+
+        Args:
+            paths: of files, which are looked for when they are read.
+            num_channels: 3, or 1: grey by the luma of Rec. 601.
+        """
+        self._paths = list(paths)
+        self._is_grey = num_channels == 1
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Record:
+        try:
+            encoded = self._paths[index].read_bytes()
+        except OSError as error:
+            raise BadImage(f"it cannot be read: {error.strerror}") from error
+        if not self._is_grey:
+            return {"image": encoded, "label": 0}
+        grey = cv2.cvtColor(decode_image(encoded), cv2.COLOR_RGB2GRAY)
+        return {"image": grey[..., None], "label": 0}
+
+    def describe(self, index: int) -> str:
+        return str(self._paths[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image.
+
+    Attributes:
+        path: of the image.
+        probabilities: [num_classes], float32; None if the image cannot be read.
+        problem: why it cannot be read, "" otherwise.
+    """
+
+    path: Path
+    probabilities: np.ndarray | None
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model with its weights, and how its images are prepared; make it with `build_predictor`.
+
+    Attributes:
+        model: without parameters.
+        variables: its parameters and batch statistics.
+        data: the recipe's; its data set may be absent.
+        num_channels: of an image.
+        mean, std: per channel, in units of 0..1.
+        class_names: in the order of the labels, None where they are not known.
+        report: what loading the weights did.
+    """
+
+    model: nn.Module
+    variables: Mapping[str, Any]
+    data: Data
+    num_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...] | None
+    report: Report
+
+    def logits(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+        """Maps uint8 images [b, h, w, c], cropped, to logits [b, num_classes], as eval_step."""
+        return self.model.apply(variables, normalize(images, self.mean, self.std), train=False)
+
+    def probabilities(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+        """Maps uint8 images [b, h, w, c], cropped, to probabilities [b, num_classes]."""
+        return jax.nn.softmax(self.logits(variables, images))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of an image."""
+        return (*self.data.height_and_width, self.num_channels)
+
+    def predict(self, paths: Sequence[Path], batch_size: int) -> Iterator[Prediction]:
+        """Predicts image files, in their order.
+
+        Args:
+            paths: of the files. Those that are missing, empty or broken have a `problem`.
+            batch_size: at most so many go through the model at once (rounded up to a multiple of
+                the number of devices, which share a batch as in training).
+        """
+        mesh = sharding.create_mesh(data=-1, fsdp=1)
+        everywhere = sharding.replicated(mesh)
+        variables = jax.device_put(self.variables, everywhere)
+        probabilities = jax.jit(self.probabilities, out_shardings=everywhere)
+        return predict_files(
+            paths,
+            lambda images: probabilities(variables, images),
+            data=self.data,
+            num_channels=self.num_channels,
+            batch_size=max(1, min(batch_size, len(paths))),
+            images_sharding=sharding.batch_sharding(mesh),
+        )
+
+
+def predict_files(
+    paths: Sequence[Path],
+    probabilities: Callable[[jax.Array], jax.Array],
+    *,
+    data: Data,
+    num_channels: int,
+    batch_size: int,
+    images_sharding: NamedSharding | None,
+) -> Iterator[Prediction]:
+    """Yields a prediction for each image file, in their order.
+
+    Args:
+        paths: of the files. Those that are missing, empty or broken have a `problem`.
+        probabilities: maps uint8 images [batch_size, h, w, c] to probabilities [batch_size, n].
+        data: prepares the images, as in evaluation.
+        num_channels: 3, or 1 for grey images.
+        batch_size: the last batch is padded to it.
+        images_sharding: of the images; None: NumPy arrays.
+    """
+    data = dataclasses.replace(
+        data,
+        eval_batch_size=batch_size,
+        num_workers=0,  # starting processes takes longer than most folders
+        num_threads=None,
+        sharding=images_sharding,
+    )
+    problems: dict[int, str] = {}
+
+    def report_bad(entries: list[tuple[int, str, str]]) -> None:
+        problems.update((index, reason) for index, _, reason in entries)
+
+    indexed = enumerate(paths)
+    source = ImageFiles(paths, num_channels)
+    for batch in data.batches_of(source, num_channels, report_bad):
+        rows = np.asarray(probabilities(batch["image"]))
+        for row, (index, path) in zip(rows, indexed, strict=False):  # the last rows are padding
+            if index in problems:
+                yield Prediction(path, None, problems[index])
+            else:
+                yield Prediction(path, row)
+
+
+def build_predictor(
+    config: ConfigDict,
+    weights: str | Path,
+    *,
+    checkpoint: str = "latest",
+    ema: bool = False,
+    classes_file: str | Path | None = None,
+) -> Predictor:
+    """Loads a model for prediction.
+
+    Args:
+        config: the recipe; of its data set only the names of the classes are of use.
+        weights: workdir, or anything that zoo.load.load_variables reads.
+        checkpoint: "latest" or "best", of a workdir.
+        ema: take the moving average of the weights.
+        classes_file: file with a class name a line; None: those stored with the weights, else the
+            data set's, else ImageNet's names for a model of 1,000 classes.
+
+    Raises:
+        ConfigError: something in the config, the weights or the names is wrong.
+    """
+    plain = check_config(config, needs_data=False)
+    if plain["task"]["name"] != "classification":
+        raise ConfigError(f"config.task.name={plain['task']['name']!r} predicts no classes")
+    with input_errors():
+        data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
+        dataset = _dataset(data)
+        channels = dataset.num_channels if dataset else 3
+        load = functools.partial(
+            _load,
+            plain["model"],
+            weights=weights,
+            num_classes=dataset.num_classes if dataset else NUM_IMAGENET_CLASSES,
+            options={"checkpoint": checkpoint, "weights": "ema" if ema else "raw"},
+        )
+        try:
+            model, variables, report = load(image_shape=(*data.height_and_width, channels))
+        except ValueError:
+            if dataset or not data.name.startswith("npz:"):
+                raise
+            channels = 1  # arrays that are not here may have been grey, as MNIST's are
+            model, variables, report = load(image_shape=(*data.height_and_width, channels))
+        statistics = default_statistics(data.name, channels)
+        if dataset:
+            statistics = dataset.mean, dataset.std
+        names = _class_names(classes_file, report, data.name, dataset, model.num_classes)
+    return Predictor(
+        model=model,
+        variables=variables,
+        data=data,
+        num_channels=channels,
+        mean=tuple(data.mean or statistics[0]),
+        std=tuple(data.std or statistics[1]),
+        class_names=names,
+        report=report,
+    )
+
+
+def _dataset(data: Data) -> datasets.Dataset | None:
+    """Returns the recipe's data set if it is there and readable."""
+    try:
+        return data.dataset
+    except (ValueError, OSError):
+        return None
+
+
+def _load(
+    section: Mapping[str, Any],
+    *,
+    weights: str | Path,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    options: Mapping[str, str],
+) -> tuple[nn.Module, dict[str, Any], Report]:
+    """Loads weights into a model of as many classes as they have; `num_classes` is a guess."""
+    model = create_model(**section, num_classes=num_classes)
+    variables, report = load_variables(weights, model, image_size=image_shape, **options)
+    if "head/bias" in report.reinitialized:
+        stored, _ = report.reinitialized["head/bias"]
+        model = create_model(**section, num_classes=stored[0])
+        variables, report = load_variables(
+            weights, model, image_size=image_shape, reinit_head="never", **options
+        )
+    return model, variables, report
+
+
+def _class_names(
+    file: str | Path | None,
+    report: Report,
+    name: str,
+    dataset: datasets.Dataset | None,
+    num_classes: int,
+) -> tuple[str, ...] | None:
+    """Returns the first names that there are as many of as classes; see `build_predictor`."""
+    if file is not None:
+        names = workdirs.read_classes(Path(file))
+        if len(names) != num_classes:
+            raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
+        return readable(names)
+    found = []
+    if report.class_names:
+        found.append(report.class_names)
+    if dataset and dataset.class_names:
+        found.append(dataset.class_names)
+    if "imagenet2012" in name or (name.startswith("folder:") and "imagenet" in name.lower()):
+        found.append(imagenet_names().values())  # other ImageNets have other orders
+    return next((readable(names) for names in found if len(names) == num_classes), None)

@@ -1,0 +1,184 @@
+"""The two discriminators: a residual convolutional network, and NesT with one output.
+
+Shape letters: b batch, h and w sides of a map, c channels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from nest.checks import check_conv_discriminator_fields, check_counts, halved_sides
+from nest.gan.stylegan import (
+    ResidualBlock,
+    conv3x3,
+    discriminator_kernel,
+    minibatch_deviation,
+    scaled_leaky_relu,
+)
+from nest.model import Nest
+
+
+class ConvDiscriminator(nn.Module):
+    """Residual convolutional network with one output: whether an image is real.
+
+    Real and generated images belong into separate calls, or the minibatch deviation tells them
+    apart by itself. The result of each resolution is sown as "intermediates" level1, level2, ...
+
+    Attributes:
+        dims: channels at each resolution, that of the image first; each is half the one before.
+        num_classes: classes of a conditional discriminator. None: it takes no labels.
+        deviation_group: images of a group of the minibatch deviation; must divide the batch.
+        dtype: computation type. Parameters and logits are float32 whatever it is.
+        remat: recompute each residual block in the backward pass, to save memory.
+
+    Reference:
+        StyleGAN2, arXiv 1912.04958, section 4 and figure 7, which HiT-GAN (arXiv 2106.07631) uses
+        beside its generator. Classes by projection: Miyato and Koyama, arXiv 1802.05637.
+    """
+
+    dims: tuple[int, ...]
+    num_classes: int | None = None
+    deviation_group: int = 4
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error where the model is built."""
+        check_conv_discriminator_fields(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Array, labels: Array | None = None, train: bool = False) -> Array:
+        """Judges images.
+
+        Args:
+            images: [b, h, w, channels]; black is -1 and white 1.
+            labels: [b], integers; exactly if num_classes is given.
+            train: changes nothing: there is neither dropout nor drop path.
+
+        Returns:
+            Logits, [b], float32; above 0 for real.
+
+        Raises:
+            ValueError: if the resolutions do not divide the image, groups not the batch, or labels
+                are missing or not asked for.
+        """
+        del train
+        _check_labels(labels, self.num_classes)
+        halved_sides(images.shape[1:3], len(self.dims) - 1)
+        block_class = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        x = nn.Conv(
+            self.dims[0],
+            kernel_size=(1, 1),
+            dtype=self.dtype,
+            kernel_init=discriminator_kernel,
+            name="from_pixels",
+        )(images)  # [b, h, w, c]
+        x = scaled_leaky_relu(x)
+        self.sow("intermediates", "level1", x)
+        for level, dim in enumerate(self.dims[1:], start=2):
+            x = block_class(dim, self.dtype, name=f"level{level}_block")(x)  # [b, h/2, w/2, c]
+            self.sow("intermediates", f"level{level}", x)
+
+        x = minibatch_deviation(x, self.deviation_group)  # [b, h, w, c + 1]
+        x = scaled_leaky_relu(conv3x3(self.dims[-1], self.dtype, "last_conv")(x))  # [b, h, w, c]
+        x = x.reshape(x.shape[0], -1)  # [b, h * w * c]
+        x = nn.Dense(
+            self.dims[-1], dtype=self.dtype, kernel_init=discriminator_kernel, name="last_dense"
+        )(x)
+        x = scaled_leaky_relu(x).astype(jnp.float32)  # [b, c]
+        logits = nn.Dense(1, kernel_init=discriminator_kernel, name="head")(x)[:, 0]  # [b]
+        if labels is None:
+            return logits
+        classes = nn.Embed(
+            self.num_classes, self.dims[-1], embedding_init=_embedding_init, name="class_embedding"
+        )(labels)  # [b, c]
+        return logits + (x * classes).sum(axis=-1)
+
+
+def _embedding_init(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+    """A class's product with the features starts as large as the head's."""
+    return jax.random.normal(key, shape, dtype) * shape[1] ** -0.5
+
+
+def _check_labels(labels: Array | None, num_classes: int | None) -> None:
+    if (labels is None) != (num_classes is None):
+        given = "labels are given" if labels is not None else "labels are missing"
+        raise ValueError(f"{given}, but the discriminator has num_classes={num_classes}")
+
+
+class NestDiscriminator(nn.Module):
+    """The classifier with one output: whether an image is real.
+
+    With classes, the classifier has one output more for each, and that of the image's class is
+    added to the first: the projection of Miyato and Koyama (arXiv 1802.05637) with a bias.
+
+    Attributes:
+        num_classes: classes of a conditional discriminator. None: it takes no labels.
+        dims, depths, num_heads, patch_size, block_size, mlp_ratio, attention, aggregation,
+            drop_path_rate, dtype, remat: as in `nest.model.Nest`, whose official choices stand for
+            the rest.
+    """
+
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    patch_size: int
+    block_size: int | tuple[int, int] | None = None
+    num_classes: int | None = None
+    mlp_ratio: float = 4
+    attention: str = "multi_head"
+    aggregation: str = "conv_norm_maxpool"
+    drop_path_rate: float = 0.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error where the model is built."""
+        if self.num_classes is not None:
+            check_counts(self, ("num_classes",))
+        self._classifier(parent=None)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Array, labels: Array | None = None, train: bool = False) -> Array:
+        """Judges images.
+
+        Args:
+            images: [b, h, w, channels]; black is -1 and white 1.
+            labels: [b], integers; exactly if num_classes is given.
+            train: whether drop path acts; it draws from the stream "dropout".
+
+        Returns:
+            Logits, [b], float32; above 0 for real.
+
+        Raises:
+            ValueError: if the levels do not divide the image, or labels are missing or not asked
+                for.
+        """
+        _check_labels(labels, self.num_classes)
+        logits = self._classifier(name="nest")(images, train)  # [b, 1 + classes]
+        if labels is None:
+            return logits[:, 0]
+        of_class = jnp.take_along_axis(logits, 1 + labels[:, None], axis=1)  # [b, 1]
+        return logits[:, 0] + of_class[:, 0]
+
+    def _classifier(self, **module: Any) -> Nest:
+        return Nest(
+            num_classes=1 + (self.num_classes or 0),
+            dims=self.dims,
+            depths=self.depths,
+            num_heads=self.num_heads,
+            patch_size=self.patch_size,
+            block_size=self.block_size,
+            mlp_ratio=self.mlp_ratio,
+            attention=self.attention,
+            aggregation=self.aggregation,
+            drop_path_rate=self.drop_path_rate,
+            dtype=self.dtype,
+            remat=self.remat,
+            **module,
+        )

@@ -1,0 +1,232 @@
+"""The transposed NesT: a generator of images, NesT's tree upside down.
+
+Words, beside those of nest/model.py:
+    latent          the noise that one image is made from.
+    level           transformer layers over all blocks, with shared weights, as in NesT. Levels are
+                    numbered as they run: level 1 is the top of the tree, with one block.
+    de-aggregation  the step between two levels: one block becomes four of the same size.
+
+Shape letters: b batch, z latent channels, h and w sides of a level's plane in tokens, t blocks,
+n tokens of a block, c channels, p side of a patch in pixels, k channels of an image.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from layers.attention import ATTENTIONS
+from layers.drop_path import drop_path_rates
+from layers.embeddings import PositionEmbedding
+from layers.initializers import truncated_normal
+from layers.mlp import GELUS
+from nest.aggregation import LAYER_NORM_EPSILON
+from nest.blocks import block, unblock
+from nest.checks import block_side_for, check_generator_fields
+from nest.gan.deaggregation import DEAGGREGATIONS, keep_variance, pixel_shuffle
+from nest.model import NestLayer
+
+CLASS_CONDITIONINGS = {
+    "concatenate": lambda noise, classes: jnp.concatenate([noise, classes], axis=-1),
+    "add": jnp.add,
+}
+OUTPUT_ACTIVATIONS = {"none": lambda x: x, "tanh": jnp.tanh}
+
+
+class NestGenerator(nn.Module):
+    """Makes images from noise by a hierarchy of NesT's transformer layers.
+
+    [b, z] -> [b, 1, n, c1] -> [b, 4, n, c2] -> ... -> [b, t, n, p^2 * k] -> image. Attention never
+    leaves a block. The result of each level's layers is sown as "intermediates" level1, level2, ...
+    and the pixels of each token, before blocks become an image, as "pixels".
+
+    Attributes:
+        image_size: side of the images in pixels; a multiple of patch_size * 2^(levels - 1).
+        dims: channels of each level, the top level with its one block first.
+        depths: transformer layers of each level.
+        num_heads: attention heads of each level.
+        num_channels: channels of an image.
+        latent_dim: channels of the noise.
+        patch_size: side of the square of pixels that a token of the last level becomes.
+        block_size: side of a block in tokens. None: what follows from the image size. If given, the
+            image size must be patch_size * block_size * 2^(levels - 1).
+        num_classes: classes of a conditional generator. None: it takes no labels.
+        class_conditioning: how a class's embedding, as wide as the noise, meets it: "concatenate"
+            or "add".
+        mlp_ratio: hidden width of the perceptron, in multiples of a level's width.
+        attention: "multi_head" or "multi_query".
+        qkv_bias: whether query, key and value have a bias.
+        deaggregation: a key of `nest.deaggregation.DEAGGREGATIONS`.
+        gelu: "tanh" or "exact".
+        output_activation: "none" leaves the pixels unbounded, "tanh" keeps them in -1..1.
+        drop_path_rate: drop-path rate of the last layer; it grows linearly from 0.
+        dtype: computation type. Parameters and images are float32 whatever it is.
+        remat: recompute each layer in the backward pass, to save memory.
+
+    Reference:
+        NesT paper, section on image generation. Its widths, depths, norm and training are not
+        published in code; what is not told follows the classifier and HiT-GAN (arXiv 2106.07631).
+    """
+
+    image_size: int
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    num_channels: int = 3
+    latent_dim: int = 128
+    patch_size: int = 1
+    block_size: int | None = None
+    num_classes: int | None = None
+    class_conditioning: str = "concatenate"
+    mlp_ratio: float = 4
+    attention: str = "multi_head"
+    qkv_bias: bool = True
+    deaggregation: str = "pixel_shuffle"
+    gelu: str = "tanh"
+    output_activation: str = "none"
+    drop_path_rate: float = 0.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the fields, so that a wrong one is an error where the model is built."""
+        check_generator_fields(
+            self,
+            names={
+                "attention": ATTENTIONS,
+                "class_conditioning": CLASS_CONDITIONINGS,
+                "deaggregation": DEAGGREGATIONS,
+                "gelu": GELUS,
+                "output_activation": OUTPUT_ACTIVATIONS,
+            },
+        )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, noise: Array, labels: Array | None = None, train: bool = False) -> Array:
+        """Makes images.
+
+        Args:
+            noise: [b, latent_dim], of mean 0 and variance 1.
+            labels: [b], integers; exactly if num_classes is given.
+            train: whether drop path acts; it draws from the stream "dropout".
+
+        Returns:
+            Images, [b, image_size, image_size, num_channels], float32; black is -1 and white 1.
+
+        Raises:
+            ValueError: if the noise has another width, or labels are missing or not asked for.
+        """
+        levels = len(self.dims)
+        side = block_side_for(self)
+        rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
+        # `train` (argument 2, after self and x) is a Python bool, not an array.
+        layer_class = nn.remat(NestLayer, static_argnums=(2,)) if self.remat else NestLayer
+
+        x = self._latent(noise, labels)  # [b, z], or [b, 2 * z] with a class
+        x = nn.Dense(
+            side * side * self.dims[0],
+            dtype=self.dtype,
+            kernel_init=keep_variance,
+            name="latent_projection",
+        )(x)  # [b, n * c]
+        x = x.reshape(-1, 1, side * side, self.dims[0])  # [b, 1, n, c]
+        for level in range(1, levels + 1):
+            x = PositionEmbedding(self.dtype, name=f"level{level}_position")(x)
+            for layer in range(1, self.depths[level - 1] + 1):
+                x = layer_class(
+                    num_heads=self.num_heads[level - 1],
+                    mlp_ratio=self.mlp_ratio,
+                    attention=self.attention,
+                    qkv_bias=self.qkv_bias,
+                    gelu=self.gelu,
+                    drop_path_rate=next(rates),
+                    dropout_rate=0.0,
+                    attention_dropout_rate=0.0,
+                    dtype=self.dtype,
+                    name=f"level{level}_layer{layer}",
+                )(x, train)  # [b, t, n, c]
+            self.sow("intermediates", f"level{level}", x)
+            if level < levels:
+                blocks_per_side = 2 ** (level - 1)
+                x = unblock(x, (side, side), (blocks_per_side, blocks_per_side))  # [b, h, w, c]
+                x = DEAGGREGATIONS[self.deaggregation](
+                    dim=self.dims[level],
+                    dtype=self.dtype,
+                    name=f"level{level}_deaggregation",
+                )(x)  # [b, 2h, 2w, c of the next level]
+                x = block(x, (side, side))  # [b, 4t, n, c of the next level]
+
+        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        x = nn.Dense(
+            self.patch_size**2 * self.num_channels, kernel_init=truncated_normal, name="to_pixels"
+        )(x.astype(jnp.float32))  # [b, t, n, p^2 * k]
+        self.sow("intermediates", "pixels", x)
+        blocks_per_side = 2 ** (levels - 1)
+        x = unblock(x, (side, side), (blocks_per_side, blocks_per_side))  # [b, h, w, p^2 * k]
+        x = pixel_shuffle(x, self.patch_size)  # [b, p * h, p * w, k]
+        return OUTPUT_ACTIVATIONS[self.output_activation](x)
+
+    def _latent(self, noise: Array, labels: Array | None) -> Array:
+        """Joins the noise, [b, z], with the embedding of the class, if the generator has any."""
+        if noise.ndim != 2 or noise.shape[-1] != self.latent_dim:
+            raise ValueError(f"noise of shape {noise.shape} must be [batch, {self.latent_dim}]")
+        if (labels is None) != (self.num_classes is None):
+            given = "labels are given" if labels is not None else "labels are missing"
+            raise ValueError(f"{given}, but the generator has num_classes={self.num_classes}")
+        if labels is None:
+            return noise
+        classes = nn.Embed(
+            self.num_classes,
+            self.latent_dim,
+            dtype=self.dtype,
+            embedding_init=nn.initializers.normal(1.0),  # as strong as the noise
+            name="class_embedding",
+        )(labels)  # [b, z]
+        return CLASS_CONDITIONINGS[self.class_conditioning](noise, classes)
+
+
+def latent_shape(model: NestGenerator, batch_size: int) -> tuple[int, int]:
+    """Gives the shape of the noise for a batch."""
+    return (batch_size, model.latent_dim)
+
+
+def generator_shapes(model: NestGenerator) -> dict[str, Any]:
+    """Finds the shapes of a generator's parameters without computing any.
+
+    Returns:
+        The tree under "params" of its variables, with `jax.ShapeDtypeStruct` leaves.
+    """
+    noise = jax.ShapeDtypeStruct(latent_shape(model, 1), jnp.float32)
+    labels = None if model.num_classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), noise, labels)["params"]
+
+
+def with_stored_sizes(model: NestGenerator, params: dict[str, Any]) -> NestGenerator:
+    """Gives a generator the channels and the classes that stored parameters are for.
+
+    Args:
+        model: with the other fields that they were made with.
+        params: the tree under "params" of its variables.
+
+    Raises:
+        ValueError: if they are of no such generator.
+    """
+    shapes = {
+        name: np.shape(params.get(layer, {}).get(leaf))
+        for name, layer, leaf in (
+            ("pixels", "to_pixels", "bias"),
+            ("classes", "class_embedding", "embedding"),
+        )
+    }
+    if not shapes["pixels"]:
+        raise ValueError(
+            f"parameters {', '.join(sorted(params))} are of no generator: no to_pixels"
+        )
+    return model.clone(
+        num_channels=shapes["pixels"][0] // model.patch_size**2,
+        num_classes=shapes["classes"][0] if shapes["classes"] else None,
+    )

@@ -1,0 +1,228 @@
+"""Features of real images, kept in a file so that they pass through the network only once.
+
+A file of ours is an .npz with
+
+    mu, sigma   mean and covariance, under the names that pytorch-fid reads and writes
+    features    float32 [n, f]: precision, recall and the kernel distance need them all
+    record      JSON: `protocol`, of which images and how they were taken, and `to_judge_by`, see
+                FeatureStatistics
+
+Files with `mu` and `sigma` alone, as people pass them on for the FID, are read as well.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data import datasets, pipeline, selection
+from harness.errors import ConfigError
+from tasks.gan.features import Embedding
+from tasks.gan.fingerprints import fingerprint, images_hash
+from tasks.gan.metrics import Moments, frechet_distance, kernel_distance, moments, precision_recall
+from zoo.contents import one_line
+
+# What decides whether two sets of features are in the same space.
+_SPACE = ("features_hash", "resize")
+
+# Fields of the section `data` that decide which images are compared, and how they look.
+_IMAGES = ("name", "eval_split", "classes", "eval_crop_ratio", "eval_crop_interpolation")
+
+# The splits are compared with so many training images at most, as many as the FID is usually taken
+# with: the features of ImageNet's 1.28 million in Inception-v3 would be 10 GB.
+MAX_FLOOR_IMAGES = 50_000
+
+CONFIDENT = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureStatistics:
+    """Features of a set of real images.
+
+    Attributes:
+        moments: their mean and covariance; the count is 0 where nobody knows it.
+        features: float32 [n, f]; None if the file has the moments alone.
+        protocol: the space, and whose they are; empty if the file does not tell.
+        to_judge_by: metrics of other real images in comparison with these.
+    """
+
+    moments: Moments
+    features: np.ndarray | None
+    protocol: dict[str, Any]
+    to_judge_by: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def from_features(features: np.ndarray, protocol: dict[str, Any]) -> FeatureStatistics:
+    """Takes the moments of features [n, f]."""
+    features = np.asarray(features, np.float32)
+    return FeatureStatistics(moments(features), features, protocol)
+
+
+def compare(real: FeatureStatistics, generated: np.ndarray, neighbors: int) -> dict[str, float]:
+    """Returns the metrics of features [n, f] of samples; those that need all real ones if there.
+
+    Args:
+        real: of the real images.
+        generated: of the samples.
+        neighbors: of precision and recall.
+    """
+    metrics = {"frechet_distance": frechet_distance(real.moments, moments(generated))}
+    if real.features is None:
+        return metrics
+    precision, recall = precision_recall(real.features, generated, neighbors=neighbors)
+    distance = kernel_distance(real.features, generated)
+    return metrics | {"kernel_distance": distance, "precision": precision, "recall": recall}
+
+
+def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -> FeatureStatistics:
+    """Passes the evaluation split, and MAX_FLOOR_IMAGES of the training split, through a network.
+
+    Args:
+        data: of a run, open.
+        embedding: the network.
+        neighbors: of precision and recall.
+
+    Returns:
+        Statistics of the evaluation split. To judge by: `floor_frechet_distance`, `floor_precision`
+        and `floor_recall`, which the training split has, and `real_confident_share`.
+
+    Raises:
+        ConfigError: the training split has too few images.
+    """
+    embed = jax.jit(
+        lambda images: (*embedding(images.astype(jnp.float32) / 255.0), fingerprint(images))
+    )
+
+    def embedded(batches):
+        parts = []
+        for batch in batches:
+            mask = np.asarray(batch["mask"]) > 0
+            parts.append([rows[mask] for rows in jax.device_get(embed(batch["image"]))])
+        return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+
+    # The first images would not do: a folder's are in the order of their classes.
+    whole = datasets.load_source(data.dataset, data.train_split, data.height_and_width)
+    source = selection.evenly_spaced(whole, MAX_FLOOR_IMAGES)
+    check_count(f"config.data.train_split={data.train_split!r}", len(source), neighbors)
+    report_bad = functools.partial(data.bad.add, data.train_split)
+    real, probabilities, fingerprints = embedded(data.eval_batches())
+    train, *_ = embedded(data.batches_of(source, data.dataset.num_channels, report_bad))
+    precision, recall = precision_recall(real, train, neighbors=neighbors)
+    protocol = embedding.protocol | real_images(data) | floor_images(data, neighbors)
+    protocol["floor.num_images"] = len(train)
+    protocol["statistics_hash"] = statistics_hash(protocol, fingerprints)
+    statistics = from_features(real, protocol)
+    to_judge_by = {
+        "floor_frechet_distance": frechet_distance(statistics.moments, moments(train)),
+        "floor_precision": precision,
+        "floor_recall": recall,
+        "real_confident_share": float((probabilities.max(axis=-1) > CONFIDENT).mean()),
+    }
+    return dataclasses.replace(statistics, to_judge_by=to_judge_by)
+
+
+def check_count(where: str, count: int, neighbors: int) -> None:
+    """Raises ConfigError if a set of images is too small for precision and recall."""
+    if count <= neighbors:
+        raise ConfigError(
+            f"{where} has {count} images; precision and recall with config.task.neighbors="
+            f"{neighbors} need at least {neighbors + 1}"
+        )
+
+
+def real_images(data: pipeline.Data) -> dict[str, Any]:
+    """Describes the images of the evaluation split, by the config's keys."""
+    described = {f"data.{key}": getattr(data, key) for key in _IMAGES}
+    described["data.image_size"] = data.height_and_width
+    return json.loads(json.dumps(described))  # as in a file: no tuples
+
+
+def floor_images(data: pipeline.Data, neighbors: int) -> dict[str, Any]:
+    """Describes what `to_judge_by` depends on beside the evaluation split."""
+    return {"floor.split": data.train_split, "floor.neighbors": neighbors}
+
+
+def statistics_hash(protocol: dict[str, Any], fingerprints: np.ndarray) -> str:
+    """Returns 12 hexadecimal digits that identify features by what they were made from.
+
+    The features themselves differ in their last bits with devices and batches.
+
+    Args:
+        protocol: of the feature space.
+        fingerprints: of the images, see `fingerprint`.
+    """
+    parts = [protocol[key] for key in _SPACE] + [images_hash(fingerprints)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def save_statistics(path: str | Path, statistics: FeatureStatistics) -> None:
+    """Writes statistics that have features, at once or not at all: 4 n f + 8 f^2 bytes or so.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    temporary = path.with_name(f"{path.name}.tmp")
+    record = {"protocol": statistics.protocol, "to_judge_by": statistics.to_judge_by}
+    try:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                mu=statistics.moments.mean,
+                sigma=statistics.moments.covariance,
+                features=statistics.features,
+                record=np.array(json.dumps(record)),
+            )
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(f"statistics {path}: {one_line(error)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_statistics(path: str | Path, protocol: dict[str, Any], width: int) -> FeatureStatistics:
+    """Reads a file that `save_statistics` wrote, or one with `mu` and `sigma` alone.
+
+    Args:
+        path: of the file.
+        protocol: of the feature space that it has to be of: its hash and resizing must be the same.
+            A file with the moments alone tells neither.
+        width: number of features there.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or of other features.
+    """
+    path = Path(path).expanduser()
+    try:
+        if not zipfile.is_zipfile(path):  # also of what is not there
+            raise ValueError("no such file, or not an archive of NumPy")
+        with np.load(path, allow_pickle=False) as archive:
+            stored = {name: archive[name] for name in archive.files}
+        if missing := [name for name in ("mu", "sigma") if name not in stored]:
+            raise ValueError(f"the file lacks {' and '.join(missing)}")
+        record = json.loads(str(stored["record"])) if "record" in stored else None
+        found, to_judge_by = (record["protocol"], record["to_judge_by"]) if record else ({}, {})
+        for key in _SPACE if record else ():
+            if (other := found.get(key)) != protocol[key]:
+                raise ValueError(f"of other features: {key} {other!r}, not {protocol[key]!r}")
+        arrays = {name: stored[name] for name in ("mu", "sigma", *["features"] * bool(record))}
+    except Exception as error:  # zipfile, zlib, NumPy and json each have their own
+        raise ConfigError(f"statistics {path}: {one_line(error)}") from error
+    count = len(arrays["features"]) if record else 0
+    shapes = {"mu": (width,), "sigma": (width, width), "features": (count, width)}
+    for name, array in arrays.items():
+        if array.shape != shapes[name]:
+            raise ConfigError(
+                f"statistics {path}: {name} has shape {array.shape}, expected {shapes[name]}"
+            )
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise ConfigError(f"statistics {path}: {name} holds values that are not finite numbers")
+    loaded = Moments(arrays["mu"], arrays["sigma"], count)
+    return FeatureStatistics(loaded, arrays["features"] if record else None, found, to_judge_by)

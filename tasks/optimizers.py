@@ -1,0 +1,251 @@
+"""Optimizers and learning-rate schedules, composed from optax."""
+
+import math
+import re
+
+import jax
+import optax
+from flax import linen as nn
+
+from tasks.layer_decay import layer_multipliers
+
+SCHEDULES = ("cosine", "linear", "constant")
+OPTIMIZERS = ("adamw", "sgd")
+SECTION = "config.optimizer"  # that a message is about, unless told otherwise
+
+
+def parameter_paths(params) -> dict[str, jax.Array]:
+    """Returns {"level1_layer1/mlp/dense1/kernel": leaf, ...} in the tree's order."""
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_hidden)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _is_hidden(leaf) -> bool:
+    """True for what optax.partition shows of a parameter that is another optimizer's."""
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _matches(key: str, patterns: tuple[str, ...], path: str) -> list[bool]:
+    try:
+        return [bool(re.search(pattern, path)) for pattern in patterns]
+    except re.error as error:
+        raise ValueError(f"{key}={patterns!r}: {error}") from None
+
+
+def _matches_nothing(key: str, value, paths: list[str]) -> ValueError:
+    return ValueError(
+        f"{key}={value!r} matches no parameter; they are called {', '.join(paths[:3])}, ..."
+    )
+
+
+def decay_mask(params, exclude: tuple[str, ...], section: str = SECTION):
+    """Returns a tree of bools: True where weight decay applies.
+
+    Args:
+        params: pytree of parameters.
+        exclude: regular expressions, searched in the "/"-joined path of each parameter.
+        section: of the config, for messages.
+
+    Raises:
+        ValueError: not a regular expression, or none of them matches anything.
+    """
+    paths, key = list(parameter_paths(params)), f"{section}.decay_exclude"
+    excluded = {path for path in paths if any(_matches(key, exclude, path))}
+    if exclude and not excluded:
+        raise _matches_nothing(key, exclude, paths)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) not in excluded, params)
+
+
+def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
+    """Returns a tree of bools: False for the parameters that stay as they are.
+
+    Args:
+        params: pytree of parameters.
+        freeze: regular expressions, searched in the "/"-joined path of each parameter.
+        section: of the config, for messages.
+
+    Raises:
+        ValueError: not a regular expression, one that matches nothing, or all is frozen.
+    """
+    paths, key = list(parameter_paths(params)), f"{section}.freeze"
+    matches = {path: _matches(key, freeze, path) for path in paths}
+    for pattern, found in zip(freeze, zip(*matches.values(), strict=True), strict=True):
+        if not any(found):
+            raise _matches_nothing(key, pattern, paths)
+    if all(any(found) for found in matches.values()):
+        raise ValueError(f"{key}={freeze!r} leaves no parameter to train")
+    return jax.tree_util.tree_map_with_path(lambda path, _: not any(matches[_name(path)]), params)
+
+
+def create_schedule(
+    *,
+    kind: str,
+    peak: float,
+    final: float,
+    warmup_steps: int,
+    total_steps: int,
+    section: str = SECTION,
+) -> optax.Schedule:
+    """Linear warm-up from 0, then `kind` from `peak` to `final`.
+
+    The first update (count 0) uses the value of step 1, as the official NesT code does: warm-up
+    never wastes a step on rate 0, and the last update of a cosine to 0 does nothing.
+
+    Args:
+        kind: "cosine", "linear" or "constant".
+        peak, final: learning rates; `final` is ignored by "constant".
+        warmup_steps, total_steps: in updates.
+        section: of the config, for messages.
+
+    Returns:
+        Function from the number of updates made so far to the learning rate.
+
+    Raises:
+        ValueError: unknown kind, or a warm-up as long as the run.
+
+    Reference: official libml/utils.py, get_learning_rate.
+    """
+    if kind not in SCHEDULES:
+        raise ValueError(f"{section}.schedule={kind!r} is none of {', '.join(SCHEDULES)}")
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"{section}.warmup_epochs gives {warmup_steps} steps of warm-up; allowed: 0 to "
+            f"{total_steps - 1}, the run has {total_steps} steps"
+        )
+    decay_steps = total_steps - warmup_steps
+    if kind == "cosine":
+        decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak)
+    elif kind == "linear":
+        decay = optax.linear_schedule(peak, final, decay_steps)
+    else:
+        decay = optax.constant_schedule(peak)
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    joined = optax.join_schedules([warmup, decay], [warmup_steps]) if warmup_steps else decay
+    return lambda count: joined(count + 1)
+
+
+def create_optimizer(
+    *,
+    name: str = "adamw",
+    base_lr: float,
+    reference_batch: int | None = None,
+    schedule: str = "cosine",
+    warmup_epochs: float = 0.0,
+    final_lr: float = 0.0,
+    weight_decay: float = 0.0,
+    decay_exclude: tuple[str, ...] = (),
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    grad_clip_norm: float | None = None,
+    layer_decay: float | None = None,
+    freeze: tuple[str, ...] = (),
+    model: nn.Module | None = None,
+    batch_size: int,
+    steps_per_epoch: float,
+    total_steps: int,
+    section: str = SECTION,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Creates the optimizer of a recipe; the config's section `optimizer` are its arguments.
+
+    Args:
+        name: "adamw" or "sgd". An argument of the other one has no effect.
+        base_lr: learning rate after warm-up at `reference_batch`.
+        reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
+        schedule: "cosine", "linear" or "constant".
+        warmup_epochs: epochs of linear warm-up.
+        final_lr: rate at the end, scaled like base_lr.
+        weight_decay: "adamw": decoupled, multiplied by the learning rate. "sgd": an L2 term in the
+            loss, weight_decay / 2 * |params|^2: it enters the gradient before momentum.
+        decay_exclude: regular expressions of parameter paths without weight decay.
+        b1, b2, eps: of "adamw".
+        momentum: of "sgd", whose velocity is v <- momentum * v + gradient; 0: none.
+        nesterov: of "sgd": steps along momentum * v + gradient instead of v.
+        grad_clip_norm: largest global gradient norm, an L2 term included; None: no clipping.
+        layer_decay: a layer's rate is this times the rate of the layer above, the head's is the
+            whole; see tasks/layer_decay.py. 0 or None: one rate for all.
+        freeze: regular expressions of the paths of parameters that are not trained: no update, no
+            weight decay, no state, no share in the gradient's norm. What they belong to still runs
+            as in training: dropout and drop path act, batch statistics move.
+        model: whose parameters they are; layer_decay asks it for its layers.
+        batch_size: global batch.
+        steps_per_epoch, total_steps: in updates.
+        section: of the config, for messages.
+
+    Returns:
+        The gradient transformation, and the schedule (for logging).
+
+    Raises:
+        ValueError: unknown names, impossible values.
+
+    Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv 1711.05101;
+    "sgd" is that of the official NesT repository's train.py, for its convolutional networks.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"{section}.name={name!r} is none of {', '.join(OPTIMIZERS)}")
+    if not 0 < base_lr < math.inf:
+        raise ValueError(f"{section}.base_lr={base_lr} must be positive and finite")
+    for key, value in {"b1": b1, "b2": b2, "momentum": momentum}.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{section}.{key}={value} is not in [0, 1)")
+    for key, value in {
+        "final_lr": final_lr,
+        "warmup_epochs": warmup_epochs,
+        "weight_decay": weight_decay,
+        "eps": eps,
+        "reference_batch": reference_batch or 0,
+        "grad_clip_norm": grad_clip_norm or 0.0,
+    }.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{section}.{key}={value} must be finite and not negative")
+    if layer_decay and not 0 < layer_decay <= 1:
+        raise ValueError(f"{section}.layer_decay={layer_decay} is not in (0, 1]; 0: off")
+    if nesterov and not momentum:
+        raise ValueError(f"{section}.nesterov=True needs {section}.momentum above 0")
+    scale = batch_size / reference_batch if reference_batch else 1.0
+    learning_rate = create_schedule(
+        kind=schedule,
+        peak=base_lr * scale,
+        final=final_lr * scale,
+        warmup_steps=round(warmup_epochs * steps_per_epoch),
+        total_steps=total_steps,
+        section=section,
+    )
+
+    def mask(params):
+        return decay_mask(params, decay_exclude, section)
+
+    clip = [] if not grad_clip_norm else [optax.clip_by_global_norm(grad_clip_norm)]
+    if name == "adamw":
+        adamw = optax.adamw(
+            learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask
+        )
+        optimizer = optax.chain(*clip, adamw)
+    else:
+        l2 = optax.add_decayed_weights(weight_decay, mask=mask)
+        sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+        optimizer = optax.chain(l2, *clip, sgd)
+    if layer_decay:
+        by_layer = optax.stateless(
+            lambda updates, _: jax.tree.map(
+                lambda update, factor: update * factor,
+                updates,
+                layer_multipliers(model, updates, layer_decay),
+            )
+        )
+        optimizer = optax.chain(optimizer, by_layer)
+    if freeze:  # not optax.masked, which lets the gradients of the others through as updates
+        optimizer = optax.partition(
+            {"trained": optimizer, "frozen": optax.set_to_zero()},
+            lambda params: jax.tree.map(
+                lambda trained: "trained" if trained else "frozen",
+                trainable_mask(params, freeze, section),
+            ),
+        )
+    return optimizer, learning_rate

@@ -1,0 +1,351 @@
+"""tools/predict.py gives what evaluate.py's own batches and step give, whatever is around."""
+
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits_nest, digits_nest_gan
+from data.class_names import imagenet_names, readable
+from data.sources.arrays import digits_source
+from data.sources.folders import SUFFIXES
+from harness import workdirs
+from harness.errors import ConfigError
+from inference.predict import ImageFiles, build_predictor
+from tools import predict
+from training import experiment
+from training.checkpoints import Checkpoints
+from zoo.files import write_weights
+from zoo.load import parameter_shapes
+from zoo.registry import create_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def picture(seed, size=(37, 29), mode="RGB"):
+    """Smooth colours with an edge, so that JPEG keeps them and a wrong crop shows."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(size, 3)
+    small.paste((255, 0, 0), (3, 3, 12, 9))
+    return small.convert(mode)
+
+
+def encoded(image, **options):
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+FILES = {
+    "cat/colour.png": encoded(picture(0), format="PNG"),
+    "cat/photo.jpg": encoded(picture(1, (64, 48)), format="JPEG", quality=95),
+    "dog/grey.png": encoded(picture(2, mode="L"), format="PNG"),
+    "dog/grey.jpeg": encoded(picture(3, (40, 90), "L"), format="JPEG"),
+    "n02123045/cmyk.jpg": encoded(picture(4, mode="CMYK"), format="JPEG"),
+    "n02123045/palette.gif": encoded(picture(5, mode="P"), format="GIF"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pets")
+    for split in ("train", "val"):
+        for name, content in FILES.items():
+            path = root / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return root
+
+
+def small(config):
+    config.model.update(patch_size=2, dims=(16, 32), depths=(1, 1), num_heads=(2, 2))
+    config.data.update(image_size=16, batch_size=2, eval_batch_size=1)
+    config.task.ema_decay = 0.9
+    config.mesh.data = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    config = small(digits_nest.get_config())
+    config.data.update(name=f"folder:{folder}", eval_split="val", eval_crop_ratio=0.8)
+    config.data.eval_crop_interpolation = "pil_bicubic"
+    config.augment = {}
+    return config
+
+
+def random_tree(shapes):
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        return (0.4 * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return jax.tree.map(draw, shapes)
+
+
+def random_weights(path, section, num_classes, num_channels):
+    """A weights file for the model of a config's section."""
+    model = create_model(**section, num_classes=num_classes)
+    params = random_tree(parameter_shapes(model, (16, 16, num_channels)))
+    write_weights(path, {"params": params}, model, (16, 16))
+    return path
+
+
+def saved_run(config, workdir):
+    """A workdir with a checkpoint of random weights, whose average is another model."""
+    run = experiment.build(config)
+    state = random_tree(run.shapes)  # initial weights would find all classes equal
+    plain = experiment.check_config(config)
+    with workdirs.claimed(workdir, plain, run.data.dataset.class_names):
+        with Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved:
+            saved.save(1, state, {}, wait=True)
+            other = state.replace(params=jax.tree.map(lambda x: 0.9 * x, state.params))
+            saved.save_best(1, other, {}, {"top1_accuracy": 0.5})
+            saved.wait()
+    return run, state, other
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "pets"
+    return workdir, *saved_run(config, workdir)
+
+
+def of_evaluation(run, state, weights="raw"):
+    """-log p(label), and whether the label is first, of each image as evaluate.py has them."""
+    sums = [run.eval_step(state, batch, run.key)[0][weights] for batch in run.data.eval_batches()]
+    return [(float(one["loss"]), int(one["top1"])) for one in sums]
+
+
+def evaluation_files(run):
+    source = run.data.eval_source
+    return [Path(source.describe(i)) for i in range(len(source))], [
+        source[i]["label"] for i in range(len(source))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "average"), [("latest", False), ("latest", True), ("best", False)]
+)
+def test_probabilities_are_those_of_evaluation(config, trained, checkpoint, average):
+    workdir, run, latest, best = trained
+    state = best if checkpoint == "best" else latest
+    expected = of_evaluation(run, state, "ema" if average else "raw")
+    files, labels = evaluation_files(run)
+    assert {path.suffix for path in files} == {".png", ".jpg", ".jpeg", ".gif"}
+    predictor = build_predictor(config, workdir, checkpoint=checkpoint, ema=average)
+    predictions = list(predictor.predict(files, batch_size=4))  # two batches, the last one padded
+    assert [prediction.path for prediction in predictions] == files
+    for prediction, label, (loss, top1) in zip(predictions, labels, expected, strict=True):
+        probabilities = prediction.probabilities
+        assert probabilities.sum() == pytest.approx(1, rel=1e-5)
+        assert -math.log(probabilities[label]) == pytest.approx(loss, rel=1e-4, abs=1e-5)
+        assert (probabilities.argmax() == label) == top1
+    assert len({round(float(p.probabilities.max()), 4) for p in predictions}) > 3  # they differ
+
+
+def test_images_and_logits_are_those_of_evaluation(config, trained):
+    """Bit for bit, in the same program."""
+    workdir, run, state, _ = trained
+    predictor = build_predictor(config, workdir)
+    files, _ = evaluation_files(run)
+    batches = predictor.data.batches_of(ImageFiles(files, 3), 3, report_bad=None)
+    logits = jax.jit(predictor.logits)
+    for ours, theirs in zip(batches, run.data.eval_batches(), strict=True):
+        np.testing.assert_array_equal(np.asarray(ours["image"]), np.asarray(theirs["image"]))
+        variables = {"params": state.params}
+        theirs = logits(variables, np.asarray(theirs["image"]))
+        np.testing.assert_array_equal(logits(predictor.variables, ours["image"]), theirs)
+
+
+def test_grey_models_get_grey_images(tmp_path):
+    config = small(digits_nest.get_config())
+    config.data.eval_split = "test[:3]"
+    run, state, _ = saved_run(config, tmp_path / "run")
+    files, source = [], digits_source("test", (16, 16))
+    for index in range(3):
+        image = Image.fromarray(source[index]["image"][..., 0])
+        files.append(tmp_path / f"{index}.png")
+        (image if index else image.convert("RGB")).save(files[-1])
+        array = ImageFiles(files, 1)[index]["image"]
+        np.testing.assert_array_equal(array, source[index]["image"])
+    predictor = build_predictor(config, tmp_path / "run")
+    assert (predictor.num_channels, predictor.class_names) == (1, tuple("0123456789"))
+    for index, prediction in enumerate(predictor.predict(files, batch_size=1)):
+        loss, _ = of_evaluation(run, state)[index]
+        label = source[index]["label"]
+        assert -math.log(prediction.probabilities[label]) == pytest.approx(loss, rel=1e-4)
+    path = tmp_path / "colour.png"
+    picture(0).save(path)
+    grey = ImageFiles([path], 1)[0]["image"][..., 0].astype(int)
+    pillow = np.asarray(picture(0).convert("L")).astype(int)
+    assert np.abs(grey - pillow).max() <= 1  # two ways of rounding
+
+
+def arguments(**given):
+    """Flags as absl would have parsed them."""
+    flags = {"config": None, "workdir": None, "checkpoint": "latest", "weights": None}
+    flags |= {"ema": False, "classes": None, "top_k": 5, "batch_size": 32, "json": False}
+    flags["exported"] = None
+    return SimpleNamespace(**(flags | given))
+
+
+def test_table_and_json(folder, trained, capsys):
+    workdir = trained[0]
+    images = [str(folder / "train" / "cat"), str(folder / "train" / "n02123045" / "cmyk.jpg")]
+    predict.main(arguments(workdir=workdir, json=True), images)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(line["image"]).name for line in lines] == ["colour.png", "photo.jpg", "cmyk.jpg"]
+    for line in lines:
+        chances = [row["probability"] for row in line["predictions"]]
+        assert chances == sorted(chances, reverse=True) and sum(chances) == pytest.approx(1)
+        # The folder that has WordNet's number for a name shows what it means.
+        assert {(row["label"], row["name"]) for row in line["predictions"]} == (
+            {(0, "cat"), (1, "dog"), (2, "tabby, tabby cat")}
+        )
+    predict.main(arguments(workdir=workdir, top_k=1), images)
+    table = capsys.readouterr().out.splitlines()
+    for row, line in zip(table, lines, strict=True):
+        first = line["predictions"][0]
+        end = f"  {first['probability']:7.2%}  {first['name']}"
+        assert row.startswith(line["image"]) and row.endswith(end)
+    assert len({line.index("%") for line in table}) == 1  # aligned
+
+
+def test_bad_images_are_named_and_the_others_predicted(folder, trained, tmp_path, capsys):
+    photo = FILES["cat/photo.jpg"]
+    (tmp_path / "sub" / ".hidden").mkdir(parents=True)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "notes.txt").write_text("not an image")
+    (tmp_path / "a.jpg").write_bytes(photo[: len(photo) // 2])
+    (tmp_path / "b.png").touch()
+    (tmp_path / "c.jpg").write_bytes(photo)
+    (tmp_path / "sub" / "d.PNG").write_bytes(FILES["cat/colour.png"])
+    (tmp_path / "sub" / "e.png").write_text("not an image")
+    (tmp_path / "sub" / ".f.png").write_text("hidden")
+    (tmp_path / "sub" / ".hidden" / "g.png").write_text("hidden")
+    command = [sys.executable, "tools/predict.py", f"--workdir={trained[0]}", "--json"]
+    paths = [tmp_path, tmp_path / "missing.png", tmp_path / "none"]
+    done = subprocess.run(
+        [*command, "--batch_size=2", *map(str, paths)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    predicted = [json.loads(line)["image"] for line in done.stdout.splitlines()]
+    assert predicted == [str(tmp_path / "c.jpg"), str(tmp_path / "sub" / "d.PNG")]
+    for name, reason in (
+        ("none", "the folder holds no image"),
+        ("a.jpg", "it cannot be decoded"),
+        ("b.png", "the file is empty"),
+        ("sub/e.png", "not an image of a known format"),
+        ("missing.png", "No such file"),
+    ):
+        (line,) = [line for line in done.stderr.splitlines() if f"{tmp_path / name}: " in line]
+        assert reason in line
+    assert done.stderr.splitlines()[-1].endswith("5 of 7 could not be predicted, see above")
+    assert "Traceback" not in done.stderr and "hidden" not in done.stderr
+
+
+def test_folders_are_listed_in_order(tmp_path):
+    for name in ("b/2.JPG", "b/10.jpg", "a.webp", "c.txt", "b/d/x.tiff"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files, problems = predict.find_images([str(tmp_path), str(tmp_path / "c.txt")])
+    found = [str(file.relative_to(tmp_path)) for file in files]
+    assert found == ["a.webp", "b/10.jpg", "b/2.JPG", "b/d/x.tiff", "c.txt"] and not problems
+    assert ".webp" in SUFFIXES
+
+
+def test_without_the_data_set(folder, config, trained, tmp_path):
+    """A workdir without its images; weights of ImageNet's classes where ImageNet is not."""
+    workdir = trained[0]
+    files = [folder / "val" / name for name in FILES]
+    before = build_predictor(config, workdir)
+    elsewhere = tmp_path / "copied"
+    shutil.copytree(workdir, elsewhere)
+    moved = config.copy_and_resolve_references()
+    moved.data.name = f"folder:{tmp_path / 'gone'}"
+    after = build_predictor(moved, elsewhere)
+    assert after.class_names == before.class_names == ("cat", "dog", "tabby, tabby cat")
+    for one, other in zip(before.predict(files, 8), after.predict(files, 8), strict=True):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+
+    moved.data.update(name="imagenet2012", data_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match="imagenet2012.* is not prepared"):
+        experiment.check_config(moved)
+    weights = random_weights(tmp_path / "w.safetensors", moved.model, 1000, 3)
+    predictor = build_predictor(moved, weights)
+    assert predictor.class_names[281] == "tabby, tabby cat"
+    assert predictor.mean == (0.485, 0.456, 0.406) and predictor.std == (0.229, 0.224, 0.225)
+    (prediction,) = predictor.predict(files[:1], 8)
+    assert prediction.probabilities.shape == (1000,)
+    # Weights with other classes than the recipe's data set: theirs count, without names.
+    moved.data.update(name=f"folder:{folder}", mean=(0.5, 0.4, 0.3))
+    predictor = build_predictor(moved, weights)
+    assert (predictor.model.num_classes, predictor.class_names) == (1000, None)
+    assert predictor.mean == (0.5, 0.4, 0.3) and predictor.std == (0.229, 0.224, 0.225)
+
+
+def test_grey_arrays_that_are_not_here(tmp_path):
+    config = small(digits_nest.get_config())
+    config.data.name = f"npz:{tmp_path / 'gone.npz'}"
+    predictor = build_predictor(config, random_weights(tmp_path / "w.npz", config.model, 4, 1))
+    assert (predictor.num_channels, predictor.model.num_classes) == (1, 4)
+    assert predictor.mean == pytest.approx((0.449,))
+
+
+def test_names_of_classes(trained, config, tmp_path):
+    names = list(imagenet_names().items())
+    assert len(names) == 1000 and names == sorted(names)  # ImageNet's labels are in this order
+    assert names[0] == ("n01440764", "tench, Tinca tinca")
+    assert names[999] == ("n15075141", "toilet tissue, toilet paper, bathroom tissue")
+    assert readable(["n15075141", "n99999999", "cat"])[1:] == ("n99999999", "cat")
+    (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    chosen = build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
+    assert chosen.class_names == ("x", "y", "z")
+    (tmp_path / "names.txt").write_text("x\ny\n")
+    with pytest.raises(ConfigError, match="names 2 classes, the weights have 3"):
+        build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
+
+
+def test_best_classes():
+    prediction = SimpleNamespace(probabilities=np.float32([0.1, 0.3, 0.3, 0.2, 0.1]))
+    rows = predict.best(prediction, None, top_k=3)
+    assert [row["label"] for row in rows] == [1, 2, 3]
+    assert len(predict.best(prediction, None, top_k=9)) == 5
+    table = predict.as_table(Path("a.png"), rows, width=8)
+    assert table.splitlines()[0] == "a.png      30.00%  class 1"
+    assert table.splitlines()[2] == "           20.00%  class 3"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "give one of --workdir=FOLDER and --weights=PATH"),
+        ({"weights": "w.npz"}, "--weights needs --config"),
+        ({"workdir": "nothere"}, "nothere/config.json does not exist"),
+    ],
+)
+def test_wrong_flags(given, message):
+    with pytest.raises(ConfigError) as error:
+        predict.main(arguments(**given), ["a.png"])
+    assert message in str(error.value)
+
+
+def test_wrong_weights(config, trained):
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        build_predictor(config, "/nothere")
+    other = config.copy_and_resolve_references()
+    other.model.dims = (16, 16)
+    with pytest.raises(ConfigError, match=r"dims=\(16, 32\)"):
+        build_predictor(other, trained[0])
+    with pytest.raises(ConfigError, match="config.task.name='gan'"):
+        build_predictor(digits_nest_gan.get_config("debug"), trained[0])

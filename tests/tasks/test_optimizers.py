@@ -1,0 +1,192 @@
+"""Schedules against the official formula, AdamW against the paper's update written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tasks.optimizers import create_optimizer, create_schedule, decay_mask, trainable_mask
+
+
+def official_rate(step, *, base, steps_per_epoch, num_epochs, warmup_epochs, kind):
+    """Official libml/utils.py get_learning_rate, in words of arithmetic; `step` counts from 1."""
+    progress = max(0.0, (step / steps_per_epoch - warmup_epochs) / (num_epochs - warmup_epochs))
+    decay = {
+        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[kind]
+    return base * decay * min(1.0, step / steps_per_epoch / warmup_epochs)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_schedule_is_the_official_one(kind):
+    schedule = create_schedule(kind=kind, peak=1e-3, final=0.0, warmup_steps=50, total_steps=300)
+    ours = [float(schedule(count)) for count in range(300)]
+    official = [
+        official_rate(
+            step, base=1e-3, steps_per_epoch=10, num_epochs=30, warmup_epochs=5, kind=kind
+        )
+        for step in range(1, 301)
+    ]
+    np.testing.assert_allclose(ours, official, rtol=1e-5, atol=1e-9)
+
+
+def make(**changes):
+    arguments = dict(base_lr=1e-2, batch_size=64, steps_per_epoch=10.0, total_steps=100)
+    return create_optimizer(**(arguments | changes))
+
+
+def test_rate_scales_with_the_batch():
+    _, schedule = make(schedule="constant", reference_batch=256, batch_size=1024)
+    assert float(schedule(7)) == pytest.approx(4e-2)
+    _, schedule = make(schedule="constant", batch_size=1024)
+    assert float(schedule(7)) == pytest.approx(1e-2)
+
+
+def test_adamw_update_with_exclusion():
+    optimizer, _ = make(
+        schedule="constant", weight_decay=0.1, decay_exclude=("_position/embedding$",)
+    )
+    params = {
+        "level1_position": {"embedding": np.array([1.0, -2.0])},
+        "head": {"kernel": np.array([3.0, 0.5])},
+    }
+    grads = [jax.tree.map(lambda x, i=i: np.sin(x + i) * 0.3, params) for i in range(4)]
+    state, ours = optimizer.init(params), params
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, ours)
+        ours = optax.apply_updates(ours, updates)
+
+    def by_hand(x, path, decay):
+        m = v = np.zeros_like(x)
+        for t, tree in enumerate(grads, start=1):
+            g = tree[path[0]][path[1]]
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            x = x - 1e-2 * (step + decay * x)
+        return x
+
+    for path, decay in {("level1_position", "embedding"): 0.0, ("head", "kernel"): 0.1}.items():
+        expected = by_hand(params[path[0]][path[1]], path, decay)
+        np.testing.assert_allclose(ours[path[0]][path[1]], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_update_with_l2_and_exclusion(nesterov):
+    """Official train.py for ResNet: 0.5 * decay * |kernel|^2 in the loss, then momentum."""
+    optimizer, schedule = make(
+        name="sgd",
+        momentum=0.8,
+        nesterov=nesterov,
+        weight_decay=0.3,
+        decay_exclude=("bias$", "scale$"),
+        warmup_epochs=0.3,
+    )
+    start = {
+        "conv": {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]])},
+        "norm": {"scale": np.array([1.5, 0.5])},
+        "head": {"bias": np.array([-0.7])},
+    }
+    grads = [
+        {k: {n: np.cos(x + 7 * i) for n, x in v.items()} for k, v in start.items()}
+        for i in range(5)
+    ]
+    state, ours = optimizer.init(start), start
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, ours)
+        ours = optax.apply_updates(ours, updates)
+
+    for module, name, decay in [("conv", "kernel", 0.3), ("norm", "scale", 0), ("head", "bias", 0)]:
+        x, velocity = start[module][name], 0.0
+        for count, tree in enumerate(grads):
+            g = tree[module][name] + decay * x
+            velocity = 0.8 * velocity + g
+            x = x - float(schedule(count)) * (g + 0.8 * velocity if nesterov else velocity)
+        np.testing.assert_allclose(ours[module][name], x, rtol=1e-5)
+
+
+def test_sgd_clips_the_gradient_with_its_l2_term():
+    """As the official train.py, where the norm is that of the whole loss's gradient."""
+    optimizer, _ = make(
+        name="sgd", schedule="constant", momentum=0.0, weight_decay=2.0, grad_clip_norm=1.0
+    )
+    params = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([1.0])}
+    grads = {"a": jnp.array([0.0, 4.0]), "b": jnp.array([5.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    whole = np.array([6.0, 4.0, 7.0])
+    expected = -1e-2 * whole / np.linalg.norm(whole)
+    np.testing.assert_allclose(np.concatenate([updates["a"], updates["b"]]), expected, rtol=1e-5)
+
+
+def test_clipping_limits_the_global_norm():
+    # Adam ignores the scale of gradients, so compare its first moment.
+    optimizer, _ = make(grad_clip_norm=1.0)
+    grads = {"a": jnp.full(4, 30.0), "b": jnp.full(3, -40.0)}
+    state = optimizer.init(grads)
+    _, state = optimizer.update(grads, state, grads)
+    assert float(optax.tree.norm(optax.tree.get(state, "mu"))) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_decay_mask_searches_the_path():
+    params = {"norm": {"scale": 1, "bias": 2}, "head": {"kernel": 3, "bias": 4}}
+    mask = decay_mask(params, ("bias$", "^norm/"))
+    assert mask["norm"] == {"scale": False, "bias": False}
+    assert mask["head"] == {"kernel": True, "bias": False}
+    assert all(jax.tree.leaves(decay_mask(params, ())))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(name="adam"), "adam.*adamw, sgd"),
+        (dict(momentum=1.0), r"momentum=1.0 is not in \[0, 1\)"),
+        (dict(nesterov=True, momentum=0.0), "nesterov=True needs config.optimizer.momentum"),
+        (dict(schedule="cosin"), "cosin.*cosine, linear, constant"),
+        (dict(base_lr=0.0), "base_lr=0.0"),
+        (dict(warmup_epochs=10.0), "100 steps of warm-up; allowed: 0 to 99"),
+    ],
+)
+def test_impossible_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+def test_frozen_parameters_have_no_update_no_decay_and_no_state():
+    params = {"body": {"kernel": jnp.array([3.0, -4.0])}, "head": {"kernel": jnp.array([2.0])}}
+    grads = jax.tree.map(lambda x: 10 * x, params)
+    for name, moments in (("adamw", ("mu", "nu")), ("sgd", ("trace",))):
+        optimizer, _ = make(
+            name=name, weight_decay=0.1, schedule="constant", freeze=("^body/",), grad_clip_norm=1.0
+        )
+        state = optimizer.init(params)
+        updates, new_state = optimizer.update(grads, state, params)
+        np.testing.assert_array_equal(updates["body"]["kernel"], 0)
+        assert updates["head"]["kernel"] != 0
+        for moment in moments:
+            (kept,) = jax.tree.leaves(optax.tree.get(new_state, moment))
+            assert kept.shape == (1,)
+            if name == "sgd":  # clipped to norm 1 by the head's gradient alone
+                assert float(kept[0]) == pytest.approx(1.0)
+
+
+def test_nothing_frozen_changes_no_state():
+    """Checkpoints of runs without freezing and layer decay keep their form."""
+    params = {"a": jnp.ones(3)}
+    plain, _ = make()
+    off, _ = make(freeze=(), layer_decay=None)
+    assert jax.tree.structure(plain.init(params)) == jax.tree.structure(off.init(params))
+
+
+def test_trainable_mask():
+    params = {"body": {"kernel": 1, "bias": 2}, "head": {"kernel": 3}}
+    mask = trainable_mask(params, ("bias$", "^head/"))
+    assert mask == {"body": {"kernel": True, "bias": False}, "head": {"kernel": False}}
+    assert all(jax.tree.leaves(trainable_mask(params, ())))
+    with pytest.raises(ValueError, match=r"freeze='\^tail/' matches no parameter; .*body/bias"):
+        trainable_mask(params, ("bias$", "^tail/"))
+    with pytest.raises(ValueError, match="leaves no parameter to train"):
+        trainable_mask(params, ("^body/", "^head/"))
+    with pytest.raises(ValueError, match=r"freeze=\('\(',\): missing"):
+        trainable_mask(params, ("(",))

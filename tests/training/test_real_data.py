@@ -1,0 +1,243 @@
+"""Every recipe, whole, on a folder of photographs; digits as files; runs that meet bad images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_image
+
+import train
+from configs import digits_nest
+from data.sources import arrays
+from evaluate import evaluate_workdir
+from harness import workdirs
+from harness.errors import ConfigError
+from tests.configs.test_recipes import get_config
+
+ROOT = Path(__file__).parents[2]
+RECIPES = (
+    "cifar_nest",
+    "cifar_deit",
+    "cifar_wrn",
+    "imagenet_nest",
+    "imagenet_tnt",
+    "imagenet_deit",
+    "imagenet_resnet50",
+)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Parts of two photographs as JPEGs, in two classes, 20 for training and 5 for validation."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 5)):
+        for index in range(count):
+            name = ("china", "flower")[index % 2]
+            image = load_sample_image(f"{name}.jpg")
+            top, left = rng.integers(0, 200, 2)
+            path = folder / split / name / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), image[top : top + 150, left : left + 220, ::-1])
+    return folder
+
+
+def small(name, folder):
+    """A recipe with its data section and augmentation as they are, but for sizes."""
+    config, debug = get_config(name, ""), get_config(name, "debug")
+    config.model = debug.model
+    config.data.update(
+        name=f"folder:{folder}", image_size=debug.data.image_size, batch_size=10, eval_batch_size=4
+    )
+    config.mesh.data = 1
+    config.optimizer.warmup_epochs = 0.1
+    config.loop.update(
+        num_epochs=1.0, log_every_steps=1, evaluate_every_epochs=1.0, save_every_epochs=1.0
+    )
+    return config
+
+
+# The two largest families in the default run; the others differ in the model alone.
+DEFAULT = ("cifar_nest", "imagenet_tnt")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES],
+)
+def test_a_folder_works_with_every_recipe(name, photographs, tmp_path):
+    config = small(name, photographs)
+    metrics = train.train_and_evaluate(config, tmp_path)
+    assert metrics["num_examples"] == 5 and np.isfinite(metrics["loss"])
+    assert (tmp_path / "classes.txt").read_text() == "china\nflower\n"
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    trained = [record for record in records if record["kind"] == "train"]
+    assert len(trained) == 2 and all(0 <= record["input_wait"] <= 1 for record in trained)
+    evaluated = evaluate_workdir(workdirs.read_config(tmp_path), tmp_path)
+    assert evaluated["loss"] == metrics["loss"]
+
+
+def test_a_run_meets_bad_images(photographs, tmp_path):
+    folder = tmp_path / "images"
+    for path in photographs.rglob("*.jpg"):
+        copy = folder / path.relative_to(photographs)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (folder / "train/china/0.jpg").write_bytes(b"")
+    (folder / "val/flower/3.jpg").write_bytes(b"not an image")
+    config = small("cifar_nest", folder)
+    metrics = train.train_and_evaluate(config, tmp_path / "run")
+    assert metrics["num_examples"] == 4
+    listed = [json.loads(line) for line in (tmp_path / "run/bad_images.jsonl").open()]
+    assert sorted(entry["name"][-5:] for entry in listed) == ["0.jpg", "3.jpg"]
+    # A class that the workdir does not know.
+    (folder / "train/tree").mkdir()
+    (folder / "train/flower/1.jpg").rename(folder / "train/tree/1.jpg")
+    (tmp_path / "run/DONE").unlink()
+    with pytest.raises(ConfigError, match=r"classes.txt lists 2 classes, .* 3; .* tree"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    # Too many: one line, and what was trained so far is kept.
+    strict = tmp_path / "strict"
+    arguments = ("--config.data.max_bad=0", "--config.data.batch_size=2")
+    with pytest.raises(ConfigError, match="max_bad"):
+        train_command(folder, strict, *arguments)
+    assert any((strict / "checkpoints/latest").iterdir())
+
+
+def train_command(folder, workdir, *arguments):
+    """Runs train.py on a folder with a small model; raises what it says in its one line."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            "train.py",
+            "--config=configs/cifar_nest.py:debug",
+            f"--config.data.name=folder:{folder}",
+            "--config.data.train_split=train",
+            "--config.data.eval_split=validation",
+            f"--workdir={workdir}",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if result.returncode == 2:
+        *warnings, error = result.stderr.strip().splitlines()
+        assert all("cannot be read" in line for line in warnings)
+        raise ConfigError(error)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def write_digits(folder):
+    """scikit-learn's digits at 16 x 16, as digits_nest has them, in PNG files."""
+    for split, name in (("train", "train"), ("test", "test")):
+        source = arrays.digits_source(split, (16, 16))
+        for index in range(len(source)):
+            record = source[index]
+            path = folder / name / str(record["label"]) / f"{index:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), record["image"])
+
+
+@pytest.mark.slow
+def test_a_folder_of_digits_reaches_the_accuracy_of_digits(tmp_path):
+    """A minute on two idle cores: the recipe as it is, with --config.data.name=folder:..."""
+    write_digits(tmp_path / "digits")
+    config = digits_nest.get_config()
+    config.data.name = f"folder:{tmp_path / 'digits'}"
+    metrics = train.train_and_evaluate(config, tmp_path / "run")
+    assert metrics["num_examples"] == 360
+    assert metrics["top1_accuracy"] > 0.99
+
+
+def test_a_folder_of_digits_is_the_same_as_digits(tmp_path):
+    """In grey the files hold what the built-in set holds; the order alone differs."""
+    write_digits(tmp_path / "digits")
+    config = digits_nest.get_config()
+    from data.pipeline import Data
+
+    options = {**config.data.to_dict(), "name": f"folder:{tmp_path / 'digits'}"}
+    files = Data(**options).open()
+    built_in = Data(**config.data.to_dict()).open()
+    for kind in ("train_source", "eval_source"):
+        ours, theirs = getattr(files, kind), getattr(built_in, kind)
+        assert len(ours) == len(theirs)
+    (batch,) = files.eval_batches()
+    (expected,) = built_in.eval_batches()
+    assert (batch["image"] == batch["image"][..., :1]).all()
+
+    def sorted_rows(b):
+        rows = np.c_[b["image"][..., 0].reshape(360, -1), b["label"]]
+        return rows[np.lexsort(rows.T)]
+
+    np.testing.assert_array_equal(sorted_rows(batch), sorted_rows(expected))
+
+
+def processes_of_session(session):
+    listed = subprocess.run(
+        ["ps", "-o", "args=", "-g", str(session)], capture_output=True, text=True
+    )
+    return listed.stdout.split("\n")[:-1]
+
+
+def test_workers_and_sigterm_through_the_command_line(photographs, tmp_path):
+    """A run with worker processes stops, resumes without them, and leaves no process behind."""
+    command = [
+        sys.executable,
+        "train.py",
+        "--config=configs/cifar_nest.py:debug",
+        f"--config.data.name=folder:{photographs}",
+        "--config.data.train_split=train",
+        "--config.data.eval_split=validation",
+        "--config.data.batch_size=4",
+        "--config.loop.num_epochs=16",
+        f"--workdir={tmp_path}",
+    ]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    running = subprocess.Popen(
+        [*command, "--config.data.num_workers=2"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and running.poll() is None:
+            if (tmp_path / "metrics.jsonl").exists() and (
+                tmp_path / "metrics.jsonl"
+            ).stat().st_size:
+                break
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGTERM)  # as Slurm does it, and Ctrl-C
+        _, errors = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 75, errors
+    assert "Traceback" not in errors
+    deadline = time.monotonic() + 10  # Python's own resource tracker ends a moment later
+    while left := processes_of_session(running.pid):
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.1)
+    result = subprocess.run(
+        [*command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "resuming at step" in result.stdout

@@ -1,0 +1,128 @@
+"""Figures of batches and operations, for tools/visualize.py."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from data.augment import crops, randaugment
+from training import experiment
+
+COLUMNS = 8
+MAGNITUDES = 7  # pictures in a row of draw_operations
+
+
+def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a training batch as the model sees it in step `start` of the run.
+
+    Args:
+        run: of a classification.
+        start: number of the batch.
+
+    Returns:
+        images float32 [b, h, w, c] in 0..1 (normalised, erased, mixed and put back); targets
+        [b, classes] without label smoothing.
+    """
+    batches = run.data.train_batches(start)
+    batch, _ = jax.jit(run.task.augmented)(next(batches), start, run.key)
+    batches.close()
+    classes, smoothing = run.data.num_classes, run.task.label_smoothing
+    if "target" not in batch:
+        images = np.asarray(batch["image"]) / np.float32(255)
+        return images, np.asarray(jax.nn.one_hot(batch["label"], classes))
+    mean, std = (np.asarray(values, np.float32) for values in run.data.statistics)
+    images = np.clip(np.asarray(batch["image"]) * std + mean, 0, 1)
+    return images, (np.asarray(batch["target"]) - smoothing / classes) / (1 - smoothing)
+
+
+def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
+    """Returns "cat" or "cat 0.7 + dog 0.3" for a target [classes]."""
+    order = np.argsort(-target)[:2]
+    shown = [names[c].split(",")[0] if names else str(c) for c in order]
+    if target[order[0]] > 0.995:
+        return shown[0]
+    return " + ".join(
+        f"{name} {target[c]:.2f}" for name, c in zip(shown, order, strict=True) if target[c] > 0.005
+    )
+
+
+def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Figure:
+    """Draws an augmented training batch with its labels.
+
+    Args:
+        run: of a classification.
+        num_images: as many of the batch at most.
+        start: number of the batch.
+    """
+    images, targets = augmented_batch(run, start)
+    data = run.data
+    count = min(num_images, len(images))
+    # The halves of a mixed batch show the same pairs: take from the start.
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.15 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{data.name} {data.train_split}, batch {start}")
+    for position in range(count):
+        axes = figure.add_subplot(rows, columns, position + 1)
+        axes.imshow(_shown(images[position]), interpolation="nearest")
+        axes.set_title(label_text(targets[position], data.dataset.class_names), fontsize=8)
+        axes.axis("off")
+    return figure
+
+
+def draw_operations(
+    options: dict[str, Any], image_size: int | tuple[int, int], image: np.ndarray | None
+) -> Figure:
+    """Draws a row for each operation of a RandAugment section: its magnitudes up to the largest.
+
+    Operations whose sign is drawn go from one side through 0 to the other.
+
+    Args:
+        options: the section.
+        image_size: of the recipe.
+        image: uint8 [h, w, 3]; None is a photograph that comes with scikit-learn.
+    """
+    if image is None:
+        from sklearn.datasets import load_sample_image
+
+        image = load_sample_image("china.jpg")
+    size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    image = crops.center_crop(image_size=size, ratio=1.0, interpolation="pil_bicubic")(image)
+    rows = randaugment.create_operations(
+        options["variant"],
+        fill=options["fill"],
+        max_translate=randaugment.largest_translations(
+            options["variant"],
+            *size,
+            options["max_translate_pixels"],
+            options["max_translate_fraction"],
+        ),
+        increasing=options["increasing"],
+    )
+    interpolation = randaugment.interpolations(options["variant"], options["interpolation"])[-1]
+    figure = Figure(figsize=(1.6 * MAGNITUDES + 1, 1.6 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), MAGNITUDES, squeeze=False)
+    for (name, operation), line in zip(rows.items(), grid, strict=True):
+        levels = np.linspace(-1 if operation.signed else 0, 1, MAGNITUDES)
+        for axes, level in zip(line, levels, strict=True):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if operation.argument is None and axes is not line[0]:
+                axes.axis("off")  # there is but one strength
+                continue
+            drawn = operation(image, float(level), interpolation)
+            axes.imshow(_shown(drawn), interpolation="nearest")
+            if operation.argument is not None:
+                magnitude = abs(level) * randaugment.NUM_LEVELS
+                axes.set_title(f"{magnitude:.3g}", fontsize=7, pad=2)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """Grey images in three channels."""
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image

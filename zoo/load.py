@@ -1,0 +1,240 @@
+"""Reading weights from files into the variables of a model.
+
+`load_weights` and `load_variables` are the entries, for a person and for every flag. They find the
+file (weight_places), read it (weight_files, weight_checkpoints), compare the fields that no array
+shows (weight_fields), resize position tables and start the head anew (adapt), and compare every
+name and shape that is left with the model's.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import linen as nn
+from flax.traverse_util import unflatten_dict
+
+from harness.trees import check_tree, flatten, listed
+from zoo.fields import check_fields
+from zoo.files import read_weights
+from zoo.find import find_weights_file, is_checkpoint
+from zoo.fit import Reinit, Resize, adapt
+from zoo.run_checkpoints import read_checkpoint
+
+__all__ = [
+    "Report",
+    "check_tree",
+    "find_weights_file",
+    "load_variables",
+    "load_weights",
+    "parameter_shapes",
+    "variable_shapes",
+]
+
+# Collections that a forward pass returns, which are no weights.
+_OUTPUTS = ("intermediates", "perturbations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What loading weights did; `str()` gives a table to read.
+
+    Attributes:
+        path: the file or checkpoint that was read.
+        kind: what it is, in words.
+        loaded: names of the arrays that are as they were stored.
+        resized: name -> (stored shape, new shape) of position tables.
+        reinitialized: name -> (stored shape, new shape) of the head.
+        reinit_head: how the head starts.
+        skipped: what is stored there and not needed.
+        notes: what a person should know.
+        class_names: of the stored head, in the order of the labels, where they are known.
+    """
+
+    path: Path
+    kind: str
+    loaded: tuple[str, ...]
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    reinitialized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    reinit_head: str
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+    class_names: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        """Returns a line for each kind of array that there is."""
+        changes = [
+            [f"{name} {old} -> {new}" for name, (old, new) in changed.items()]
+            for changed in (self.resized, self.reinitialized)
+        ]
+        rows = [
+            ("loaded", len(self.loaded), ""),
+            ("resized", len(changes[0]), listed(changes[0])),
+            ("re-initialised", len(changes[1]), f"{listed(changes[1])} ({self.reinit_head})"),
+            ("skipped", len(self.skipped), listed(self.skipped)),
+        ]
+        lines = [
+            f"  {what:<14} {count:>4}  {names}".rstrip()
+            for what, count, names in rows
+            if count or what == "loaded"
+        ]
+        notes = [f"  note: {note}" for note in self.notes]
+        return "\n".join([f"weights {self.path} ({self.kind})", *lines, *notes])
+
+
+def load_weights(
+    path: str | Path, model: nn.Module, *, image_size: int | tuple[int, ...], **options: Any
+) -> dict[str, Any]:
+    """Reads the parameters of a model, and logs what that took.
+
+    Args:
+        path, model, image_size, **options: see `load_variables`.
+
+    Returns:
+        The tree under "params" of the model's variables: nested dicts of float32 NumPy arrays.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_variables`.
+    """
+    variables, report = load_variables(path, model, image_size=image_size, **options)
+    logging.info("%s", report)
+    return variables["params"]
+
+
+def load_variables(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    image_size: int | tuple[int, ...],
+    weights: Literal["raw", "ema"] = "raw",
+    checkpoint: Literal["latest", "best"] = "latest",
+    resize: Resize | None = None,
+    reinit_head: Reinit = "zeros",
+    seed: int = 0,
+    ignore_fields: Sequence[str] = (),
+) -> tuple[dict[str, Any], Report]:
+    """Reads weights that fit a model, or that can be made to.
+
+    Args:
+        path: a workdir of ours or a checkpoint in it; a file of ours (.safetensors, .npz); a folder
+            or a file of the official NesT (.flax); timm's NesT or TNT (.safetensors); the official
+            TNT (.pth.tar); other files of torch.save. See `find_weights_file` for folders.
+        model: the model that the weights are for.
+        image_size: side, (height, width) or (height, width, channels) of its images. Position
+            tables of another size are resized.
+        weights: "raw", or "ema" for the moving average beside them.
+        checkpoint: "latest" or "best", of a workdir.
+        resize: how position tables are resized: "linear" (None: NesT's), "bicubic" (None: the
+            others'), "linear_in_blocks" (as the official NesT); see `adapt.resize_table`.
+        reinit_head: what the head becomes if the number of classes differs: "zeros", "noise" (the
+            start of a training), or "never", and then that is an error.
+        seed: of that noise.
+        ignore_fields: fields of the model, such as "gelu", that may differ from what the weights
+            were made with.
+
+    Returns:
+        The model's variables ({"params": tree}, and "batch_stats" for models that have them) as
+        nested dicts of float32 NumPy arrays, and a report.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: in one line, if the file is not readable, not of a known format, holds values
+            that are not finite, needs other fields of the model (names them), or is of another
+            model (lists missing, extra and mis-shaped arrays).
+    """
+    if weights not in ("raw", "ema"):
+        raise ValueError(f"weights={weights!r} does not exist; choose from 'raw', 'ema'")
+    file = find_weights_file(path, checkpoint)
+    read = read_checkpoint if is_checkpoint(file) else read_weights
+    stored = read(file, model, weights)
+    ignored = check_fields(file, stored.kind, stored.fields, model, ignore_fields)
+
+    height, width, channels = _image_shape(image_size)
+    expected = variable_shapes(model, (height, width, channels))
+    shapes = _names(expected)
+    # Before the head is started anew: what diverged is refused, wherever it shows.
+    with np.errstate(over="ignore"):  # too large for float32: becomes infinite, and is refused
+        arrays = {n: np.asarray(array, np.float32) for n, array in _names(stored.variables).items()}
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(f"weights {file}: values that are not finite in {listed(bad)}")
+    adapted = adapt(
+        arrays,
+        shapes,
+        model,
+        (height, width),
+        resize=resize,
+        reinit_head=reinit_head,
+        seed=seed,
+        stored_size=stored.image_size,
+    )
+    check_tree(shapes, adapted.arrays, f"weights {file}")
+    arrays = adapted.arrays
+    changed = adapted.resized.keys() | adapted.reinitialized.keys()
+    report = Report(
+        path=file,
+        kind=stored.kind,
+        loaded=tuple(name for name in arrays if name not in changed),
+        resized=adapted.resized,
+        reinitialized=adapted.reinitialized,
+        reinit_head=reinit_head,
+        skipped=stored.skipped,
+        notes=(*stored.notes, *ignored),
+        class_names=stored.class_names,
+    )
+    variables = {
+        collection: unflatten_dict({leaf: arrays[name] for leaf, name in names.items()}, sep="/")
+        for collection, names in _name_table(expected).items()
+    }
+    return variables, report
+
+
+def variable_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
+    """Finds the shapes of a model's variables without computing any.
+
+    Args:
+        model: the model.
+        image_size: side, (height, width) or (height, width, channels); channels are 3 by default.
+
+    Returns:
+        {"params": tree} and other collections such as "batch_stats", with `jax.ShapeDtypeStruct`
+        leaves.
+    """
+    image = jax.ShapeDtypeStruct((1, *_image_shape(image_size)), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return {name: tree for name, tree in variables.items() if name not in _OUTPUTS}
+
+
+def parameter_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
+    """Finds the shapes of a model's parameters: the tree under "params" of `variable_shapes`."""
+    return variable_shapes(model, image_size)["params"]
+
+
+def _image_shape(image_size: int | tuple[int, ...]) -> tuple[int, int, int]:
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    height, width, channels = size if len(size) == 3 else (*size, 3)
+    return height, width, channels
+
+
+def _name_table(variables: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Returns collection -> path in it -> name: parameters' is their path, others' have both."""
+    return {
+        collection: {
+            path: path if collection == "params" else f"{collection}/{path}"
+            for path in flatten(tree)
+        }
+        for collection, tree in variables.items()
+    }
+
+
+def _names(variables: dict[str, Any]) -> dict[str, Any]:
+    leaves = {collection: flatten(tree) for collection, tree in variables.items()}
+    return {
+        name: leaves[collection][path]
+        for collection, names in _name_table(variables).items()
+        for path, name in names.items()
+    }

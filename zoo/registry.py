@@ -1,0 +1,150 @@
+"""The models that a recipe can name."""
+
+import dataclasses
+import typing
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from baselines.resnet import VARIANTS as RESNET_VARIANTS
+from baselines.resnet import ResNet
+from baselines.vit import VARIANTS as VIT_VARIANTS
+from baselines.vit import Vit
+from baselines.wide_resnet import VARIANTS as WIDE_RESNET_VARIANTS
+from baselines.wide_resnet import WideResNet
+from harness.strict_config import unknown_name, wrong_type
+from nest.gan.discriminator import ConvDiscriminator, NestDiscriminator
+from nest.gan.generator import NestGenerator
+from nest.gan.variants import CONV_DISCRIMINATORS, NEST_DISCRIMINATORS
+from nest.gan.variants import GENERATORS as NEST_GENERATORS
+from nest.model import Nest
+from nest.variants import VARIANTS as NEST_VARIANTS
+from tnt.model import Tnt
+from tnt.variants import VARIANTS as TNT_VARIANTS
+
+# name -> (class, the variant's fields)
+MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **{name: (Nest, fields) for name, fields in NEST_VARIANTS.items()},
+    **{name: (Vit, fields) for name, fields in VIT_VARIANTS.items()},
+    **{name: (ResNet, fields) for name, fields in RESNET_VARIANTS.items()},
+    **{name: (WideResNet, fields) for name, fields in WIDE_RESNET_VARIANTS.items()},
+    **{name: (Tnt, fields) for name, fields in TNT_VARIANTS.items()},
+}
+
+GENERATORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **{name: (NestGenerator, fields) for name, fields in NEST_GENERATORS.items()},
+}
+
+DISCRIMINATORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    **{name: (ConvDiscriminator, fields) for name, fields in CONV_DISCRIMINATORS.items()},
+    **{name: (NestDiscriminator, fields) for name, fields in NEST_DISCRIMINATORS.items()},
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+def model_fields(model_class: type[nn.Module]) -> tuple[str, ...]:
+    """Lists the fields of a model class, without those that flax adds to every module."""
+    fields = (field.name for field in dataclasses.fields(model_class) if field.init)
+    return tuple(name for name in fields if name not in ("parent", "name"))
+
+
+def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
+    """Builds a model by its name.
+
+    Args:
+        name: a key of MODELS.
+        num_classes: number of logits.
+        **overrides: fields of the model that replace the variant's own. None keeps the variant's
+            value. Lists become tuples, and `dtype` may be a name such as "bfloat16".
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: for an unknown name or field, listing what exists, or for a value that the model
+            does not take.
+    """
+    return _create("model", MODELS, name, {"num_classes": num_classes}, overrides)
+
+
+def create_generator(
+    name: str, *, image_size: int, num_channels: int, num_classes: int | None, **overrides: Any
+) -> nn.Module:
+    """Builds a generator by its name.
+
+    Args:
+        name: a key of GENERATORS.
+        image_size: side of the images in pixels.
+        num_channels: channels of the images.
+        num_classes: classes, or None for an unconditional generator.
+        **overrides: as in create_model.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: as create_model, or if the variant's levels do not lead to such images.
+    """
+    given = {"image_size": image_size, "num_channels": num_channels, "num_classes": num_classes}
+    return _create("generator", GENERATORS, name, given, overrides)
+
+
+def create_discriminator(name: str, *, num_classes: int | None, **overrides: Any) -> nn.Module:
+    """Builds a discriminator by its name.
+
+    Args:
+        name: a key of DISCRIMINATORS.
+        num_classes: classes, or None for an unconditional discriminator.
+        **overrides: as in create_model.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: as create_model.
+    """
+    return _create("discriminator", DISCRIMINATORS, name, {"num_classes": num_classes}, overrides)
+
+
+def _create(
+    kind: str,
+    table: dict[str, tuple[type[nn.Module], dict[str, Any]]],
+    name: str,
+    given: dict[str, Any],
+    overrides: dict[str, Any],
+) -> nn.Module:
+    """Builds an entry of a table: the variant's fields, overrides over them, and those given."""
+    if name not in table:
+        raise ValueError(unknown_name(f"{kind} {name!r}", str(name), table))
+    model_class, variant = table[name]
+    allowed = model_fields(model_class)
+    for field in overrides:
+        if field not in allowed:
+            raise ValueError(unknown_name(f"field {field!r} of {kind} {name}", field, allowed))
+    overrides = {field: value for field, value in overrides.items() if value is not None}
+    fields = {field: _plain(value) for field, value in {**variant, **overrides}.items()}
+    hints = typing.get_type_hints(model_class)
+    for field, value in fields.items():
+        if problem := wrong_type(value, hints[field]):
+            raise ValueError(f"{kind} {name}: {field}={value!r} {problem}")
+    if "dtype" in fields:
+        fields["dtype"] = _dtype(fields["dtype"])
+    return model_class(**given, **fields)
+
+
+def _plain(value: Any) -> Any:
+    """Makes tuples of lists and Python numbers of NumPy's: fields are hashable, plain values."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _dtype(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in DTYPES:
+        raise ValueError(f"dtype={value!r} does not exist; choose from {', '.join(DTYPES)}")
+    return DTYPES[value]

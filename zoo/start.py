@@ -1,0 +1,104 @@
+"""What the parameters of a fresh run are: the keys `init_from` and `init` of the config."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from harness.errors import ConfigError, input_errors
+from layers.initializers import truncated_normal
+from zoo.fit import Reinit, Resize
+from zoo.load import Report, load_variables
+
+Weights = tuple[dict[str, Any], Report]  # as load_variables returns them
+# Arguments of read_init_from that the code gives, not the section `init`.
+INIT_PROVIDED = ("image_shape", "class_names", "seed")
+FROM_SCRATCH = "none"  # as init_from on the command line, where None can't be given
+
+
+def check_init_from(value: Any) -> None:
+    """Raises ConfigError unless the value can be config.init_from."""
+    if not isinstance(value, str | None):
+        raise ConfigError(f"config.init_from={value!r} must be a path")
+
+
+def read_init_from(
+    path: str | None,
+    model: nn.Module,
+    *,
+    weights: Literal["raw", "ema"] = "raw",
+    checkpoint: Literal["latest", "best"] = "latest",
+    resize: Resize | None = None,
+    reinit_head: Reinit = "zeros",
+    other_classes: bool | None = None,
+    ignore_fields: tuple[str, ...] = (),
+    image_shape: tuple[int, int, int],
+    class_names: tuple[str, ...] | None,
+    seed: int,
+) -> Weights | None:
+    """Reads the weights that a fresh run starts from; the section `init` are its arguments.
+
+    Args:
+        path: config.init_from. None or "none": from scratch; "": a recipe for fine-tuning, to whom
+            nobody has said where from.
+        model: of the run.
+        weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
+        other_classes: the classes are others than those of the weights, so that the head starts
+            anew even if there are as many of them. None: if the weights' class names say so.
+        image_shape: (height, width, channels) of the run's images.
+        class_names: of the run's classes, where known.
+        seed: of a head of noise.
+
+    Returns:
+        The model's variables and what was done to them, or None: from scratch.
+
+    Raises:
+        ConfigError: the path is missing, or the weights are or do not fit.
+    """
+    if path in (None, FROM_SCRATCH):
+        return None
+    if not path:
+        raise ConfigError(
+            "config.init_from is not set: this recipe fine-tunes. Give --config.init_from=PATH, "
+            f"weights or a workdir, or --config.init_from={FROM_SCRATCH} to train from scratch"
+        )
+    with input_errors():
+        variables, report = load_variables(
+            path,
+            model,
+            image_size=image_shape,
+            weights=weights,
+            checkpoint=checkpoint,
+            resize=resize,
+            reinit_head=reinit_head,
+            seed=seed,
+            ignore_fields=ignore_fields,
+        )
+        if other_classes is None:
+            known = None not in (report.class_names, class_names)
+            other_classes = known and report.class_names != tuple(class_names)
+        if other_classes and not report.reinitialized:
+            if reinit_head == "never":
+                raise ValueError(
+                    f"weights {report.path}: made for other classes, which "
+                    "config.init.reinit_head='never' forbids; config.init.other_classes=False "
+                    "keeps the head"
+                )
+            variables, report = _with_new_head(variables, report, seed)
+    return variables, report
+
+
+def _with_new_head(variables: dict[str, Any], report: Report, seed: int) -> Weights:
+    head = {name: np.zeros_like(array) for name, array in variables["params"]["head"].items()}
+    if report.reinit_head == "noise":
+        head["kernel"] = np.asarray(truncated_normal(jax.random.key(seed), head["kernel"].shape))
+    shapes = {f"head/{name}": (array.shape, array.shape) for name, array in head.items()}
+    report = dataclasses.replace(
+        report,
+        loaded=tuple(name for name in report.loaded if name not in shapes),
+        reinitialized=shapes,
+        notes=(*report.notes, "the classes are others: as many, but the head starts anew"),
+    )
+    return variables | {"params": variables["params"] | {"head": head}}, report
