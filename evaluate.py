@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from harness import commandline, workdirs
 from harness.errors import ConfigError, input_errors
+from harness.files import write_text
 from training import experiment
 from training.checkpoints import Checkpoints
 from training.evaluation import evaluate
@@ -144,7 +145,7 @@ def main(args: flags.FlagValues) -> None:
             {ord("["): "_", ord("]"): "", ord(":"): "-", ord("%"): "p"}
         )
         try:
-            written.with_name(f"{written.name}_{split}.json").write_text(line + "\n")
+            write_text(written.with_name(f"{written.name}_{split}.json"), line + "\n")
         except OSError as error:
             print(f"evaluate.py: the result is not written: {error}", file=sys.stderr)
 

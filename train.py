@@ -15,9 +15,8 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from data.images import BadImage
 from harness import commandline, workdirs
-from harness.errors import ConfigError, Interrupted
+from harness.errors import BadImage, ConfigError, Interrupted
 from tasks.metrics import check_finite, mean_scalars, to_numbers
 from training import experiment
 from training.checkpoints import Checkpoints, can_resume

@@ -1,1 +1,4 @@
-"""Recipes. Each file has get_config(argument) and imports nothing but other recipes and common."""
+"""Recipes: each file has get_config(argument), and common.py what they share.
+
+Not here: what a value means; that stands at the function whose arguments a section holds.
+"""

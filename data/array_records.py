@@ -18,9 +18,11 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from data.datasets import Dataset
-from data.images import BadImage, decode_image
+from data.images import decode_image
 from data.sources.arrays import Source
-from data.sources.tfds import FORMAT, NoLabel, Prepared, Shard
+from data.sources.tfds_prepared import FORMAT, NoLabel, Prepared, Shard
+from harness.errors import BadImage
+from harness.files import replacing, write_text
 
 JPEG_QUALITY = 95
 SHARD_BYTES = 2**28
@@ -51,23 +53,22 @@ def convert_tfrecords(prepared: Prepared) -> None:
                     bar.update(source.num_records)
     formats = list(dict.fromkeys((*prepared.formats[1:], FORMAT)))
     info = {**prepared.info, "alternativeFileFormats": formats}
-    _write_whole(prepared.folder / "dataset_info.json", json.dumps(info, indent=2))
+    write_text(prepared.folder / "dataset_info.json", json.dumps(info, indent=2))
 
 
 def _convert_file(source: Shard, target: str, bar: tqdm) -> None:
-    unfinished = f"{target}.incomplete"
-    writer = ArrayRecordWriter(unfinished, _OPTIONS)
-    count = 0
-    try:
-        for record in _read_tfrecords(source.path):
-            writer.write(record)
-            count += 1
-            bar.update()
-    finally:
-        writer.close()
-    if count != source.num_records:
-        raise ValueError(f"{source.path} holds {count} records, not {source.num_records}")
-    os.replace(unfinished, target)
+    with replacing(Path(target)) as unfinished:
+        writer = ArrayRecordWriter(str(unfinished), _OPTIONS)
+        count = 0
+        try:
+            for record in _read_tfrecords(source.path):
+                writer.write(record)
+                count += 1
+                bar.update()
+        finally:
+            writer.close()
+        if count != source.num_records:
+            raise ValueError(f"{source.path} holds {count} records, not {source.num_records}")
 
 
 def _read_tfrecords(path: str) -> Iterator[bytes]:
@@ -249,10 +250,3 @@ def _describe(
         (folder / "label.labels.txt").write_text("\n".join(dataset.class_names) + "\n")
     (folder / "features.json").write_text(json.dumps(features, indent=2))
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Replaces a file at once: whoever reads it sees the old or the new text."""
-    unfinished = path.with_name(f"{path.name}.incomplete")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import logging
 
-from data.images import BadImage
+from harness.errors import BadImage
 
 POLICIES = ("replace", "raise")
 

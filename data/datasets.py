@@ -3,7 +3,7 @@
 digits, synthetic       ship with the code
 folder:/path            a folder of images for each class (data/sources/folders.py)
 npz:/path.npz           arrays in one file (data/sources/npz.py)
-anything else           a set that TensorFlow Datasets has prepared (data/sources/tfds.py)
+anything else           a set that TensorFlow Datasets has prepared (data/sources/tfds_prepared.py)
 """
 
 import functools
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.pixel_statistics import default_statistics
-from data.sources import arrays, folders, npz, tfds
+from data.sources import arrays, folders, npz, tfds_prepared
 
 # Names of TensorFlow Datasets that the recipes have.
 _USUAL = ("cifar10", "cifar100", "imagenet2012")
@@ -59,7 +59,9 @@ def _is_path(name: str) -> bool:
 
 def check_form(name: str) -> None:
     """Checks that a data set may have this name, without looking for it; see `check_name`."""
-    if isinstance(name, str) and (_is_path(name) or name in BUILT_IN or tfds.is_name(name)):
+    if isinstance(name, str) and (
+        _is_path(name) or name in BUILT_IN or tfds_prepared.is_name(name)
+    ):
         return
     raise ValueError(f"data set {name!r} is not known; {_allowed()}")
 
@@ -83,9 +85,9 @@ def check_name(name: str, data_dir: str | None = None) -> None:
             raise ValueError(f"data set {name!r}: there is no {what} {path!r}")
     elif name not in BUILT_IN:
         try:
-            tfds.open_prepared(name, data_dir)
+            tfds_prepared.open_prepared(name, data_dir)
         except ValueError as error:
-            if tfds.find_folder(name, data_dir) or name in _USUAL:
+            if tfds_prepared.find_folder(name, data_dir) or name in _USUAL:
                 raise
             raise ValueError(f"{error} ({_allowed()})") from None  # perhaps it is misspelt
 
@@ -195,12 +197,12 @@ def _from_npz(name: str, path: Path) -> Dataset:
 
 
 def _from_tfds(name: str, data_dir: str | None) -> Dataset:
-    prepared = tfds.open_prepared(name, data_dir)
+    prepared = tfds_prepared.open_prepared(name, data_dir)
     mean, std = default_statistics(name, 3)
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> arrays.Source:
-        source = tfds.ArrayRecordSource(prepared, split)
+        source = tfds_prepared.ArrayRecordSource(prepared, split)
         height, width, _ = prepared.image_shape
         if height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY:
             return arrays.hold_in_memory(source, (height, width, 3), f"{name} {split}")

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from harness.errors import BadImage, one_line
+
 # Pillow's own threshold against decompression bombs: 256 MB as RGB.
 MAX_PIXELS = 89_478_485
 
@@ -28,10 +30,6 @@ _JPEG_END = b"\xff\xd9"
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2}
 # What may stand before the frame, each with its length: tables, applications' own, comments.
 _JPEG_SEGMENTS = {0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE}
-
-
-class BadImage(ValueError):
-    """The bytes are not a readable image; the message says why, in one line."""
 
 
 def decode_image(encoded: bytes) -> np.ndarray:
@@ -127,5 +125,4 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray:
         raise BadImage(f"at most {MAX_PIXELS:,} pixels are decoded; it has more") from None
     # Damage surfaces as almost anything: OSError, SyntaxError, struct.error, EOFError, IndexError.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"it cannot be decoded: {reason}") from error
+        raise BadImage(f"it cannot be decoded: {one_line(error)}") from error

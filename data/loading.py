@@ -14,8 +14,9 @@ import grain
 import numpy as np
 
 from data.augment.transforms import Transform
-from data.images import BadImage, decode_image
+from data.images import decode_image
 from data.sources.arrays import Source
+from harness.errors import BadImage, one_line
 
 # A record that cannot be read is replaced by others, of which this many may be unreadable too.
 REPLACEMENTS = 10
@@ -66,7 +67,7 @@ def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
 
 
 def _bad(source: Source, index: int, error: Exception) -> tuple[int, str, str]:
-    return index, source.describe(index), " ".join(str(error).split()) or type(error).__name__
+    return index, source.describe(index), one_line(error)
 
 
 class ReadTraining(grain.transforms.RandomMap):

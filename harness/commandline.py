@@ -10,7 +10,6 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from data.images import BadImage
 from harness.errors import ConfigError, RunError
 
 # config_flags itself takes None for a number, but not for a section, which that switches off.
@@ -146,8 +145,6 @@ def run(
         except BrokenPipeError:  # "... | head" has read enough; Python would complain once more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except BadImage as error:  # met by the loader, long after the run has started
-            _fail(ConfigError(str(error)))
 
     define_flags()
     _define_common_flags()

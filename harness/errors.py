@@ -15,6 +15,10 @@ class ConfigError(RunError):
     exit_code = 2
 
 
+class BadImage(ConfigError):
+    """The bytes are not a readable image; the message says why, in one line."""
+
+
 class NonFiniteError(RunError):
     """Something is not finite, or training has collapsed. The last good checkpoint stays."""
 
@@ -37,3 +41,8 @@ def input_errors():
         yield
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of an error, or its type, without line breaks and not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.files import replacing
+
 
 def image_grid(
     images: np.ndarray, columns: int, *, gap: int = 1, gap_value: int = 96
@@ -44,6 +46,6 @@ def save_png(path: Path, image: np.ndarray, *, least_side: int = 600) -> None:
 
     factor = max(1, least_side // max(image.shape[:2]))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    temporary = path.with_name(f"{path.name}.tmp")
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
-    temporary.replace(path)
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")

@@ -26,6 +26,7 @@ import jax
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError, input_errors
+from harness.files import write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -158,7 +159,7 @@ def _keep_classes(path: Path, class_names: tuple[str, ...] | None) -> None:
     if class_names is None:
         return
     if not path.exists():
-        _write_whole(path, "".join(f"{name}\n" for name in class_names))
+        write_text(path, "".join(f"{name}\n" for name in class_names))
     elif (old := read_classes(path)) != list(class_names):
         changed = sorted(set(old) ^ set(class_names)) or ["their order"]
         raise ConfigError(
@@ -177,15 +178,7 @@ def write_config(workdir: Path, config: dict[str, Any]) -> None:
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": device_summary(),
     }
-    _write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there completely or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    # Names of folders, which are names of classes, need not be valid text.
-    temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
-    temporary.replace(path)
+    write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
 
 
 def git_commit() -> str:
@@ -231,4 +224,4 @@ def read_done(workdir: Path) -> dict[str, float] | None:
 def write_done(workdir: Path, metrics: dict[str, float]) -> None:
     """Marks the run as finished."""
     if jax.process_index() == 0:
-        _write_whole(workdir / "DONE", json.dumps(metrics) + "\n")
+        write_text(workdir / "DONE", json.dumps(metrics) + "\n")

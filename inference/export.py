@@ -18,10 +18,9 @@ import numpy as np
 
 from data.pipeline import Data
 from harness.arguments import as_height_width
-from harness.errors import ConfigError
+from harness.errors import ConfigError, one_line
 from harness.trees import listed
 from inference.predict import Prediction, Predictor, predict_files
-from zoo.contents import one_line
 
 VERSION = 1
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 
 from data import datasets
 from data.class_names import imagenet_names, readable
-from data.images import BadImage, decode_image
+from data.images import decode_image
 from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from data.sources.arrays import Record
 from harness import sharding, workdirs
-from harness.errors import ConfigError, input_errors
+from harness.errors import BadImage, ConfigError, input_errors
 from tasks.classification import normalize
 from training.experiment import check_config
 from zoo.load import Report, load_variables

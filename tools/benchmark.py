@@ -27,6 +27,7 @@ from absl import flags
 from benchmarks import generators, input_pipeline
 from harness import commandline
 from harness.errors import ConfigError, input_errors
+from harness.files import write_text
 from training import experiment
 from zoo.registry import DTYPES, create_generator
 
@@ -90,7 +91,7 @@ def main(args: flags.FlagValues, command: str) -> None:
     results = measure(args)
     if args.output:
         with input_errors():
-            Path(args.output).write_text("".join(json.dumps(result) + "\n" for result in results))
+            write_text(Path(args.output), "".join(json.dumps(r) + "\n" for r in results))
 
 
 if __name__ == "__main__":

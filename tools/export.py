@@ -40,6 +40,7 @@ from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError
+from harness.files import write_text
 from inference.export import about, export, inference_function, input_shape
 from inference.model_flags import check_output
 from inference.predict import Predictor
@@ -65,7 +66,7 @@ def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = No
         hint = "; --batch_size=1 may help" if batch_size is None else ""
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"not exported by jax2onnx: {message}{hint}") from error
-    Path(f"{file}.json").write_text(json.dumps(about(predictor), indent=1))
+    write_text(Path(f"{file}.json"), json.dumps(about(predictor), indent=1))
 
 
 def define_flags() -> None:

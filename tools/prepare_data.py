@@ -26,9 +26,10 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import array_records, datasets, tfds
+from data import array_records, datasets
+from data.sources import tfds_prepared
 from harness import commandline
-from harness.errors import ConfigError, RunError, input_errors
+from harness.errors import ConfigError, RunError, input_errors, one_line
 
 INSTALL = "pip install -r requirements-prepare.txt"
 _LEAST_SIZE = 8
@@ -49,18 +50,18 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
         ConfigError: the name is not known, TensorFlow or an archive is missing.
         RunError: the preparation failed.
     """
-    if not tfds.is_name(name) or name in datasets.BUILT_IN:
+    if not tfds_prepared.is_name(name) or name in datasets.BUILT_IN:
         raise ConfigError(
             f"{name!r} is not a set of TensorFlow Datasets, so there is nothing to prepare; "
             "for a smaller copy of a folder add --resize=256"
         )
-    folder = tfds.find_folder(name, data_dir)
+    folder = tfds_prepared.find_folder(name, data_dir)
     if folder is None:
         _prepare_with_tfds(name, data_dir, manual_dir)
     with input_errors():
-        prepared = tfds.describe_folder(name, data_dir)
-        if tfds.FORMAT in prepared.formats:
-            tfds.open_prepared(name, data_dir)  # all files are there
+        prepared = tfds_prepared.describe_folder(name, data_dir)
+        if tfds_prepared.FORMAT in prepared.formats:
+            tfds_prepared.open_prepared(name, data_dir)  # all files are there
             done = "is prepared already" if folder else "is prepared"
         elif prepared.formats[0] == "tfrecord":
             array_records.convert_tfrecords(prepared)
@@ -101,22 +102,18 @@ def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) 
     try:
         builder = tfds.builder(
             name,
-            data_dir=str(tfds.resolve_data_dir(data_dir)),
-            file_format=tfds.FORMAT,
+            data_dir=str(tfds_prepared.resolve_data_dir(data_dir)),
+            file_format=tfds_prepared.FORMAT,
         )
         builder.download_and_prepare(download_config=download)
     except tfds.core.DatasetNotFoundError:
         raise ConfigError(f"TensorFlow Datasets has no set {name!r}") from None
     except AssertionError as error:  # an archive that has to be downloaded by hand is missing
-        raise ConfigError(f"{name!r} cannot be prepared: {_one_line(error)}") from error
+        raise ConfigError(f"{name!r} cannot be prepared: {one_line(error)}") from error
     except Exception as error:
         raise RunError(
-            f"{name!r} could not be prepared: {type(error).__name__}: {_one_line(error)}"
+            f"{name!r} could not be prepared: {type(error).__name__}: {one_line(error)}"
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def resize(name: str, size: int, data_dir: str | None = None) -> Path:
@@ -143,14 +140,14 @@ def resize(name: str, size: int, data_dir: str | None = None) -> Path:
         if kind in ("folder", "npz"):
             base, version = Path(path).expanduser().absolute().stem, "1.0.0"
         else:
-            base, version = kind, tfds.find_folder(name, data_dir).name
+            base, version = kind, tfds_prepared.find_folder(name, data_dir).name
         copy = f"{re.sub(r'[^A-Za-z0-9_]+', '_', base)}_{size}"
-        if not tfds.is_name(copy):  # it starts with a digit
+        if not tfds_prepared.is_name(copy):  # it starts with a digit
             copy = f"folder_{copy}"
-        if folder := tfds.find_folder(f"{copy}:{version}", data_dir):
+        if folder := tfds_prepared.find_folder(f"{copy}:{version}", data_dir):
             print(f"{copy} is there already: {folder}")
             return folder
-        root = tfds.resolve_data_dir(data_dir)
+        root = tfds_prepared.resolve_data_dir(data_dir)
         folder = array_records.write_resized(dataset, copy, version, root, size)
     print(f"written: {folder}; read it with --config.data.name={copy}")
     return folder
@@ -167,7 +164,7 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues, name: str) -> None:
     """Prepares the set, and its smaller copy if one is wanted."""
-    is_tfds = tfds.is_name(name) and name not in datasets.BUILT_IN
+    is_tfds = tfds_prepared.is_name(name) and name not in datasets.BUILT_IN
     if is_tfds or args.resize is None:
         prepare(name, args.data_dir, args.manual_dir)
     if args.resize is not None:

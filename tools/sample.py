@@ -33,6 +33,7 @@ from absl import flags
 
 from harness import commandline, workdirs
 from harness.errors import ConfigError
+from harness.files import replacing
 from harness.pictures import image_grid, save_png
 from inference.sample import checkpoint_folder, load_generator
 from tasks.gan.statistics import (
@@ -186,7 +187,7 @@ def main(args: flags.FlagValues) -> None:
             save_png(Path(args.grid), image_grid(images, args.columns))
         if args.npz:
             named = {} if labels is None else {"labels": labels}
-            with Path(args.npz).open("wb") as file:
+            with replacing(Path(args.npz)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, images=images, **named)
     except OSError as error:
         raise ConfigError(str(error)) from None

@@ -11,6 +11,7 @@ from clu import parameter_overview
 from tensorboardX import SummaryWriter
 
 from data.batches import Batches
+from harness.files import replacing, write_text
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
@@ -71,9 +72,7 @@ class Reporter:
                 )
                 if not again:
                     records.append(record)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         return records
 
     def _restart_clock(self, step: int) -> None:
@@ -252,6 +251,5 @@ def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None
         positive = all(y > 0 for points in panels[name].values() for _, y in points)
         if name in ("loss", "grad_norm") and positive:
             axes.set_yscale("log")
-    temporary = path.with_name("curves.tmp.png")
-    figure.savefig(temporary, dpi=100)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.errors import one_line
+
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
@@ -32,8 +34,3 @@ class Stored:
 def damaged(file: Path, error: Exception) -> ValueError:
     """Returns the error for a file whose content cannot be decoded, in one line."""
     return ValueError(f"weights {file}: truncated or damaged file ({one_line(error)})")
-
-
-def one_line(error: Exception) -> str:
-    """Returns the message of an error, or its type, without line breaks and not too long."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

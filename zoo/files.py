@@ -5,7 +5,6 @@ suffix chooses it in READERS. Our own files hold the arrays "params/..." and "ba
 tell the fields of the model that they are of.
 """
 
-import contextlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from harness.arguments import as_height_width
+from harness.files import replacing
 from harness.trees import listed
 from nest.convert_official import FIELDS as OFFICIAL_NEST_FIELDS
 from nest.convert_official import from_official
@@ -94,7 +94,7 @@ def write_weights(
             name: array.astype(np.float32) if array.dtype.kind == "V" else array
             for name, array in arrays.items()
         }
-        with _replacing(file) as temporary, temporary.open("wb") as stream:
+        with replacing(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **{METADATA: np.array(about)}, **arrays)
     else:
         raise ValueError(f"weights {file}: can be written as .safetensors or .npz only")
@@ -106,18 +106,8 @@ def write_safetensors(
     """Writes arrays under their names, at once or not at all."""
     # Contiguous, because safetensors writes a transposed view as if it were not transposed.
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with _replacing(file) as temporary:
+    with replacing(file) as temporary:
         save_file(arrays, temporary, dict(metadata))
-
-
-@contextlib.contextmanager
-def _replacing(file: Path):
-    temporary = file.with_name(f"{file.name}.tmp")
-    try:
-        yield temporary
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_official_nest(file: Path, model: nn.Module, _: str) -> Stored:

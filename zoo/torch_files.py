@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from zoo.contents import Stored, one_line
+from harness.errors import one_line
+from zoo.contents import Stored
 from zoo.state_dicts import convert_state_dict
 
 SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .tar: *.pth.tar

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from data.images import BadImage, decode_image
+from data.images import decode_image
+from harness.errors import BadImage
 
 Record = dict[str, Any]  # image: uint8 [h, w, c] or encoded bytes; label: int
 

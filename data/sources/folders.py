@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import BadImage
 from data.sources.arrays import Record, Subset, check_index
+from harness.errors import BadImage
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),

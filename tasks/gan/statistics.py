@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import datasets, pipeline, selection
-from harness.errors import ConfigError
+from harness.errors import ConfigError, one_line
+from harness.files import replacing
 from tasks.gan.features import Embedding
 from tasks.gan.fingerprints import fingerprint, images_hash
 from tasks.gan.metrics import Moments, frechet_distance, kernel_distance, moments, precision_recall
-from zoo.contents import one_line
 
 # What decides whether two sets of features are in the same space.
 _SPACE = ("features_hash", "resize")
@@ -169,10 +169,9 @@ def save_statistics(path: str | Path, statistics: FeatureStatistics) -> None:
         ConfigError: the file cannot be written.
     """
     path = Path(path).expanduser()
-    temporary = path.with_name(f"{path.name}.tmp")
     record = {"protocol": statistics.protocol, "to_judge_by": statistics.to_judge_by}
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 mu=statistics.moments.mean,
@@ -180,11 +179,8 @@ def save_statistics(path: str | Path, statistics: FeatureStatistics) -> None:
                 features=statistics.features,
                 record=np.array(json.dumps(record)),
             )
-        temporary.replace(path)
     except OSError as error:
         raise ConfigError(f"statistics {path}: {one_line(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_statistics(path: str | Path, protocol: dict[str, Any], width: int) -> FeatureStatistics:

@@ -12,7 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from data import images
-from data.images import BadImage, decode_image
+from data.images import decode_image
+from harness.errors import BadImage
 
 
 @pytest.fixture(scope="module", params=["china.jpg", "flower.jpg"])

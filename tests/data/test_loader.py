@@ -13,8 +13,8 @@ import pytest
 from data import loading
 from data.bad_images import BadImages, TooManyBadImages
 from data.batches import PART_BYTES
-from data.images import BadImage
 from data.pipeline import Data
+from harness.errors import BadImage
 
 FLIP = {"flip": {"probability": 0.5}}
 

@@ -24,8 +24,9 @@ from sklearn.datasets import load_sample_image
 
 import train
 from configs import cifar_nest, imagenet_nest
-from data import array_records, datasets, tfds
+from data import array_records, datasets
 from data.images import decode_image
+from data.sources import tfds_prepared
 from harness.errors import ConfigError
 from tools import prepare_data
 
@@ -163,7 +164,7 @@ def test_smaller_copy_in_several_files(birds, tmp_path, monkeypatch):
     monkeypatch.setattr(array_records, "SHARD_BYTES", 8000)
     monkeypatch.setattr(array_records, "_AT_ONCE", 4)
     folder = prepare_data.resize(f"folder:{birds}", 64, str(tmp_path))
-    shards = tfds.open_prepared("birds_64", tmp_path).shards("train")
+    shards = tfds_prepared.open_prepared("birds_64", tmp_path).shards("train")
     assert len(shards) > 3 and sum(shard.num_records for shard in shards) == 14
     assert sorted(path.name for path in folder.glob("*-train.*")) == [
         f"birds_64-train.array_record-{i:05d}-of-{len(shards):05d}" for i in range(len(shards))

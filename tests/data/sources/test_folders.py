@@ -10,8 +10,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from data import datasets
-from data.images import BadImage, decode_image
+from data.images import decode_image
 from data.sources import folders
+from harness.errors import BadImage
 
 
 def png(value=0):

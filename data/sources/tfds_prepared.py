@@ -25,8 +25,8 @@ from typing import Any
 from array_record.python import array_record_data_source
 from google.protobuf.message import DecodeError
 
-from data.images import BadImage
 from data.sources.arrays import Record, check_index
+from harness.errors import BadImage
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

@@ -19,8 +19,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from data import datasets
-from data.images import BadImage
-from data.sources import tfds
+from data.sources import tfds_prepared
+from harness.errors import BadImage
 
 ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(0)
@@ -159,8 +159,8 @@ def test_the_newest_version_unless_one_is_named(tmp_path):
         write_set(tmp_path, f"birds/{version}")
     (tmp_path / "birds/incomplete.AB12CD_2.0.0").mkdir()
     (tmp_path / "birds/3.0.0").mkdir()  # without a description
-    assert tfds.open_prepared("birds", tmp_path).folder.name == "1.10.0"
-    assert tfds.open_prepared("birds:1.2.0", tmp_path).folder.name == "1.2.0"
+    assert tfds_prepared.open_prepared("birds", tmp_path).folder.name == "1.10.0"
+    assert tfds_prepared.open_prepared("birds:1.2.0", tmp_path).folder.name == "1.2.0"
     assert len(load(tmp_path, "train", "birds:1.9.0")) == 20
     with pytest.raises(ValueError, match="'birds:1.3.0' is not prepared"):
         datasets.check_name("birds:1.3.0", str(tmp_path))
@@ -208,7 +208,7 @@ def test_several_labels_an_image_are_refused(tmp_path):
 
 def test_records_without_a_label_are_refused(tmp_path):
     write_set(tmp_path, labels=(-1,) * 30)
-    with pytest.raises(tfds.NoLabel, match="record 2 of birds test .* -1.*0 to 2"):
+    with pytest.raises(tfds_prepared.NoLabel, match="record 2 of birds test .* -1.*0 to 2"):
         load(tmp_path, "test")[2]
 
 
@@ -296,12 +296,12 @@ def test_more_files_than_may_be_open(tmp_path):
     count = 80
     write_set(tmp_path, splits={"train": [1] * 30})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    shards = [tfds.Shard(f"{i}", 1) for i in range(count)]
-    prepared = tfds.open_prepared("birds", tmp_path)
+    shards = [tfds_prepared.Shard(f"{i}", 1) for i in range(count)]
+    prepared = tfds_prepared.open_prepared("birds", tmp_path)
     object.__setattr__(prepared, "shards", lambda split: shards)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 500), hard))
-        tfds.ArrayRecordSource(prepared, "train")
+        tfds_prepared.ArrayRecordSource(prepared, "train")
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(soft, 500) + count
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
