@@ -15,7 +15,7 @@ class ConfigError(RunError):
     exit_code = 2
 
 
-class BadImage(ConfigError):
+class BadImage(ConfigError, ValueError):
     """The bytes are not a readable image; the message says why, in one line."""
 
 
