@@ -22,18 +22,22 @@ from training import experiment
 from training.checkpoints import Checkpoints, can_resume
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
+from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | Path, *, profile_steps: str | None = None
+) -> dict[str, float]:
     """Trains until the last step of the config, from wherever the workdir has got to.
 
     Args:
         config: from a recipe's get_config().
         workdir: folder of the run, made if absent.
+        profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
 
     Returns:
         The metrics of the last step's evaluation.
@@ -58,6 +62,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config)
+        profile = parse_steps(profile_steps, run.steps.total)
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         stack.enter_context(workdirs.claimed(workdir, plain, run.data.dataset.class_names))
         run.data.bad.keep_in(workdirs.bad_images_path(workdir))
@@ -69,79 +74,84 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
         # The newest checkpoint or a fresh state; each array goes straight to its own devices.
         restored = saved.restore(run.shapes)
         if restored is None:
-            step, state, window = 0, run.init(weights), []
+            first_step, state, window = 0, run.init(weights), []
         else:
-            step, state, loop = restored
+            first_step, state, loop = restored
             batches.set_state(loop["data"])
-            window = loop["window"]
+            window = loop["window"]  # scalars of the steps since the last log line
+
+        report = stack.enter_context(
+            Reporter(workdir, first_step=first_step, steps=run.steps, batches=batches)
+        )
+        report.start(run.task.parameters(run.shapes), run.mesh, run.notes(weights))
+        train_step = stack.enter_context(
+            profiled(run.train_step, profile, first_step=first_step, folder=workdir / "profile")
+        )
+        split = run.data.eval_split
 
         def loop_record():
             return {"data": batches.get_state(), "window": to_numbers(window)}
 
-        with Reporter(workdir, first_step=step, steps=run.steps, batches=batches) as report:
-            report.start(run.task.parameters(run.shapes), run.mesh, run.notes(weights))
+        def stop(step):
+            done = saved.save(step, state, loop_record(), wait=True)
+            raise Interrupted(f"{done}; the same command resumes")
 
-            # The loop. `window` holds the scalars of the steps since the last log line.
-            while True:
-                if run.steps.due(run.steps.evaluate, step):
-                    split = plain["data"]["eval_split"]
-                    evaluation = evaluate(
-                        run.eval_step,
-                        run.task,
-                        state,
-                        report.watched(run.data.eval_batches(), split),
-                        key=run.key,
-                        stop=interrupts.requested,
-                    )
-                    if evaluation is not None:
-                        metrics = evaluation.metrics
-                        check_finite(metrics, step)
-                        saved.save_best(step, state, loop_record(), metrics)
-                        report.evaluation(step, evaluation, split)
-                        if step == run.steps.total:
-                            break
+        def evaluate_now(step):
+            watched = report.watched(run.data.eval_batches(), split)
+            evaluation = evaluate(
+                run.eval_step, run.task, state, watched, key=run.key, stop=interrupts.requested
+            )
+            if evaluation is None:
+                stop(step)
+            check_finite(evaluation.metrics, step)
+            saved.save_best(step, state, loop_record(), evaluation.metrics)
+            report.evaluation(step, evaluation, split)
+            return evaluation.metrics
 
-                if interrupts.requested():
-                    done = saved.save(step, state, loop_record(), wait=True)
-                    raise Interrupted(f"{done}; the same command resumes")
+        if run.steps.evaluates_at(first_step):  # stopped before it could
+            metrics = evaluate_now(first_step)
+        for step in range(first_step + 1, run.steps.total + 1):
+            if interrupts.requested():
+                stop(step - 1)
+            try:
+                batch = next(batches)
+            except BadImage:
+                if jax.process_count() == 1:  # with several, no other is at a save now
+                    saved.save(step - 1, state, loop_record(), wait=True)
+                raise
+            state, scalars = train_step(state, batch, run.key)
+            window.append(scalars)
+            jax.block_until_ready(window[:-RUN_AHEAD][-1:])
+            report.progress(step)
 
-                try:
-                    batch = next(batches)
-                except BadImage:
-                    if jax.process_count() == 1:  # with several, no other is at a save now
-                        saved.save(step, state, loop_record(), wait=True)
-                    raise
-                state, scalars = run.train_step(state, batch, run.key)
-                step += 1
-                window.append(scalars)
-                jax.block_until_ready(window[:-RUN_AHEAD][-1:])
-                report.progress(step)
+            if run.steps.logs_at(step):
+                averages = mean_scalars(window)
+                window = []
+                run.task.check(averages, step)
+                report.train(step, averages)
+            if run.steps.saves_at(step):
+                saved.save(step, state, loop_record(), is_last=step == run.steps.total)
+            if run.steps.evaluates_at(step):
+                metrics = evaluate_now(step)
 
-                if run.steps.due(run.steps.log, step):
-                    averages = mean_scalars(window)
-                    window = []
-                    run.task.check(averages, step)
-                    report.train(step, averages)
-
-                if run.steps.due(run.steps.save, step):
-                    is_last = step == run.steps.total
-                    saved.save(step, state, loop_record(), is_last=is_last)
-
-            saved.wait()
-            workdirs.write_done(workdir, metrics)
-            report.finish(metrics, split, seconds=time.perf_counter() - started)
+        saved.wait()
+        workdirs.write_done(workdir, metrics)
+        report.finish(metrics, split, seconds=time.perf_counter() - started)
     return metrics
 
 
 def define_flags() -> None:
     commandline.define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves.")
+    flags.DEFINE_string(
+        "profile_steps", None, "FIRST:LAST, such as 10:20: trace these steps to WORKDIR/profile."
+    )
 
 
 def main(args: flags.FlagValues) -> None:
     if args.config is None or not args.workdir:
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
-    train_and_evaluate(args.config, args.workdir)
+    train_and_evaluate(args.config, args.workdir, profile_steps=args.profile_steps)
 
 
 if __name__ == "__main__":

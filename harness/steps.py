@@ -17,8 +17,24 @@ class Steps:
     evaluate: int
     save: int
 
-    def due(self, interval: int, step: int) -> bool:
-        """True at each multiple of `interval` and at the last step."""
+    def logs_at(self, step: int) -> bool:
+        """Returns whether training metrics are logged once `step` updates are made."""
+        return self._is_due(self.log, step)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Returns whether the state after `step` updates is evaluated.
+
+        An evaluation at most half an interval before the last step is left out: epochs are rarely
+        a whole number of steps, and the last two evaluations would fall on nearly the same state.
+        """
+        is_near_the_end = 0 < self.total - step <= self.evaluate / 2
+        return self._is_due(self.evaluate, step) and not is_near_the_end
+
+    def saves_at(self, step: int) -> bool:
+        """Returns whether the state after `step` updates is saved."""
+        return self._is_due(self.save, step)
+
+    def _is_due(self, interval: int, step: int) -> bool:
         return step > 0 and (step % interval == 0 or step == self.total)
 
 
@@ -36,7 +52,8 @@ def plan_steps(
     Args:
         num_epochs: passes over the training split; a fraction is fine.
         log_every_steps: steps between two lines of training metrics.
-        evaluate_every_epochs: epochs between evaluations; the last step is always evaluated.
+        evaluate_every_epochs: epochs between evaluations; the last step is always evaluated, and
+            no other step close to it, see `Steps.evaluates_at`.
         save_every_epochs: epochs between checkpoints; the last step is always saved.
         num_examples: in the training split.
         batch_size: global batch.

@@ -1,6 +1,7 @@
 """What a person sees of a run, and what stays of it: lines or a progress bar, files, a picture."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -11,10 +12,14 @@ from clu import parameter_overview
 from tensorboardX import SummaryWriter
 
 from data.batches import Batches
-from harness.files import replacing, write_text
+from harness.files import write_text
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
+from training.curves import draw_curves
+
+# Drawing the curves takes most of a second, so it is not done at every evaluation.
+SECONDS_BETWEEN_CURVES = 60.0
 
 
 class Reporter:
@@ -46,16 +51,19 @@ class Reporter:
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
+        self._curves_clock, self._num_drawn = -math.inf, 0
         self._restart_clock(first_step)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         if self._active:
             self._bar.close()
             self._file.close()
             self._tensorboard.close()
+            if kind is not KeyboardInterrupt:  # of somebody in a hurry
+                self._draw_curves()
 
     def _records_until(self, step: int) -> list[dict]:
         """Rewrites metrics.jsonl without what will be logged again; returns what is left."""
@@ -164,7 +172,7 @@ class Reporter:
             )
 
     def evaluation(self, step: int, evaluation: Evaluation, split: str) -> None:
-        """Reports an evaluation, writes its pictures and redraws curves.png."""
+        """Reports an evaluation, writes its pictures and, once a minute, redraws curves.png."""
         if not self._active:
             return
         self._record("eval", step, evaluation.metrics, {}, evaluation.protocol)
@@ -172,8 +180,14 @@ class Reporter:
         for name, picture in evaluation.pictures.items():
             save_png(self._workdir / f"{name}_{step:07d}.png", picture)
             self._tensorboard.add_image(name, picture, step, dataformats="HWC")
-        draw_curves(self.records, self._workdir / "curves.png", self._steps.per_epoch)
+        if time.perf_counter() - self._curves_clock >= SECONDS_BETWEEN_CURVES:
+            self._draw_curves()
         self._restart_clock(step)
+
+    def _draw_curves(self) -> None:
+        if len(self.records) > self._num_drawn:
+            draw_curves(self.records, self._workdir / "curves.png", self._steps.per_epoch)
+            self._curves_clock, self._num_drawn = time.perf_counter(), len(self.records)
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
@@ -207,49 +221,3 @@ def _short(metrics: dict[str, float]) -> str:
 
     names = sorted(metrics, key=lambda name: name != "loss")  # jit returns dicts sorted by name
     return "  ".join(f"{name} {number(name, metrics[name])}" for name in names)
-
-
-def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None:
-    """Draws one panel per metric, training and evaluation together, over epochs.
-
-    Args:
-        records: lines of metrics.jsonl.
-        path: of the PNG.
-        steps_per_epoch: converts steps.
-    """
-    # The object interface: pyplot would keep global state and may open a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    skip = {"kind", "step", "num_examples", "num_samples", "images_per_second", "input_wait"}
-    skip.add("protocol")
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for record in records:
-        for name in record.keys() - skip:
-            panel = name.removeprefix("ema_")
-            curve = record["kind"] + (" EMA" if name != panel else "")
-            point = (record["step"] / steps_per_epoch, record[name])
-            panels.setdefault(panel, {}).setdefault(curve, []).append(point)
-    if not panels:
-        return
-    order = sorted(panels, key=lambda name: (-len(panels[name]), name != "loss", name))
-    columns = min(3, len(order))
-    rows = -(-len(order) // columns)
-    figure = Figure(figsize=(4.5 * columns, 3.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for index, name in enumerate(order):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        for curve, points in sorted(panels[name].items(), reverse=True):
-            x, y = zip(*points, strict=True)
-            style = {"marker": ".", "linewidth": 1.5} if "eval" in curve else {"linewidth": 1}
-            style["color"] = {"train": "tab:blue", "eval": "tab:orange"}.get(curve, "tab:green")
-            axes.plot(x, y, label=curve, **style)
-        axes.set_title(name.replace("_", " "))
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        positive = all(y > 0 for points in panels[name].values() for _, y in points)
-        if name in ("loss", "grad_norm") and positive:
-            axes.set_yscale("log")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")

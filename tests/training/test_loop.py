@@ -1,0 +1,59 @@
+"""The loop of train.py: what it asks of the devices between two steps."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import train
+from harness.errors import ConfigError
+from training import experiment
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """Makes every transfer between host and devices that a step does not ask for an error."""
+    build = experiment.build
+
+    def build_guarded(config, **options):
+        run = build(config, **options)
+
+        def guard(step):
+            def call(*args):
+                with jax.transfer_guard("disallow"):
+                    return step(*args)
+
+            return call
+
+        return dataclasses.replace(
+            run, train_step=guard(run.train_step), eval_step=guard(run.eval_step)
+        )
+
+    monkeypatch.setattr(experiment, "build", build_guarded)
+
+
+def test_steps_transfer_nothing(guarded, small_config, tmp_path):
+    small_config.mesh.data = 2
+    small_config.loop.num_epochs = 2.0
+    train.train_and_evaluate(small_config, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [r["step"] for r in records if r["kind"] == "eval"] == [5, 10]
+
+
+def test_the_guard_sees_a_transfer(guarded, small_config):
+    run = experiment.build(small_config)
+    batch = jax.tree.map(np.asarray, next(run.data.train_batches()))
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run.train_step(run.init(), batch, run.key)
+
+
+def test_profile_steps(small_config, tmp_path):
+    with pytest.raises(ConfigError, match="--profile_steps=19:21: must be .* <= 20"):
+        train.train_and_evaluate(small_config, tmp_path / "run", profile_steps="19:21")
+    assert not (tmp_path / "run").exists()
+    small_config.loop.num_epochs = 2.0
+    metrics = train.train_and_evaluate(small_config, tmp_path / "run", profile_steps="2:3")
+    assert list((tmp_path / "run/profile").glob("plugins/profile/*/perfetto_trace.json.gz"))
+    assert metrics == train.train_and_evaluate(small_config, tmp_path / "other")

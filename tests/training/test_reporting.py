@@ -1,0 +1,76 @@
+"""What a run leaves for a person to look at."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from harness.steps import plan_steps
+from tasks.protocol import Evaluation
+from training import reporting
+from training.curves import draw_curves
+
+
+class NoBatches:
+    seconds_waited = 0.0
+
+
+@pytest.fixture
+def reporter(tmp_path):
+    steps = plan_steps(
+        num_epochs=10.0,
+        log_every_steps=1,
+        evaluate_every_epochs=1.0,
+        save_every_epochs=1.0,
+        num_examples=100,
+        batch_size=100,
+    )
+    return reporting.Reporter(tmp_path, first_step=0, steps=steps, batches=NoBatches())
+
+
+def test_curves_are_drawn_once_a_minute_and_at_the_end(reporter, monkeypatch):
+    clock, drawn = [1000.0], []
+    monkeypatch.setattr(reporting.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(reporting, "draw_curves", lambda records, *_: drawn.append(len(records)))
+    with reporter:
+        for step in range(1, 9):  # 20 seconds each
+            reporter.evaluation(step, Evaluation({"loss": 1.0 / step}), "test")
+            clock[0] += 20.0
+        assert drawn == [1, 4, 7]
+    assert drawn == [1, 4, 7, 8]
+
+
+def test_nothing_new_is_not_drawn_again(reporter, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(reporting, "draw_curves", lambda records, *_: drawn.append(len(records)))
+    with reporter:
+        reporter.evaluation(1, Evaluation({"loss": 1.0}), "test")
+    assert drawn == [1]
+
+
+def test_in_a_hurry_nothing_is_drawn(reporter, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(reporting, "draw_curves", lambda *_: drawn.append(1))
+    with pytest.raises(KeyboardInterrupt), reporter:
+        reporter.train(1, {"loss": 1.0})
+        raise KeyboardInterrupt
+    assert drawn == []
+
+
+def test_the_picture(tmp_path):
+    records = [
+        {"kind": kind, "step": step, "loss": 2.0 / step, "protocol": {}, "num_examples": 3}
+        | ({"ema_loss": 1.0 / step} if kind == "eval" else {"images_per_second": 1e6})
+        for step in (1, 2, 3)
+        for kind in ("train", "eval")
+    ]
+    records = json.loads(json.dumps(records))
+    draw_curves(records, tmp_path / "curves.png", 1.0)
+    with PIL.Image.open(tmp_path / "curves.png") as image:
+        assert image.size == (450, 320)  # one panel: the loss, its average in the same
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    colours = {tuple(pixel) for pixel in np.unique(pixels, axis=0)}
+    for name, colour in {"train": (31, 119, 180), "eval": (255, 127, 14)}.items():
+        assert colour in colours, name
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]

@@ -1,0 +1,78 @@
+"""A trace of a few training steps, for TensorBoard and Perfetto."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from harness.errors import ConfigError
+
+
+def parse_steps(text: str | None, total: int) -> range:
+    """Returns the steps that --profile_steps=FIRST:LAST names, both included; None names none.
+
+    Args:
+        text: steps are counted from 1; the first step of a process includes its compilation.
+        total: last step of the run.
+
+    Raises:
+        ConfigError: another form, or steps that the run does not have.
+    """
+    if text is None:
+        return range(0)
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    first, last = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= first <= last <= total:
+        raise ConfigError(
+            f"--profile_steps={text}: must be FIRST:LAST, such as 10:20, with "
+            f"1 <= FIRST <= LAST <= {total}, the last step of the run"
+        )
+    return range(first, last + 1)
+
+
+@contextlib.contextmanager
+def profiled(
+    train_step: Callable, steps: range, *, first_step: int, folder: Path
+) -> Iterator[Callable]:
+    """Yields a train step that does the same, and records some of its calls in the first process.
+
+    Args:
+        train_step: called once per step.
+        steps: those to record.
+        first_step: number of updates made before.
+        folder: receives plugins/profile/TIME/: TensorBoard shows it (with the package xprof), and
+            https://ui.perfetto.dev opens the file perfetto_trace.json.gz in it.
+
+    Raises:
+        ConfigError: the first of the steps is made already.
+    """
+    if steps and steps.start <= first_step:
+        raise ConfigError(
+            f"--profile_steps={steps.start}:{steps[-1]}: {first_step} steps of this run are made; "
+            "choose later ones, or another --workdir"
+        )
+    if not steps or jax.process_index() != 0:
+        yield train_step
+        return
+    step = first_step
+
+    def recorded(state, batch, key):
+        nonlocal step
+        step += 1
+        if step == steps.start:
+            jax.block_until_ready(state)  # what came before stays out
+            jax.profiler.start_trace(folder, create_perfetto_trace=True)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            result = train_step(state, batch, key)
+        if step == steps[-1]:
+            jax.block_until_ready(result)
+            jax.profiler.stop_trace()
+        return result
+
+    try:
+        yield recorded
+    finally:
+        if step in steps[:-1]:  # interrupted in between
+            jax.profiler.stop_trace()
