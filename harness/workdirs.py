@@ -4,7 +4,7 @@ config.json    resolved config, git commit, versions, devices
 classes.txt    names of the classes, in the order of the labels, where they are known
 bad_images.jsonl  images that could not be read, if any
 checkpoints/   see training/checkpoints.py
-metrics.jsonl  every logged metric, one JSON object a line
+metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events
 curves.png     the same as a picture
 DONE           final metrics; exists once the run is finished
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError, input_errors
@@ -31,15 +32,10 @@ from harness.files import write_text
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"optimizer.base_lr": 0.001, ...}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.") if value else {f"{prefix}{key}": {}}
-        else:
-            flat[prefix + key] = value
-    return flat
+def flatten(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns {"optimizer.base_lr": 0.001, ..., "device_augment": {}}."""
+    flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep=".")
+    return {k: {} if v is traverse_util.empty_node else v for k, v in flat.items()}
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -137,7 +133,7 @@ def claimed(
 
 
 def read_classes(path: Path) -> list[str]:
-    """Returns the names in a file with a class a line."""
+    """Returns the names in a file with one class per line."""
     return path.read_bytes().decode("utf-8", "surrogateescape").rstrip("\n").split("\n")
 
 
@@ -155,7 +151,6 @@ def find_classes(path: Path) -> tuple[str, ...] | None:
 
 
 def _keep_classes(path: Path, class_names: tuple[str, ...] | None) -> None:
-    """Writes the names of the classes, once."""
     if class_names is None:
         return
     if not path.exists():
@@ -183,11 +178,10 @@ def write_config(workdir: Path, config: dict[str, Any]) -> None:
 
 def git_commit() -> str:
     """Returns the commit of the code, with "-dirty" for uncommitted changes, or "unknown"."""
-    folder = Path(__file__).parent
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             check=True,
@@ -207,7 +201,7 @@ def device_summary() -> str:
 def bad_images_path(workdir: Path) -> Path:
     """Returns this process's list of the images that it could not read."""
     process = jax.process_index()
-    return workdir / ("bad_images.jsonl" if process == 0 else f"bad_images_{process}.jsonl")
+    return workdir / f"bad_images{f'_{process}' if process else ''}.jsonl"
 
 
 def read_done(workdir: Path) -> dict[str, float] | None:
