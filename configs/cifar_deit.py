@@ -31,23 +31,10 @@ def get_config(argument: str | None = None):
     config.data.num_threads = 1  # images this small: more threads only wait for each other
 
     config.augment.random_crop = {"padding": 2}
-    config.augment.flip = {"probability": 0.5}
-    config.augment.randaugment = {
-        "variant": "nest",
-        "num_layers": 2,
-        "magnitude": 9.0,
-        "magnitude_std": 0.5,
-        "probability": 0.5,
-        "max_translate_pixels": 10.0,
-    }
-    config.device_augment.random_erasing = {"probability": 0.25, "placement": "clipped"}
-    config.device_augment.mixup_cutmix = {
-        "mixup_alpha": 0.8,
-        "cutmix_alpha": 1.0,
-        "probability": 1.0,
-        "switch_probability": 0.5,
-        "draw": "nest",
-    }
+    config.augment.flip = {}
+    config.augment.randaugment = {"max_translate_pixels": 10.0}
+    config.device_augment.random_erasing = {"placement": "clipped"}
+    config.device_augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}
 
     config.task.label_smoothing = 0.1  # before mixing
 

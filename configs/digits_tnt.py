@@ -3,7 +3,7 @@
     python train.py --config=configs/digits_tnt.py --workdir=runs/digits_tnt
 
 Argument: debug. Our own recipe, chosen by its accuracy on train[80%:] after training on train[:80%]
-(99.4 %, mean of seeds 0-2, 287 images, so 0.35 % an image); README has the accuracies on the test
+(99.4 %, mean of seeds 0-2, 287 images, so 0.35 % per image); README has the accuracies on the test
 split.
 """
 
@@ -15,7 +15,7 @@ def get_config(argument: str | None = None):
     config = base_config()
 
     # 16 sentences of 4x4 pixels, each of four words; 231,530 parameters. With the stem on the image
-    # words see across the edges of their patch; the released stem, on every patch by itself, had
+    # words see across the edges of their patch; the released stem, on each patch alone, had
     # 99.0 % in the same runs and was further behind early in them (83 % against 96 % at epoch 20).
     config.model.name = "tnt_s_patch16_224"
     config.model.patch_size = 4
