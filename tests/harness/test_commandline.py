@@ -93,7 +93,7 @@ CHANGES = [
     (
         "checkpoint.best_mode",
         "median",
-        "best_mode='median': unknown; allowed: max, min",
+        "best_mode='median': unknown; .*allowed: max, min",
     ),
     ("mesh.data", 7, "config.data.batch_size=32: .*multiples of 7"),
     ("mesh.fdsp", 2, "did you mean 'fsdp'"),

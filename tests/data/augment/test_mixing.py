@@ -426,10 +426,11 @@ def test_recipes_draw_as_their_codes_do():
         (imagenet_nest, "nest", "clipped"),
         (imagenet_tnt, "timm", "inside"),
     ):
-        section = recipe.get_config().device_augment
-        assert section.mixup_cutmix.draw == draw
-        assert section.random_erasing.placement == placement
-        assert create_device_augment(section.to_dict()) is not None
+        config = experiment.check_config(recipe.get_config(), needs_data=False)
+        section = config["device_augment"]
+        assert section["mixup_cutmix"]["draw"] == draw
+        assert section["random_erasing"]["placement"] == placement
+        assert create_device_augment(section) is not None
 
 
 # Against timm itself
