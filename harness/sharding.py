@@ -51,12 +51,12 @@ def create_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Shards the leading axis over all devices."""
+    """Returns the sharding of the leading axis over all devices."""
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A full copy on each device."""
+    """Returns the sharding with a full copy on each device."""
     return NamedSharding(mesh, P())
 
 

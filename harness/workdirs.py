@@ -1,4 +1,4 @@
-"""The folder of a run: its whole record.
+"""The folder of a run: its complete record.
 
 config.json    resolved config, git commit, versions, devices
 classes.txt    names of the classes, in the order of the labels, where they are known
@@ -60,7 +60,7 @@ def read_config(workdir: Path) -> ConfigDict:
     return ConfigDict(with_tuples(config))
 
 
-# Where and how fast a run runs, not what it computes: a resumed run may change them.
+# They decide where and how fast a run runs, not what it computes: a resumed run may change them.
 FREE_KEYS = re.compile(
     r"mesh\.|data\.(num_threads|num_workers|prefetch|data_dir|bad_images|max_bad)$"
 )
@@ -78,10 +78,10 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) -> None:
-    """Raises ConfigError, naming the keys that differ, if the workdir is of another config.
+    """Raises ConfigError, naming the keys that differ, if the workdir has another config.
 
     Args:
-        workdir: which may not exist yet.
+        workdir: may not exist yet.
         config: checked, with its defaults.
         check: gives an older config the defaults of keys that are new since then.
     """
@@ -104,7 +104,7 @@ def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) ->
 def claimed(
     workdir: Path, config: dict[str, Any], class_names: tuple[str, ...] | None
 ) -> Iterator[None]:
-    """Makes the workdir with its config.json and keeps a second run out while this one lasts.
+    """Makes the workdir with its config.json and locks other processes out for the block.
 
     Args:
         workdir: made if absent.
@@ -138,10 +138,10 @@ def read_classes(path: Path) -> list[str]:
 
 
 def find_classes(path: Path) -> tuple[str, ...] | None:
-    """Returns the classes of the run that a workdir, or a checkpoint in it, belongs to.
+    """Returns the class names of the run that a workdir, or a checkpoint in it, belongs to.
 
     Returns:
-        Their names in the order of the labels; None where they are not known.
+        The names in the order of the labels; None where they are not known.
     """
     path = path.absolute()
     for folder in (path, *path.parents[:3]):  # workdir/checkpoints/best/1200
@@ -199,7 +199,7 @@ def device_summary() -> str:
 
 
 def bad_images_path(workdir: Path) -> Path:
-    """Returns this process's list of the images that it could not read."""
+    """Returns the path of the list of images that this process could not read."""
     process = jax.process_index()
     return workdir / f"bad_images{f'_{process}' if process else ''}.jsonl"
 
@@ -212,7 +212,7 @@ def read_done(workdir: Path) -> dict[str, float] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path} is unreadable ({error}); delete it to go on") from None
+        raise ConfigError(f"{path} is unreadable ({error}); delete it to continue") from None
 
 
 def write_done(workdir: Path, metrics: dict[str, float]) -> None:

@@ -177,8 +177,8 @@ def center_crop(
     size = as_height_width("config.data.image_size", image_size)
     check_range("config.data.eval_crop_ratio", ratio, 0.1, 1.0)
     torchvision = interpolation in PILLOW
-    # Down, in both codes: int(256 / 224 * 384) = floor(384 / 0.875) = 438. The small number keeps
-    # what is a whole number but for the last bit of a float from losing one.
+    # Down, in both codes: int(256 / 224 * 384) = floor(384 / 0.875) = 438. The small number keeps a
+    # whole number that misses the last bit of a float from losing one.
     scaled = tuple(math.floor(side / ratio + 1e-9) for side in size)
     square = size[0] == size[1]
 
@@ -230,7 +230,7 @@ def random_crop(
     Raises:
         ValueError: a value is out of range.
 
-    Source: official NesT, libml/preprocess.py (train_cifar_preprocess): zeros, 2 pixels a side.
+    Source: official NesT, libml/preprocess.py (train_cifar_preprocess): zeros, 2 pixels per side.
     """
     size = as_height_width("config.data.image_size", image_size)
     most = min(size) - 1 if border == "reflect" else MAX_SIDE

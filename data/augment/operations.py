@@ -1,9 +1,9 @@
 """The image operations of RandAugment, each a plain function of a uint8 image `[h, w, c]`.
 
-c is 1 or 3. They return a new image of the same shape (or the image itself where nothing is to be
-done) and follow Pillow to a level: ImageOps and ImageEnhance for colours, Image.transform for
-geometry. Of a grey image with one channel, `color` changes nothing, as in Pillow's mode L.
-OpenCV does the work: it leaves Python's lock and takes 1 to 5 us for an image of 32 x 32.
+c is 1 or 3. They return a new image of the same shape, or the image itself if nothing changes, and
+follow Pillow to a level: ImageOps and ImageEnhance for colours, Image.transform for geometry.
+`color` leaves an image with one channel unchanged, as in Pillow's mode L. OpenCV does the work: it
+releases Python's lock and takes 1 to 5 us for an image of 32 x 32.
 """
 
 import math
@@ -18,7 +18,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 LEVELS = np.arange(256)
 # Added before OpenCV rounds to nearest, this rounds down, as Pillow does; a bit less than a half
-# lets whole numbers stay what they are.
+# keeps whole numbers.
 ROUND_DOWN = -0.499
 SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -109,7 +109,7 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiplies with `factor`; 0 is black (ImageEnhance.Brightness)."""
+    """Multiplies by `factor`; 0 is black (ImageEnhance.Brightness)."""
     return cv2.addWeighted(image, factor, image, 0.0, ROUND_DOWN).reshape(image.shape)
 
 

@@ -4,7 +4,7 @@ Each entry of `TRANSFORMS` is a function of keyword arguments (a section of the 
 `transform(image, rng) -> image`, with uint8 images `[h, w, c]` and every random draw from `rng`, a
 generator of the record's own: an augmented image depends on (seed, epoch, index) alone.
 
-The functions stand in crops.py, randaugment.py (with operations.py) and color.py, and here.
+The functions are in crops.py, randaugment.py (with operations.py) and color.py, and here.
 """
 
 import inspect
