@@ -31,27 +31,15 @@ def get_config(argument: str | None = None):
     config.data.eval_batch_size = BATCH_SIZES[arg.size]
     config.data.num_threads = 1  # images this small: more threads only wait for each other
 
-    # Pads 2 pixels a side, to 36 (libml/preprocess.py), not the usual 4.
+    # Pads 2 pixels per side, to 36 (libml/preprocess.py), not the usual 4.
     config.augment.random_crop = {"padding": 2}
-    config.augment.flip = {"probability": 0.5}
-    # Magnitude 9 of 10 levels: num_levels=10 is the default of augment/augment_ops.py.
-    config.augment.randaugment = {
-        "variant": "nest",
-        "num_layers": 2,
-        "magnitude": 9.0,
-        "magnitude_std": 0.5,
-        "probability": 0.5,
-        "max_translate_pixels": 10.0,  # augment/rand_augment.py, for 32-pixel images
-    }
-    config.device_augment.random_erasing = {"probability": 0.25, "placement": "clipped"}
-    # Mixup or cutmix, half and half per batch; cutmix alpha 1.0: default of libml/preprocess.py.
-    config.device_augment.mixup_cutmix = {
-        "mixup_alpha": 0.8,
-        "cutmix_alpha": 1.0,
-        "probability": 1.0,
-        "switch_probability": 0.5,
-        "draw": "nest",
-    }
+    config.augment.flip = {}
+    # Our defaults: 2 operations with probability 0.5, of magnitude 9 +- 0.5 out of 10. The largest
+    # translation is that of augment/rand_augment.py for 32-pixel images.
+    config.augment.randaugment = {"max_translate_pixels": 10.0}
+    config.device_augment.random_erasing = {"placement": "clipped"}
+    # Mixup or cutmix, half of the batches each; cutmix alpha 1.0: default of libml/preprocess.py.
+    config.device_augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}
 
     config.task.label_smoothing = 0.1  # before mixing
 

@@ -33,7 +33,7 @@ def get_config(argument: str | None = None):
     config.data.eval_batch_size = 512
     config.data.num_threads = 1  # images this small: more threads only wait for each other
 
-    config.augment.flip = {"probability": 0.5}
+    config.augment.flip = {}
     config.task.r1_weight = 1.0
     config.task.num_samples = 10_000  # as many as the test split has
 

@@ -33,11 +33,10 @@ def get_config(argument: str | None = None):
 
     # libml/preprocess.py, train_cifar_preprocess; the Wide ResNet paper pads 4.
     config.augment.random_crop = {"padding": 2}
-    config.augment.flip = {"probability": 0.5}
+    config.augment.flip = {}
 
     config.optimizer.name = "sgd"
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = True  # train.py
+    config.optimizer.nesterov = True  # train.py, with momentum 0.9
     config.optimizer.base_lr = 0.2
     config.optimizer.reference_batch = 256  # train.py; 0.1 at 128, as in the Wide ResNet paper
     config.optimizer.warmup_epochs = 5.0

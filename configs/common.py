@@ -1,6 +1,7 @@
-"""What all recipes share: the sections with their plainest values, and the recipe argument.
+"""What all recipes share: the sections, and the recipe argument.
 
-Each section is the keyword arguments of one function, where every value is explained:
+Each section is the keyword arguments of one function, which explains every value and has the
+defaults; a recipe lists what differs from them, and what a reader looks for first.
 
     model           zoo/registry.py            create_model; its fields in the model's own file
     data            data/pipeline.py           Data
@@ -13,7 +14,7 @@ Each section is the keyword arguments of one function, where every value is expl
     checkpoint      training/checkpoints.py    Checkpoints
     init            zoo/start.py               read_init_from
 
-`seed` is of all randomness. `init_from` is what the run starts from: weights or a workdir, read
+`seed` fixes all randomness. `init_from` is what the run starts from: weights or a workdir, read
 with the options of `init`; None: from scratch; "": to be given on the command line.
 """
 
@@ -25,84 +26,17 @@ def base_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.init_from = config_dict.placeholder(str)
-    config.init = ConfigDict(
-        {
-            "weights": "raw",
-            "checkpoint": "latest",
-            "resize": config_dict.placeholder(str),  # "linear" for NesT, "bicubic" for the others
-            "reinit_head": "zeros",
-            "other_classes": config_dict.placeholder(bool),  # as a workdir's classes.txt says
-            "ignore_fields": (),
-        }
-    )
-    config.model = ConfigDict()
-    config.data = ConfigDict(
-        {
-            "train_split": "train",
-            "eval_split": "test",
-            "data_dir": config_dict.placeholder(str),
-            "classes": config_dict.placeholder(tuple),  # all
-            "examples_per_class": config_dict.placeholder(int),  # all
-            "examples_seed": 0,
-            "mean": config_dict.placeholder(tuple),  # the data set's
-            "std": config_dict.placeholder(tuple),
-            "eval_crop_ratio": 1.0,
-            "eval_crop_interpolation": "bilinear",
-            "repeats": 1,
-            "num_threads": config_dict.placeholder(int),  # one a core
-            "num_workers": 0,
-            "prefetch": 2,
-            "bad_images": "replace",
-            "max_bad": 20,
-        }
-    )
-    config.augment = ConfigDict()
-    config.device_augment = ConfigDict()
-    config.task = ConfigDict(
-        {
-            "name": "classification",
-            "label_smoothing": 0.0,
-            "ema_decay": config_dict.placeholder(float),
-            "ema_warmup": False,
-            "accumulation_steps": 1,
-            "linear_probe": False,
-        }
-    )
-    config.optimizer = _base_optimizer()
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
-    config.loop = ConfigDict(
-        {"log_every_steps": 100, "evaluate_every_epochs": 1.0, "save_every_epochs": 1.0}
-    )
-    config.checkpoint = ConfigDict(
-        {"keep_last": 2, "best_metric": "top1_accuracy", "best_mode": "max"}
-    )
+    sections = ("init", "model", "data", "augment", "device_augment", "task", "optimizer")
+    for section in (*sections, "mesh", "loop", "checkpoint"):
+        config[section] = ConfigDict()
+    config.task.name = "classification"
     return config
-
-
-def _base_optimizer() -> ConfigDict:
-    return ConfigDict(
-        {
-            "name": "adamw",
-            "reference_batch": config_dict.placeholder(int),
-            "schedule": "cosine",
-            "warmup_epochs": 0.0,
-            "final_lr": 0.0,
-            "weight_decay": 0.0,
-            "decay_exclude": (),
-            "b1": 0.9,
-            "b2": 0.999,
-            "eps": 1e-8,
-            "grad_clip_norm": config_dict.placeholder(float),
-            "layer_decay": config_dict.placeholder(float),
-            "freeze": (),
-        }
-    )
 
 
 def gan_config() -> ConfigDict:
     """Returns a config with the sections of a GAN's run; recipes fill in the rest.
 
-    Beside those that all runs have, each is the keyword arguments of one function:
+    Apart from those that all runs have, each is the keyword arguments of one function:
 
         generator, discriminator    zoo/registry.py    create_generator, create_discriminator
         generator_optimizer, discriminator_optimizer      create_optimizer
@@ -111,34 +45,14 @@ def gan_config() -> ConfigDict:
     config = base_config()
     for section in ("init", "model", "device_augment", "optimizer"):
         del config[section]
-    del config.data.mean, config.data.std  # images are in -1..1
-    config.generator = ConfigDict()
-    config.discriminator = ConfigDict()
-    config.generator_optimizer = _base_optimizer()
-    config.discriminator_optimizer = _base_optimizer()
-    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
-        optimizer.schedule = "constant"
-        optimizer.b1, optimizer.b2 = 0.0, 0.99  # HiT-GAN and StyleGAN2, papers/nest.md section 5
-    config.task = ConfigDict(
-        {
-            "name": "gan",
-            "loss": "logistic",
-            "r1_weight": 10.0,
-            "r1_every_steps": 16,
-            "gradient_penalty": 10.0,  # of "wasserstein" alone
-            "augment": ("color", "translation", "cutout"),
-            "consistency": 0.0,
-            "conditional": False,
-            "ema_decay": 0.999,
-            "ema_warmup": True,
-            "steps": "alternating",
-            "collapse_steps": 500,
-            "features": "",  # no metrics, pictures only
-            "statistics": "",  # the evaluation split's
-            "num_samples": 1000,
-            "neighbors": 3,
+    config.task.name = "gan"
+    for network in ("generator", "discriminator"):
+        config[network] = ConfigDict()
+        config[f"{network}_optimizer"] = {
+            "schedule": "constant",
+            "b1": 0.0,  # HiT-GAN and StyleGAN2, papers/nest.md section 5
+            "b2": 0.99,
         }
-    )
     config.checkpoint.best_metric = ""
     config.checkpoint.best_mode = config_dict.placeholder(str)  # distances: min; shares: max
     return config

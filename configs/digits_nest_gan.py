@@ -37,7 +37,6 @@ def get_config(argument: str | None = None):
 
     config.task.augment = ("translation", "cutout")
     config.task.r1_weight = 1.0
-    config.task.ema_decay = 0.999
 
     for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
         optimizer.base_lr = 1e-3

@@ -6,10 +6,10 @@ draws samples at every evaluation. With a classifier, also the distances to the 
 --config.task.features=WORKDIR, or a file of Inception-v3's weights.
 
 Argument: base|small, debug. From the paper (arXiv 2105.12723) are the task and, recalled, the
-74.4 million parameters of the generator. It does not tell the training: losses, weight of R1,
+74.4 million parameters of the generator. It does not describe the training: losses, weight of R1,
 optimizer, batch, average and length are those of HiT-GAN (arXiv 2106.07631, by the same authors) on
 ImageNet at 128. Ours are lazy R1 (there in every step: r1_every_steps=1), the warm-up of the
-average (there it starts anew after ten steps) and alternating steps (there joint: steps="joint").
+average (there it restarts after ten steps) and alternating steps (there joint: steps="joint").
 Not trained to the end here.
 """
 
@@ -33,7 +33,7 @@ def get_config(argument: str | None = None):
     config.data.eval_batch_size = 512
     config.data.eval_split = "validation"
 
-    config.augment.flip = {"probability": 0.5}
+    config.augment.flip = {}
     config.task.augment = ()  # 1.28 million images: nothing to learn by heart
     config.task.r1_weight = 20.0  # HiT-GAN, utils/losses.py: 10 |g|^2; here it is halved
     config.task.num_samples = 50_000  # the FID's usual number, about the split's size

@@ -26,25 +26,23 @@ def get_config(argument: str | None = None):
 
     config.data.name = "imagenet2012"
     config.data.image_size = 224
-    # ours: 64 a device there, with batch statistics of each device; ours are of the whole batch
+    # ours: 64 per device there, with batch statistics per device; ours are of the whole batch
     config.data.batch_size = 256
     config.data.eval_batch_size = 256
     config.data.eval_split = "validation"
-    config.data.eval_crop_ratio = 0.875  # libml/preprocess.py: 256 to 224
-    config.data.eval_crop_interpolation = "bilinear"  # likewise, without antialiasing
+    # libml/preprocess.py: 256 to 224, bilinear without antialiasing.
+    config.data.eval_crop_ratio = 0.875
 
     # libml/preprocess.py, train_preprocess. Official images are in 0..1, ours normalised.
     config.augment.random_resized_crop = {
         "area": (0.05, 1.0),
         "aspect": (0.75, 1.33),
-        "interpolation": "bilinear",
         "rule": "tensorflow",
     }
-    config.augment.flip = {"probability": 0.5}
+    config.augment.flip = {}
 
     config.optimizer.name = "sgd"
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = True  # train.py
+    config.optimizer.nesterov = True  # train.py, with momentum 0.9
     config.optimizer.base_lr = 0.1
     config.optimizer.reference_batch = 256
     config.optimizer.warmup_epochs = 5.0
@@ -55,7 +53,7 @@ def get_config(argument: str | None = None):
     config.loop.num_epochs = 90.0
     config.loop.log_every_steps = 500
     config.loop.evaluate_every_epochs = 1.0  # official: every 5,000 steps, 1 epoch at 256
-    config.loop.save_every_epochs = 1.0  # likewise
+    config.loop.save_every_epochs = 1.0  # as the evaluations
     if arg.debug:
         shrink(config, image_size=64)
         config.model.update(depths=(1, 1, 1), dims=(16, 32, 64))

@@ -36,7 +36,7 @@ def get_config(argument: str | None = None):
     config.data.name, config.data.train_split, config.loop.num_epochs = DATASETS[arg.dataset]
     config.data.eval_split = "test"
     config.data.image_size = 384  # paper
-    config.data.batch_size = 128  # command: 16 a GPU, on a number of GPUs that nobody gives
+    config.data.batch_size = 128  # command: 16 per GPU, on a number of GPUs that nobody gives
     config.data.eval_batch_size = 128
 
     # The command's average, of 25,000 steps, is as long as the whole run on CIFAR and five times as

@@ -1,7 +1,7 @@
 """Writes data sets as ArrayRecord files, in the folders that TensorFlow Datasets uses.
 
-Neither function needs TensorFlow. What is interrupted never looks finished: files get their names,
-and a folder its description, last.
+TensorFlow is not needed. An interrupted conversion never looks finished: files get their names, and
+a folder its description, last.
 """
 
 import json
@@ -26,13 +26,13 @@ from harness.files import replacing, write_text
 
 JPEG_QUALITY = 95
 SHARD_BYTES = 2**28
-# One record a group: random access reads no more than it wants.
+# One record per group: random access reads no more than it wants.
 _OPTIONS = "group_size:1"
 _AT_ONCE = 256  # records in flight between the threads and the file
 
 
 def convert_tfrecords(prepared: Prepared) -> None:
-    """Adds ArrayRecord files beside the TFRecord files of a prepared set.
+    """Adds ArrayRecord files to the TFRecord files of a prepared set.
 
     The records are copied as they are. TensorFlow Datasets then reads the folder in either format.
 
@@ -90,10 +90,10 @@ def _read_tfrecords(path: str) -> Iterator[bytes]:
 
 
 def write_resized(dataset: Dataset, name: str, version: str, data_dir: Path, size: int) -> Path:
-    """Writes a copy of a data set with smaller images, as a set of its own.
+    """Writes a copy of a data set with smaller images, as a new set.
 
     Images whose short side is longer than `size` are shrunk to it and stored as JPEG; others, and
-    unreadable ones, are copied as they are, so that record numbers stay the same.
+    unreadable ones, are copied unchanged, so that record numbers stay the same.
 
     Args:
         dataset: a set whose images are encoded.
@@ -133,20 +133,18 @@ def write_resized(dataset: Dataset, name: str, version: str, data_dir: Path, siz
                 "shardLengths": [
                     str(n) for n in _write_split(source, unfinished, name, split, size)
                 ],
-                "numBytes": str(_bytes_of(unfinished, f"{name}-{split}.")),
+                "numBytes": str(
+                    sum(path.stat().st_size for path in unfinished.glob(f"{name}-{split}.*"))
+                ),
             }
             for split, source in sources.items()
         ]
         _describe(dataset, name, version, size, splits, unfinished)
-        unfinished.chmod(0o755)  # mkdtemp's are for the owner alone
+        unfinished.chmod(0o755)  # mkdtemp's folders are for the owner alone
         os.replace(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
-
-
-def _bytes_of(folder: Path, prefix: str) -> int:
-    return sum(path.stat().st_size for path in folder.glob(f"{prefix}*"))
 
 
 def _write_split(source: Source, folder: Path, name: str, split: str, size: int) -> list[int]:
@@ -190,14 +188,14 @@ def _write_split(source: Source, folder: Path, name: str, split: str, size: int)
     finally:
         if writer is not None:
             writer.close()
-    for number in range(len(lengths)):  # how many there are is known only now
+    for number in range(len(lengths)):  # the names hold their number, known only now
         place = f"{number:05d}-of-{len(lengths):05d}"
         (folder / f"{number}.part").rename(folder / f"{name}-{split}.{FORMAT}-{place}")
     return lengths
 
 
 def shrink(encoded: bytes, size: int) -> bytes:
-    """Returns a JPEG whose short side is `size`; what is not larger, or unreadable, as it is."""
+    """Returns a JPEG whose short side is `size`, or the file itself if smaller or unreadable."""
     try:
         image = decode_image(encoded)
     except BadImage:

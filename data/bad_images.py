@@ -4,12 +4,14 @@ import json
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from absl import logging
 
+from harness.arguments import problem
 from harness.errors import BadImage
 
-POLICIES = ("replace", "raise")
+Policy = Literal["replace", "raise"]
 
 
 class TooManyBadImages(BadImage):
@@ -24,7 +26,7 @@ class BadImages:
         max_bad: with "replace", as many as may be unreadable.
     """
 
-    def __init__(self, policy: str, max_bad: int):
+    def __init__(self, policy: Policy, max_bad: int):
         self._limit = max_bad if policy == "replace" else 0
         self._policy = policy
         self._seen: set[tuple[str, int]] = set()
@@ -35,9 +37,9 @@ class BadImages:
         return len(self._seen)
 
     def keep_in(self, path: Path) -> None:
-        """Lists the images in a file, a JSON object a line, after those that are there already.
+        """Appends the images to a file, one JSON object per line.
 
-        Images in the file do not count again: a resumed run goes on counting.
+        Images that the file already lists do not count again: a resumed run goes on counting.
         """
         self._path = path
         if path.exists():
@@ -56,27 +58,20 @@ class BadImages:
         """
         with self._lock:
             for index, name, reason in entries:
-                if (split, index) in self._seen:
-                    if len(self._seen) > self._limit:  # listed by an earlier run
-                        raise TooManyBadImages(self._message(split, name, reason))
-                    continue
-                self._seen.add((split, index))
-                logging.warning("%s (%s) cannot be read: %s", name, split, reason)
-                if self._path is not None:
-                    entry = {"split": split, "index": index, "name": name, "reason": reason}
-                    with self._path.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(entry) + "\n")
-                if len(self._seen) > self._limit:
+                if (split, index) not in self._seen:
+                    self._seen.add((split, index))
+                    logging.warning("%s (%s) cannot be read: %s", name, split, reason)
+                    if self._path is not None:
+                        entry = {"split": split, "index": index, "name": name, "reason": reason}
+                        with self._path.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(entry) + "\n")
+                if len(self._seen) > self._limit:  # an earlier run may have listed them
                     raise TooManyBadImages(self._message(split, name, reason))
 
     def _message(self, split: str, name: str, reason: str) -> str:
+        last = f"{name} ({split}) cannot be read: {reason}"
         if self._policy == "raise":
-            return (
-                f"{name} ({split}) cannot be read: {reason}; data.bad_images=replace goes on "
-                "without such images"
-            )
+            return f"{last}; config.data.bad_images=replace goes on without such images"
         listed = f"; all are listed in {self._path}" if self._path else ""
-        return (
-            f"{len(self._seen)} images cannot be read, data.max_bad allows {self._limit}; the last "
-            f"is {name} ({split}): {reason}{listed}"
-        )
+        what = f"{len(self._seen)} images cannot be read{listed}; the last: {last}"
+        return problem("config.data.max_bad", self._limit, what)

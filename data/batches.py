@@ -18,6 +18,7 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data import loading
+from harness.arguments import check_range, problem
 
 # Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
 PART_BYTES = 2**22
@@ -45,10 +46,7 @@ class Layout:
             process_index: without sharding, which part of the rows to load.
             process_count: without sharding, number of equal parts.
         """
-        if not 0 <= process_index < process_count:
-            raise ValueError(
-                f"process_index is {process_index}; it must lie in 0 to {process_count - 1}"
-            )
+        check_range("process_index", process_index, 0, process_count - 1)
         self._process_index = process_index
         self._process_count = process_count
         self._sharding = None
@@ -66,16 +64,15 @@ class Layout:
         """Raises ValueError for a batch size that cannot be cut evenly."""
         if batch_size % self._num_parts:
             owners = "processes" if self._sharding is None else "devices of the batch axis"
-            raise ValueError(
-                f"{key} is {batch_size}; it must be divisible by the {self._num_parts} {owners}"
-            )
+            allowed = f"multiples of {self._num_parts}, the number of {owners}"
+            raise ValueError(problem(key, batch_size, "cannot be cut evenly", allowed))
 
     def round_up(self, batch_size: int) -> int:
-        """Next batch size that can be cut evenly."""
+        """Returns the next batch size that can be cut evenly."""
         return math.ceil(batch_size / self._num_parts) * self._num_parts
 
     def local_rows(self, batch_size: int) -> list[int]:
-        """Rows of the global batch, ascending, that this process has to load."""
+        """Returns the rows of the global batch, ascending, that this process has to load."""
         rows = np.arange(batch_size)
         if self._sharding is None:
             return np.split(rows, self._process_count)[self._process_index].tolist()
@@ -98,7 +95,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class BatchReader:
-    """All global batches of a list of records, each reachable at once by its number.
+    """All global batches of a list of records, with random access.
 
     Attributes:
         records: Grain's random-access list of loading.Sample, which may be practically endless.
@@ -148,7 +145,7 @@ class BatchReader:
         if self.num_workers:
             # As they start in a process of their own, they import its main module: a script needs
             # `if __name__ == "__main__":`.
-            if not flags.FLAGS.is_parsed():  # Grain's processes ask for flags, also in notebooks
+            if not flags.FLAGS.is_parsed():  # Grain's processes ask for flags, even in notebooks
                 flags.FLAGS.mark_as_parsed()
             # Parts come back in order, whichever worker made them.
             per_worker = max(2, math.ceil(2 * len(parts) / self.num_workers))
@@ -178,7 +175,7 @@ class Batches(Iterator[Batch]):
     end with `close`, at the end of the data, on an error, and before the interpreter ends.
 
     Attributes:
-        seconds_waited: how long the caller has waited for batches, in all.
+        seconds_waited: total time that the caller has waited for batches.
     """
 
     def __init__(self, reader: BatchReader, start: int = 0):
@@ -191,12 +188,11 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         asked = time.perf_counter()
+        starting = not self._open
         try:
-            if not self._open:
-                with _signals_held_back(self._reader.num_workers > 0):
+            with _signals_held_back(starting and self._reader.num_workers > 0):
+                if starting:
                     self._open.append(self._reader.open_at(self._batches))
-                    batch = next(self._open[0])
-            else:
                 batch = next(self._open[0])
         except BaseException:
             self.close()
@@ -212,8 +208,9 @@ class Batches(Iterator[Batch]):
     def set_state(self, state: Mapping[str, int]) -> None:
         """Goes to the position that `get_state` gave in this or another run of the same recipe."""
         batches = state["batches"]
-        if isinstance(batches, bool) or not isinstance(batches, int) or batches < 0:
-            raise ValueError(f"state.batches is {batches!r}; it must be a whole number from 0")
+        if type(batches) is not int or batches < 0:
+            what = "not a number of batches"
+            raise ValueError(problem("state.batches", batches, what, "whole numbers from 0"))
         self.close()
         self._batches = batches
 
@@ -224,11 +221,11 @@ class Batches(Iterator[Batch]):
 
 @contextlib.contextmanager
 def _signals_held_back(active: bool) -> Iterator[None]:
-    """Holds SIGINT and SIGTERM back from this thread and from all that it starts meanwhile.
+    """Blocks SIGINT and SIGTERM in this thread and in all that it starts meanwhile.
 
     Ctrl-C and schedulers send them to a whole group of processes. The run stops in good order when
-    it gets them; worker processes must go on until it tells them. Threads and processes inherit
-    what is held back.
+    it gets them; worker processes must go on until the run ends them. Threads and processes inherit
+    the blocked signals.
     """
     if not active:
         yield
@@ -241,6 +238,6 @@ def _signals_held_back(active: bool) -> Iterator[None]:
 
 
 def _close_all(iterators: list[grain.DatasetIterator]) -> None:
-    """Closes the iterators and lets go of them: Grain's complain if they outlive its modules."""
+    # Grain's iterators complain if they outlive its modules.
     while iterators:
         iterators.pop().close()

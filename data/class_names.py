@@ -1,4 +1,4 @@
-"""Names of classes that a person can read, for ImageNet."""
+"""Readable names of ImageNet's classes."""
 
 import functools
 import re
@@ -12,8 +12,8 @@ _SYNSET = re.compile(r"n\d{8}")
 def imagenet_names() -> dict[str, str]:
     """Returns WordNet's number of each ImageNet class -> its names, in the order of the labels.
 
-    They are those that TensorFlow Datasets ships beside its code, which neither needs TensorFlow
-    nor reads any data: "n01440764" -> "tench, Tinca tinca". Empty where a version of it lacks them.
+    They come with the code of TensorFlow Datasets, and neither need TensorFlow nor any data:
+    "n01440764" -> "tench, Tinca tinca". Empty where a version of it lacks them.
     """
     try:
         from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST as names
@@ -26,7 +26,7 @@ def imagenet_names() -> dict[str, str]:
 
 
 def readable(names: Collection[str]) -> tuple[str, ...]:
-    """Puts ImageNet's names in the place of WordNet's numbers; all other names stay.
+    """Replaces WordNet's numbers by ImageNet's names; all other names stay.
 
     Args:
         names: of classes. ImageNet's folders, and the sets made from them, have such numbers.

@@ -1,9 +1,9 @@
 """Data sets by name: how each is loaded, its classes and its statistics.
 
-digits, synthetic       ship with the code
-folder:/path            a folder of images for each class (data/sources/folders.py)
-npz:/path.npz           arrays in one file (data/sources/npz.py)
-anything else           a set that TensorFlow Datasets has prepared (data/sources/tfds_prepared.py)
+digits, synthetic   ship with the code
+folder:/path        a folder of images per class (data/sources/folders.py)
+npz:/path.npz       arrays in one file (data/sources/npz.py)
+anything else       a set that TensorFlow Datasets has prepared (data/sources/tfds_prepared.py)
 """
 
 import functools
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data.pixel_statistics import default_statistics
 from data.sources import arrays, folders, npz, tfds_prepared
+from harness.arguments import problem, unknown
 
 # Names of TensorFlow Datasets that the recipes have.
 _USUAL = ("cifar10", "cifar100", "imagenet2012")
@@ -30,11 +31,9 @@ class Dataset:
         name: as in the recipe.
         num_classes: number of labels, which are 0 to num_classes - 1.
         num_channels: 1 for grey, 3 for colour.
-        mean: per channel, of pixels scaled to 0..1, over the training split before resizing.
-        std: likewise.
         load: `load(split, image_size) -> Source` for a whole split. Only sources whose originals
-            are smaller than what anybody trains on (digits) and made-up ones heed the image size;
-            the others give images of the size they have.
+            are smaller than what anybody trains on (digits) and synthetic ones heed the image size;
+            the others give images in their own sizes.
         splits: names that `load` takes.
         aliases: other name of a split -> its name in `splits`.
         class_names: in the order of the labels, where known.
@@ -44,13 +43,21 @@ class Dataset:
     name: str
     num_classes: int
     num_channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     load: Callable[[str, tuple[int, int]], arrays.Source]
     splits: tuple[str, ...] = ("train", "test")
     aliases: Mapping[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     note: str = ""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, of the training split's pixels, scaled to 0..1."""
+        return default_statistics(self.name, self.num_channels)[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, of the training split's pixels, scaled to 0..1."""
+        return default_statistics(self.name, self.num_channels)[1]
 
 
 def _is_path(name: str) -> bool:
@@ -58,12 +65,9 @@ def _is_path(name: str) -> bool:
 
 
 def check_form(name: str) -> None:
-    """Checks that a data set may have this name, without looking for it; see `check_name`."""
-    if isinstance(name, str) and (
-        _is_path(name) or name in BUILT_IN or tfds_prepared.is_name(name)
-    ):
-        return
-    raise ValueError(f"data set {name!r} is not known; {_allowed()}")
+    """Raises a ValueError for what can't be the name of a data set, without looking for it."""
+    if not (_is_path(name) or name in BUILT_IN or tfds_prepared.is_name(name)):
+        raise ValueError(f"config.data.name={name!r}: {unknown(name, _known())}")
 
 
 def check_name(name: str, data_dir: str | None = None) -> None:
@@ -71,7 +75,7 @@ def check_name(name: str, data_dir: str | None = None) -> None:
 
     Args:
         name: as `open_dataset` takes it.
-        data_dir: likewise.
+        data_dir: as `open_dataset` takes it.
 
     Raises:
         ValueError: malformed, or not there; one line that says what to do.
@@ -81,30 +85,28 @@ def check_name(name: str, data_dir: str | None = None) -> None:
         kind, _, path = name.partition(":")
         exists = os.path.isdir if kind == "folder" else os.path.isfile
         if not exists(os.path.expanduser(path)):
-            what = "folder" if kind == "folder" else "file"
-            raise ValueError(f"data set {name!r}: there is no {what} {path!r}")
+            what = f"there is no {'folder' if kind == 'folder' else 'file'} {path!r}"
+            raise ValueError(problem("config.data.name", name, what))
     elif name not in BUILT_IN:
         try:
             tfds_prepared.open_prepared(name, data_dir)
         except ValueError as error:
             if tfds_prepared.find_folder(name, data_dir) or name in _USUAL:
                 raise
-            raise ValueError(f"{error} ({_allowed()})") from None  # perhaps it is misspelt
+            raise ValueError(f"{error} ({unknown(name, _known())})") from None
 
 
 def absolute_name(name: str) -> str:
-    """Returns the name with its path, if any, made absolute: runs go on from anywhere."""
+    """Returns the name with its path, if any, made absolute, so that runs go on from anywhere."""
     kind, colon, path = name.partition(":")
     if kind not in ("folder", "npz") or not colon:
         return name
     return f"{kind}:{Path(path).expanduser().absolute()}"
 
 
-def _allowed() -> str:
-    return (
-        f"there is: {', '.join(BUILT_IN)}, folder:/path, npz:/path.npz, and TensorFlow Datasets "
-        "such as cifar10"
-    )
+def _known() -> list[str]:
+    others = "any other set of TensorFlow Datasets"
+    return [*BUILT_IN, "folder:/path", "npz:/path.npz", *_USUAL, others]
 
 
 def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
@@ -134,13 +136,10 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
 
 
 def _digits() -> Dataset:
-    mean, std = default_statistics("digits", 1)
     return Dataset(
         name="digits",
         num_classes=10,
         num_channels=1,
-        mean=mean,
-        std=std,
         load=arrays.digits_source,
         aliases={"validation": "test"},
         class_names=tuple("0123456789"),
@@ -153,9 +152,8 @@ def _load_synthetic(split: str, image_size: tuple[int, int]) -> arrays.Source:
 
 
 def _synthetic() -> Dataset:
-    mean, std = default_statistics("synthetic", 3)
-    aliases = {"validation": "test"}  # it stands in for any data set, whatever a recipe asks for
-    return Dataset("synthetic", 10, 3, mean, std, _load_synthetic, aliases=aliases)
+    aliases = {"validation": "test"}  # it stands in for any data set
+    return Dataset("synthetic", 10, 3, _load_synthetic, aliases=aliases)
 
 
 # What ships with the code; a set of one's own may be added.
@@ -165,13 +163,10 @@ BUILT_IN: dict[str, Callable[[], Dataset]] = {"digits": _digits, "synthetic": _s
 def _from_folder(name: str, path: Path) -> Dataset:
     folder = folders.open_folder(path)
     load = functools.cache(folder.load)  # a million files are scanned once, however many slices
-    mean, std = default_statistics(name, 3)
     return Dataset(
         name=name,
         num_classes=len(folder.class_names),
         num_channels=3,
-        mean=mean,
-        std=std,
         load=lambda split, image_size: load(split),
         splits=tuple(folder.split_folders),
         aliases=folder.aliases,
@@ -182,13 +177,10 @@ def _from_folder(name: str, path: Path) -> Dataset:
 
 def _from_npz(name: str, path: Path) -> Dataset:
     arrays = npz.read_npz(path)
-    mean, std = default_statistics(name, arrays.num_channels)
     return Dataset(
         name=name,
         num_classes=arrays.num_classes,
         num_channels=arrays.num_channels,
-        mean=mean,
-        std=std,
         load=lambda split, image_size: arrays.sources[split],
         splits=tuple(arrays.sources),
         aliases=arrays.aliases,
@@ -198,7 +190,6 @@ def _from_npz(name: str, path: Path) -> Dataset:
 
 def _from_tfds(name: str, data_dir: str | None) -> Dataset:
     prepared = tfds_prepared.open_prepared(name, data_dir)
-    mean, std = default_statistics(name, 3)
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> arrays.Source:
@@ -212,8 +203,6 @@ def _from_tfds(name: str, data_dir: str | None) -> Dataset:
         name=name,
         num_classes=prepared.num_classes,
         num_channels=3,
-        mean=mean,
-        std=std,
         load=lambda split, image_size: load(split),
         splits=tuple(prepared.splits),
         class_names=prepared.class_names,
@@ -241,15 +230,17 @@ def parse_split(dataset: Dataset, split: str) -> list[_Part]:
         ValueError: malformed, or no such split.
     """
     names = {**{name: name for name in dataset.splits}, **dataset.aliases}
-    parts = split.split("+") if isinstance(split, str) else [""]
-    matches = [_PART.fullmatch(part.strip()) for part in parts]
-    if any(match is None or match["base"] not in names for match in matches):
-        raise ValueError(
-            f"split {split!r} of data set {dataset.name!r} is not known; there is: "
-            f"{', '.join(names)}, each also sliced, as in 'train[:80%]' or "
-            "'train[100:200]', and joined, as in 'train+test[:50%]'"
-        )
-    return [(names[match["base"]], match["start"], match["stop"]) for match in matches]
+    parsed = []
+    for part in split.split("+"):
+        match = _PART.fullmatch(part.strip())
+        if match is None or match["base"] not in names:
+            what = unknown(part.split("[")[0], names)
+            raise ValueError(
+                f"{part.strip()!r} is {what} of {dataset.name!r}, each also sliced, as "
+                "'train[:80%]' or 'train[100:200]', and joined, as 'train+test[:50%]'"
+            )
+        parsed.append((names[match["base"]], match["start"], match["stop"]))
+    return parsed
 
 
 def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> arrays.Source:
@@ -266,32 +257,25 @@ def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> ar
     Raises:
         ValueError: an unknown split, or a slice outside the split or without a record.
     """
-    parts = [_load_part(dataset, part, split, image_size) for part in parse_split(dataset, split)]
+    parts = [_load_part(dataset, part, image_size) for part in parse_split(dataset, split)]
     return parts[0] if len(parts) == 1 else arrays.Concatenated(parts)
 
 
-def _load_part(
-    dataset: Dataset, part: _Part, split: str, image_size: tuple[int, int]
-) -> arrays.Source:
+def _load_part(dataset: Dataset, part: _Part, image_size: tuple[int, int]) -> arrays.Source:
     base, start, stop = part
     source = dataset.load(base, image_size)
-    if start is None and stop is None:
-        return source
     total = len(source)
     first = 0 if start is None else _boundary(start, total)
     last = total if stop is None else _boundary(stop, total)
     if not 0 <= first < last <= total:
         raise ValueError(
-            f"split {split!r} of data set {dataset.name!r} asks for records {first} to {last}; "
-            f"it must be a part of 0 to {total} with at least one record"
+            f"records {first} to {last} of {base!r} of {dataset.name!r}; allowed: at least one "
+            f"record of 0 to {total}"
         )
-    return arrays.Subset(source, range(first, last))
+    return source if (first, last) == (0, total) else arrays.Subset(source, range(first, last))
 
 
 def _boundary(text: str, total: int) -> int:
-    """Record number that a slice boundary such as "80%", "100" or "-20%" means."""
-    if text.endswith("%"):
-        number = round(int(text[:-1]) * total / 100)
-    else:
-        number = int(text)
+    """Returns the record number that a slice boundary such as "80%", "100" or "-20%" means."""
+    number = round(int(text[:-1]) * total / 100) if text.endswith("%") else int(text)
     return number + total if text.startswith("-") else number

@@ -1,8 +1,8 @@
 """Encoded images to pixels, for files as they are found in the wild.
 
-OpenCV decodes what is an intact JPEG or PNG file by its structure; it releases Python's lock
-meanwhile. Everything else, including files with their end missing, is left to Pillow, which reads
-more formats and raises on damage that OpenCV fills with grey.
+OpenCV decodes JPEG and PNG files whose structure is intact, and releases Python's lock meanwhile.
+Everything else, including files with their end missing, is left to Pillow, which reads more formats
+and raises on damage that OpenCV fills with grey.
 """
 
 import io
@@ -17,7 +17,7 @@ from harness.errors import BadImage, one_line
 # Pillow's own threshold against decompression bombs: 256 MB as RGB.
 MAX_PIXELS = 89_478_485
 
-# Larger ones are refused here, with a BadImage; Pillow's warning would only be a second voice.
+# Larger ones are refused here, with a BadImage; Pillow's warning would only repeat it.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -35,9 +35,9 @@ _JPEG_SEGMENTS = {0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE}
 def decode_image(encoded: bytes) -> np.ndarray:
     """Decodes an image file.
 
-    The name of the file plays no part: the format is recognized by the contents. Orientation tags
-    are ignored, as TensorFlow and Pillow do. Grey, palette and CMYK images become RGB, 16-bit
-    samples keep their high byte, alpha is dropped, and of an animation the first frame is taken.
+    The contents, not the name of the file, decide the format. Orientation tags are ignored, as in
+    TensorFlow and Pillow. Grey, palette and CMYK images become RGB, 16-bit samples keep their high
+    byte, alpha is dropped, and of an animation the first frame is taken.
 
     Args:
         encoded: contents of a file in a format that Pillow knows.
@@ -61,7 +61,7 @@ def decode_image(encoded: bytes) -> np.ndarray:
 
 
 def _is_for_opencv(encoded: bytes) -> bool:
-    """Whether the bytes start and end as a JPEG or PNG that OpenCV reads exactly as Pillow does."""
+    """Returns whether this is a whole JPEG or PNG, which OpenCV reads exactly as Pillow does."""
     if encoded.startswith(_JPEG_START):
         # Entropy-coded data never holds the end marker, so its absence at the end means damage or
         # appended bytes.
@@ -81,7 +81,7 @@ def _is_for_opencv(encoded: bytes) -> bool:
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Width and height of a grey or three-channel JPEG; None for any other."""
+    """Returns width and height of a grey or three-channel JPEG; None for any other."""
     place = 2
     while place + 10 <= len(encoded) and encoded[place] == 0xFF:
         marker = encoded[place + 1]
@@ -101,13 +101,10 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise BadImage(
-            f"it has {width} x {height} pixels; at most {MAX_PIXELS:,} pixels are decoded"
-        )
+        raise BadImage(f"it has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
 
 
 def _decode_with_pillow(encoded: bytes) -> np.ndarray:
-    """Decodes what OpenCV does not, or finds out what is wrong with it."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             _check_size(*image.size)
@@ -122,7 +119,7 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray:
     except UnidentifiedImageError:
         raise BadImage("it is not an image of a known format") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"at most {MAX_PIXELS:,} pixels are decoded; it has more") from None
+        raise BadImage(f"it has more pixels than the {MAX_PIXELS:,} allowed") from None
     # Damage surfaces as almost anything: OSError, SyntaxError, struct.error, EOFError, IndexError.
     except Exception as error:
         raise BadImage(f"it cannot be decoded: {one_line(error)}") from error

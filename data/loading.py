@@ -38,7 +38,7 @@ class Sample:
 
 
 def end_with_parent(worker: int, num_workers: int) -> None:
-    """Lets a worker process end when the run's process is killed and cannot tell it to."""
+    """Makes a worker process end when the run's process is killed and cannot end it."""
     del worker, num_workers
     parent = os.getppid()
 
@@ -53,7 +53,7 @@ def end_with_parent(worker: int, num_workers: int) -> None:
 def replacement(index: int, attempt: int, num_records: int) -> int:
     """Returns the record that stands in for an unreadable one.
 
-    It follows from the arguments alone, so that order and resuming stay exact whichever thread,
+    It depends on the arguments alone, so that order and resuming stay exact whichever thread,
     process or host finds the record unreadable.
     """
     return int(np.random.default_rng((index, attempt)).integers(num_records))
@@ -114,8 +114,8 @@ class ReadEvaluation(grain.transforms.Map):
 class Repeat(grain.transforms.Map):
     """Position -> index, each index `repeats` times in a row: repeated augmentation.
 
-    An epoch still has `num_records` positions, so it draws `num_records / repeats` different
-    records, others each time.
+    An epoch still has `num_records` positions, so each draws a new set of `num_records / repeats`
+    records.
 
     Args:
         order: endless list of indices, of which each run of `num_records` is one epoch's order.

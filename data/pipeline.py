@@ -4,8 +4,8 @@
     rows k * batch_size + [0 .. batch_size) of that list, in parts           global batch k
     read ahead in threads or worker processes -> device arrays               what the loop takes
 
-Batch k is a function of (seed, k) and the recipe: which threads and processes make it, or at which
-batch a run resumes, changes nothing.
+Batch k is a function of (seed, k) and the recipe alone: it does not matter which threads and
+processes make it, or at which batch a run resumes.
 """
 
 import functools
@@ -18,26 +18,15 @@ from jax.sharding import NamedSharding
 
 from data import datasets, selection
 from data.augment import transforms
-from data.augment.crops import center_crop
-from data.bad_images import POLICIES, BadImages
+from data.augment.crops import Interpolation, center_crop
+from data.bad_images import BadImages, Policy
 from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
 from data.loading import ReadEvaluation, ReadTraining, Repeat
 from data.sources import arrays
-from harness.arguments import as_height_width, check_choice, check_integer, check_number
+from harness.arguments import as_height_width, check_range, problem
 
-# Least values of the fields that are whole numbers.
-LEAST = {
-    "batch_size": 1,
-    "eval_batch_size": 1,
-    "seed": 0,
-    "repeats": 1,
-    "examples_per_class": 1,
-    "examples_seed": 0,
-    "num_threads": 0,
-    "num_workers": 0,
-    "prefetch": 0,
-    "max_bad": 0,
-}
+FROM_ONE = ("batch_size", "eval_batch_size", "repeats", "examples_per_class")
+FROM_ZERO = ("examples_seed", "num_threads", "num_workers", "prefetch", "max_bad")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,36 +40,34 @@ class Data:
             "folder:/path", "npz:/path.npz", any classification set of TensorFlow Datasets.
         image_size: height and width in pixels, or one number for both.
         batch_size: global, over all devices and processes.
-        eval_batch_size: likewise; any number will do.
-        train_split: like "train", "train[:80%]" or "train+validation".
-        eval_split: likewise.
+        eval_batch_size: the same for evaluation; any number will do.
+        train_split, eval_split: like "train", "train[:80%]" or "train+validation".
         data_dir: of prepared TensorFlow Datasets; None: its usual places.
         classes: labels of the classes to keep, which become 0, 1, ... in this order; None: all.
-        examples_per_class: train on so many of each class of the training split; None: on all.
+        examples_per_class: how many of each class to train on; None: all.
         examples_seed: of the choice of those examples, which is the same for any `seed`.
-        mean: per channel, of pixels scaled to 0..1; None: the data set's.
-        std: likewise.
+        mean, std: per channel, of pixels scaled to 0..1; None: the data set's.
         eval_crop_ratio: in evaluation the image's short side becomes image_size / ratio, of which
             the centre is cut out.
         eval_crop_interpolation: how it is resized, see data/augment/crops.py.
         repeats: augmented copies of each image in an epoch's order (repeated augmentation).
-        num_threads: threads that make batches, of each worker process if there are any; None: as
-            many as there are cores, over all workers; 0 leaves it to the prefetch thread.
+        num_threads: threads that make batches, per worker process if there are any; None: as many
+            as there are cores, over all workers; 0 leaves it to the prefetch thread.
         num_workers: processes that make batches; 0: threads of this process. Each imports the
-            main module, so that a script needs `if __name__ == "__main__":`, holds in-memory data
-            once more, and hands over images in shared memory (/dev/shm, which is small in Docker).
+            main module, so that a script needs `if __name__ == "__main__":`, holds its own copy of
+            in-memory data, and passes images in shared memory (/dev/shm, which is small in Docker).
         prefetch: batches kept ready on the device; 0 makes each when it is asked for.
-        bad_images: "replace" replaces images that cannot be read by others (evaluation leaves
-            them out), "raise" stops at the first one.
+        bad_images: "replace" puts others in the place of images that cannot be read (evaluation
+            leaves them out), "raise" stops at the first one.
         max_bad: with "replace", how many a process may meet before the run stops.
         augment: name in `transforms.TRANSFORMS` -> keyword arguments (None: off).
         seed: of order and augmentation, 0 to 2**32 - 1.
         sharding: how the batch axis lies over the devices; None gives numpy batches.
-        process_index: without sharding, which of `process_count` parts of each batch to load.
-        process_count: see `process_index`; with a sharding, the mesh says it.
+        process_index, process_count: without sharding, which of how many parts of each batch to
+            load; a sharding's mesh says it.
 
     Raises:
-        ValueError: names the key, its value and what is allowed.
+        ValueError: a value is out of range, or several do not go together.
     """
 
     name: str
@@ -96,12 +83,12 @@ class Data:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     eval_crop_ratio: float = 1.0
-    eval_crop_interpolation: str = "bilinear"
+    eval_crop_interpolation: Interpolation = "bilinear"
     repeats: int = 1
     num_threads: int | None = None
     num_workers: int = 0
     prefetch: int = 2
-    bad_images: str = "replace"
+    bad_images: Policy = "replace"
     max_bad: int = 20
     augment: Mapping[str, Any] | None = None
     seed: int = 0
@@ -110,23 +97,15 @@ class Data:
     process_count: int = 1
 
     def __post_init__(self):
-        for key, least in LEAST.items():
-            value = getattr(self, key)
-            if value is not None or key not in ("num_threads", "examples_per_class"):
-                check_integer(f"data.{key}", value, least, 2**32 - 1)
-        if self.data_dir is not None and not isinstance(self.data_dir, str):
-            raise ValueError(f"data.data_dir is {self.data_dir!r}; it must be a path or None")
-        check_choice("data.bad_images", self.bad_images, POLICIES)
+        for least, keys in enumerate((FROM_ZERO, FROM_ONE)):
+            for key in keys:
+                if (value := getattr(self, key)) is not None:
+                    check_range(f"config.data.{key}", value, least, 2**32 - 1)
+        check_range("config.seed", self.seed, 0, 2**32 - 1)
         for key, least in (("mean", 0.0), ("std", 1e-6)):
-            values = getattr(self, key)
-            if values is not None and not values:
-                raise ValueError(f"data.{key} is {values!r}; it must be numbers, or None")
-            for value in values or ():
-                check_number(f"data.{key}", value, least, 1.0)
-        try:
-            datasets.check_form(self.name)
-        except ValueError as error:
-            raise ValueError(f"data.name: {error}") from None
+            for value in getattr(self, key) or ():
+                check_range(f"config.data.{key}", value, least, 1.0)
+        datasets.check_form(self.name)
         _ = self._train_steps  # raises what is wrong with the augmentation and the crop
 
     def check_there(self) -> None:
@@ -134,16 +113,18 @@ class Data:
         datasets.check_name(self.name, self.data_dir)
 
     def open(self, *, training: bool = True) -> "Data":
-        """Opens the training split, if it is wanted, and the evaluation split.
+        """Opens the evaluation split and, for training, the training split.
 
         Raises:
             ValueError, OSError: the data are missing, broken or not what the recipe needs.
         """
-        self.layout.check("data.batch_size", self.batch_size)
+        self.layout.check("config.data.batch_size", self.batch_size)
+        channels = self.dataset.num_channels
         for key in ("mean", "std"):
-            values, channels = getattr(self, key), self.dataset.num_channels
+            values = getattr(self, key)
             if values is not None and len(values) not in (1, channels):
-                raise ValueError(f"data.{key} is {values!r}; images have {channels} channels")
+                allowed = f"1 or {channels}, the number of channels"
+                raise ValueError(problem(f"config.data.{key}", values, "wrong length", allowed))
         _ = self.eval_source
         if training:
             _ = self.train_source
@@ -151,24 +132,22 @@ class Data:
 
     @functools.cached_property
     def dataset(self) -> datasets.Dataset:
-        """What is known of the data set: classes, channels, splits."""
+        """What is known about the data set: classes, channels, splits."""
         dataset = datasets.open_dataset(self.name, self.data_dir)
         return dataset if self.classes is None else selection.keep_classes(dataset, self.classes)
 
     @functools.cached_property
     def train_source(self) -> arrays.Source:
         """The records of the training split."""
-        source = self._source("train_split")
-        if self.examples_per_class is None:
-            return source
-        return selection.few_of_each(
-            source, self.num_classes, self.examples_per_class, self.examples_seed
-        )
+        source = self._source("train_split", self.train_split)
+        if count := self.examples_per_class:
+            return selection.few_of_each(source, self.num_classes, count, self.examples_seed)
+        return source
 
     @functools.cached_property
     def eval_source(self) -> arrays.Source:
         """The records of the evaluation split."""
-        return self._source("eval_split")
+        return self._source("eval_split", self.eval_split)
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -197,19 +176,17 @@ class Data:
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of each channel that pixels, scaled to 0..1, are normalised with."""
-        mean = self.dataset.mean if self.mean is None else tuple(self.mean)
-        std = self.dataset.std if self.std is None else tuple(self.std)
-        return mean, std
+        """Mean and deviation per channel that normalise pixels scaled to 0..1."""
+        return tuple(self.mean or self.dataset.mean), tuple(self.std or self.dataset.std)
 
     def train_batches(self, start: int = 0) -> Batches:
         """Returns endless augmented training batches.
 
-        Each epoch holds every example once, in an order of its own. Epochs follow each other
-        without a gap: a batch may hold the end of one and the start of the next.
+        Each epoch holds every example once, in its own order. Epochs follow each other without a
+        gap: a batch may hold the end of one and the start of the next.
 
         Args:
-            start: number of batches to leave out, which costs nothing.
+            start: number of batches to skip, at no cost.
         """
         num_records = len(self.train_source)
         records = grain.MapDataset.range(num_records).seed(self.seed).shuffle().repeat()
@@ -223,8 +200,8 @@ class Data:
     def eval_batches(self, split: str | None = None) -> BatchReader:
         """Returns all examples of a split, once each, in order, without augmentation.
 
-        The last batch is filled up with zeros, whose mask is 0, as is that of unreadable images.
-        The batch size is rounded up to a multiple of the number of devices (or processes).
+        The last batch is padded with zeros; their mask is 0, as is that of unreadable images. The
+        batch size is rounded up to a multiple of the number of devices (or processes).
 
         Args:
             split: like "test" or "train[:50%]"; None is the recipe's `eval_split`.
@@ -232,11 +209,8 @@ class Data:
         Returns:
             An iterable with a length in batches and `num_examples`.
         """
-        split = split or self.eval_split
-        source = self.eval_source
-        if split != self.eval_split:
-            source = arrays.tried(datasets.load_source(self.dataset, split, self.height_and_width))
-        bad = functools.partial(self.bad.add, split)
+        source = self._source("eval_split", split) if split else self.eval_source
+        bad = functools.partial(self.bad.add, split or self.eval_split)
         return self.batches_of(source, self.dataset.num_channels, bad)
 
     def batches_of(
@@ -256,46 +230,36 @@ class Data:
     @property
     def height_and_width(self) -> tuple[int, int]:
         """Size of the images in pixels."""
-        return as_height_width("data.image_size", self.image_size)
-
-    @property
-    def _threads(self) -> int:
-        if self.num_threads is not None:
-            return self.num_threads
-        return max(1, num_cores() // max(1, self.num_workers))
+        return as_height_width("config.data.image_size", self.image_size)
 
     @functools.cached_property
     def _crop(self):
-        """The evaluation's resizing and crop, image -> image."""
-        try:
-            return center_crop(
-                image_size=self.height_and_width,
-                ratio=self.eval_crop_ratio,
-                interpolation=self.eval_crop_interpolation,
-            )
-        except ValueError as error:  # of the function's arguments, which have other names here
-            raise ValueError(str(error).replace("center_crop.", "data.eval_crop_")) from None
+        return center_crop(
+            image_size=self.height_and_width,
+            ratio=self.eval_crop_ratio,
+            interpolation=self.eval_crop_interpolation,
+        )
 
     @functools.cached_property
     def _train_steps(self) -> list[transforms.Transform]:
         return transforms.create_transforms(self.augment, self.height_and_width, self._crop)
 
-    def _source(self, key: str) -> arrays.Source:
+    def _source(self, key: str, split: str) -> arrays.Source:
         try:
-            source = datasets.load_source(self.dataset, getattr(self, key), self.height_and_width)
-            return arrays.tried(source)
+            return arrays.tried(datasets.load_source(self.dataset, split, self.height_and_width))
         except ValueError as error:
-            raise ValueError(f"data.{key}: {error}") from None
+            raise ValueError(f"config.data.{key}={split!r}: {error}") from None
 
     def _reader(
         self, records: grain.MapDataset, batch_size: int, image_shape: tuple, report_bad: ReportBad
     ) -> BatchReader:
+        per_process = max(1, num_cores() // max(1, self.num_workers))
         return BatchReader(
             records=records,
             image_shape=image_shape,
             batch_size=batch_size,
             layout=self.layout,
-            num_threads=self._threads,
+            num_threads=per_process if self.num_threads is None else self.num_threads,
             num_workers=self.num_workers,
             prefetch=self.prefetch,
             report_bad=report_bad,

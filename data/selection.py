@@ -8,10 +8,11 @@ import numpy as np
 
 from data.datasets import Dataset
 from data.sources.arrays import Record, Source, Subset
+from harness.arguments import problem
 
 
 def labels_of(source: Source) -> np.ndarray:
-    """Returns all labels, int64 [n]; one that does not have them at hand is read through once."""
+    """Returns all labels, int64 [n]; a source that lacks `labels` is read through once."""
     if hasattr(source, "labels"):
         return np.asarray(source.labels, np.int64)
     return np.asarray([source[index]["label"] for index in range(len(source))], np.int64)
@@ -48,13 +49,11 @@ def keep_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     Raises:
         ValueError: no such class, or one twice.
     """
-    allowed = range(dataset.num_classes)
-    if len(classes) < 2 or len(set(classes)) != len(classes) or not set(classes) <= set(allowed):
-        raise ValueError(
-            f"data.classes is {tuple(classes)!r}; it must be at least two different labels of "
-            f"{dataset.name!r}, which has 0 to {dataset.num_classes - 1}"
-        )
     classes = tuple(int(label) for label in classes)
+    chosen, last = set(classes), dataset.num_classes - 1
+    if len(classes) < 2 or len(chosen) < len(classes) or chosen - set(range(last + 1)):
+        allowed = f"two or more different labels of {dataset.name!r}, 0 to {last}"
+        raise ValueError(problem("config.data.classes", classes, "no choice of classes", allowed))
 
     @functools.cache  # one look at the labels of a split, however many slices of it
     def load(split: str, image_size: tuple[int, int]) -> Source:
@@ -90,15 +89,14 @@ def few_of_each(source: Source, num_classes: int, count: int, seed: int) -> Subs
     for label in range(num_classes):
         places = order[labels[order] == label][:count]
         if len(places) < count:
-            raise ValueError(
-                f"data.examples_per_class is {count}, but class {label} has {len(places)}"
-            )
+            what = f"class {label} has only {len(places)}"
+            raise ValueError(problem("config.data.examples_per_class", count, what))
         chosen.append(places)
     return Subset(source, np.sort(np.concatenate(chosen)))
 
 
 def evenly_spaced(source: Source, at_most: int) -> Source:
-    """Returns the source or, of a larger one, so many records with equal gaps, in its order."""
+    """Returns the source, or `at_most` records of a larger one, evenly spaced, in its order."""
     if at_most >= len(source):
         return source
     return Subset(source, np.arange(at_most) * len(source) // at_most)

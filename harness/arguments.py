@@ -1,55 +1,61 @@
-"""Checks of the keyword arguments of a recipe; each error names key, value and what is allowed."""
+"""What is wrong with a value of a config, always in one form.
 
+    config.optimizer.base_lr='fast': of type str; allowed: float
+    config.data.bad_images='rais': unknown; did you mean 'raise'? allowed: replace, raise
+    config.augment.flip.probability=2.0: out of range; allowed: 0 to 1
+
+The strict checker (harness/strict_config.py) finds wrong names, types and choices. The functions
+that a config calls check ranges, and how their values go together.
+"""
+
+import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
+MAX_SIDE = 1 << 14  # of an image, pixels
 
-def check_number(key: str, value: Any, least: float, most: float) -> None:
-    """Raises a ValueError unless `value` is a number (no truth value) from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{key} is {value!r}; it must be a number")
+
+def problem(key: str, value: Any, what: str, allowed: str = "") -> str:
+    """Returns "key=value: what is wrong; allowed: ..."."""
+    return f"{key}={value!r}: {what}{f'; allowed: {allowed}' if allowed else ''}"
+
+
+def unknown(name: Any, allowed: Iterable[str]) -> str:
+    """Returns "unknown; did you mean 'x'? allowed: x, y", the hint only where a name is near."""
+    allowed = [str(choice) for choice in allowed]
+    close = difflib.get_close_matches(str(name), allowed, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown; {hint}allowed: {', '.join(allowed) or 'none'}"
+
+
+def check_range(key: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raises a ValueError unless least <= value <= most."""
     if not least <= value <= most:
-        raise ValueError(f"{key} is {value}; allowed is {least:g} to {most:g}")
+        allowed = f"at least {least}" if most == math.inf else f"{least} to {most}"
+        raise ValueError(problem(key, value, "out of range", allowed))
 
 
-def check_integer(key: str, value: Any, least: int, most: int) -> None:
-    """Raises a ValueError unless `value` is a whole number from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{key} is {value!r}; allowed are whole numbers, {least} to {most}")
+def check_interval(key: str, value: tuple[float, float], least: float, most: float) -> None:
+    """Raises a ValueError unless `value` holds two numbers in the range, the lower one first."""
+    low, high = value
+    if not least <= low <= high <= most:
+        allowed = f"{least} to {most}, the lower number first"
+        raise ValueError(problem(key, value, "no interval in the range", allowed))
 
 
-def check_choice(key: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises a ValueError unless `value` is one of the names in `choices`."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{key} is {value!r}; there is: {', '.join(choices)}")
-
-
-def check_interval(key: str, value: Any, least: float, most: float) -> tuple[float, float]:
-    """Returns two numbers, the lower one first, as a tuple; raises a ValueError for all else."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"{key} is {value!r}; it must be two numbers, the lower one first")
-    for number in value:
-        check_number(key, number, least, most)
-    if value[0] > value[1]:
-        raise ValueError(f"{key} is {tuple(value)}; the lower number comes first")
-    return tuple(value)
-
-
-def as_choices(key: str, value: Any, choices: Iterable[str]) -> tuple[str, ...]:
-    """Returns one name, or several in a tuple or list, as a tuple; each must be in `choices`."""
-    names = tuple(value) if isinstance(value, tuple | list) else (value,)
+def as_names(key: str, value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Returns one name, or several in a tuple, as a tuple; raises a ValueError if it is empty."""
+    names = (value,) if isinstance(value, str) else tuple(value)
     if not names:
-        raise ValueError(f"{key} is empty; there is: {', '.join(choices)}")
-    for name in names:
-        check_choice(key, name, choices)
+        raise ValueError(problem(key, value, "empty", "one name or more"))
     return names
 
 
-def as_height_width(key: str, value: Any) -> tuple[int, int]:
+def as_height_width(key: str, value: int | tuple[int, int]) -> tuple[int, int]:
     """Returns an image size, a side or (height, width) in pixels, as (height, width)."""
     size = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(size) != 2:
-        raise ValueError(f"{key} is {value!r}; it must be a side or (height, width)")
-    for side in size:
-        check_integer(key, side, 1, 1 << 14)
+    if len(size) != 2 or not all(isinstance(s, int) and 1 <= s <= MAX_SIDE for s in size):
+        allowed = f"a side or (height, width), 1 to {MAX_SIDE} pixels"
+        raise ValueError(problem(key, value, "not the size of an image", allowed))
     return size

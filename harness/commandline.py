@@ -1,5 +1,7 @@
 """The command line of train.py, evaluate.py and the tools: absl flags, clear errors, exit codes."""
 
+import functools
+import operator
 import os
 import re
 import sys
@@ -8,11 +10,11 @@ from collections.abc import Callable, Mapping
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from harness.errors import ConfigError, RunError
 
-# config_flags itself takes None for a number, but not for a section, which that switches off.
+# config_flags takes None for numbers; here also for a section, which None switches off.
 _NONE = re.compile(r"--?config\.([\w.]+)=None$")
 
 
@@ -21,8 +23,8 @@ def define_config_flag() -> None:
 
     None is a value for every key: --config.augment.flip=None leaves the flip out.
 
-    New keys are accepted here, so that a model's every field can be set although the recipe does
-    not list it; the strict check of harness/strict_config.py follows and refuses misspelt ones.
+    Keys that the recipe does not list are accepted here, as its sections list only what differs
+    from the defaults; harness/strict_config.py then refuses misspelt ones.
     """
     config_flags.DEFINE_config_file(
         "config",
@@ -34,8 +36,7 @@ def define_config_flag() -> None:
 
 
 def _define_common_flags() -> None:
-    """Defines --traceback, and the flags of runs with several processes, one or more a host."""
-    flags.DEFINE_bool("traceback", False, "Show where an error came from, too.")
+    flags.DEFINE_bool("traceback", False, "Also show where an error came from.")
     flags.DEFINE_bool(
         "distributed", False, "This is one of several processes; TPU pods and Slurm say which."
     )
@@ -58,31 +59,26 @@ def _parse(argv: list[str]) -> list[str]:
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.to_dict()  # a recipe that failed to load says so only here
             for key in (match[1] for match in map(_NONE.match, argv) if match):
-                _set_none(flags.FLAGS.config, key)
+                *sections, name = key.split(".")
+                functools.reduce(operator.getitem, sections, flags.FLAGS.config)[name] = None
         return rest
     except (AttributeError, KeyError, OSError, TypeError, ValueError, flags.Error) as error:
-        _fail(ConfigError(_one_line(error)))
+        _fail(ConfigError(_essence(error)))
 
 
-def _set_none(config: ConfigDict, key: str) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        config = config[section]
-    config[name] = None
-
-
-def _one_line(error: Exception) -> str:
+def _essence(error: Exception) -> str:
     """Returns what a person needs of an error of absl or config_flags, which may be pages long."""
     text = str(error)
     if isinstance(error, KeyError) and error.args:
         text = f"the config has no key {error.args[0]}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "Traceback" in text or isinstance(error, OSError):  # of a recipe: the last line says it
-        message = re.sub(r"^ValueError: ", "", lines[-1])
+        last = text.strip().splitlines()[-1].strip()
         places = re.findall(r'File "([^"]*configs/[^"]*)", line (\d+)', text)
         # A recipe's own ValueError explains itself; other errors need the place.
-        return f"{message} ({':'.join(places[-1])})" if message == lines[-1] and places else message
-    return " ".join(lines)
+        if last.startswith("ValueError: ") or not places:
+            return last.removeprefix("ValueError: ")
+        return f"{last} ({':'.join(places[-1])})"
+    return " ".join(text.split())
 
 
 def _fail(error: RunError):
@@ -102,20 +98,18 @@ def choose_command(command: str, commands: Mapping[str, Callable]) -> Callable:
     if command in commands:
         return commands[command]
     allowed = "; ".join(f"{name}: {f.__doc__.splitlines()[0]}" for name, f in commands.items())
-    raise ConfigError(f"there is no command {command!r}; there is {allowed}")
+    raise ConfigError(f"unknown command {command!r}; allowed: {allowed}")
 
 
 def _match(given: list[str], names: tuple[str, ...]) -> list:
-    """Returns the positional arguments; the last name may end in "..." for one or more, or stand
-    in brackets for one or None.
-    """
-    several = bool(names) and names[-1].endswith("...")
-    if names and names[-1].startswith("[") and len(given) == len(names) - 1:
+    """Returns the positional arguments as `run` describes them."""
+    last, num_others = "".join(names[-1:]), len(names) - 1
+    if last.startswith("[") and len(given) == num_others:
         given = [*given, None]
     if len(given) < len(names):
         raise ConfigError(f"{names[len(given)]} is missing; see --help")
-    if several:
-        return [*given[: len(names) - 1], given[len(names) - 1 :]]
+    if last.endswith("..."):
+        return [*given[:num_others], given[num_others:]]
     if len(given) > len(names):
         unexpected = given[len(names)]
         raise ConfigError(f"unexpected argument {unexpected!r}; flags look like --name=value")
@@ -130,9 +124,9 @@ def run(
     Args:
         define_flags: defines the script's flags. Called here rather than at import, so that tests
             and notebooks can import several scripts.
-        main: gets the parsed flags, and the positional arguments.
-        arguments: names of the positional arguments, all of them needed; "file..." at the end
-            stands for one or more, of which main gets the list, "[name]" for one or None.
+        main: gets the parsed flags and the positional arguments.
+        arguments: names of the positional arguments, all required. As the last, "file..." stands
+            for one or more, which main gets as a list, and "[name]" for one or None.
     """
 
     def checked_main(argv: list[str]) -> None:

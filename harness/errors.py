@@ -33,9 +33,9 @@ class Interrupted(RunError):
 
 @contextlib.contextmanager
 def input_errors():
-    """Turns the ValueError or OSError of a wrong input, raised while building, into a ConfigError.
+    """Turns the ValueError or OSError that a wrong input raises into a ConfigError.
 
-    Only for the build phase: a ValueError inside the loop is a bug and keeps its traceback.
+    For the build phase only: a ValueError inside the loop is a bug and keeps its traceback.
     """
     try:
         yield
@@ -44,5 +44,5 @@ def input_errors():
 
 
 def one_line(error: Exception) -> str:
-    """Returns the message of an error, or its type, without line breaks and not too long."""
+    """Returns an error's message, or its type, as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place once the block has ended well.
+    """Yields a temporary path next to `path` that replaces it when the block succeeds.
 
     If the block raises, what was at `path` stays and the temporary file is removed.
 
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a whole text file as UTF-8.
 
-    Names of files and folders need not be valid text; their bytes are kept as they are.
+    Bytes in names of files and folders that are not valid text are kept as they are.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))

@@ -14,9 +14,9 @@ def image_grid(
 
     Args:
         images: uint8 [n, h, w, c].
-        columns: images in a row; the last row may be shorter.
+        columns: images per row; the last row may be shorter.
         gap: pixels between images.
-        gap_value: of them.
+        gap_value: grey level of the gaps.
 
     Returns:
         uint8 [rows * (h + gap) - gap, columns * (w + gap) - gap, c].
@@ -40,7 +40,7 @@ def save_png(path: Path, image: np.ndarray, *, least_side: int = 600) -> None:
     Args:
         path: of the file, there completely or not at all.
         image: grey or colour.
-        least_side: about how many pixels the longer side has at least.
+        least_side: pixels that the longer side has at least, about.
     """
     from PIL import Image
 

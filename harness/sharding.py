@@ -1,8 +1,8 @@
 """The device mesh, and where each array lives on it.
 
-Two axes: `data` splits the batch; `fsdp` splits the batch too and, beside it, the large arrays of
-the state (fully sharded data parallelism: XLA gathers a kernel just before it is used). One code
-path serves one device and a pod slice: on one device every sharding is trivial.
+Two axes: `data` splits the batch; `fsdp` splits both the batch and the large arrays of the state
+(fully sharded data parallelism: XLA gathers a kernel just before it is used). One code path serves
+one device and a pod slice: on one device every sharding is trivial.
 """
 
 import math
@@ -11,6 +11,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from harness.arguments import problem
 from harness.errors import ConfigError
 
 # Smaller arrays (biases, norms) are replicated: gathering them costs latency and saves no memory.
@@ -29,21 +30,17 @@ def create_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
     """
     num_devices = jax.device_count()
     if fsdp < 1 or num_devices % fsdp:
-        raise ConfigError(
-            f"config.mesh.fsdp={fsdp} does not divide the number of devices, {num_devices}"
-        )
+        allowed = f"divisors of the number of devices, {num_devices}"
+        raise ConfigError(problem("config.mesh.fsdp", fsdp, "out of range", allowed))
     if data == -1:
         data = num_devices // fsdp
     size = data * fsdp
     if data < 1 or size > num_devices:
-        raise ConfigError(
-            f"config.mesh data={data} x fsdp={fsdp} needs {size} devices, there are {num_devices}"
-        )
-    if size < num_devices and jax.process_count() > 1:
-        raise ConfigError(
-            f"config.mesh data={data} x fsdp={fsdp} uses {size} of {num_devices} devices; with "
-            f"{jax.process_count()} processes it must use all"
-        )
+        what = f"data x fsdp={fsdp} is {size} devices, there are {num_devices}"
+        raise ConfigError(problem("config.mesh.data", data, what))
+    if size < num_devices and (processes := jax.process_count()) > 1:
+        what = f"data x fsdp={fsdp} is {size} devices; {processes} processes use all {num_devices}"
+        raise ConfigError(problem("config.mesh.data", data, what))
     # Auto axes: XLA propagates shardings through NesT's block reshapes (Explicit axes refuse them).
     return jax.make_mesh(
         (data, fsdp),
@@ -54,12 +51,12 @@ def create_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Shards the leading axis over all devices."""
+    """Returns the sharding of the leading axis over all devices."""
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A full copy on each device."""
+    """Returns the sharding with a full copy on each device."""
     return NamedSharding(mesh, P())
 
 

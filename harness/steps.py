@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from harness.arguments import problem
 from harness.errors import ConfigError
 
 
@@ -41,9 +42,9 @@ class Steps:
 def plan_steps(
     *,
     num_epochs: float,
-    log_every_steps: int,
-    evaluate_every_epochs: float,
-    save_every_epochs: float,
+    log_every_steps: int = 100,
+    evaluate_every_epochs: float = 1.0,
+    save_every_epochs: float = 1.0,
     num_examples: int,
     batch_size: int,
 ) -> Steps:
@@ -58,7 +59,6 @@ def plan_steps(
         num_examples: in the training split.
         batch_size: global batch.
     """
-    per_epoch = num_examples / batch_size
     for name, value in {
         "num_epochs": num_epochs,
         "log_every_steps": log_every_steps,
@@ -66,7 +66,10 @@ def plan_steps(
         "save_every_epochs": save_every_epochs,
     }.items():
         if not 0 < value < math.inf:
-            raise ConfigError(f"config.loop.{name}={value} must be positive and finite")
+            raise ConfigError(
+                problem(f"config.loop.{name}", value, "out of range", "above 0, finite")
+            )
+    per_epoch = num_examples / batch_size
     return Steps(
         batch_size=batch_size,
         per_epoch=per_epoch,

@@ -1,53 +1,86 @@
 """Strict configs: each section is the keyword arguments of exactly one function.
 
 The function's signature is the schema, so there is no second place to keep in step with it: an
-unknown key, a missing one or a wrong type is an error before any device is touched.
+unknown key, a missing one, a wrong type or a wrong choice is an error before any device is touched.
 """
 
-import difflib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import typeguard
 
+from harness.arguments import problem, unknown
 from harness.errors import ConfigError
 
 
-def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
-    """Returns "what: unknown; did you mean 'x'? Allowed: a, b"."""
-    allowed = sorted(allowed)
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{what}: unknown{hint} Allowed: {', '.join(allowed) or 'none'}"
+def unknown_name(what: str, name: Any, allowed: Iterable[str]) -> str:
+    """Returns "what: unknown; did you mean 'x'? allowed: x, y"."""
+    return f"{what}: {unknown(name, allowed)}"
 
 
-def check_keys(section: Mapping[str, Any], allowed: Iterable[str], path: str) -> None:
-    """Raises ConfigError for keys of `section` that are not in `allowed`."""
+def check_keys(
+    section: Mapping[str, Any], allowed: Iterable[str], path: str, required: Iterable[str] = ()
+) -> None:
+    """Raises ConfigError for keys of `section` that are not allowed, or are missing."""
     allowed = list(allowed)
     for key in section:
         if key not in allowed:
             raise ConfigError(unknown_name(f"{path}.{key}", key, allowed))
+    if missing := [key for key in required if key not in section]:
+        raise ConfigError(f"{path}: missing {', '.join(missing)}")
+
+
+def _alternatives(expected: Any) -> tuple[Any, ...]:
+    """Returns the members of a union, or the annotation as the only one."""
+    is_union = typing.get_origin(expected) in (typing.Union, types.UnionType)
+    return typing.get_args(expected) if is_union else (expected,)
+
+
+def _choices(expected: Any) -> list[str]:
+    """Returns the names that the Literals in an annotation allow, at any depth."""
+    if typing.get_origin(expected) is typing.Literal:
+        return list(typing.get_args(expected))
+    return list(dict.fromkeys(c for part in typing.get_args(expected) for c in _choices(part)))
 
 
 def wrong_type(value: Any, expected: Any) -> str | None:
-    """Returns "is of type str, expected float", or None if the type is right.
+    """Returns what is wrong with a value, e.g. "of type str; allowed: float"; None if it is right.
 
     Args:
         value: any value.
-        expected: an annotation.
+        expected: an annotation. Of a Literal the choices are listed, with the nearest one.
     """
     try:
-        typeguard.check_type(value, expected)
+        every = typeguard.CollectionCheckStrategy.ALL_ITEMS
+        typeguard.check_type(value, expected, collection_check_strategy=every)
         # bool is an int to Python, hardly ever to the author of a config.
-        is_wrong = isinstance(value, bool) and expected in (int, float, int | None, float | None)
+        kinds = set(_alternatives(expected))
+        if not isinstance(value, bool) or bool in kinds or not kinds & {int, float}:
+            return None
     except typeguard.TypeCheckError:
-        is_wrong = True
-    if not is_wrong:
-        return None
+        pass
+    choices = _choices(expected)
+    for name in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(name, str) and choices and name not in choices:
+            return unknown(name, choices)
     name = expected.__name__ if inspect.isclass(expected) else str(expected)
-    return f"is of type {type(value).__name__}, expected {name.replace('typing.', '')}"
+    return f"of type {type(value).__name__}; allowed: {name.replace('typing.', '')}"
+
+
+def _as_annotated(value: Any, expected: Any) -> Any:
+    """Returns a whole number as a float, and a list as a tuple, where only those are allowed.
+
+    The command line gives them for a key that the recipe does not list: it does not know its type.
+    """
+    kinds = _alternatives(expected)
+    if type(value) is int and float in kinds and int not in kinds:
+        return float(value)
+    if isinstance(value, list) and tuple in map(typing.get_origin, kinds):
+        return tuple(value)
+    return value
 
 
 def check_model_section(
@@ -63,14 +96,11 @@ def check_model_section(
     Raises:
         ConfigError: there is no name, or one of those fields.
     """
-    if "name" not in section:
-        raise ConfigError(f"{path} lacks name")
+    check_keys(section, section, path, required=("name",))
     for key in provided:
         if key in section:
-            raise ConfigError(
-                f"{path}.{key}={section[key]!r}: leave it out, it follows from config.data and "
-                "config.task"
-            )
+            what = "leave it out, it follows from config.data and config.task"
+            raise ConfigError(problem(f"{path}.{key}", section[key], what))
 
 
 def check_section(
@@ -92,7 +122,7 @@ def check_section(
         The section with the defaults of the keys that it leaves out.
 
     Raises:
-        ConfigError: unknown key, missing key, or a value of another type than annotated.
+        ConfigError: unknown key, missing key, or a value that its annotation does not allow.
     """
     target = function.__init__ if inspect.isclass(function) else function
     parameters = {
@@ -100,22 +130,15 @@ def check_section(
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name not in set(provided)
     }
-    check_keys(section, parameters, path)
-    missing = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and name not in section
-    ]
-    if missing:
-        raise ConfigError(f"{path} lacks {', '.join(missing)}")
-    hints = typing.get_type_hints(target)
-    for key, value in section.items():
-        if key not in hints:
-            continue
-        if problem := wrong_type(value, hints[key]):
-            raise ConfigError(f"{path}.{key}={value!r} {problem}")
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
-    return defaults | dict(section)
+    check_keys(section, parameters, path, required=[n for n in parameters if n not in defaults])
+    hints = typing.get_type_hints(target)
+    checked = {}
+    for key, value in section.items():
+        checked[key] = _as_annotated(value, hints[key])
+        if wrong := wrong_type(checked[key], hints[key]):
+            raise ConfigError(f"{path}.{key}={value!r}: {wrong}")
+    return defaults | checked
 
 
 def check_subsections(
@@ -143,7 +166,8 @@ def check_subsections(
     checked = {}
     for name, options in section.items():
         if options is not None and not isinstance(options, Mapping):
-            raise ConfigError(f"{path}.{name}={options!r} must be a section of keys, or None: off")
+            allowed = "its keys, or None to switch it off"
+            raise ConfigError(problem(f"{path}.{name}", options, "not a section", allowed))
         if options is not None:
             options = check_section(options, functions[name], f"{path}.{name}", provided=provided)
         checked[name] = options

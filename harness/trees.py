@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 
-_LISTED = 10  # names listed of each kind of difference, before only their count is given
+_LISTED = 10  # names per kind of difference; of the rest only the count is given
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Returns {"level1_layer1/norm_mlp/bias": leaf, ...} of a tree of any kind."""
+    """Returns {"level1_layer1/norm_mlp/bias": leaf, ...} for a tree of any kind."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -42,7 +42,7 @@ def check_tree(expected: Any, found: Any, what: str) -> None:
         ValueError: listing leaves that are missing, extra or of another shape.
     """
     expected, found = flatten(expected), flatten(found)
-    # Of a whole state, the parameters before the optimizer's copies of them, as in `expected`.
+    # In the order of `expected`: a state's parameters before the optimizer's copies of them.
     order = {name.split("/")[0]: number for number, name in enumerate(expected)}
     extra = [name for name in found if name not in expected]
     differences = {

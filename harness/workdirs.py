@@ -1,10 +1,10 @@
-"""The folder of a run: its whole record.
+"""The folder of a run: its complete record.
 
 config.json    resolved config, git commit, versions, devices
 classes.txt    names of the classes, in the order of the labels, where they are known
 bad_images.jsonl  images that could not be read, if any
 checkpoints/   see training/checkpoints.py
-metrics.jsonl  every logged metric, one JSON object a line
+metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events
 curves.png     the same as a picture
 DONE           final metrics; exists once the run is finished
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError, input_errors
@@ -31,15 +32,10 @@ from harness.files import write_text
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"optimizer.base_lr": 0.001, ...}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.") if value else {f"{prefix}{key}": {}}
-        else:
-            flat[prefix + key] = value
-    return flat
+def flatten(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns {"optimizer.base_lr": 0.001, ..., "device_augment": {}}."""
+    flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep=".")
+    return {k: {} if v is traverse_util.empty_node else v for k, v in flat.items()}
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -64,7 +60,7 @@ def read_config(workdir: Path) -> ConfigDict:
     return ConfigDict(with_tuples(config))
 
 
-# Where and how fast a run runs, not what it computes: a resumed run may change them.
+# They decide where and how fast a run runs, not what it computes: a resumed run may change them.
 FREE_KEYS = re.compile(
     r"mesh\.|data\.(num_threads|num_workers|prefetch|data_dir|bad_images|max_bad)$"
 )
@@ -82,10 +78,10 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) -> None:
-    """Raises ConfigError, naming the keys that differ, if the workdir is of another config.
+    """Raises ConfigError, naming the keys that differ, if the workdir has another config.
 
     Args:
-        workdir: which may not exist yet.
+        workdir: may not exist yet.
         config: checked, with its defaults.
         check: gives an older config the defaults of keys that are new since then.
     """
@@ -108,7 +104,7 @@ def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) ->
 def claimed(
     workdir: Path, config: dict[str, Any], class_names: tuple[str, ...] | None
 ) -> Iterator[None]:
-    """Makes the workdir with its config.json and keeps a second run out while this one lasts.
+    """Makes the workdir with its config.json and locks other processes out for the block.
 
     Args:
         workdir: made if absent.
@@ -137,15 +133,15 @@ def claimed(
 
 
 def read_classes(path: Path) -> list[str]:
-    """Returns the names in a file with a class a line."""
+    """Returns the names in a file with one class per line."""
     return path.read_bytes().decode("utf-8", "surrogateescape").rstrip("\n").split("\n")
 
 
 def find_classes(path: Path) -> tuple[str, ...] | None:
-    """Returns the classes of the run that a workdir, or a checkpoint in it, belongs to.
+    """Returns the class names of the run that a workdir, or a checkpoint in it, belongs to.
 
     Returns:
-        Their names in the order of the labels; None where they are not known.
+        The names in the order of the labels; None where they are not known.
     """
     path = path.absolute()
     for folder in (path, *path.parents[:3]):  # workdir/checkpoints/best/1200
@@ -155,7 +151,6 @@ def find_classes(path: Path) -> tuple[str, ...] | None:
 
 
 def _keep_classes(path: Path, class_names: tuple[str, ...] | None) -> None:
-    """Writes the names of the classes, once."""
     if class_names is None:
         return
     if not path.exists():
@@ -183,11 +178,10 @@ def write_config(workdir: Path, config: dict[str, Any]) -> None:
 
 def git_commit() -> str:
     """Returns the commit of the code, with "-dirty" for uncommitted changes, or "unknown"."""
-    folder = Path(__file__).parent
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             check=True,
@@ -205,9 +199,9 @@ def device_summary() -> str:
 
 
 def bad_images_path(workdir: Path) -> Path:
-    """Returns this process's list of the images that it could not read."""
+    """Returns the path of the list of images that this process could not read."""
     process = jax.process_index()
-    return workdir / ("bad_images.jsonl" if process == 0 else f"bad_images_{process}.jsonl")
+    return workdir / f"bad_images{f'_{process}' if process else ''}.jsonl"
 
 
 def read_done(workdir: Path) -> dict[str, float] | None:
@@ -218,7 +212,7 @@ def read_done(workdir: Path) -> dict[str, float] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path} is unreadable ({error}); delete it to go on") from None
+        raise ConfigError(f"{path} is unreadable ({error}); delete it to continue") from None
 
 
 def write_done(workdir: Path, metrics: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ from absl import flags
 from harness import commandline, workdirs
 from harness.errors import ConfigError
 from inference.predict import Predictor, build_predictor
+from training.experiment import check_config
 
 
 def define_predictor_flags() -> None:
@@ -34,7 +35,8 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
     if args.workdir is not None:
         trained = workdirs.read_config(Path(args.workdir))
         config = config or trained
-        for change in workdirs.config_differences(trained.to_dict(), config.to_dict()):
+        configs = (check_config(each, needs_data=False) for each in (trained, config))
+        for change in workdirs.config_differences(*configs):
             print(f"note: not as trained: {change}", file=sys.stderr)
     predictor = build_predictor(
         config,

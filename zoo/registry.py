@@ -129,7 +129,7 @@ def _create(
     hints = typing.get_type_hints(model_class)
     for field, value in fields.items():
         if problem := wrong_type(value, hints[field]):
-            raise ValueError(f"{kind} {name}: {field}={value!r} {problem}")
+            raise ValueError(f"{kind} {name}: {field}={value!r}: {problem}")
     if "dtype" in fields:
         fields["dtype"] = _dtype(fields["dtype"])
     return model_class(**given, **fields)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from harness.arguments import check_number
+from harness.arguments import check_range
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -18,7 +18,7 @@ GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # tf.image.rgb_to_grayscale
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiplies a float32 image `[h, w, c]` of 0 to 1 with `factor`, up to 1."""
+    """Multiplies a float32 image `[h, w, c]` of 0 to 1 by `factor`, up to 1."""
     image = image * np.float32(factor)
     return np.clip(image, 0, 1, out=image) if factor > 1 else image
 
@@ -33,7 +33,7 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_hsv(image: np.ndarray, factor: float, turn: float) -> np.ndarray:
-    """Multiplies the saturation with `factor`, up to 1, and turns the hue by `turn` circles.
+    """Multiplies the saturation by `factor`, up to 1, and turns the hue by `turn` circles.
 
     Args:
         image: float32 `[h, w, 3]` of 0 to 1; with one channel it stays as it is.
@@ -75,17 +75,18 @@ def color_jitter(
         grayscale_probability: of dropping the colours after that.
 
     Returns:
-        A transform of uint8 images with 3 channels, or with 1, whose brightness and contrast alone
-        change.
+        A transform of uint8 images with 3 channels, or with 1, of which only brightness and
+        contrast change.
 
     Raises:
-        ValueError: a value is beyond its limits.
+        ValueError: a value is out of range.
 
     Source: SimCLR v2 (arXiv 2006.10029); official NesT, augment/color_util.py, impl "simclrv2".
     """
-    check_number("color_jitter.strength", strength, 0, 1.25)
-    check_number("color_jitter.probability", probability, 0, 1)
-    check_number("color_jitter.grayscale_probability", grayscale_probability, 0, 1)
+    key = "config.augment.color_jitter"
+    check_range(f"{key}.strength", strength, 0, 1.25)
+    check_range(f"{key}.probability", probability, 0, 1)
+    check_range(f"{key}.grayscale_probability", grayscale_probability, 0, 1)
 
     def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         draws = rng.random(10).tolist()

@@ -11,35 +11,29 @@ Two families of interpolation, as two families of results are compared with:
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from harness.arguments import (
-    as_choices,
-    as_height_width,
-    check_choice,
-    check_integer,
-    check_interval,
-    check_number,
-)
+from harness.arguments import MAX_SIDE, as_height_width, as_names, check_interval, check_range
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Interpolation = Literal["bilinear", "bicubic", "pil_bilinear", "pil_bicubic"]
 
 OPENCV = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 PILLOW = {"pil_bilinear": Image.Resampling.BILINEAR, "pil_bicubic": Image.Resampling.BICUBIC}
-INTERPOLATIONS = (*OPENCV, *PILLOW)
 BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
 
 
-def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
     """Resizes an image to exactly (height, width).
 
     Args:
         image: uint8 `[h, w, c]`, c = 1 or 3.
         size: height and width in pixels.
-        interpolation: a name of `INTERPOLATIONS`.
+        interpolation: see above.
 
     Returns:
         uint8 `[height, width, c]`; the image itself where it has this size already.
@@ -105,8 +99,8 @@ def random_resized_crop(
     image_size: int | tuple[int, int],
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    interpolation: str | tuple[str, ...] = "bilinear",
-    rule: str = "torchvision",
+    interpolation: Interpolation | tuple[Interpolation, ...] = "bilinear",
+    rule: Literal["torchvision", "tensorflow"] = "torchvision",
 ) -> Transform:
     """Cuts out a random box and resizes it to the image size.
 
@@ -114,7 +108,7 @@ def random_resized_crop(
         image_size: side or (height, width) of the result, pixels.
         area: range of the box's share of the image's area.
         aspect: range of the box's width / height.
-        interpolation: a name of `INTERPOLATIONS`, or several: one is drawn for each image.
+        interpolation: one, or several, of which one is drawn per image.
         rule: how a box is drawn. "torchvision", also timm's: area and logarithm of the aspect
             are uniform, up to ten attempts to fit, then the largest centred box of an allowed
             aspect. "tensorflow", with which NesT was trained: the aspect is uniform, then
@@ -126,16 +120,15 @@ def random_resized_crop(
         A transform of uint8 images of any size with 1 or 3 channels.
 
     Raises:
-        ValueError: a range is empty or beyond its limits, or a name is not known.
+        ValueError: a value is out of range.
 
     Source: torchvision.transforms.RandomResizedCrop; official NesT, libml/preprocess.py (area 0.05
     to 1, aspect 0.75 to 1.33, bilinear, rule "tensorflow").
     """
-    size = as_height_width("random_resized_crop.image_size", image_size)
-    area = check_interval("random_resized_crop.area", area, 1e-6, 1.0)
-    aspect = check_interval("random_resized_crop.aspect", aspect, 1e-2, 1e2)
-    names = as_choices("random_resized_crop.interpolation", interpolation, INTERPOLATIONS)
-    check_choice("random_resized_crop.rule", rule, RULES)
+    size = as_height_width("config.data.image_size", image_size)
+    check_interval("config.augment.random_resized_crop.area", area, 1e-6, 1.0)
+    check_interval("config.augment.random_resized_crop.aspect", aspect, 1e-2, 1e2)
+    names = as_names("config.augment.random_resized_crop.interpolation", interpolation)
     draw_box = RULES[rule]
 
     def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -156,7 +149,7 @@ def center_crop(
     *,
     image_size: int | tuple[int, int],
     ratio: float = 0.875,
-    interpolation: str = "bilinear",
+    interpolation: Interpolation = "bilinear",
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The evaluation's crop: resizes the short side to side / ratio, then cuts out the centre.
 
@@ -169,24 +162,23 @@ def center_crop(
     Args:
         image_size: side or (height, width) of the result, pixels.
         ratio: the result's share of the resized short side (256 to 224: 0.875; timm's crop_pct).
-        interpolation: a name of `INTERPOLATIONS`.
+        interpolation: see above.
 
     Returns:
         A function of a uint8 image of any size with 1 or 3 channels. An image that needs no change
         comes back as it is; of a very long one only the middle part is resized.
 
     Raises:
-        ValueError: a value is beyond its limits, or the name is not known.
+        ValueError: a value is out of range.
 
     Source: official NesT, libml/preprocess.py (resize_small, central_crop); timm,
     data/transforms_factory.py (transforms_imagenet_eval).
     """
-    size = as_height_width("center_crop.image_size", image_size)
-    check_number("center_crop.ratio", ratio, 0.1, 1.0)
-    check_choice("center_crop.interpolation", interpolation, INTERPOLATIONS)
+    size = as_height_width("config.data.image_size", image_size)
+    check_range("config.data.eval_crop_ratio", ratio, 0.1, 1.0)
     torchvision = interpolation in PILLOW
-    # Down, in both codes: int(256 / 224 * 384) = floor(384 / 0.875) = 438. The small number keeps
-    # what is a whole number but for the last bit of a float from losing one.
+    # Down, in both codes: int(256 / 224 * 384) = floor(384 / 0.875) = 438. The small number keeps a
+    # whole number that misses the last bit of a float from losing one.
     scaled = tuple(math.floor(side / ratio + 1e-9) for side in size)
     square = size[0] == size[1]
 
@@ -217,7 +209,11 @@ def center_crop(
 
 
 def random_crop(
-    *, image_size: int | tuple[int, int], padding: int, border: str = "constant", fill: int = 0
+    *,
+    image_size: int | tuple[int, int],
+    padding: int,
+    border: Literal["constant", "reflect"] = "constant",
+    fill: int = 0,
 ) -> Transform:
     """Pads each side and cuts out a random part of the image size, as is usual for CIFAR.
 
@@ -232,15 +228,14 @@ def random_crop(
         A transform of uint8 images with 1 or 3 channels.
 
     Raises:
-        ValueError: a value is beyond its limits, or the name is not known.
+        ValueError: a value is out of range.
 
-    Source: official NesT, libml/preprocess.py (train_cifar_preprocess): zeros, 2 pixels a side.
+    Source: official NesT, libml/preprocess.py (train_cifar_preprocess): zeros, 2 pixels per side.
     """
-    size = as_height_width("random_crop.image_size", image_size)
-    check_choice("random_crop.border", border, BORDERS)
-    most = min(size) - 1 if border == "reflect" else 1 << 14
-    check_integer("random_crop.padding", padding, 0, most)
-    check_integer("random_crop.fill", fill, 0, 255)
+    size = as_height_width("config.data.image_size", image_size)
+    most = min(size) - 1 if border == "reflect" else MAX_SIDE
+    check_range("config.augment.random_crop.padding", padding, 0, most)
+    check_range("config.augment.random_crop.fill", fill, 0, 255)
     bring_to_size = center_crop(image_size=size, ratio=1.0)
     kind, value = BORDERS[border], (fill,) * 3
     positions = 2 * padding + 1

@@ -5,11 +5,12 @@ b batch   h, w height and width in pixels   n number of boxes
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from harness.arguments import check_choice, check_interval, check_number
+from harness.arguments import check_interval, check_range
 
 Erase = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -55,7 +56,7 @@ def random_erasing(
     probability: float = 0.25,
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
-    placement: str = "inside",
+    placement: Literal["inside", "clipped"] = "inside",
 ) -> Erase:
     """Fills one box of an image with independent standard normal noise per pixel and channel.
 
@@ -79,15 +80,15 @@ def random_erasing(
         `erase(key, images) -> images` of the same shape and type. The noise is drawn in float32.
 
     Raises:
-        ValueError: names the key, its value and what is allowed.
+        ValueError: a value is out of range.
 
     Reference: Zhong et al., arXiv 1708.04896; timm/data/random_erasing.py; augment/augment_ops.py
     of google-research/nested-transformer.
     """
-    check_number("device_augment.random_erasing.probability", probability, 0.0, 1.0)
-    check_interval("device_augment.random_erasing.area", area, 0.0, 1.0)
-    check_interval("device_augment.random_erasing.aspect", aspect, 1e-3, 1e3)
-    check_choice("device_augment.random_erasing.placement", placement, PLACEMENTS)
+    key = "config.device_augment.random_erasing"
+    check_range(f"{key}.probability", probability, 0, 1)
+    check_interval(f"{key}.area", area, 0.0, 1.0)
+    check_interval(f"{key}.aspect", aspect, 1e-3, 1e3)
     place = PLACEMENTS[placement]
     log_aspect = (math.log(aspect[0]), math.log(aspect[1]))
 

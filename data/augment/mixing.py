@@ -9,21 +9,20 @@ devices.
     b batch   h, w height and width in pixels   c channels   n either b or 1: draws of a batch
 """
 
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from data.augment.erasing import box_masks, random_erasing
-from harness.arguments import check_choice, check_number
+from harness.arguments import check_range, problem
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def _nest_draw(key: jax.Array, alpha: jax.Array, batch: int, height: int, width: int):
-    """One weight and one box an image; the box holds the image's own pixels."""
+    """One weight and one box per image; the box holds the image's own pixels."""
     weight_key, place_key = jax.random.split(key)
     share = jax.random.uniform(weight_key, (batch,)) ** (1 / alpha) / 2  # in [0, 1/2)
     box_height = jnp.floor(jnp.sqrt(share) * height)
@@ -60,18 +59,19 @@ def mixup_cutmix(
     cutmix_alpha: float,
     probability: float = 1.0,
     switch_probability: float = 0.5,
-    draw: str = "nest",
+    draw: Literal["nest", "timm"] = "nest",
 ) -> Augment:
     """Mixes each image and its target with another of the batch, by mixup or by cutmix.
 
     The partner of image i is image b - 1 - i; the middle one of an odd batch is its own. Mixup adds
-    the two, weighted; cutmix takes a box from one and the rest from the other. Which of the two is
-    drawn once a batch. Weights of an image itself, the partner's being the rest to one:
+    the two, weighted; cutmix takes a box from one and the rest from the other. One of them is drawn
+    per batch. An image's own weight, of which the partner has the rest to one, is
 
-    - "nest" (official NesT, augment/augment_ops.py), with m = u^(1/alpha) / 2, u uniform, drawn
-      for every image. Not a Beta distribution, though it is called one there. Mixup: 1 - m. Cutmix:
+
+    - "nest" (official NesT, augment/augment_ops.py), with m = u^(1/alpha) / 2, u uniform, drawn per
+      image. Not a Beta distribution, though it is called one there. Mixup: 1 - m. Cutmix:
       a box with sides sqrt(m) of the image's, rounded down to pixels, keeps the image itself.
-    - "timm" (timm/data/mixup.py, mode "batch"), with m from Beta(alpha, alpha), drawn once a batch.
+    - "timm" (timm/data/mixup.py, mode "batch"), with m from Beta(alpha, alpha), drawn per batch.
       Mixup: m. Cutmix: a box with sides sqrt(1 - m) of the image's shows the partner; its centre is
       anywhere and it is cut at the borders.
 
@@ -93,20 +93,18 @@ def mixup_cutmix(
         `mix(key, images, targets) -> (images, targets)` of the same shapes and types.
 
     Raises:
-        ValueError: names the key, its value and what is allowed.
+        ValueError: a value is out of range, or both alphas are 0.
 
     Reference: Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899.
     """
-    check_number("device_augment.mixup_cutmix.mixup_alpha", mixup_alpha, 0.0, 100.0)
-    check_number("device_augment.mixup_cutmix.cutmix_alpha", cutmix_alpha, 0.0, 100.0)
-    check_number("device_augment.mixup_cutmix.probability", probability, 0.0, 1.0)
-    check_number("device_augment.mixup_cutmix.switch_probability", switch_probability, 0.0, 1.0)
-    check_choice("device_augment.mixup_cutmix.draw", draw, DRAWS)
+    key = "config.device_augment.mixup_cutmix"
+    check_range(f"{key}.mixup_alpha", mixup_alpha, 0, 100)
+    check_range(f"{key}.cutmix_alpha", cutmix_alpha, 0, 100)
+    check_range(f"{key}.probability", probability, 0, 1)
+    check_range(f"{key}.switch_probability", switch_probability, 0, 1)
     if not mixup_alpha and not cutmix_alpha:
-        raise ValueError(
-            "device_augment.mixup_cutmix.mixup_alpha and cutmix_alpha are both 0; one must be "
-            "positive, or mixup_cutmix None"
-        )
+        what = "cutmix_alpha is 0 as well; set one of them, or mixup_cutmix=None"
+        raise ValueError(problem(f"{key}.mixup_alpha", mixup_alpha, what))
     cutmix_probability = switch_probability
     if not mixup_alpha or not cutmix_alpha:
         cutmix_probability = 1.0 if cutmix_alpha else 0.0
@@ -136,37 +134,20 @@ DEVICE_AUGMENTS: dict[str, Callable[..., Any]] = {
 
 
 def create_device_augment(section: Mapping[str, Any] | None) -> Augment | None:
-    """Builds the augmentation of a recipe: erase, then mix. Touches no device: a check is a call.
+    """Builds the augmentation of a recipe: erase, then mix. Touches no device.
 
     Args:
-        section: name in `DEVICE_AUGMENTS` -> its keyword arguments, or None for one that is off.
+        section: name in `DEVICE_AUGMENTS` -> its keyword arguments, or None for one that is off;
+            names and types as harness.strict_config.check_subsections has checked them.
 
     Returns:
         `augment(key, images, targets) -> (images, targets)`, or None when all is off.
 
     Raises:
-        ValueError: unknown names or arguments, missing ones, or values out of range.
+        ValueError: a value is out of range.
     """
-    made = {}
-    for name, kwargs in dict(section or {}).items():
-        check_choice("device_augment", name, DEVICE_AUGMENTS)
-        if kwargs is None:
-            continue
-        allowed = inspect.signature(DEVICE_AUGMENTS[name]).parameters
-        if not hasattr(kwargs, "keys"):
-            raise ValueError(
-                f"device_augment.{name} is {kwargs!r}; it must be a dict with keys of: "
-                f"{', '.join(allowed)}, or None"
-            )
-        for key in kwargs:
-            if key not in allowed:
-                raise ValueError(
-                    f"device_augment.{name}.{key} is not known; there is: {', '.join(allowed)}"
-                )
-        for key, parameter in allowed.items():
-            if parameter.default is parameter.empty and key not in kwargs:
-                raise ValueError(f"device_augment.{name} lacks {key}")
-        made[name] = DEVICE_AUGMENTS[name](**dict(kwargs))
+    wanted = {name: kwargs for name, kwargs in (section or {}).items() if kwargs is not None}
+    made = {name: DEVICE_AUGMENTS[name](**kwargs) for name, kwargs in wanted.items()}
     if not made:
         return None
 

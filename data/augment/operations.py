@@ -1,26 +1,27 @@
 """The image operations of RandAugment, each a plain function of a uint8 image `[h, w, c]`.
 
-c is 1 or 3. They return a new image of the same shape (or the image itself where nothing is to be
-done) and follow Pillow to a level: ImageOps and ImageEnhance for colours, Image.transform for
-geometry. Of a grey image with one channel, `color` changes nothing, as in Pillow's mode L.
-OpenCV does the work: it leaves Python's lock and takes 1 to 5 us for an image of 32 x 32.
+c is 1 or 3. They return a new image of the same shape, or the image itself if nothing changes, and
+follow Pillow to a level: ImageOps and ImageEnhance for colours, Image.transform for geometry.
+`color` leaves an image with one channel unchanged, as in Pillow's mode L. OpenCV does the work: it
+releases Python's lock and takes 1 to 5 us for an image of 32 x 32.
 """
 
 import math
+from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image
 
 Fill = int | tuple[int, int, int]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 LEVELS = np.arange(256)
 # Added before OpenCV rounds to nearest, this rounds down, as Pillow does; a bit less than a half
-# lets whole numbers stay what they are.
+# keeps whole numbers.
 ROUND_DOWN = -0.499
 SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-INTERPOLATIONS = ("nearest", *PILLOW)
 
 # --- colours --------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiplies with `factor`; 0 is black (ImageEnhance.Brightness)."""
+    """Multiplies by `factor`; 0 is black (ImageEnhance.Brightness)."""
     return cv2.addWeighted(image, factor, image, 0.0, ROUND_DOWN).reshape(image.shape)
 
 
@@ -124,7 +125,7 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 # --- geometry -------------------------------------------------------------------------------------
-# Each takes `interpolation`, one of INTERPOLATIONS, and `fill`, the level of what comes in from
+# Each takes `interpolation` and `fill`, the level of what comes in from
 # outside the image, or three levels, of which a grey image takes the first. "nearest" is OpenCV's,
 # with coordinates counted from the centre of the first pixel, as in the official NesT code;
 # "bilinear" and "bicubic" are Pillow's own transform, which counts from that pixel's corner, as in
@@ -132,7 +133,7 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _transform(
-    image: np.ndarray, matrix: tuple[float, ...], interpolation: str, fill: Fill
+    image: np.ndarray, matrix: tuple[float, ...], interpolation: Interpolation, fill: Fill
 ) -> np.ndarray:
     """Takes the pixel (x, y) from (ax + by + c, dx + ey + f), matrix = (a, b, c, d, e, f)."""
     height, width, channels = image.shape
@@ -160,35 +161,35 @@ def _transform(
 
 
 def shear_x(
-    image: np.ndarray, factor: float, interpolation: str = "nearest", fill: Fill = 128
+    image: np.ndarray, factor: float, interpolation: Interpolation = "nearest", fill: Fill = 128
 ) -> np.ndarray:
     """Moves each row y to the left by factor * y pixels."""
     return _transform(image, (1.0, factor, 0.0, 0.0, 1.0, 0.0), interpolation, fill)
 
 
 def shear_y(
-    image: np.ndarray, factor: float, interpolation: str = "nearest", fill: Fill = 128
+    image: np.ndarray, factor: float, interpolation: Interpolation = "nearest", fill: Fill = 128
 ) -> np.ndarray:
     """Moves each column x up by factor * x pixels."""
     return _transform(image, (1.0, 0.0, 0.0, factor, 1.0, 0.0), interpolation, fill)
 
 
 def translate_x(
-    image: np.ndarray, pixels: float, interpolation: str = "nearest", fill: Fill = 128
+    image: np.ndarray, pixels: float, interpolation: Interpolation = "nearest", fill: Fill = 128
 ) -> np.ndarray:
     """Moves the image to the left by `pixels`."""
     return _transform(image, (1.0, 0.0, pixels, 0.0, 1.0, 0.0), interpolation, fill)
 
 
 def translate_y(
-    image: np.ndarray, pixels: float, interpolation: str = "nearest", fill: Fill = 128
+    image: np.ndarray, pixels: float, interpolation: Interpolation = "nearest", fill: Fill = 128
 ) -> np.ndarray:
     """Moves the image up by `pixels`."""
     return _transform(image, (1.0, 0.0, 0.0, 0.0, 1.0, pixels), interpolation, fill)
 
 
 def rotate(
-    image: np.ndarray, degrees: float, interpolation: str = "nearest", fill: Fill = 128
+    image: np.ndarray, degrees: float, interpolation: Interpolation = "nearest", fill: Fill = 128
 ) -> np.ndarray:
     """Turns the image about its centre, against the clock."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data.augment import operations as ops
-from harness.arguments import as_choices, as_height_width, check_choice, check_integer, check_number
+from harness.arguments import MAX_SIDE, as_height_width, as_names, check_range, problem
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Variant = Literal["nest", "timm"]
 
 NUM_LEVELS = 10  # magnitudes go from 0 to this in both codes
-VARIANTS = ("nest", "timm")
 # Side of the image -> the largest translation; of other sides 0.3 times the side.
 NEST_TRANSLATIONS = {224: 100, 128: 40, 96: 30, 32: 10}
 TIMM_TRANSLATION = 0.45
@@ -36,7 +36,7 @@ class Operation:
     fill: ops.Fill | None = None
 
     def __call__(
-        self, image: np.ndarray, level: float, interpolation: str = "nearest"
+        self, image: np.ndarray, level: float, interpolation: ops.Interpolation = "nearest"
     ) -> np.ndarray:
         """Applies the operation at a level to a uint8 image `[h, w, c]`."""
         if self.argument is None:
@@ -57,7 +57,7 @@ def _factor_increasing(level: float) -> float:
 
 
 def create_operations(
-    variant: str,
+    variant: Variant,
     *,
     fill: ops.Fill = 128,
     max_translate: tuple[float, float] = (10.0, 10.0),
@@ -115,15 +115,8 @@ def create_operations(
     return table
 
 
-def interpolations(variant: str, interpolation: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Returns the interpolations among which is drawn, see `randaugment`."""
-    if interpolation is None:
-        interpolation = "nearest" if variant == "nest" else ("bilinear", "bicubic")
-    return as_choices("randaugment.interpolation", interpolation, ops.INTERPOLATIONS)
-
-
 def largest_translations(
-    variant: str, height: int, width: int, pixels: float | None, fraction: float | None
+    variant: Variant, height: int, width: int, pixels: float | None, fraction: float | None
 ) -> tuple[float, float]:
     """Returns the largest translation along x and y, see `randaugment`."""
     if variant == "nest":
@@ -134,23 +127,10 @@ def largest_translations(
     return fraction * width, fraction * height
 
 
-def _check_fill(fill: Any) -> None:
-    levels = fill if isinstance(fill, tuple | list) else (fill,)
-    if len(levels) not in (1, 3):
-        raise ValueError(f"randaugment.fill is {fill!r}; it must be a grey level or three levels")
-    for level in levels:
-        check_integer("randaugment.fill", level, 0, 255)
-
-
-def _check_pair(variant: str, key: str, value: Any, owner: str) -> None:
-    if value is not None and value is not False and variant != owner:
-        raise ValueError(f"randaugment.{key} is {value!r}; it goes with variant {owner!r} only")
-
-
 def randaugment(
     *,
     image_size: int | tuple[int, int],
-    variant: str = "nest",
+    variant: Variant = "nest",
     num_layers: int = 2,
     magnitude: float = 9.0,
     magnitude_std: float = 0.5,
@@ -159,7 +139,7 @@ def randaugment(
     max_translate_pixels: float | None = None,
     max_translate_fraction: float | None = None,
     fill: ops.Fill = 128,
-    interpolation: str | tuple[str, ...] | None = None,
+    interpolation: ops.Interpolation | tuple[ops.Interpolation, ...] | None = None,
 ) -> Transform:
     """Applies random operations, with replacement, each at a strength near one magnitude.
 
@@ -167,7 +147,7 @@ def randaugment(
         image_size: side or (height, width) of the images, pixels; only translations depend on it.
         variant: "nest" or "timm": their operations, how a magnitude becomes an argument, and the
             defaults below.
-        num_layers: how many operations are drawn for an image.
+        num_layers: how many operations are drawn per image.
         magnitude: mean of the normal distribution of the magnitudes, 0 to 10.
         magnitude_std: its standard deviation; what is drawn is cut off at 0 and 10.
         probability: of each drawn operation to be applied.
@@ -177,37 +157,45 @@ def randaugment(
         max_translate_fraction: the same as a share of the side, "timm" only; None: 0.45.
         fill: level (or three) of what comes in from outside the image. timm's is the mean it
             normalises with: (124, 116, 104) for ImageNet's, 128 for TNT's.
-        interpolation: of geometry, one name of operations.INTERPOLATIONS or several, one of which
-            is drawn each time. None: "nearest" for "nest", ("bilinear", "bicubic") for "timm".
+        interpolation: of geometry, one or several, of which one is drawn each time. None: "nearest"
+            for "nest", ("bilinear", "bicubic") for "timm".
 
     Returns:
         A transform of uint8 images with 1 or 3 channels.
 
     Raises:
-        ValueError: a value is beyond its limits, of the other variant, or a name is not known.
+        ValueError: a value is out of range, or of the other variant.
 
     Source: official NesT, augment/rand_augment.py and augment_ops.py (there, a standard deviation
     of 0 turns off the division by 10; not here); timm, data/auto_augment.py:
     "rand-m9-mstd0.5-inc1" is variant="timm", increasing=True.
     """
-    height, width = as_height_width("randaugment.image_size", image_size)
-    check_choice("randaugment.variant", variant, VARIANTS)
-    check_integer("randaugment.num_layers", num_layers, 0, 100)
-    check_number("randaugment.magnitude", magnitude, 0, NUM_LEVELS)
-    check_number("randaugment.magnitude_std", magnitude_std, 0, 100)
-    check_number("randaugment.probability", probability, 0, 1)
-    if not isinstance(increasing, bool):
-        raise ValueError(f"randaugment.increasing is {increasing!r}; allowed are True and False")
-    _check_pair(variant, "increasing", increasing, "timm")
-    _check_pair(variant, "max_translate_pixels", max_translate_pixels, "nest")
-    _check_pair(variant, "max_translate_fraction", max_translate_fraction, "timm")
-    _check_fill(fill)
-    check_number("randaugment.max_translate_pixels", max_translate_pixels or 0, 0, 1 << 14)
-    check_number("randaugment.max_translate_fraction", max_translate_fraction or 0, 0, 1)
+    section = "config.augment.randaugment"
+    height, width = as_height_width("config.data.image_size", image_size)
+    for key, value, most in (
+        ("num_layers", num_layers, 100),
+        ("magnitude", magnitude, NUM_LEVELS),
+        ("magnitude_std", magnitude_std, 100),
+        ("probability", probability, 1),
+        ("max_translate_pixels", max_translate_pixels or 0, MAX_SIDE),
+        ("max_translate_fraction", max_translate_fraction or 0, 1),
+        *(("fill", level, 255) for level in np.ravel(fill).tolist()),
+    ):
+        check_range(f"{section}.{key}", value, 0, most)
+    for key, value, owner in (
+        ("increasing", increasing or None, "timm"),
+        ("max_translate_pixels", max_translate_pixels, "nest"),
+        ("max_translate_fraction", max_translate_fraction, "timm"),
+    ):
+        if value is not None and variant != owner:
+            what = f"only for variant={owner!r}"
+            raise ValueError(problem(f"{section}.{key}", value, what))
+    if interpolation is None:
+        interpolation = "nearest" if variant == "nest" else ("bilinear", "bicubic")
+    names = as_names(f"{section}.interpolation", interpolation)
     max_translate = largest_translations(
         variant, height, width, max_translate_pixels, max_translate_fraction
     )
-    names = interpolations(variant, interpolation)
     table = create_operations(
         variant, fill=fill, max_translate=max_translate, increasing=increasing
     )

@@ -4,7 +4,7 @@ Each entry of `TRANSFORMS` is a function of keyword arguments (a section of the 
 `transform(image, rng) -> image`, with uint8 images `[h, w, c]` and every random draw from `rng`, a
 generator of the record's own: an augmented image depends on (seed, epoch, index) alone.
 
-The functions stand in crops.py, randaugment.py (with operations.py) and color.py, and here.
+The functions are in crops.py, randaugment.py (with operations.py) and color.py, and here.
 """
 
 import inspect
@@ -18,7 +18,7 @@ import numpy as np
 from data.augment.color import color_jitter
 from data.augment.crops import random_crop, random_resized_crop
 from data.augment.randaugment import randaugment
-from harness.arguments import check_number
+from harness.arguments import check_range
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -36,9 +36,9 @@ def flip(*, probability: float = 0.5) -> Transform:
         A transform of uint8 images of any size with 1 to 4 channels.
 
     Raises:
-        ValueError: the probability is not within 0 to 1.
+        ValueError: a value is out of range.
     """
-    check_number("flip.probability", probability, 0, 1)
+    check_range("config.augment.flip.probability", probability, 0, 1)
 
     def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= probability:
@@ -67,12 +67,13 @@ def random_affine(
         A transform of uint8 images of any size with 1 to 4 channels.
 
     Raises:
-        ValueError: an amplitude is negative, or the scale below 1, or the fill no grey level.
+        ValueError: a value is out of range.
     """
-    check_number("random_affine.max_shift_pixels", max_shift_pixels, 0.0, 1e4)
-    check_number("random_affine.max_rotation_degrees", max_rotation_degrees, 0.0, 180.0)
-    check_number("random_affine.max_scale", max_scale, 1.0, 10.0)
-    check_number("random_affine.fill", fill, 0, 255)
+    key = "config.augment.random_affine"
+    check_range(f"{key}.max_shift_pixels", max_shift_pixels, 0, 10_000)
+    check_range(f"{key}.max_rotation_degrees", max_rotation_degrees, 0, 180)
+    check_range(f"{key}.max_scale", max_scale, 1, 10)
+    check_range(f"{key}.fill", fill, 0, 255)
     max_angle = math.radians(max_rotation_degrees)
     max_log_scale = math.log(max_scale)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -102,7 +103,7 @@ def random_affine(
     return transform
 
 
-# In the order in which they are applied, whatever the order in the recipe. Those that take
+# In the order in which they are applied, independent of the recipe's order. Those that take
 # `image_size` get it from `create_transforms`, not from the recipe.
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "random_resized_crop": random_resized_crop,
@@ -115,32 +116,6 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
 CROPS = ("random_resized_crop", "random_crop")
 
 
-def _create(name: str, kwargs: Any, image_size: int | tuple[int, int]) -> Transform:
-    """Builds one transform from its section of the recipe."""
-    if name not in TRANSFORMS:
-        raise ValueError(f"augment.{name} is not known; there is: {', '.join(TRANSFORMS)}")
-    parameters = inspect.signature(TRANSFORMS[name]).parameters
-    allowed = [key for key in parameters if key != "image_size"]
-    if not hasattr(kwargs, "keys"):
-        raise ValueError(
-            f"augment.{name} is {kwargs!r}; it must be a dict with keys of: "
-            f"{', '.join(allowed)}, or None"
-        )
-    kwargs = dict(kwargs)
-    for key in kwargs:
-        if key not in allowed:
-            raise ValueError(f"augment.{name}.{key} is not known; there is: {', '.join(allowed)}")
-    for key in allowed:
-        if parameters[key].default is inspect.Parameter.empty and key not in kwargs:
-            raise ValueError(f"augment.{name}.{key} is missing; it has no default")
-    if "image_size" in parameters:
-        kwargs["image_size"] = image_size
-    try:
-        return TRANSFORMS[name](**kwargs)
-    except ValueError as error:
-        raise ValueError(f"augment.{error}") from error
-
-
 def create_transforms(
     augment: Mapping[str, Any] | None,
     image_size: int | tuple[int, int],
@@ -149,7 +124,8 @@ def create_transforms(
     """Builds the transforms of a recipe in the order of `TRANSFORMS`.
 
     Args:
-        augment: name of a transform -> its keyword arguments, or None for one that is switched off.
+        augment: name of a transform -> its keyword arguments, or None for one that is switched off;
+            names and types as harness.strict_config.check_subsections has checked them.
         image_size: side or (height, width) of the images that come out, pixels.
         center_crop: brings an image of any size to `image_size` (crops.center_crop); it comes first
             when the recipe has no random crop.
@@ -159,14 +135,17 @@ def create_transforms(
         `image_size`.
 
     Raises:
-        ValueError: unknown names or arguments, values out of range, or two crops.
+        ValueError: a value is out of range, or there are two crops.
     """
-    wanted = {name: kwargs for name, kwargs in dict(augment or {}).items() if kwargs is not None}
-    made = {name: _create(name, kwargs, image_size) for name, kwargs in wanted.items()}
-    crops = [name for name in CROPS if name in made]
-    if len(crops) > 1:
-        raise ValueError(f"augment has both {' and '.join(crops)}; allowed is one of them")
+    made = {}
+    for name, kwargs in (augment or {}).items():
+        if kwargs is not None:
+            takes_size = "image_size" in inspect.signature(TRANSFORMS[name]).parameters
+            size = {"image_size": image_size} if takes_size else {}
+            made[name] = TRANSFORMS[name](**kwargs, **size)
+    if set(CROPS) <= made.keys():
+        raise ValueError(f"config.augment: both {' and '.join(CROPS)}; allowed: one of them")
     transforms = [made[name] for name in TRANSFORMS if name in made]
-    if not crops:
+    if not made.keys() & set(CROPS):
         transforms.insert(0, lambda image, rng: center_crop(image))
     return transforms

@@ -3,7 +3,7 @@
 A source has a length and gives for an index the record `{"image": ..., "label": int}`, whose image
 is uint8 `[h, w, c]` or the bytes of an image file. The same index always gives the same record,
 from any thread and in any order, and a pickled source gives the same ones in a worker process.
-Decoding, shuffling, augmentation and batching are the pipeline's.
+The pipeline decodes, shuffles, augments and batches.
 """
 
 import bisect
@@ -29,10 +29,10 @@ class Source(Protocol):
         """Number of records."""
 
     def __getitem__(self, index: int) -> Record:
-        """Record at `index`, from 0 to the length less 1; raises IndexError for another."""
+        """Returns the record at `index`, from 0; raises IndexError outside the source."""
 
     def describe(self, index: int) -> str:
-        """Names the record for a person: its file, or its number and split."""
+        """Returns a name of the record for a person: its file, or its number and split."""
 
 
 def check_index(index: int, length: int) -> None:
@@ -42,7 +42,7 @@ def check_index(index: int, length: int) -> None:
 
 
 def tried(source: Source) -> Source:
-    """Returns the source after one look at it, so that what it always lacks shows at once.
+    """Returns the source after reading one record, so that what all lack shows at once.
 
     Raises:
         ValueError: such as records without labels.
@@ -127,11 +127,9 @@ class Subset:
         if not isinstance(indices, range):
             indices = np.asarray(indices, np.int64)
         if len(indices):
-            first, last = (
-                (min(indices[0], indices[-1]), max(indices[0], indices[-1]))
-                if isinstance(indices, range)
-                else (indices.min(), indices.max())
-            )
+            is_range = isinstance(indices, range)
+            ends = np.asarray(indices[:: len(indices) - 1 or 1] if is_range else indices)
+            first, last = ends.min(), ends.max()
             if not 0 <= first <= last < len(source):
                 raise ValueError(f"records {first} to {last} do not lie in 0 to {len(source) - 1}")
         self._source = source
@@ -184,7 +182,7 @@ class Concatenated:
 
 
 class SyntheticSource:
-    """Made-up images: for each class a wave of its own direction and length, under noise.
+    """Synthetic images: noise over a wave whose direction and length depend on the class.
 
     A model can learn the classes, so that losses fall in smoke runs; nothing is kept in memory, so
     that images of any size can be benchmarked. A record depends on `seed` and its index alone.
@@ -244,7 +242,7 @@ def digits_source(split: str, image_size: tuple[int, int]) -> ArraySource:
 
 @functools.cache
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images as float32 [n, 8, 8] in 0 to 255 and labels [n], in the split's fixed order."""
+    """Returns images, float32 [n, 8, 8] in 0 to 255, and labels [n], in the split's fixed order."""
     # scikit-learn takes a second to import, and only this data set needs it.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

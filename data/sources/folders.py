@@ -1,4 +1,4 @@
-"""A folder of images for each class, with or without a folder for each split around them.
+"""A folder of images per class, with or without a folder per split around them.
 
     birds/train/robin/1.jpg            birds/robin/1.jpg
     birds/train/wren/a.png      or     birds/wren/a.png
@@ -83,14 +83,14 @@ class Folder:
 
     Attributes:
         path: as given.
-        class_names: names of the class folders of the training split (of the first split that is
-            there), sorted.
-        split_folders: "train", "validation" and "test", as far as they are there -> the folder that
-            holds the split's class folders. Where there is no folder for evaluation, "train" and
-            "validation" share one: a tenth of each class, at least one image of a class that has
-            two, is held out.
+        class_names: sorted names of the class folders of the training split, or of the first split
+            that exists.
+        split_folders: "train", "validation" and "test", where they exist -> the folder that holds
+            the split's class folders. Without a folder for evaluation, "train" and "validation"
+            share one: a tenth of each class, at least one image of a class that has two, is held
+            out.
         aliases: other name of a split -> its name in `split_folders`. "val" is "validation", and
-            the only evaluation split answers to "validation" and "test".
+            the only evaluation split answers to both "validation" and "test".
         note: what to know about the splits, or empty.
     """
 
@@ -116,30 +116,28 @@ class Folder:
         held_out = _held_out(whole.labels, len(self.class_names))
         if split != "train" and not held_out.any():
             raise ValueError(
-                f"{self.path} has one image a class: none can be held out for evaluation"
+                f"{self.path} has one image per class: none can be held out for evaluation"
             )
         return Subset(whole, np.flatnonzero(held_out == (split != "train")))
 
     @functools.cached_property
     def _whole(self) -> FolderSource:
-        """All records of a set without evaluation folder, scanned once for its splits."""
+        # Of a set without evaluation folder: scanned once for both splits.
         return self._scan(self.split_folders["train"])
 
     def _scan(self, folder: Path) -> FolderSource:
         found = _class_folders(folder)
         if not found:
             raise ValueError(f"{folder} holds no class folder")
-        there = set(found)
-        unknown = sorted(there - set(self.class_names))
-        if unknown:
+        if unknown := sorted(set(found) - set(self.class_names)):
             raise ValueError(
                 f"{folder} has a class folder {unknown[0]!r} that the training split lacks (such "
                 f"folders: {len(unknown)})"
             )
         files = []
         for name in self.class_names:
-            files.append(_image_files(folder / name) if name in there else [])
-            if name in there and not files[-1]:
+            files.append(_image_files(folder / name) if name in found else [])
+            if name in found and not files[-1]:
                 raise ValueError(
                     f"the class folder {folder / name} holds no image; known endings are "
                     f"{', '.join(SUFFIXES)}"
@@ -162,8 +160,8 @@ def open_folder(path: Path) -> Folder:
     """Finds out which splits and classes a folder has, without looking at the images.
 
     Args:
-        path: it holds either a folder "train" and perhaps "val" (or "valid", "validation") and
-            "test", each with the class folders; or the class folders themselves.
+        path: holds either a folder "train" and perhaps "val" (or "valid", "validation") and "test",
+            each with the class folders; or the class folders themselves.
 
     Raises:
         ValueError: no such folder, or no class in it.
@@ -205,7 +203,7 @@ def _split_folder(path: Path, found: Iterable[str], names: tuple[str, ...]) -> P
 
 
 def _class_folders(path: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; links to folders count, hidden ones do not."""
+    """Returns the names of the folders in a folder, sorted, with links but not hidden ones."""
     try:
         with os.scandir(path) as entries:
             return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
@@ -214,7 +212,6 @@ def _class_folders(path: Path) -> list[str]:
 
 
 def _image_files(path: Path) -> list[bytes]:
-    """Names of the image files in a folder, as the operating system encodes them."""
     with os.scandir(path) as entries:
         return [
             os.fsencode(entry.name)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data.sources.arrays import ArraySource
+from harness.errors import one_line
 
 _EVALUATION = ("test", "validation")
 
@@ -83,7 +84,6 @@ def read_npz(path: Path) -> Arrays:
 
 
 def _check_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
-    """Returns the images as [n, h, w, c]."""
     with_channels = images[..., None] if images.ndim == 3 else images
     if (
         images.dtype != np.uint8
@@ -120,5 +120,4 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             # Others are named in an error, but not read.
             return {key: file[key] if key in wanted else None for key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as an .npz file: {reason}") from None
+        raise ValueError(f"{path} cannot be read as an .npz file: {one_line(error)}") from None

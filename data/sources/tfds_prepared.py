@@ -26,7 +26,7 @@ from array_record.python import array_record_data_source
 from google.protobuf.message import DecodeError
 
 from data.sources.arrays import Record, check_index
-from harness.errors import BadImage
+from harness.errors import BadImage, one_line
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -98,13 +98,13 @@ class Prepared:
 
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
-    """Folder of the prepared sets: as given, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Returns the folder of prepared sets: as given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(chosen).expanduser().absolute()
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` has the form set[/config][:version]."""
+    """Returns whether `name` has the form set[/config][:version]."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -154,7 +154,7 @@ def open_prepared(name: str, data_dir: str | os.PathLike | None) -> Prepared:
 
 
 def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
-    """As `open_prepared`, for a set in whatever file format."""
+    """As `open_prepared`, for a set in any file format."""
     folder = find_folder(name, data_dir)
     if folder is None:
         raise ValueError(
@@ -195,10 +195,10 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
 
 
 def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
-    """Names of the features that hold the image and the label."""
-    said = info.get("supervisedKeys", {})
-    supervised = [item.get("featureKey") for item in said.get("tuple", {}).get("items", ())]
-    supervised = supervised or [said[key] for key in ("input", "output") if key in said]
+    """Returns the names of the features that hold the image and the label."""
+    stated = info.get("supervisedKeys", {})
+    supervised = [item.get("featureKey") for item in stated.get("tuple", {}).get("items", ())]
+    supervised = supervised or [stated[key] for key in ("input", "output") if key in stated]
     images = [key for key, feature in features.items() if "image" in feature]
     labels = [key for key, feature in features.items() if "classLabel" in feature]
     image_key = _choose(images, supervised[:1], "image")
@@ -211,10 +211,10 @@ def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
     return image_key, label_key
 
 
-def _choose(candidates: list[str], said: list[str], usual: str) -> str | None:
-    """The feature that the set itself says, else the one of the usual name, else the only one."""
-    if said:
-        return said[0] if said[0] in candidates else None
+def _choose(candidates: list[str], stated: list[str], usual: str) -> str | None:
+    """Returns the feature that the set states, else the one with the usual name or the only one."""
+    if stated:
+        return stated[0] if stated[0] in candidates else None
     if usual in candidates:
         return usual
     return candidates[0] if len(candidates) == 1 else None
@@ -233,13 +233,13 @@ def _configs_hint(name: str, data_dir: str | os.PathLike | None) -> str:
     there = sorted(
         path.name for path in base.iterdir() if find_folder(f"{name}/{path.name}", data_dir)
     )
-    return f" (there is: {', '.join(f'{name}/{config}' for config in there)})" if there else ""
+    return f" (prepared: {', '.join(f'{name}/{config}' for config in there)})" if there else ""
 
 
 @functools.cache
 def _example_class():
     # Importing tensorflow_datasets takes half a second, which only its sets should cost. This part
-    # of it does not import TensorFlow.
+    # does not import TensorFlow.
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example
@@ -248,7 +248,7 @@ def _example_class():
 def _allow_open_files(count: int) -> None:
     """Raises this process's limit of open files by `count`, as far as that is allowed.
 
-    A file that has been read stays open. ImageNet has as many as the usual limit, 1,024.
+    A file that has been read stays open, and ImageNet has as many as the usual limit, 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
@@ -263,7 +263,7 @@ class ArrayRecordSource:
     """Records of one split of a prepared set, read from disk one by one."""
 
     def __init__(self, prepared: Prepared, split: str):
-        # The numbers of records are known; without the brackets each file would be opened for them.
+        # The numbers of records are known; without the brackets each file would be opened to count.
         shards = [s for s in prepared.shards(split) if s.num_records]
         _allow_open_files(len(shards))
         self._records = array_record_data_source.ArrayRecordDataSource(
@@ -282,7 +282,7 @@ class ArrayRecordSource:
         try:
             features = _example_class().FromString(self._records[index]).features.feature
         except (RuntimeError, DecodeError) as error:  # a damaged file
-            raise BadImage(f"the record cannot be read: {' '.join(str(error).split())}") from None
+            raise BadImage(f"the record cannot be read: {one_line(error)}") from None
         label = 0
         if self._label_key is not None:
             (label,) = features[self._label_key].int64_list.value

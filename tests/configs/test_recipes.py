@@ -65,6 +65,17 @@ def get_config(name, argument):
     return importlib.import_module(f"configs.{name}").get_config(argument)
 
 
+def checked_config(name, argument):
+    """Returns the config with the defaults of what the recipe leaves out."""
+    return experiment.check_config(get_config(name, argument), needs_data=False)
+
+
+def flat(config):
+    """Returns {"data.batch_size": "96", ...}, values as JSON, of the keys that are no sections."""
+    flattened = workdirs.flatten(json.loads(json.dumps(config)))
+    return {key: json.dumps(value) for key, value in flattened.items()}
+
+
 def test_no_recipe_is_left_out():
     files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"}
     assert files == set(RECIPES)
@@ -77,7 +88,7 @@ def parameter_shapes(name, argument):
     if config.task.name == "gan":
         return gan_parameter_shapes(config, channels)
     shape = (config.data.image_size, config.data.image_size, channels)
-    num_classes = len(config.data.classes or range(num_classes))
+    num_classes = len(config.data.get("classes") or range(num_classes))
     model = create_model(**config.model.to_dict(), num_classes=num_classes)
     images = jax.ShapeDtypeStruct((1, *shape), "float32")
     return jax.eval_shape(
@@ -102,22 +113,27 @@ def gan_parameter_shapes(config, channels):
 
 @pytest.mark.parametrize(("name", "argument"), ALL)
 def test_golden(name, argument):
-    """The resolved config and the parameters without weight decay, as text for review.
+    """The checked config and the parameters without weight decay, as text for review.
 
-    UPDATE_GOLDEN=1 python -m pytest tests/configs/test_recipes.py writes the files anew.
+    Defaults that are newer than a file, and that the recipe leaves alone, are not in it.
+    UPDATE_GOLDEN=1 python -m pytest tests/configs/test_recipes.py rewrites the files.
     """
-    config = get_config(name, argument)
+    config = checked_config(name, argument)
     shapes = parameter_shapes(name, argument)
-    is_gan = config.task.name == "gan"
-    optimizer = config.generator_optimizer if is_gan else config.optimizer
-    mask = decay_mask(shapes, optimizer.decay_exclude)
-    flat = workdirs.flatten(json.loads(json.dumps(config.to_dict())))
-    lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(flat.items())]
+    is_gan = config["task"]["name"] == "gan"
+    optimizer = config["generator_optimizer" if is_gan else "optimizer"]
+    mask = decay_mask(shapes, optimizer["decay_exclude"])
+    path = GOLDEN / f"{name}{'_' if argument else ''}{argument.replace(',', '_')}.txt"
+    values, listed = flat(config), set(flat(get_config(name, argument).to_dict()))
+    if path.exists():
+        listed |= {line.split(" = ")[0] for line in path.read_text().splitlines()}
+    else:
+        listed = set(values)
+    lines = [f"{key} = {values[key]}" for key in sorted(values) if key in listed]
     kept = [path for path, decays in parameter_paths(mask).items() if not decays]
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     lines += [f"# {total:,} parameters; without weight decay:", *kept]
     text = "\n".join(lines) + "\n"
-    path = GOLDEN / f"{name}{'_' if argument else ''}{argument.replace(',', '_')}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -4,9 +4,21 @@ import math
 
 import pytest
 
+from data.augment.transforms import TRANSFORMS
 from data.pipeline import Data
+from harness.errors import ConfigError
+from harness.strict_config import check_section, check_subsections
 
 GOOD = {"name": "digits", "image_size": 16, "batch_size": 64, "eval_batch_size": 100}
+
+
+def opened(augment=None, **options):
+    """Opens the data as a run does: names and types are checked first."""
+    checked = check_section(GOOD | options, Data, "config.data")
+    augment = check_subsections(
+        augment or {}, TRANSFORMS, "config.augment", provided=("image_size",)
+    )
+    return Data(**checked | {"augment": augment}).open()
 
 
 @pytest.mark.parametrize(
@@ -19,7 +31,7 @@ GOOD = {"name": "digits", "image_size": 16, "batch_size": 64, "eval_batch_size":
     ],
 )
 def test_good_arguments_pass(options):
-    Data(**{**GOOD, **options}).open()
+    opened(**options)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +39,9 @@ def test_good_arguments_pass(options):
     [
         ({"name": "mnist"}, ["'mnist'", "digits, synthetic", "folder:/path"]),
         ({"name": "folder:/nowhere"}, ["folder:/nowhere"]),
-        ({"name": 3}, ["data set 3"]),
+        ({"name": "digitz"}, ["'digitz' is not prepared", "did you mean 'digits'?"]),
+        ({"name": "two words"}, ["config.data.name='two words': unknown; allowed: digits"]),
+        ({"name": 3}, ["config.data.name=3: of type int; allowed: str"]),
         ({"image_size": 0}, ["data.image_size", "0"]),
         ({"image_size": (16, 16, 3)}, ["data.image_size", "(16, 16, 3)"]),
         ({"image_size": 16.0}, ["data.image_size", "16.0"]),
@@ -39,30 +53,39 @@ def test_good_arguments_pass(options):
         ({"train_split": "train[::2]"}, ["data.train_split", "train[::2]"]),
         ({"eval_split": "test[:10"}, ["data.eval_split", "test[:10"]),
         ({"eval_split": None}, ["data.eval_split", "None"]),
-        ({"seed": -1}, ["data.seed", "-1"]),
-        ({"seed": 2**32}, ["data.seed", "4294967296"]),
+        ({"seed": -1}, ["config.seed", "-1"]),
+        ({"seed": 2**32}, ["config.seed", "4294967296"]),
         ({"num_threads": -1}, ["data.num_threads", "-1"]),
         ({"num_workers": 1.5}, ["data.num_workers", "1.5"]),
         ({"prefetch": "2"}, ["data.prefetch", "'2'"]),
         ({"repeats": 0}, ["data.repeats", "0"]),
         ({"data_dir": 3}, ["data.data_dir", "3"]),
-        ({"bad_images": "skip"}, ["data.bad_images", "'skip'", "replace, raise"]),
+        (
+            {"bad_images": "skip"},
+            ["data.bad_images='skip': unknown; allowed: replace, raise"],
+        ),
         ({"max_bad": -1}, ["data.max_bad", "-1"]),
-        ({"mean": (0.5, 0.5)}, ["data.mean", "(0.5, 0.5)", "1 channel"]),
-        ({"std": (0.0,)}, ["data.std is 0.0", "to 1"]),
+        ({"mean": (0.5, 0.5)}, ["config.data.mean=(0.5, 0.5): wrong length", "channels"]),
+        ({"std": (0.0,)}, ["config.data.std=0.0: out of range; allowed: 1e-06 to 1.0"]),
         ({"std": ()}, ["data.std", "()"]),
         ({"eval_crop_ratio": 0.0}, ["data.eval_crop_ratio", "0.0"]),
         (
             {"eval_crop_interpolation": "cubic"},
             ["data.eval_crop_interpolation", "'cubic'", "pil_bicubic"],
         ),
-        ({"batch_size": 10, "process_count": 4}, ["data.batch_size", "10", "4 processes"]),
-        ({"process_index": 4, "process_count": 4}, ["process_index is 4"]),
+        (
+            {"batch_size": 10, "process_count": 4},
+            ["batch_size=10", "multiples of 4"],
+        ),
+        (
+            {"process_index": 4, "process_count": 4},
+            ["process_index=4: ", "0 to 3"],
+        ),
         ({"augment": {"blur": {}}}, ["augment.blur", "random_affine"]),
-        ({"augment": {"random_affine": 3}}, ["augment.random_affine", "3", "max_scale"]),
+        ({"augment": {"random_affine": 3}}, ["config.augment.random_affine=3: not a section"]),
         (
             {"augment": {"random_affine": {"max_shift": 1}}},
-            ["augment.random_affine.max_shift ", "max_shift_pixels"],
+            ["config.augment.random_affine.max_shift: ", "max_shift_pixels"],
         ),
         (
             {"augment": {"random_affine": {"max_scale": 0.5}}},
@@ -79,8 +102,8 @@ def test_good_arguments_pass(options):
     ],
 )
 def test_bad_arguments_are_named(change, words):
-    with pytest.raises(ValueError) as error:
-        Data(**{**GOOD, **change}).open()
+    with pytest.raises((ConfigError, ValueError)) as error:
+        opened(**change)
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)

@@ -139,9 +139,8 @@ def test_split_slices(split, first, last):
 
 @pytest.mark.parametrize("split", ["train[:120%]", "train[50:50]", "train[600:]", "train[-900:]"])
 def test_split_slices_outside_the_data_set(split):
-    with pytest.raises(ValueError, match="0 to 512") as error:
+    with pytest.raises(ValueError, match="records .* of 'train' of 'synthetic'.* 0 to 512"):
         load("synthetic", split, (2, 2))
-    assert split in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +221,6 @@ def test_unions_of_slices():
             "train[5]",
             "train[::2]",
             "train[:10",
-            3,
-            None,
         ),
         *("train[:5.5%]", "Train", "train test", "train-test", "train[a:]"),
     ],
@@ -236,7 +233,7 @@ def test_malformed_splits(split):
     ):
         with pytest.raises(ValueError) as error:
             function()
-        for word in (repr(split), "'synthetic'", "train, test"):
+        for word in ("' is unknown; ", "'synthetic'", "train, test"):
             assert word in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -246,8 +243,6 @@ def test_aliases_mean_the_split():
         name="mine",
         num_classes=9,
         num_channels=1,
-        mean=(0.5,),
-        std=(0.5,),
         load=lambda split, image_size: numbered({"train": 9, "validation": 4}[split], split),
         splits=("train", "validation"),
         aliases={"test": "validation"},
@@ -273,8 +268,6 @@ def test_aliases_mean_the_split():
         ("two words", ["'two words'", "digits, synthetic"]),
         ("../cifar10", ["'../cifar10'", "digits, synthetic"]),
         ("cifar10/..", ["'cifar10/..'", "digits, synthetic"]),
-        (None, ["None", "digits, synthetic"]),
-        (10, ["10", "digits, synthetic"]),
         ("folder:", ["no folder"]),
         ("folder:/no/such", ["no folder '/no/such'"]),
         ("npz:/no/such.npz", ["no file '/no/such.npz'"]),

@@ -185,7 +185,7 @@ def test_too_many_unreadable_images_stop_the_run(tmp_path):
     with pytest.raises(TooManyBadImages) as error:
         take(data.train_batches(), 5)
     message = str(error.value)
-    assert "3 images cannot be read, data.max_bad allows 2" in message
+    assert "config.data.max_bad=2: 3 images cannot be read" in message
     assert str(path) in message and ".png" in message and "\n" not in message
 
 
@@ -195,7 +195,9 @@ def test_running_again_does_not_get_past_the_limit(tmp_path):
     for _ in range(4):
         data = open_folder(name, max_bad=2)
         data.bad.keep_in(path)
-        with pytest.raises(TooManyBadImages, match="data.max_bad allows 2"):
+        with pytest.raises(
+            TooManyBadImages, match="config.data.max_bad=2: 3 images cannot be read"
+        ):
             take(data.train_batches(), 5)
     for _ in range(4):
         data = open_folder(name, bad_images="raise")

@@ -85,11 +85,11 @@ def test_reads_again_after_pickling():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(classes=(5, 10)), r"data.classes is \(5, 10\); .* 'digits', which has 0 to 9"),
+        (dict(classes=(5, 10)), r"config.data.classes=\(5, 10\): .* labels of 'digits', 0 to 9"),
         (dict(classes=(5, 5)), "different labels"),
-        (dict(classes=(5,)), "at least two"),
-        (dict(examples_per_class=0), "examples_per_class is 0; allowed are whole numbers, 1 to"),
-        (dict(examples_per_class=500), "examples_per_class is 500, but class 0 has"),
+        (dict(classes=(5,)), "two or more"),
+        (dict(examples_per_class=0), "examples_per_class=0: out of range; allowed: 1 to"),
+        (dict(examples_per_class=500), "examples_per_class=500: class 0 has only"),
     ],
 )
 def test_errors(changes, message):

@@ -98,8 +98,8 @@ def test_rule_looks_at_shapes_only():
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        (dict(data=16, fsdp=1), "data=16 x fsdp=1 needs 16 devices, there are 8"),
-        (dict(data=1, fsdp=3), "fsdp=3 does not divide the number of devices, 8"),
+        (dict(data=16, fsdp=1), "config.mesh.data=16: data x fsdp=1 is 16 devices, there are 8"),
+        (dict(data=1, fsdp=3), "config.mesh.fsdp=3: .*divisors of the number of devices, 8"),
         (dict(data=0, fsdp=1), "data=0"),
     ],
 )

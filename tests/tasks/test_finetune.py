@@ -280,7 +280,7 @@ def test_finetuning_recipe_without_weights(finetune_config, tmp_path):
         ({"model.dims": (16, 16)}, r"needs a model with dims=\(16, 32\)"),
         ({"init.reinit_head": "never"}, "head/bias .5,. instead of .3,."),
         ({"init.other_classes": True, "init.reinit_head": "never"}, "head/bias"),
-        ({"init.reinit_head": "ones"}, "config.init.reinit_head='ones'.*expected.*zeros"),
+        ({"init.reinit_head": "ones"}, "config.init.reinit_head='ones': unknown; allowed: zeros"),
         ({"init.weight": "raw"}, "config.init.weight: unknown; did you mean 'weights'"),
         ({"init.image_size": 8}, "config.init.image_size: unknown"),
         ({"optimizer.freeze": ("^level7_",)}, r"freeze='\^level7_' matches no parameter"),

@@ -86,7 +86,7 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
     ("arguments", "words"),
     [
         ((), "command is missing"),
-        (("weights",), "'weights'; there is batch: .*operations: "),
+        (("weights",), "'weights'; allowed: batch: .*operations: "),
         (("batch",), "--config=FILE.py is needed"),
         (("operations", "--config=configs/digits_nest.py"), "randaugment is off"),
         (

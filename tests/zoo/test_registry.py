@@ -299,10 +299,10 @@ def test_overrides_become_plain_values():
     ("name", "overrides", "message"),
     [
         ("nest_tiny_s16_23", {}, r"did you mean 'nest_tiny_s16_32'.*nest_base_s64_32"),
-        ("inception", {}, r"'inception': unknown. Allowed: .*nest_tiny_s196_224, "),
+        ("inception", {}, r"'inception': unknown; allowed: .*nest_tiny_s196_224, "),
         ("nest_tiny_s16_32", {"dim": 8}, "field 'dim' .*did you mean 'dims'.*patch_size"),
         ("nest_tiny_s16_32", {"parent": None}, r"field 'parent' .*unknown"),
-        ("nest_tiny_s16_32", {"zzz": None}, r"field 'zzz' .*unknown. Allowed: .*dims"),
+        ("nest_tiny_s16_32", {"zzz": None}, r"field 'zzz' .*unknown; allowed: .*dims"),
         ("nest_tiny_s16_32", {"dtype": "float8"}, r"dtype='float8'.*choose from float32, bfloat16"),
         ("nest_tiny_s16_32", {"dims": [8, 8]}, r"one entry a level each: dims=\(8, 8\), depths"),
     ],

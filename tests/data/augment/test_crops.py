@@ -1,5 +1,7 @@
 """Interpolations, random resized crops, the centre crop and CIFAR's pad and crop."""
 
+import typing
+
 import cv2
 import numpy as np
 import pytest
@@ -130,7 +132,7 @@ def test_what_never_fits():
     assert crops.RULES["tensorflow"](30, 3000, area, aspect, rng) == (0, 0, 30, 3000)
 
 
-@pytest.mark.parametrize("name", crops.INTERPOLATIONS)
+@pytest.mark.parametrize("name", typing.get_args(crops.Interpolation))
 def test_random_resized_crop_is_the_resized_box(name):
     make = random_resized_crop(image_size=(64, 48), interpolation=name, area=(0.3, 0.9))
     for seed in range(3):
@@ -182,11 +184,11 @@ def test_center_crop_of_another_aspect_covers_the_size():
 
 def test_what_has_the_size_is_not_touched():
     image = np.ascontiguousarray(CHINA[:32, :32])
-    for name in crops.INTERPOLATIONS:
+    for name in typing.get_args(crops.Interpolation):
         assert center_crop(image_size=32, ratio=1.0, interpolation=name)(image) is image
 
 
-@pytest.mark.parametrize("name", crops.INTERPOLATIONS)
+@pytest.mark.parametrize("name", typing.get_args(crops.Interpolation))
 @pytest.mark.parametrize(
     "shape", [(1, 1, 3), (1, 20_000, 3), (20_000, 1, 1), (100, 20_000, 3), (3, 2, 1)]
 )
@@ -213,7 +215,7 @@ def test_long_images_are_not_blown_up(monkeypatch):
         crops, "resize", lambda image, size, name: sizes.append(size) or resize(image, size, name)
     )
     for shape in ((1, 20_000, 3), (20_000, 100, 3), (100, 20_001, 1)):
-        for name in crops.INTERPOLATIONS:
+        for name in typing.get_args(crops.Interpolation):
             for ratio in (0.2, 1.0):
                 crop = center_crop(image_size=60, interpolation=name, ratio=ratio)
                 assert crop(np.zeros(shape, np.uint8)).shape == (60, 60, shape[2])
@@ -305,12 +307,11 @@ def test_random_crop_of_another_size_resizes_first():
         ({"image_size": (32, 32, 3)}, ["image_size", "(32, 32, 3)", "(height, width)"]),
         ({"ratio": 0}, ["ratio", "0", "1"]),
         ({"ratio": 1.01}, ["ratio", "1.01", "1"]),
-        ({"interpolation": "cubic"}, ["interpolation", "'cubic'", "bicubic"]),
     ],
 )
 def test_bad_arguments_of_center_crop(change, words):
     with pytest.raises(ValueError) as error:
         center_crop(**{"image_size": 32, **change})
-    assert str(error.value).startswith("center_crop.")
+    assert str(error.value).startswith("config.data.")
     for word in words:
         assert word in str(error.value)

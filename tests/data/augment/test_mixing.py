@@ -17,9 +17,10 @@ from scipy import stats
 
 from configs import imagenet_nest, imagenet_tnt
 from data.augment.erasing import random_erasing
-from data.augment.mixing import create_device_augment, mixup_cutmix
+from data.augment.mixing import DEVICE_AUGMENTS, create_device_augment, mixup_cutmix
 from harness.errors import ConfigError
 from harness.sharding import create_mesh
+from harness.strict_config import check_subsections
 from tasks.classification import Classification
 from training import experiment
 
@@ -300,26 +301,31 @@ def test_eight_devices_give_the_batch_of_one(draw):
     ("section", "message"),
     [
         ({"cutout": {}}, "cutout.*random_erasing, mixup_cutmix"),
-        ({"random_erasing": 0.25}, "random_erasing is 0.25; it must be a dict"),
-        ({"random_erasing": {"prob": 0.25}}, "random_erasing.prob is not known; .*probability"),
-        ({"random_erasing": {"probability": 1.5}}, "probability is 1.5; allowed is 0 to 1"),
-        ({"random_erasing": {"probability": True}}, "probability is True"),
-        ({"random_erasing": {"area": 0.3}}, "area is 0.3; it must be two numbers"),
-        ({"random_erasing": {"area": (0.5, 0.1)}}, "the lower number comes first"),
-        ({"random_erasing": {"aspect": (0.0, 1.0)}}, "aspect is 0.0"),
-        ({"random_erasing": {"placement": "outside"}}, "'outside'; there is: inside, clipped"),
-        ({"mixup_cutmix": {"mixup_alpha": 0.8}}, "mixup_cutmix lacks cutmix_alpha"),
-        ({"mixup_cutmix": {"mixup_alpha": -1.0, "cutmix_alpha": 1.0}}, "mixup_alpha is -1.0"),
-        ({"mixup_cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}}, "both 0; one must be"),
+        ({"random_erasing": 0.25}, "random_erasing=0.25: not a section"),
+        ({"random_erasing": {"prob": 0.25}}, "random_erasing.prob: unknown; .*probability"),
+        ({"random_erasing": {"probability": 1.5}}, "probability=1.5: out of range; .* 0 to 1"),
+        ({"random_erasing": {"probability": True}}, "probability=True: of type bool"),
+        ({"random_erasing": {"area": 0.3}}, r"area=0.3: of type float; allowed: tuple"),
+        ({"random_erasing": {"area": (0.5, 0.1)}}, "the lower number first"),
+        ({"random_erasing": {"aspect": (0.0, 1.0)}}, r"aspect=\(0.0, 1.0\): no interval"),
+        (
+            {"random_erasing": {"placement": "insidde"}},
+            "config.device_augment.random_erasing.placement='insidde': unknown; "
+            "did you mean 'inside'. allowed: inside, clipped",
+        ),
+        ({"mixup_cutmix": {"mixup_alpha": 0.8}}, "mixup_cutmix: missing cutmix_alpha"),
+        ({"mixup_cutmix": {"mixup_alpha": -1.0, "cutmix_alpha": 1.0}}, "mixup_alpha=-1.0: "),
+        ({"mixup_cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}}, "is 0 as well; set one"),
         (
             {"mixup_cutmix": {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "draw": "beta"}},
-            "draw is 'beta'; there is: nest, timm",
+            "draw='beta': unknown; allowed: nest, timm",
         ),
     ],
 )
 def test_errors(section, message):
-    with pytest.raises(ValueError, match=message):
-        create_device_augment(section)
+    with pytest.raises((ConfigError, ValueError), match=message):
+        checked = check_subsections(section, DEVICE_AUGMENTS, "config.device_augment")
+        create_device_augment(checked)
 
 
 def test_nothing_to_do():
@@ -406,9 +412,9 @@ def test_config_section(small_config):
     for section, message in (
         ({"random_erasin": {}}, "did you mean 'random_erasing'"),
         ({"random_erasing": {"probabilty": 1.0}}, "did you mean 'probability'"),
-        ({"random_erasing": 1.0}, "config.device_augment.random_erasing=1.0 must be a section"),
-        ({"mixup_cutmix": {"mixup_alpha": "x", "cutmix_alpha": 1.0}}, "type str, expected float"),
-        ({"random_erasing": {"area": (0.5, 2.0)}}, "area is 2.0"),
+        ({"random_erasing": 1.0}, "config.device_augment.random_erasing=1.0: not a section"),
+        ({"mixup_cutmix": {"mixup_alpha": "x", "cutmix_alpha": 1.0}}, "type str; allowed: float"),
+        ({"random_erasing": {"area": (0.5, 2.0)}}, "area=.0.5, 2.0.: no interval"),
     ):
         small_config.device_augment = section
         with pytest.raises(ConfigError, match=message):
@@ -420,10 +426,11 @@ def test_recipes_draw_as_their_codes_do():
         (imagenet_nest, "nest", "clipped"),
         (imagenet_tnt, "timm", "inside"),
     ):
-        section = recipe.get_config().device_augment
-        assert section.mixup_cutmix.draw == draw
-        assert section.random_erasing.placement == placement
-        assert create_device_augment(section.to_dict()) is not None
+        config = experiment.check_config(recipe.get_config(), needs_data=False)
+        section = config["device_augment"]
+        assert section["mixup_cutmix"]["draw"] == draw
+        assert section["random_erasing"]["placement"] == placement
+        assert create_device_augment(section) is not None
 
 
 # Against timm itself

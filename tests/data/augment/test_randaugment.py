@@ -1,6 +1,7 @@
 """The operations of RandAugment against Pillow, numpy and timm, and how they are drawn."""
 
 import math
+import typing
 
 import cv2
 import numpy as np
@@ -11,6 +12,9 @@ from sklearn.datasets import load_sample_image
 from data.augment import operations as ops
 from data.augment import randaugment as module
 from data.augment.randaugment import Operation, create_operations, randaugment
+from data.augment.transforms import TRANSFORMS
+from harness.errors import ConfigError
+from harness.strict_config import check_subsections
 
 FACTORS = np.linspace(0, 2, 11)
 BACKGROUND = 90
@@ -169,7 +173,7 @@ def test_any_shape(variant, shape):
     before = image.copy()
     for name, operation in create_operations(variant, fill=(1, 2, 3)).items():
         for level in (0.0, 0.9, 1.0):
-            for interpolation in ops.INTERPOLATIONS:
+            for interpolation in typing.get_args(ops.Interpolation):
                 result = operation(image, level, interpolation)
                 assert result.shape == shape and result.dtype == np.uint8, name
                 np.testing.assert_array_equal(operation(view, level, interpolation), result)
@@ -178,7 +182,7 @@ def test_any_shape(variant, shape):
 
 def test_fill_of_three_levels():
     image = np.zeros((20, 20, 3), np.uint8)
-    for interpolation in ops.INTERPOLATIONS:
+    for interpolation in typing.get_args(ops.Interpolation):
         moved = ops.translate_x(image, 5.0, interpolation, (10, 20, 30))
         assert moved[10, 19].tolist() == [10, 20, 30] and not moved[:, :14].any()
 
@@ -366,27 +370,34 @@ def test_equals_timm(timm, monkeypatch, name, increasing, interpolation):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"variant": "google"}, ["variant", "'google'", "nest, timm"]),
-        ({"num_layers": 2.0}, ["num_layers", "2.0", "whole"]),
+        ({"variant": "google"}, ["variant='google': unknown; allowed: nest, timm"]),
+        ({"num_layers": 2.0}, ["num_layers=2.0: of type float; allowed: int"]),
         ({"magnitude": 11}, ["magnitude", "11", "0 to 10"]),
-        ({"magnitude": True}, ["magnitude", "True", "number"]),
+        ({"magnitude": True}, ["magnitude=True: of type bool; allowed: float"]),
         ({"magnitude_std": -1}, ["magnitude_std", "-1", "0"]),
         ({"probability": 1.5}, ["probability", "1.5", "0 to 1"]),
-        ({"increasing": 1, "variant": "timm"}, ["increasing", "1", "True"]),
+        ({"increasing": 1, "variant": "timm"}, ["increasing=1: of type int; allowed: bool"]),
         ({"increasing": True}, ["increasing", "True", "'timm'"]),
         ({"max_translate_fraction": 0.3}, ["max_translate_fraction", "0.3", "'timm'"]),
         ({"max_translate_pixels": 9, "variant": "timm"}, ["max_translate_pixels", "9", "'nest'"]),
         ({"max_translate_pixels": -1}, ["max_translate_pixels", "-1", "0"]),
         ({"max_translate_fraction": 2, "variant": "timm"}, ["max_translate_fraction", "2", "1"]),
         ({"fill": 256}, ["fill", "256", "255"]),
-        ({"fill": (1, 2)}, ["fill", "(1, 2)", "three"]),
-        ({"interpolation": "lanczos"}, ["interpolation", "'lanczos'", "nearest, bilinear"]),
+        ({"fill": (1, 2)}, ["fill=(1, 2): of type tuple; allowed: int | tuple[int, int, int]"]),
+        ({"interpolation": "lanczos"}, ["interpolation='lanczos': unknown", "nearest, bilinear"]),
+        (
+            {"interpolation": ("bilinear", "cubic")},
+            ["did you mean 'bicubic'? allowed: nearest"],
+        ),
         ({"interpolation": ()}, ["interpolation", "empty"]),
     ],
 )
 def test_bad_arguments_are_named(change, words):
-    with pytest.raises(ValueError) as error:
-        randaugment(image_size=32, **change)
-    assert str(error.value).startswith("randaugment.")
+    with pytest.raises((ConfigError, ValueError)) as error:
+        section = check_subsections(
+            {"randaugment": change}, TRANSFORMS, "config.augment", provided=("image_size",)
+        )
+        randaugment(image_size=32, **section["randaugment"])
+    assert str(error.value).startswith("config.augment.randaugment.")
     for word in words:
         assert word in str(error.value)

@@ -14,6 +14,8 @@ from data.augment import transforms
 from data.augment.color import color_jitter
 from data.augment.crops import center_crop
 from data.sources.arrays import digits_source
+from harness.errors import ConfigError
+from harness.strict_config import check_subsections
 
 CHINA = load_sample_image("china.jpg")
 FLOWER = load_sample_image("flower.jpg")
@@ -255,40 +257,53 @@ def test_order_is_that_of_the_table(monkeypatch):
 @pytest.mark.parametrize(
     ("augment", "words"),
     [
-        ({"blur": {}}, ["augment.blur", "random_affine", "color_jitter"]),
-        ({"flip": 3}, ["augment.flip", "3", "probability"]),
-        ({"flip": {"p": 1}}, ["augment.flip.p ", "probability"]),
+        ({"blur": {}}, ["config.augment.blur: unknown", "random_affine", "color_jitter"]),
+        ({"flip": 3}, ["config.augment.flip=3: not a section"]),
+        ({"flip": {"p": 1}}, ["config.augment.flip.p: ", "probability"]),
         ({"flip": {"probability": 2}}, ["augment.flip.probability", "2", "0 to 1"]),
-        ({"random_crop": {}}, ["augment.random_crop.padding", "missing"]),
+        ({"random_crop": {}}, ["config.augment.random_crop: missing padding"]),
         ({"random_crop": {"padding": -1}}, ["augment.random_crop.padding", "-1", "0"]),
         (
             {"random_crop": {"padding": 32, "border": "reflect"}},
             ["augment.random_crop.padding", "32", "31"],
         ),
         ({"random_crop": {"padding": 2, "border": "wrap"}}, ["border", "'wrap'", "reflect"]),
-        ({"random_crop": {"padding": 2, "image_size": 9}}, ["random_crop.image_size ", "padding"]),
+        (
+            {"random_crop": {"padding": 2, "image_size": 9}},
+            ["image_size: unknown", "padding"],
+        ),
         (
             {"random_crop": {"padding": 1}, "random_resized_crop": {}},
             ["random_crop", "random_resized_crop"],
         ),
         ({"random_resized_crop": {"area": (0.5, 0.1)}}, ["area", "(0.5, 0.1)", "lower"]),
         ({"random_resized_crop": {"area": (0.5, 1.1)}}, ["area", "1.1", "1"]),
-        ({"random_resized_crop": {"area": 0.5}}, ["area", "0.5", "two numbers"]),
+        (
+            {"random_resized_crop": {"area": 0.5}},
+            ["area=0.5: of type float", "tuple"],
+        ),
         ({"random_resized_crop": {"aspect": (0, 1)}}, ["aspect", "0", "0.01"]),
         (
             {"random_resized_crop": {"interpolation": "nearest"}},
             ["interpolation", "'nearest'", "pil_bicubic"],
         ),
         ({"random_resized_crop": {"rule": "tf"}}, ["rule", "'tf'", "torchvision, tensorflow"]),
-        ({"randaugment": {"magnitude": "9"}}, ["augment.randaugment.magnitude", "'9'", "number"]),
+        (
+            {"randaugment": {"magnitude": "9"}},
+            ["randaugment.magnitude='9'", "allowed: float"],
+        ),
         ({"color_jitter": {"strength": 2}}, ["augment.color_jitter.strength", "2", "1.25"]),
         ({"random_affine": {"max_scale": 0.5}}, ["augment.random_affine.max_scale", "0.5", "1"]),
         ({"random_affine": {"max_shift_pixels": math.nan}}, ["max_shift_pixels", "nan"]),
     ],
 )
 def test_bad_recipes_are_named(augment, words):
-    with pytest.raises(ValueError) as error:
-        transforms.create_transforms(augment, 32, center_crop(image_size=32))
+    with pytest.raises((ConfigError, ValueError)) as error:
+        checked = check_subsections(
+            augment, transforms.TRANSFORMS, "config.augment", provided=("image_size",)
+        )
+        transforms.create_transforms(checked, 32, center_crop(image_size=32))
+    assert str(error.value).startswith("config.")
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)

@@ -234,7 +234,7 @@ def test_what_is_wrong_with_a_folder(tmp_path):
         make(tmp_path / "both", ["train/a/x.png", "val/a/x.png", "valid/a/x.png"]), "val, valid"
     )
     assert_refused(
-        make(tmp_path / "single", ["a/x.png", "b/x.png"]), "one image a class", split="test"
+        make(tmp_path / "single", ["a/x.png", "b/x.png"]), "one image per class", split="test"
     )
     assert_refused(
         make(tmp_path / "flat_test", ["train/a/x.png", "test/x.png"]), "test", split="test"

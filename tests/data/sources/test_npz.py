@@ -62,7 +62,7 @@ def test_without_evaluation(tmp_path):
     name = save(tmp_path / "a.npz", train_images=IMAGES, train_labels=LABELS)
     dataset = datasets.open_dataset(name)
     assert len(datasets.load_source(dataset, "train[80%:]", (5, 4))) == 2
-    with pytest.raises(ValueError, match="there is: train, each"):
+    with pytest.raises(ValueError, match="allowed: train of 'npz:.*', each"):
         datasets.load_source(dataset, "test", (5, 4))
 
 

@@ -171,7 +171,7 @@ def test_configurations(tmp_path):
     write_set(tmp_path, "birds/8x8/2.0.0")
     assert len(load(tmp_path, "train", "birds/8x8")) == 20
     assert len(load(tmp_path, "train", "birds/64x64:2.0.0")) == 20
-    with pytest.raises(ValueError, match="there is: birds/64x64, birds/8x8"):
+    with pytest.raises(ValueError, match="prepared: birds/64x64, birds/8x8"):
         datasets.open_dataset("birds", str(tmp_path))
 
 

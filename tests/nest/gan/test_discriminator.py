@@ -300,7 +300,7 @@ def test_wrong_inputs(model, shape, labels, message):
     [
         ("conv_discriminator_23", {}, "discriminator 'conv_discriminator_23': unknown"),
         ("conv_discriminator_small_32", {"depths": (1,)}, "field 'depths' of discriminator conv"),
-        ("conv_discriminator_small_32", {"dims": 3}, "dims=3 is of type int"),
+        ("conv_discriminator_small_32", {"dims": 3}, "dims=3: of type int"),
         ("nest_discriminator_small_s64_32", {"dtype": "half"}, "dtype='half' does not exist"),
     ],
 )

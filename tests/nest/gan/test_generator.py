@@ -352,7 +352,7 @@ def test_given_block_size_is_the_derived_one():
         ("nest_generator_base_s64_46", {}, "did you mean 'nest_generator_base_s64_64'"),
         ("nest_tiny_s16_32", {}, "generator 'nest_tiny_s16_32': unknown.*nest_generator_base"),
         ("nest_generator_base_s64_64", {"dim": 8}, "field 'dim' of generator .*'dims'"),
-        ("nest_generator_base_s64_64", {"latent_dim": "8"}, "latent_dim='8' is of type str"),
+        ("nest_generator_base_s64_64", {"latent_dim": "8"}, "latent_dim='8': of type str"),
         ("nest_generator_base_s64_64", {"dtype": "float8"}, "dtype='float8'.*float32"),
         ("nest_generator_base_s64_64", {"depths": [1]}, "one entry a level each"),
     ],
