@@ -19,7 +19,7 @@ def train_step(state, batch, key):
 def run(folder, steps, *, first_step=0, total=8, stop_after=None):
     state = jnp.zeros(())
     with profiled(train_step, steps, first_step=first_step, folder=folder) as step:
-        for number in range(first_step + 1, (stop_after or total) + 1):
+        for _ in range(first_step + 1, (stop_after or total) + 1):
             state, _ = step(state, 1.0, None)
     return state, [
         event["args"]["step_num"]
