@@ -71,14 +71,45 @@ FREE_KEYS = re.compile(
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lists the keys in which two checked configs differ, without the FREE_KEYS."""
-    old, new = (flatten(json.loads(json.dumps(config))) for config in (old, new))  # no tuples
-    absent = "(absent)"
+    """Lists the keys in which two checked configs differ, without the FREE_KEYS.
+
+    None and an absent key are the same: off, or the default.
+    """
+
+    def without_none(config):
+        return {
+            key: without_none(value) if isinstance(value, dict) else value
+            for key, value in config.items()
+            if value is not None
+        }
+
+    plain = [json.loads(json.dumps(config)) for config in (old, new)]  # without tuples
+    (old, new), shown = (flatten(without_none(c)) for c in plain), [flatten(c) for c in plain]
+    there, now = ({key: flat.get(key, "(absent)") for key in old | new} for flat in shown)
     return [
-        f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent) and not FREE_KEYS.match(key)
+        f"{key}: {there[key]!r} there, {now[key]!r} now"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key) and not FREE_KEYS.match(key)
     ]
+
+
+def differences(workdir: Path, config: dict[str, Any], check: Callable) -> list[str]:
+    """Lists the keys in which a config differs from that of a workdir.
+
+    Args:
+        workdir: of the run.
+        config: checked, with its defaults.
+        check: gives an older config the defaults of keys that are new since then.
+
+    Raises:
+        ConfigError: the workdir has no readable config.
+    """
+    old = read_config(workdir)
+    try:
+        old = check(old)
+    except ConfigError:  # a key that no longer exists: it shows as a difference
+        old = old.to_dict()
+    return config_differences(old, config)
 
 
 def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) -> None:
@@ -86,22 +117,15 @@ def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) ->
 
     Args:
         workdir: which may not exist yet.
-        config: checked, with its defaults.
-        check: gives an older config the defaults of keys that are new since then.
+        config, check: see `differences`.
     """
     with input_errors():
         if not (workdir / "config.json").exists():
             if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
                 raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
             return
-    old = read_config(workdir)
-    try:
-        old = check(old)
-    except ConfigError:  # a key that no longer exists: it shows as a difference
-        old = old.to_dict()
-    differences = config_differences(old, config)
-    if differences:
-        raise ConfigError(f"{workdir} was made with another config: {'; '.join(differences)}")
+    if found := differences(workdir, config, check):
+        raise ConfigError(f"{workdir} was made with another config: {'; '.join(found)}")
 
 
 @contextlib.contextmanager

@@ -20,13 +20,14 @@ from data.sources.arrays import digits_source
 from data.sources.folders import SUFFIXES
 from harness import workdirs
 from harness.errors import ConfigError
-from inference.predict import ImageFiles, build_predictor
+from inference.image_files import ImageFiles, find_images
+from inference.predict import Prediction, build_predictor
 from tools import predict
 from training import experiment
 from training.checkpoints import Checkpoints
-from zoo.files import write_weights
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
+from zoo.save import write_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -258,7 +259,7 @@ def test_folders_are_listed_in_order(tmp_path):
     for name in ("b/2.JPG", "b/10.jpg", "a.webp", "c.txt", "b/d/x.tiff"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    files, problems = predict.find_images([str(tmp_path), str(tmp_path / "c.txt")])
+    files, problems = find_images([str(tmp_path), str(tmp_path / "c.txt")])
     found = [str(file.relative_to(tmp_path)) for file in files]
     assert found == ["a.webp", "b/10.jpg", "b/2.JPG", "b/d/x.tiff", "c.txt"] and not problems
     assert ".webp" in SUFFIXES
@@ -317,10 +318,10 @@ def test_names_of_classes(trained, config, tmp_path):
 
 
 def test_best_classes():
-    prediction = SimpleNamespace(probabilities=np.float32([0.1, 0.3, 0.3, 0.2, 0.1]))
-    rows = predict.best(prediction, None, top_k=3)
+    prediction = Prediction(Path("a.png"), np.float32([0.1, 0.3, 0.3, 0.2, 0.1]))
+    rows = prediction.best(None, top_k=3)
     assert [row["label"] for row in rows] == [1, 2, 3]
-    assert len(predict.best(prediction, None, top_k=9)) == 5
+    assert len(prediction.best(None, top_k=9)) == 5
     table = predict.as_table(Path("a.png"), rows, width=8)
     assert table.splitlines()[0] == "a.png      30.00%  class 1"
     assert table.splitlines()[2] == "           20.00%  class 3"

@@ -16,8 +16,8 @@ from harness.errors import ConfigError, Interrupted
 from tasks.optimizers import parameter_paths
 from training import experiment
 from training.checkpoints import Checkpoints
-from zoo.files import write_weights
 from zoo.load import load_weights
+from zoo.save import write_weights
 
 
 @pytest.fixture(scope="module")
