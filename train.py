@@ -23,7 +23,7 @@ from training.checkpoints import Checkpoints, can_resume
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
 from training.reporting import Reporter
-from training.trained_run import comparable
+from training.trained_run import check_same_config
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
@@ -51,7 +51,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, flo
 
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
-    workdirs.check_same_config(workdir, comparable(config), comparable)
+    check_same_config(workdir, config)
     if (metrics := workdirs.read_done(workdir)) is not None:
         print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
         return metrics

@@ -18,7 +18,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,41 +91,6 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key in sorted(old | new)
         if old.get(key) != new.get(key) and not FREE_KEYS.match(key)
     ]
-
-
-def differences(workdir: Path, config: dict[str, Any], check: Callable) -> list[str]:
-    """Lists the keys in which a config differs from that of a workdir.
-
-    Args:
-        workdir: of the run.
-        config: checked, with its defaults.
-        check: gives an older config the defaults of keys that are new since then.
-
-    Raises:
-        ConfigError: the workdir has no readable config.
-    """
-    old = read_config(workdir)
-    try:
-        old = check(old)
-    except ConfigError:  # a key that no longer exists: it shows as a difference
-        old = old.to_dict()
-    return config_differences(old, config)
-
-
-def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) -> None:
-    """Raises ConfigError, naming the keys that differ, if the workdir is of another config.
-
-    Args:
-        workdir: which may not exist yet.
-        config, check: see `differences`.
-    """
-    with input_errors():
-        if not (workdir / "config.json").exists():
-            if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
-                raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
-            return
-    if found := differences(workdir, config, check):
-        raise ConfigError(f"{workdir} was made with another config: {'; '.join(found)}")
 
 
 @contextlib.contextmanager

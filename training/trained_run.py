@@ -1,5 +1,6 @@
-"""A run found in its workdir: its state, and how its config differs from another one."""
+"""A run in its workdir: its state, and how its config differs from another one."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,22 +48,48 @@ def restore(run: Experiment, workdir: Path, which: str = "latest") -> tuple[int,
     return step, state, folder.parent / str(step)
 
 
-def comparable(config: ConfigDict) -> dict[str, Any]:
-    """Returns a checked config that equals any other one of the same run.
+def differences(workdir: Path, config: ConfigDict) -> list[str]:
+    """Lists the keys in which a config differs from the one that a run was trained with.
 
-    What it leaves out has its default, and networks are without fields that their variant has
-    anyway.
-    """
-    plain = check_config(config, needs_data=False)
-    networks = ("model", "generator", "discriminator")
-    return plain | {key: without_defaults(plain[key]) for key in networks if key in plain}
-
-
-def note_differences(workdir: Path, config: ConfigDict) -> None:
-    """Prints on stderr how a config differs from the one that a run was trained with.
+    Keys that either leaves out have their defaults, fields of a network those of its variant.
 
     Raises:
         ConfigError: the config is wrong, or the workdir has no readable one.
     """
-    for difference in workdirs.differences(workdir, comparable(config), comparable):
+    trained, now = workdirs.read_config(workdir), check_config(config, needs_data=False)
+    try:
+        trained = check_config(trained, needs_data=False)
+    except ConfigError:  # a key that no longer exists: it shows as a difference
+        trained = trained.to_dict()
+    return workdirs.config_differences(_in_few_words(trained), _in_few_words(now))
+
+
+def note_differences(workdir: Path, config: ConfigDict) -> None:
+    """Prints on stderr what `differences` finds."""
+    for difference in differences(workdir, config):
         print(f"note: not as trained: {difference}", file=sys.stderr)
+
+
+def check_same_config(workdir: Path, config: ConfigDict) -> None:
+    """Raises ConfigError, naming the keys that differ, if the workdir is of another config.
+
+    Args:
+        workdir: which may not exist yet.
+        config: the recipe.
+    """
+    with input_errors():
+        if not (workdir / "config.json").exists():
+            if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
+                raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
+            return
+    if found := differences(workdir, config):
+        raise ConfigError(f"{workdir} was made with another config: {'; '.join(found)}")
+
+
+def _in_few_words(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config whose networks lack the fields that their variant has anyway."""
+    config = dict(config)
+    for key in {"model", "generator", "discriminator"} & config.keys():
+        with contextlib.suppress(KeyError, ValueError):  # a network that no longer exists
+            config[key] = without_defaults(config[key])
+    return config

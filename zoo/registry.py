@@ -65,6 +65,9 @@ def without_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the name in a config section of a network, and the fields that differ from its own.
 
     Two sections that describe the same network in more or fewer words become equal.
+
+    Raises:
+        KeyError, ValueError: there is no such network, or no such value.
     """
     model_class, variant = (MODELS | GENERATORS | DISCRIMINATORS)[section["name"]]
     own = {field.name: field.default for field in dataclasses.fields(model_class)} | variant
@@ -75,7 +78,7 @@ def without_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
     return {
         field: value
         for field, value in section.items()
-        if value is not None and value_of(field, value) != value_of(field, own[field])
+        if value is not None and value_of(field, value) != value_of(field, own.get(field))
     }
 
 

@@ -22,6 +22,7 @@ from harness import workdirs
 from harness.errors import ConfigError
 from inference.image_files import ImageFiles, find_images
 from inference.predict import Prediction, build_predictor
+from tests.training.test_trained_run import write_old_config
 from tools import predict
 from training import experiment
 from training.checkpoints import Checkpoints
@@ -220,6 +221,20 @@ def test_table_and_json(folder, trained, capsys):
         end = f"  {first['probability']:7.2%}  {first['name']}"
         assert row.startswith(line["image"]) and row.endswith(end)
     assert len({line.index("%") for line in table}) == 1  # aligned
+
+
+def test_differences_from_training_are_noted(config, trained, folder, tmp_path, capsys):
+    """Also when an earlier version wrote the run's config."""
+    (tmp_path / "checkpoints").symlink_to(trained[0] / "checkpoints")
+    write_old_config(tmp_path, config)
+    image = [str(folder / "val" / "cat" / "photo.jpg")]
+    predict.main(arguments(workdir=tmp_path, config=config), image)
+    assert "note" not in capsys.readouterr().err
+    other = config.copy_and_resolve_references()
+    other.data.eval_crop_ratio = 0.9
+    predict.main(arguments(workdir=tmp_path, config=other), image)
+    expected = "note: not as trained: data.eval_crop_ratio: 0.8 there, 0.9 now\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_bad_images_are_named_and_the_others_predicted(folder, trained, tmp_path, capsys):
