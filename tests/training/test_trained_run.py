@@ -45,9 +45,7 @@ def test_each_difference_is_noted_once(small_config, tmp_path, capsys):
         "note: not as trained: optimizer.b1: 0.9 there, 0.8 now",
     ]
     assert notes(tmp_path, small_config, capsys) == expected
-    with pytest.raises(
-        ConfigError, match=r"flip.probability.*; model.gelu.*; optimizer.b1: 0.9 there"
-    ):
+    with pytest.raises(ConfigError, match="flip.probability.*; model.gelu.*; optimizer.b1"):
         check_same_config(tmp_path, small_config)
 
 
