@@ -168,7 +168,7 @@ def test_a_workdir_tells_all(small_config, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, found["params"], run.variables["params"])
         assert report.class_names == tuple("0123456789")
     for name, value in dict(model="resnet50", channels=1, num_classes=7, resize="linear").items():
-        with pytest.raises(ConfigError, match=f"--{name} .*with --workdir, whose config tells"):
+        with pytest.raises(ConfigError, match=f"--{name} .*with --workdir, whose config says"):
             convert_weights.main(flags(**(args | {name: value}), output="more.npz", to="npz"))
 
 
