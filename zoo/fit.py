@@ -129,7 +129,7 @@ def _sides(
 ) -> tuple[int, int] | None:
     """Returns height and width of a block of `count` tokens, None if that plane has none."""
     side = round(count**0.5)
-    sides = (side, side)  # of a square, whatever its patches were
+    sides = (side, side)  # of a square, with patches of any size
     if not _is_square(source):
         sides = (source[0] // grid[0], source[1] // grid[1])
     return sides if sides[0] * sides[1] == count else None

@@ -99,6 +99,6 @@ def _with_new_head(variables: dict[str, Any], report: Report, seed: int) -> Weig
         report,
         loaded=tuple(name for name in report.loaded if name not in shapes),
         reinitialized=shapes,
-        notes=(*report.notes, "as many classes, but other ones: the head is re-initialised"),
+        notes=(*report.notes, "as many classes, but different ones: the head is re-initialised"),
     )
     return variables | {"params": variables["params"] | {"head": head}}, report

@@ -1,4 +1,4 @@
-"""What reading a weights file or a checkpoint gives, whatever its format."""
+"""What reading a weights file or a checkpoint gives, in any format."""
 
 import dataclasses
 from collections.abc import Mapping
