@@ -4,8 +4,8 @@
     python evaluate.py --workdir=runs/digits_nest --checkpoint=best --split='train[:50%]'
     python evaluate.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/
 
-Prints one JSON line, and writes it beside what was evaluated. Without --config, the config that
-the workdir was trained with. Exit codes: 0 done; 2 wrong config or input.
+Prints one JSON line, and writes it next to what was evaluated. Without --config, the workdir's own
+config counts. Exit codes: 0 done; 2 wrong config or input.
 """
 
 import json
@@ -20,9 +20,10 @@ from ml_collections import ConfigDict
 from harness import commandline, workdirs
 from harness.errors import ConfigError, input_errors
 from harness.files import write_text
+from inference.flags import check_recipe_flags, define_recipe_flags
 from training import experiment
-from training.checkpoints import Checkpoints
 from training.evaluation import evaluate
+from training.trained_run import checkpoint_folder, note_differences, restore
 from zoo.load import load_variables
 
 
@@ -33,35 +34,24 @@ def evaluate_workdir(
 
     Args:
         config: the recipe.
-        workdir: of the run; nothing in its checkpoints is changed.
+        workdir: of the run, whose checkpoints stay as they are.
         checkpoint: "latest" or "best".
         split: e.g. "test" or "train[:50%]"; None: the config's data.eval_split.
 
     Raises:
-        ConfigError: no checkpoint, or one of another model.
+        ConfigError: there is no checkpoint, or it is of another model.
     """
-    folder = Path(workdir).absolute() / "checkpoints" / checkpoint
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: no run has saved a checkpoint there")
+    workdir = Path(workdir)
+    checkpoint_folder(workdir, checkpoint)  # before the data set is opened
+    note_differences(workdir, config)
     run = _build(config, split)
-    there, here = workdirs.find_classes(Path(workdir)), run.data.dataset.class_names
+    there, here = workdirs.find_classes(workdir), run.data.dataset.class_names
     if None not in (there, here) and there != tuple(here):
         raise ConfigError(
             f"{workdir} was trained on other classes, or in another order: {list(there)}"
         )
-    trained, now = (
-        experiment.check_config(c, needs_data=False)
-        for c in (workdirs.read_config(Path(workdir)), config)
-    )
-    for difference in workdirs.config_differences(trained, now):
-        print(f"note: not as trained: {difference}", file=sys.stderr)
-    sections = config.checkpoint.to_dict()
-    with Checkpoints(workdir=Path(workdir), read_only=True, **sections) as saved:
-        restored = saved.restore(run.shapes, checkpoint)
-    if restored is None:
-        raise ConfigError(f"{folder} holds no finished checkpoint")
-    step, state, _ = restored
-    return {"checkpoint": str(folder / str(step)), "step": step} | _metrics(run, state)
+    step, state, folder = restore(run, workdir, checkpoint)
+    return {"checkpoint": str(folder), "step": step} | _metrics(run, state)
 
 
 def evaluate_weights(
@@ -73,7 +63,7 @@ def evaluate_weights(
         config: the recipe.
         weights: file or folder.
         split: as for evaluate_workdir.
-        ema: take the moving average that the file has beside the weights.
+        ema: evaluate the moving average of the weights.
 
     Raises:
         ConfigError: the weights are missing, unreadable or of another model.
@@ -93,7 +83,7 @@ def evaluate_weights(
         )
     print(loaded[1], file=sys.stderr)
     metrics = _metrics(run, run.init(loaded))
-    # There is one set of weights: an average of them would be the same again.
+    # There is one set of weights, so the metrics of an average would be the same again.
     metrics = {name: value for name, value in metrics.items() if not name.startswith("ema_")}
     return {"weights": str(weights)} | metrics
 
@@ -113,20 +103,13 @@ def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:
 
 
 def define_flags() -> None:
-    commandline.define_config_flag()
-    flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint to evaluate.")
-    flags.DEFINE_enum("checkpoint", "latest", ["latest", "best"], "Which of the run's.")
-    flags.DEFINE_string("weights", None, "Weights to evaluate instead of a run's checkpoint.")
-    flags.DEFINE_bool("ema", False, "Of --weights, the moving average beside them.")
+    define_recipe_flags()
     flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
 
 
 def main(args: flags.FlagValues) -> None:
-    if (args.workdir is None) == (args.weights is None):
-        raise ConfigError("give one of --workdir=FOLDER and --weights=PATH; see --help")
+    check_recipe_flags(args)
     if args.weights is not None:
-        if args.config is None:
-            raise ConfigError("--weights needs --config=FILE.py: it names model and data")
         result = evaluate_weights(args.config, args.weights, split=args.split, ema=args.ema)
         written = Path(args.weights).absolute()
         written = written.with_name(f"{written.name}.evaluation")

@@ -24,6 +24,7 @@ from training.evaluation import evaluate
 from training.interrupts import Interrupts
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
+from training.trained_run import check_same_config
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
@@ -54,7 +55,7 @@ def train_and_evaluate(
 
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
-    workdirs.check_same_config(workdir, plain, experiment.check_config)
+    check_same_config(workdir, config)
     if (metrics := workdirs.read_done(workdir)) is not None:
         print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
         return metrics

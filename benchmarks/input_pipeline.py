@@ -1,4 +1,4 @@
-"""The input pipeline alone: images/s of each of its stages, beside tf.data."""
+"""Speed of the input pipeline alone: images/s of each of its stages, and of tf.data."""
 
 import statistics
 import tempfile
@@ -19,14 +19,14 @@ from harness.arguments import as_height_width
 
 NUM_JPEGS = 512
 JPEG_SHAPE = (375, 500)  # of most ImageNet photographs
-SMALL = 64  # recipes up to this image size get images in memory, as CIFAR's are
+SMALL = 64  # recipes up to this image size get images in memory, like CIFAR's
 
 
 def make_jpegs(folder: Path, num_images: int, shape: tuple[int, int]) -> list[Path]:
     """Writes JPEGs of random parts of the two photographs that come with scikit-learn.
 
     Args:
-        folder: gets a folder for each of two classes.
+        folder: gets one folder per class, of two.
         num_images: in all.
         shape: height and width in pixels.
     """
@@ -66,7 +66,7 @@ def make_arrays(folder: Path, num_images: int, size: int) -> Path:
 
 
 def count_images(batches, seconds: float) -> float:
-    """Returns images/s of an iterator of batches, without its first three, which fill buffers."""
+    """Returns images/s of an iterator of batches without the first three, which fill buffers."""
     for _ in range(3):
         next(batches)
     images, started = 0, time.perf_counter()
@@ -112,9 +112,9 @@ def decode_stage(files: list[bytes], num_threads: int) -> Callable[[float], floa
 def tensorflow_stage(
     paths: list[Path], image_size: int, batch_size: int, area: tuple, aspect: tuple
 ) -> Callable[[float], float] | None:
-    """Returns a measurement of tf.data: decode, random resized crop, flip, batch; None without it.
+    """Returns a measurement of tf.data: decode, random resized crop, flip, batch.
 
-    It decodes just the crop, as the official pipelines do.
+    It decodes only the crop, as the official pipelines do. None if TensorFlow is not installed.
     """
     try:
         import tensorflow as tf
@@ -158,13 +158,13 @@ def run(
 
     Args:
         plain: checked config.
-        made: with images made here rather than the data set that the recipe names.
+        made: whether to use images made here rather than the recipe's data set.
         seconds: length of a measurement.
         rounds: measurements of each stage; the median counts.
         say: prints a line.
 
     Returns:
-        For each stage its name, the images/s of each round and their median.
+        Per stage: its name, the images/s of each round and their median.
     """
     options = plain["data"] | {"seed": plain["seed"]}
     size = max(as_height_width("data.image_size", options["image_size"]))

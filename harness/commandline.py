@@ -140,10 +140,11 @@ def run(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
 
+    before = set(flags.FLAGS)
     define_flags()
     _define_common_flags()
-    # --help shows the flags that the script itself defines; all of these count as its own.
-    for name in flags.FLAGS.get_flags_for_module(__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], name)
+    # --help shows the flags that the script itself defines; those of other rooms count as its own.
+    for name in set(flags.FLAGS) - before:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     logging.set_verbosity(logging.WARNING)
     app.run(checked_main, flags_parser=_parse)

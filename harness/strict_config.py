@@ -71,15 +71,26 @@ def wrong_type(value: Any, expected: Any) -> str | None:
 
 
 def _as_annotated(value: Any, expected: Any) -> Any:
-    """Returns a whole number as a float, and a list as a tuple, where only those are allowed.
+    """Returns a value of the annotated type that plainly means the same, or the value itself.
 
-    The command line gives them for a key that the recipe does not list: it does not know its type.
+    The command line reads a key that the recipe does not list as a Python literal: 1 where a float
+    or a bool is meant, a list where a tuple is, one item for a tuple of any length.
     """
     kinds = _alternatives(expected)
-    if type(value) is int and float in kinds and int not in kinds:
+    if wrong_type(value, expected) is None and not (type(value) is int and int not in kinds):
+        return value
+    if type(value) is int and float in kinds:
         return float(value)
-    if isinstance(value, list) and tuple in map(typing.get_origin, kinds):
-        return tuple(value)
+    if value in (0, 1) and bool in kinds:
+        return bool(value)
+    for kind in kinds:
+        if typing.get_origin(kind) is tuple:
+            items = tuple(value) if isinstance(value, list | tuple) else (value,)
+            wanted = typing.get_args(kind)
+            if wanted[1:] == (...,):
+                wanted = wanted[:1] * len(items)
+            if len(wanted) == len(items):
+                return tuple(map(_as_annotated, items, wanted))
     return value
 
 
@@ -136,8 +147,8 @@ def check_section(
     checked = {}
     for key, value in section.items():
         checked[key] = _as_annotated(value, hints[key])
-        if wrong := wrong_type(checked[key], hints[key]):
-            raise ConfigError(f"{path}.{key}={value!r}: {wrong}")
+        if wrong_type(checked[key], hints[key]):
+            raise ConfigError(f"{path}.{key}={value!r}: {wrong_type(value, hints[key])}")
     return defaults | checked
 
 

@@ -18,7 +18,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,37 +67,21 @@ FREE_KEYS = re.compile(
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lists the keys in which two checked configs differ, without the FREE_KEYS."""
-    old, new = (flatten(json.loads(json.dumps(config))) for config in (old, new))  # no tuples
-    absent = "(absent)"
-    return [
-        f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent) and not FREE_KEYS.match(key)
-    ]
+    """Lists the keys in which two checked configs differ, without the FREE_KEYS.
 
-
-def check_same_config(workdir: Path, config: dict[str, Any], check: Callable) -> None:
-    """Raises ConfigError, naming the keys that differ, if the workdir has another config.
-
-    Args:
-        workdir: may not exist yet.
-        config: checked, with its defaults.
-        check: gives an older config the defaults of keys that are new since then.
+    None, an empty section and an absent key are the same: off, or the default.
     """
-    with input_errors():
-        if not (workdir / "config.json").exists():
-            if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
-                raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
-            return
-    old = read_config(workdir)
-    try:
-        old = check(old)
-    except ConfigError:  # a key that no longer exists: it shows as a difference
-        old = old.to_dict()
-    differences = config_differences(old, config)
-    if differences:
-        raise ConfigError(f"{workdir} was made with another config: {'; '.join(differences)}")
+    old, new = (flatten(json.loads(json.dumps(config))) for config in (old, new))  # no tuples
+
+    def shown(flat, key):
+        value = flat.get(key)
+        return "(absent)" if value is None or value == {} else repr(value)
+
+    return [
+        f"{key}: {shown(old, key)} there, {shown(new, key)} now"
+        for key in sorted(old.keys() | new.keys())
+        if shown(old, key) != shown(new, key) and not FREE_KEYS.match(key)
+    ]
 
 
 @contextlib.contextmanager

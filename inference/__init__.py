@@ -1,4 +1,4 @@
-"""A trained model at work: prediction, export, samples, and the flags that name one.
+"""A trained model at work: prediction, export, samples, and the flags that name a model.
 
 Not here: evaluation on a split (evaluate.py), reading weights files (zoo).
 """

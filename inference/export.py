@@ -1,13 +1,14 @@
-"""A model as one file that runs without its code: `export` makes it, `load_exported` reads it.
+"""A model as one file that runs without its code: `export` writes it, `load_exported` reads it.
 
 The file is a zip of two members. "function" is what `jax.export` serialises: uint8 images
-[b, h, w, c] -> probabilities, with weights, normalisation and softmax inside. "about.json" tells
-what a person or a loader has to know beside: size of the images, how they are cropped, names of
-the classes.
+[b, h, w, c] -> probabilities, with weights, normalisation and softmax inside. "about.json" holds
+what else a person or a loader has to know: size of the images, how they are cropped, names of the
+classes.
 """
 
 import dataclasses
 import json
+import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,24 +20,25 @@ import numpy as np
 from data.pipeline import Data
 from harness.arguments import as_height_width
 from harness.errors import ConfigError, one_line
+from harness.files import write_text
 from harness.trees import listed
 from inference.predict import Prediction, Predictor, predict_files
 
 VERSION = 1
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _FUNCTION, _ABOUT = "function", "about.json"
-_TOLD_OF_DATA = ("name", "image_size", "eval_crop_ratio", "eval_crop_interpolation")
+_DATA_KEYS = ("name", "image_size", "eval_crop_ratio", "eval_crop_interpolation")
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """An exported model. Call it with uint8 images [b, h, w, c], cropped; or `predict` files.
+    """An exported model. Call it with cropped uint8 images [b, h, w, c], or `predict` files.
 
     Attributes:
         function: uint8 [b, h, w, c] -> float32 probabilities [b, num_classes].
         data: how images are prepared; its data set need not be there.
         num_channels: of an image.
-        class_names: in the order of the labels, None where they are not known.
+        class_names: in the order of the labels, if known.
     """
 
     function: jax.export.Exported
@@ -49,7 +51,7 @@ class Exported:
 
     @property
     def batch_size(self) -> int | None:
-        """How many images a call takes; None: any number."""
+        """Number of images that a call takes; None: any."""
         size = self.function.in_avals[0].shape[0]
         return size if isinstance(size, int) else None
 
@@ -58,8 +60,7 @@ class Exported:
 
         Args:
             paths: of the files. Those that are missing, empty or broken have a `problem`.
-            batch_size: at most so many go through the model at once. An export with a batch of its
-                own keeps to that.
+            batch_size: how many go through the model at once at most, unless the export fixed it.
         """
         return predict_files(
             paths,
@@ -71,14 +72,12 @@ class Exported:
         )
 
 
-def inference_function(predictor: Predictor):
-    """Returns the function to export: uint8 images [b, h, w, c] -> probabilities [b, n]."""
+def _inference_function(predictor: Predictor):
     return lambda images: predictor.probabilities(predictor.variables, images)
 
 
-def about(predictor: Predictor) -> dict:
-    """Returns what about.json holds of a model."""
-    data = {key: getattr(predictor.data, key) for key in _TOLD_OF_DATA}
+def _about(predictor: Predictor) -> dict:
+    data = {key: getattr(predictor.data, key) for key in _DATA_KEYS}
     names = predictor.class_names
     return {
         "version": VERSION,
@@ -91,8 +90,7 @@ def about(predictor: Predictor) -> dict:
     }
 
 
-def input_shape(predictor: Predictor, batch_size: int | None) -> jax.ShapeDtypeStruct:
-    """Returns the shape of the images, with a free batch where `batch_size` is None."""
+def _input_shape(predictor: Predictor, batch_size: int | None) -> jax.ShapeDtypeStruct:
     if batch_size is None:
         (batch_size,) = jax.export.symbolic_shape("b")
     return jax.ShapeDtypeStruct((batch_size, *predictor.image_shape), np.uint8)
@@ -111,14 +109,14 @@ def export(
         file: to write.
         predictor: the model, its weights, and how its images are prepared.
         batch_size: None leaves it free.
-        platforms: where it shall run, of PLATFORMS.
+        platforms: where it is to run, of PLATFORMS.
 
     Raises:
-        ConfigError: there is no such platform, or JAX cannot export the model.
+        ConfigError: an unknown platform, or JAX cannot export the model.
     """
     if unknown := set(platforms) - set(PLATFORMS):
         raise ConfigError(f"no platforms: {listed(sorted(unknown))}; there are {listed(PLATFORMS)}")
-    function, images = inference_function(predictor), input_shape(predictor, batch_size)
+    function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:
         exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images)
         serialized = exported.serialize()
@@ -126,27 +124,51 @@ def export(
         raise ConfigError(f"not exported: {str(error).splitlines()[0]}") from error
     with zipfile.ZipFile(file, "w") as members:  # weights do not compress
         members.writestr(_FUNCTION, bytes(serialized))
-        members.writestr(_ABOUT, json.dumps(about(predictor), indent=1))
+        members.writestr(_ABOUT, json.dumps(_about(predictor), indent=1))
+
+
+def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = None) -> None:
+    """Writes a model as ONNX, and what about.json holds as FILE.json.
+
+    Args:
+        file, predictor, batch_size: see `export`.
+
+    Raises:
+        ConfigError: jax2onnx is not installed, or cannot translate the model.
+    """
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise ConfigError(f"--format=onnx needs the package jax2onnx ({error})") from error
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # one warning per constant
+    function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
+    try:
+        jax2onnx.to_onnx(function, inputs=[images], return_mode="file", output_path=str(file))
+    except Exception as error:  # it documents no errors of its own
+        hint = "; --batch_size=1 may help" if batch_size is None else ""
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"not exported by jax2onnx: {message}{hint}") from error
+    write_text(Path(f"{file}.json"), json.dumps(_about(predictor), indent=1))
 
 
 def load_exported(file: str | Path) -> Exported:
     """Reads a model that `export` wrote.
 
     Raises:
-        ConfigError: there is no such file, or it is damaged, or a later version wrote it.
+        ConfigError: the file is missing or damaged, or a later version wrote it.
     """
     try:
-        with zipfile.ZipFile(file) as members:  # it checks what it reads by sums
-            told = json.loads(members.read(_ABOUT))
-            if told["version"] > VERSION:
-                raise ValueError(f"written by a later version, {told['version']}, of this code")
+        with zipfile.ZipFile(file) as members:  # checksums what it reads
+            about = json.loads(members.read(_ABOUT))
+            if about["version"] > VERSION:
+                raise ValueError(f"written by a later version, {about['version']}, of this code")
             function = jax.export.deserialize(bytearray(members.read(_FUNCTION)))
-        section = told["data"] | {"image_size": as_height_width("size", told["data"]["image_size"])}
-        names = told["classes"]
+        section, names = about["data"], about["classes"]
+        section["image_size"] = as_height_width("size", section["image_size"])
         return Exported(
             function,
             Data(**section, batch_size=1, eval_batch_size=1),
-            told["image_shape"][-1],
+            about["image_shape"][-1],
             None if names is None else tuple(names),
         )
     except OSError as error:

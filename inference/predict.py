@@ -1,6 +1,7 @@
-"""From a recipe and weights to the classes of any images, prepared as in the recipe's evaluation.
+"""Predicts the classes of images, which are prepared as in the recipe's evaluation.
 
-The recipe's data set need not be there: number of classes and of channels are those of the weights.
+`build_predictor` is the front door. The recipe's data set need not be there: the numbers of classes
+and channels are those of the weights.
 """
 
 import dataclasses
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import flax.linen as nn
 import jax
 import numpy as np
@@ -18,48 +18,17 @@ from ml_collections import ConfigDict
 
 from data import datasets
 from data.class_names import imagenet_names, readable
-from data.images import decode_image
 from data.pipeline import Data
 from data.pixel_statistics import default_statistics
-from data.sources.arrays import Record
 from harness import sharding, workdirs
-from harness.errors import BadImage, ConfigError, input_errors
+from harness.errors import ConfigError, input_errors
+from inference.image_files import ImageFiles
 from tasks.classification import normalize
 from training.experiment import check_config
 from zoo.load import Report, load_variables
 from zoo.registry import create_model
 
 NUM_IMAGENET_CLASSES = 1000
-
-
-class ImageFiles:
-    """Image files as a source: a record each, without a label."""
-
-    def __init__(self, paths: Sequence[Path], num_channels: int):
-        """Takes the paths in the order of the records.
-
-        Args:
-            paths: of files, which are looked for when they are read.
-            num_channels: 3, or 1: grey by the luma of Rec. 601.
-        """
-        self._paths = list(paths)
-        self._is_grey = num_channels == 1
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> Record:
-        try:
-            encoded = self._paths[index].read_bytes()
-        except OSError as error:
-            raise BadImage(f"it cannot be read: {error.strerror}") from error
-        if not self._is_grey:
-            return {"image": encoded, "label": 0}
-        grey = cv2.cvtColor(decode_image(encoded), cv2.COLOR_RGB2GRAY)
-        return {"image": grey[..., None], "label": 0}
-
-    def describe(self, index: int) -> str:
-        return str(self._paths[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +45,23 @@ class Prediction:
     probabilities: np.ndarray | None
     problem: str = ""
 
+    def best(self, names: Sequence[str] | None, top_k: int) -> list[dict[str, Any]]:
+        """Returns the most probable classes, best first; of equals, the lower label first.
+
+        Args:
+            names: of the classes, if known.
+            top_k: how many.
+
+        Returns:
+            One dict per class: label, name (None if not known), probability.
+        """
+        labels = np.argsort(-self.probabilities, kind="stable")[:top_k].tolist()
+        return [
+            {"label": label, "name": names[label] if names else None}
+            | {"probability": float(self.probabilities[label])}
+            for label in labels
+        ]
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
@@ -84,10 +70,10 @@ class Predictor:
     Attributes:
         model: without parameters.
         variables: its parameters and batch statistics.
-        data: the recipe's; its data set may be absent.
+        data: the recipe's; its data set may be missing.
         num_channels: of an image.
         mean, std: per channel, in units of 0..1.
-        class_names: in the order of the labels, None where they are not known.
+        class_names: in the order of the labels, if known.
         report: what loading the weights did.
     """
 
@@ -118,7 +104,7 @@ class Predictor:
 
         Args:
             paths: of the files. Those that are missing, empty or broken have a `problem`.
-            batch_size: at most so many go through the model at once (rounded up to a multiple of
+            batch_size: how many go through the model at once at most (rounded up to a multiple of
                 the number of devices, which share a batch as in training).
         """
         mesh = sharding.create_mesh(data=-1, fsdp=1)
@@ -144,7 +130,7 @@ def predict_files(
     batch_size: int,
     images_sharding: NamedSharding | None,
 ) -> Iterator[Prediction]:
-    """Yields a prediction for each image file, in their order.
+    """Yields one prediction per image file, in their order.
 
     Args:
         paths: of the files. Those that are missing, empty or broken have a `problem`.
@@ -189,14 +175,15 @@ def build_predictor(
 
     Args:
         config: the recipe; of its data set only the names of the classes are of use.
-        weights: workdir, or anything that zoo.load.load_variables reads.
+        weights: workdir, or anything else that zoo.load.load_variables reads.
         checkpoint: "latest" or "best", of a workdir.
         ema: take the moving average of the weights.
-        classes_file: file with a class name a line; None: those stored with the weights, else the
-            data set's, else ImageNet's names for a model of 1,000 classes.
+        classes_file: file with one class name per line. None: the first list whose length is the
+            number of classes, of the names stored with the weights, those of the data set and, for
+            a recipe of ImageNet, ImageNet's.
 
     Raises:
-        ConfigError: something in the config, the weights or the names is wrong.
+        ConfigError: the config, the weights or the names are wrong.
     """
     plain = check_config(config, needs_data=False)
     if plain["task"]["name"] != "classification":
@@ -217,7 +204,7 @@ def build_predictor(
         except ValueError:
             if dataset or not data.name.startswith("npz:"):
                 raise
-            channels = 1  # arrays that are not here may have been grey, as MNIST's are
+            channels = 1  # missing arrays may have been grey, as MNIST's are
             model, variables, report = load(image_shape=(*data.height_and_width, channels))
         statistics = default_statistics(data.name, channels)
         if dataset:
@@ -270,17 +257,13 @@ def _class_names(
     dataset: datasets.Dataset | None,
     num_classes: int,
 ) -> tuple[str, ...] | None:
-    """Returns the first names that there are as many of as classes; see `build_predictor`."""
+    """Returns the first list of names whose length is num_classes; see `build_predictor`."""
     if file is not None:
         names = workdirs.read_classes(Path(file))
         if len(names) != num_classes:
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
         return readable(names)
-    found = []
-    if report.class_names:
-        found.append(report.class_names)
-    if dataset and dataset.class_names:
-        found.append(dataset.class_names)
+    lists = [report.class_names, dataset and dataset.class_names]
     if "imagenet2012" in name or (name.startswith("folder:") and "imagenet" in name.lower()):
-        found.append(imagenet_names().values())  # other ImageNets have other orders
-    return next((readable(names) for names in found if len(names) == num_classes), None)
+        lists.append(imagenet_names().values())  # other ImageNets have other orders
+    return next((readable(names) for names in lists if names and len(names) == num_classes), None)

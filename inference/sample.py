@@ -1,7 +1,7 @@
-"""From the folder of a GAN's run to its samples.
+"""Samples of a trained generator: `load_generator` reads it, its `draw` gives images.
 
-Neither the run's data set nor the classifier that it was evaluated with need be there: the number
-of classes and of channels are those of the weights.
+Neither the run's data set nor the classifier that it was evaluated with need be there: the numbers
+of classes and channels are those of the weights.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from harness import workdirs
 from harness.errors import ConfigError, input_errors
@@ -17,7 +18,7 @@ from harness.trees import check_tree
 from nest.gan.generator import generator_shapes, latent_shape, with_stored_sizes
 from tasks.gan.sampling import Sampler
 from training.experiment import check_config
-from zoo.find import find_weights_file
+from training.trained_run import checkpoint_folder
 from zoo.registry import create_generator
 from zoo.run_checkpoints import read_parts
 
@@ -45,11 +46,11 @@ class TrainedGenerator:
 
         Args:
             num: how many.
-            seed: 0 gives the samples of the run's own evaluations, another one other images.
-            label: class of all; None: one class after the other.
+            seed: 0 gives the samples of the run's own evaluations, any other number other ones.
+            label: the class of all; None: one class after the other.
 
         Raises:
-            ConfigError: a class that there is not, or of a generator without classes.
+            ConfigError: there is no such class, or the generator has no classes.
         """
         num_classes = self.sampler.num_classes
         if label is not None:
@@ -66,23 +67,16 @@ class TrainedGenerator:
         return images, labels if num_classes else None
 
 
-def checkpoint_folder(workdir: Path, checkpoint: str) -> Path:
-    """Returns the folder of a GAN's checkpoints.
-
-    Args:
-        workdir: of the run.
-        checkpoint: "latest" or "best".
+def read_gan_config(workdir: Path) -> ConfigDict:
+    """Returns the config of a GAN's run.
 
     Raises:
-        ConfigError: it is no run of a GAN, or has no such folder.
+        ConfigError: the workdir is not of such a run.
     """
-    task = workdirs.read_config(workdir).task.name
-    if task != "gan":
-        raise ConfigError(f"{workdir} is a run of task {task!r}, not of 'gan'")
-    folder = workdir / "checkpoints" / checkpoint
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} does not exist: no run has saved a checkpoint there")
-    return folder
+    config = workdirs.read_config(workdir)
+    if config.task.name != "gan":
+        raise ConfigError(f"{workdir} is a run of task {config.task.name!r}, not of 'gan'")
+    return config
 
 
 def load_generator(workdir: Path, *, checkpoint: str = "latest") -> TrainedGenerator:
@@ -95,14 +89,13 @@ def load_generator(workdir: Path, *, checkpoint: str = "latest") -> TrainedGener
     Raises:
         ConfigError: it is no such run, or has no checkpoint that fits its config.
     """
+    plain = check_config(read_gan_config(workdir), needs_data=False)
     folder = checkpoint_folder(workdir, checkpoint)
-    plain = check_config(workdirs.read_config(workdir), needs_data=False)
     part, what = "generator", "generator"
     if plain["task"]["ema_decay"]:
         part, what = "ema", "moving average"
     with input_errors():
-        file = find_weights_file(folder)
-        params = read_parts(file, part, what)[0][part]
+        params = read_parts(folder, part, what)[0][part]
         model = create_generator(
             **plain["generator"],
             image_size=plain["data"]["image_size"],
@@ -110,6 +103,6 @@ def load_generator(workdir: Path, *, checkpoint: str = "latest") -> TrainedGener
             num_classes=None,
         )
         model = with_stored_sizes(model, params)
-        check_tree(generator_shapes(model), params, f"checkpoint {file}")
+        check_tree(generator_shapes(model), params, f"checkpoint {folder}")
     sampler = Sampler(model, latent_shape(model, 1)[1:], model.num_classes)
     return TrainedGenerator(sampler, params, plain["seed"])

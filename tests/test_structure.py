@@ -32,7 +32,7 @@ ALLOWED = {
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
-ALLOWED["."] = ALLOWED["inference"]  # train.py, evaluate.py
+ALLOWED["."] = (*ALLOWED["inference"], "inference")  # train.py, evaluate.py
 ALLOWED["tools"] = (*ALLOWED, "train", "evaluate")
 FILES = sorted(
     path

@@ -7,13 +7,13 @@
 
 data: images/s of the input pipeline alone, stage by stage, on JPEGs (or 32 x 32 images, for
 recipes of that size) that it makes, or with --data=own on the recipe's data set. With TensorFlow
-installed, tf.data runs beside it.
+installed, tf.data is measured for comparison.
 
-generate: samples/s and multiply-adds of a generator, beside a TransGAN-style one of the same
+generate: samples/s and multiply-adds of a generator, compared with a TransGAN-style one of the same
 widths, depths, heads and parameters, whose attention covers the whole image at every resolution.
 
-Every figure is the median over --rounds; what is measured takes turns, so that a slow
-minute of the machine touches all. Prints a table, and JSON lines with --output=FILE.
+Every figure is the median over --rounds; measurements take turns, so that a slow minute of the
+machine affects all of them. Prints a table, and writes JSON lines with --output=FILE.
 """
 
 import json
@@ -37,7 +37,7 @@ def data(args: flags.FlagValues) -> list[dict]:
     if args.config is None:
         raise ConfigError("--config=FILE.py is needed; see --help")
     if args.data == "made":
-        args.config.data.name = "synthetic"  # checked like any other; its place is taken below
+        args.config.data.name = "synthetic"  # checked like any other, then replaced
         args.config.data.train_split, args.config.data.eval_split = "train", "test"
     plain = experiment.check_config(args.config)
     with input_errors():
@@ -51,7 +51,7 @@ def data(args: flags.FlagValues) -> list[dict]:
 
 
 def generate(args: flags.FlagValues) -> list[dict]:
-    """Samples/s of a generator, beside a TransGAN-style one of the same size."""
+    """Samples/s of a generator, compared with a TransGAN-style one of the same size."""
     with input_errors():
         generator = create_generator(
             args.generator,
@@ -80,8 +80,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", 4, "Images generated at a time.", lower_bound=1)
     flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Type that the generators compute in.")
     flags.DEFINE_float("seconds", 3.0, "Length of one measurement.", lower_bound=0.01)
-    flags.DEFINE_integer("rounds", 3, "Measurements of each; their median counts.", lower_bound=1)
-    flags.DEFINE_string("output", None, "File that gets the results as JSON lines, too.")
+    flags.DEFINE_integer("rounds", 3, "Measurements of each; the median counts.", lower_bound=1)
+    flags.DEFINE_string("output", None, "File to write the results to as JSON lines.")
 
 
 def main(args: flags.FlagValues, command: str) -> None:

@@ -5,91 +5,39 @@
     python tools/predict.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/ a.jpg
     python tools/predict.py --exported=birds.jax photo.jpg
 
-Images are prepared as in the recipe's evaluation; a model of grey images gets grey ones. Of a
-folder, all image files in it and below it are taken, sorted. Prints a table, or with --json a JSON
-object a line. The names of the classes are those of --classes, those stored with the weights, the
-data set's, or ImageNet's; the data set itself is not needed.
+Images are prepared as in the recipe's evaluation; a model of grey images gets grey ones. A folder
+stands for all image files in and below it, sorted. Prints a table, or with --json one JSON object
+per line. Class names are those of --classes, those stored with the weights, the data set's, or
+ImageNet's; the data set itself is not needed.
 
-Exit codes: 0 done; 2 wrong input, or an image that could not be read: it is named, the others are
-predicted.
+Exit codes: 0 done; 2 wrong input, or an image could not be read: it is named on stderr, and the
+others are predicted.
 """
 
 import json
-import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 import jax
-import numpy as np
 import tqdm
 from absl import flags
 
-from data.sources.folders import SUFFIXES
 from harness import commandline
 from harness.errors import ConfigError
 from inference.export import Exported, load_exported
-from inference.predict import Prediction, Predictor
-from inference.predictor_flags import define_predictor_flags, load_predictor
-
-
-def find_images(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """Finds what to predict.
-
-    Args:
-        paths: files, taken as they are, and folders, whose image files (by the end of their names,
-            hidden ones aside) are taken in sorted order, recursively.
-
-    Returns:
-        The files, and a line for each folder without any or that cannot be listed.
-    """
-    files, problems = [], []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = []
-        for folder, below, names in os.walk(path, onerror=lambda e: problems.append(_why(e))):
-            below[:] = [name for name in below if not name.startswith(".")]
-            found += [
-                Path(folder, name)
-                for name in names
-                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-            ]
-        if not found:
-            problems.append(f"{path}: the folder holds no image; known endings: {_endings()}")
-        files += sorted(found)
-    return files, problems
-
-
-def _why(error: OSError) -> str:
-    return f"{error.filename}: the folder cannot be read: {error.strerror}"
-
-
-def _endings() -> str:
-    return ", ".join(SUFFIXES)
-
-
-def best(prediction: Prediction, names: tuple[str, ...] | None, top_k: int) -> list[dict]:
-    """Returns the most probable classes, the best first; of equals, the lower label first."""
-    probabilities = prediction.probabilities
-    labels = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
-    return [
-        {"label": label, "name": names[label] if names else None}
-        | {"probability": float(probabilities[label])}
-        for label in labels
-    ]
+from inference.flags import define_predictor_flags, load_predictor
+from inference.image_files import find_images
+from inference.predict import Predictor
 
 
 def as_json(path: Path, rows: list[dict]) -> str:
-    """Returns one line."""
     return json.dumps({"image": str(path), "predictions": rows}, ensure_ascii=False)
 
 
 def as_table(path: Path, rows: list[dict], width: int) -> str:
-    """Returns a line a class, the path in the first."""
+    """Returns one line per class, the path in the first."""
     lines = []
     for number, row in enumerate(rows):
         shown = str(path) if number == 0 else ""
@@ -106,10 +54,10 @@ def predict_all(
     batch_size: int,
     as_lines: bool,
 ) -> int:
-    """Prints a prediction for each file, and names on stderr those that cannot be read.
+    """Prints one prediction per file, and names on stderr the files that cannot be read.
 
     Returns:
-        How many of these there are.
+        How many cannot be read.
     """
     for stream in (sys.stdout, sys.stderr):  # names of files and classes need not be valid text
         stream.reconfigure(errors="backslashreplace")
@@ -122,7 +70,7 @@ def predict_all(
                 bad += 1
                 bar.write(f"{sys.argv[0]}: {prediction.path}: {prediction.problem}", sys.stderr)
             else:
-                rows = best(prediction, predictor.class_names, top_k)
+                rows = prediction.best(predictor.class_names, top_k)
                 text = as_json(prediction.path, rows)
                 if not as_lines:
                     text = as_table(prediction.path, rows, width)
@@ -133,10 +81,10 @@ def predict_all(
 
 def define_flags() -> None:
     define_predictor_flags()
-    flags.DEFINE_string("exported", None, "File of tools/export.py, in place of all these.")
-    flags.DEFINE_integer("top_k", 5, "Classes to name for each image.", lower_bound=1)
+    flags.DEFINE_string("exported", None, "File of tools/export.py, instead of all these.")
+    flags.DEFINE_integer("top_k", 5, "Classes to name per image.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "Images that are predicted at once.", lower_bound=1)
-    flags.DEFINE_bool("json", False, "Print a JSON object for each image, not a table.")
+    flags.DEFINE_bool("json", False, "Print one JSON object per image, not a table.")
 
 
 def _predictor(args: flags.FlagValues) -> Predictor | Exported:

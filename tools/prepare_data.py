@@ -5,156 +5,32 @@
     python tools/prepare_data.py imagenet2012 --resize=256
     python tools/prepare_data.py folder:/data/birds --resize=256
 
-The first form downloads a set of TensorFlow Datasets and writes it as ArrayRecord files, which can
-be read in random order; for sets that want a registration, --manual_dir says where the archives
-are. This alone needs TensorFlow (pip install -r requirements-prepare.txt). A set that is already
-prepared as TFRecord is converted beside the old files, which may be removed afterwards.
+The first form downloads a data set of TensorFlow Datasets and writes it as ArrayRecord files, which
+can be read in random order; for sets that require registration, --manual_dir says where the
+archives are. Only this needs TensorFlow (pip install -r requirements-prepare.txt). A set that is
+already prepared as TFRecord is converted next to the old files, which may be removed afterwards.
 
---resize=256 writes a copy whose images have a short side of 256 pixels, as a set of its own, to be
-read as --config.data.name=imagenet2012_256 (birds_256 for the folder).
+--resize=256 writes a copy whose images have a short side of 256 pixels, as a data set of its own,
+to be read as --config.data.name=imagenet2012_256 (birds_256 for the folder).
 
 An interrupted preparation leaves nothing that looks finished: run the same line again. Exit codes:
 0 done; 1 the preparation failed; 2 wrong input.
 """
 
-import os
-import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
 from absl import flags
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data import array_records, datasets
+from data import datasets
+from data.prepare import prepare, resize
 from data.sources import tfds_prepared
 from harness import commandline
-from harness.errors import ConfigError, RunError, input_errors, one_line
-
-INSTALL = "pip install -r requirements-prepare.txt"
-_LEAST_SIZE = 8
-
-
-def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = None) -> Path:
-    """Makes sure that a set of TensorFlow Datasets is there as ArrayRecord.
-
-    Args:
-        name: set[/config][:version].
-        data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        manual_dir: folder with archives that were downloaded by hand.
-
-    Returns:
-        The folder of the set.
-
-    Raises:
-        ConfigError: the name is not known, TensorFlow or an archive is missing.
-        RunError: the preparation failed.
-    """
-    if not tfds_prepared.is_name(name) or name in datasets.BUILT_IN:
-        raise ConfigError(
-            f"{name!r} is not a set of TensorFlow Datasets, so there is nothing to prepare; "
-            "for a smaller copy of a folder add --resize=256"
-        )
-    folder = tfds_prepared.find_folder(name, data_dir)
-    if folder is None:
-        _prepare_with_tfds(name, data_dir, manual_dir)
-    with input_errors():
-        prepared = tfds_prepared.describe_folder(name, data_dir)
-        if tfds_prepared.FORMAT in prepared.formats:
-            tfds_prepared.open_prepared(name, data_dir)  # all files are there
-            done = "is prepared already" if folder else "is prepared"
-        elif prepared.formats[0] == "tfrecord":
-            array_records.convert_tfrecords(prepared)
-            done = "is converted"
-        else:
-            raise ConfigError(
-                f"{prepared.folder} is in the format {prepared.formats[0]!r}; only tfrecord can be "
-                "converted"
-            )
-    sizes = ", ".join(f"{split} {sum(n):,}" for split, n in prepared.splits.items())
-    print(f"{name} {done}: {prepared.folder} ({sizes} records)")
-    return prepared.folder
-
-
-def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) -> None:
-    """Downloads and writes a set with the code of TensorFlow Datasets."""
-    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-        raise ConfigError(f"--manual_dir={manual_dir} is not a folder")
-    # Before TensorFlow is imported: it would take the whole memory of an accelerator that somebody
-    # may be training on.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise ConfigError(
-            f"{name!r} is not prepared yet, and preparing it needs TensorFlow: {INSTALL}"
-        ) from None
-    import tensorflow_datasets as tfds
-
-    for kind in ("GPU", "TPU"):
-        tf.config.set_visible_devices([], kind)
-    download = tfds.download.DownloadConfig(
-        # The files in the public bucket are TFRecord; prepare from the originals.
-        try_download_gcs=False,
-        manual_dir=str(Path(manual_dir).expanduser()) if manual_dir else None,
-    )
-    try:
-        builder = tfds.builder(
-            name,
-            data_dir=str(tfds_prepared.resolve_data_dir(data_dir)),
-            file_format=tfds_prepared.FORMAT,
-        )
-        builder.download_and_prepare(download_config=download)
-    except tfds.core.DatasetNotFoundError:
-        raise ConfigError(f"TensorFlow Datasets has no set {name!r}") from None
-    except AssertionError as error:  # an archive that has to be downloaded by hand is missing
-        raise ConfigError(f"{name!r} cannot be prepared: {one_line(error)}") from error
-    except Exception as error:
-        raise RunError(
-            f"{name!r} could not be prepared: {type(error).__name__}: {one_line(error)}"
-        ) from error
-
-
-def resize(name: str, size: int, data_dir: str | None = None) -> Path:
-    """Writes a copy of a data set with smaller images, unless it is there.
-
-    Args:
-        name: as data.name of a recipe.
-        size: short side in pixels.
-        data_dir: folder of the prepared sets, in which the copy goes.
-
-    Returns:
-        The folder of the copy.
-
-    Raises:
-        ConfigError: no such data set, or not one of image files.
-    """
-    if size < _LEAST_SIZE:
-        raise ConfigError(f"--resize={size}; it must be a number of pixels from {_LEAST_SIZE}")
-    if name in datasets.BUILT_IN:
-        raise ConfigError(f"{name!r} is not a set of image files, so there is nothing to shrink")
-    with input_errors():
-        dataset = datasets.open_dataset(name, data_dir)
-        kind, _, path = name.partition(":")
-        if kind in ("folder", "npz"):
-            base, version = Path(path).expanduser().absolute().stem, "1.0.0"
-        else:
-            base, version = kind, tfds_prepared.find_folder(name, data_dir).name
-        copy = f"{re.sub(r'[^A-Za-z0-9_]+', '_', base)}_{size}"
-        if not tfds_prepared.is_name(copy):  # it starts with a digit
-            copy = f"folder_{copy}"
-        if folder := tfds_prepared.find_folder(f"{copy}:{version}", data_dir):
-            print(f"{copy} is there already: {folder}")
-            return folder
-        root = tfds_prepared.resolve_data_dir(data_dir)
-        folder = array_records.write_resized(dataset, copy, version, root, size)
-    print(f"written: {folder}; read it with --config.data.name={copy}")
-    return folder
 
 
 def define_flags() -> None:
-    """Defines the flags."""
     flags.DEFINE_string(
         "data_dir", None, "Folder of prepared sets; $TFDS_DATA_DIR or ~/tensorflow_datasets."
     )
@@ -163,7 +39,6 @@ def define_flags() -> None:
 
 
 def main(args: flags.FlagValues, name: str) -> None:
-    """Prepares the set, and its smaller copy if one is wanted."""
     is_tfds = tfds_prepared.is_name(name) and name not in datasets.BUILT_IN
     if is_tfds or args.resize is None:
         prepare(name, args.data_dir, args.manual_dir)

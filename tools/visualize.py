@@ -5,7 +5,7 @@
     python tools/visualize.py operations --config=configs/imagenet_nest.py:tiny --image=photo.jpg
 
 batch: an augmented training batch as the model sees it, with its labels.
-operations: each operation of the recipe's RandAugment over its magnitudes.
+operations: each operation of the recipe's RandAugment at its magnitudes.
 Writes a PNG, --output. Without the recipe's data set: --config.data.name=synthetic.
 """
 
@@ -31,7 +31,7 @@ def batch(args: flags.FlagValues) -> None:
 
 
 def operations(args: flags.FlagValues) -> None:
-    """Each operation of the recipe's RandAugment over its magnitudes."""
+    """Each operation of the recipe's RandAugment at its magnitudes."""
     with input_errors():
         plain = experiment.check_config(_config(args))
         options = plain["augment"].get("randaugment")

@@ -1,4 +1,4 @@
-"""Figures of batches and operations, for tools/visualize.py."""
+"""Pictures of what a recipe does to images: augmented batches, and RandAugment's operations."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ MAGNITUDES = 7  # pictures in a row of draw_operations
 
 
 def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a training batch as the model sees it in step `start` of the run.
+    """Returns a training batch as the model sees it at step `start` of the run.
 
     Args:
-        run: of a classification.
+        run: of the task classification.
         start: number of the batch.
 
     Returns:
-        images float32 [b, h, w, c] in 0..1 (normalised, erased, mixed and put back); targets
+        Images, float32 [b, h, w, c] in 0..1 (erased, mixed, and no longer normalised), and targets
         [b, classes] without label smoothing.
     """
     batches = run.data.train_batches(start)
@@ -52,8 +52,8 @@ def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Fi
     """Draws an augmented training batch with its labels.
 
     Args:
-        run: of a classification.
-        num_images: as many of the batch at most.
+        run: of the task classification.
+        num_images: how many of the batch at most.
         start: number of the batch.
     """
     images, targets = augmented_batch(run, start)
@@ -76,14 +76,14 @@ def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Fi
 def draw_operations(
     options: dict[str, Any], image_size: int | tuple[int, int], image: np.ndarray | None
 ) -> Figure:
-    """Draws a row for each operation of a RandAugment section: its magnitudes up to the largest.
+    """Draws one row per operation of a RandAugment section: its magnitudes up to the largest.
 
-    Operations whose sign is drawn go from one side through 0 to the other.
+    Operations with a random sign go from one side through 0 to the other.
 
     Args:
         options: the section.
         image_size: of the recipe.
-        image: uint8 [h, w, 3]; None is a photograph that comes with scikit-learn.
+        image: uint8 [h, w, 3]; None: a photograph that comes with scikit-learn.
     """
     if image is None:
         from sklearn.datasets import load_sample_image
@@ -112,7 +112,7 @@ def draw_operations(
             axes.set_xticks([])
             axes.set_yticks([])
             if operation.argument is None and axes is not line[0]:
-                axes.axis("off")  # there is but one strength
+                axes.axis("off")  # it has only one strength
                 continue
             drawn = operation(image, float(level), interpolation)
             axes.imshow(_shown(drawn), interpolation="nearest")
@@ -124,5 +124,4 @@ def draw_operations(
 
 
 def _shown(image: np.ndarray) -> np.ndarray:
-    """Grey images in three channels."""
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image

@@ -1,16 +1,16 @@
 """What a model costs, counted on its traced program: nothing is computed, no weights exist.
 
     parameters        entries of the parameters (not of batch statistics)
-    multiply-adds     products of matrix products and convolutions for one image, what papers call
-                      FLOPs; norms, activation functions and softmax are none. A filter multiplies
-                      the zeros of its padding, too.
+    multiply-adds     of matrix products and convolutions for one image, what papers call FLOPs;
+                      norms, activation functions and softmax do not count. A filter also multiplies
+                      the zeros of its padding.
     activations       entries of the outputs of these products for one image, as timm counts them
-    kept for backward bytes of what the forward pass of a training step keeps for its backward pass,
+    kept for backward bytes that the forward pass of a training step keeps for its backward pass,
                       for a batch: the arrays that JAX's differentiation saves (fewer with
                       `remat`), before XLA fuses and frees. Parameters are not among them.
 
-Each is given for the parts of the model: a level of NesT, a layer of TNT, a block of ViT, a stage
-of a ResNet, and what stands before and after them.
+Each is given per part of the model: a level of NesT, a layer of TNT, a block of ViT, a stage of a
+ResNet, and what comes before and after them.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from jax.extend import core as jax_core
 
 from zoo.load import variable_shapes
 
-# Of the name of a module directly in the model: what it belongs to.
+# The part in the name of a module directly in the model.
 _PART = re.compile(r"(level|layer|block|stage|group)(\d+)(?=_|$)")
 
 
@@ -55,15 +55,15 @@ def part_of(module: str) -> str:
 def model_costs(
     model: nn.Module, image_shape: tuple[int, int, int], batch_size: int | None = None
 ) -> dict[str, Cost]:
-    """Counts the costs of a model, part by part.
+    """Counts the costs of a model part by part.
 
     Args:
         model: the model.
         image_shape: (height, width, channels).
-        batch_size: of the training step whose kept bytes are counted; None: they are not.
+        batch_size: of the training step whose kept bytes are counted; None: do not count them.
 
     Returns:
-        Part -> its costs, in the order of the forward pass; "other" is what belongs to no part.
+        Part -> its costs, in the order of the forward pass; "other" belongs to no part.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     # Initialisation runs the forward pass, so one trace shows both; drawing weights has no product.
@@ -85,10 +85,10 @@ def count_products(program: jax_core.Jaxpr) -> dict[str, Cost]:
     """Counts the matrix products and convolutions of a traced program.
 
     Args:
-        program: as `jax.make_jaxpr` gives it, its `jaxpr`.
+        program: `jax.make_jaxpr(...)(...).jaxpr`.
 
     Returns:
-        Part -> multiply-adds, and entries of the products' outputs.
+        Part -> multiply-adds and entries of the products' outputs.
     """
     costs = {}
     for equation, part in _equations(program, ""):
@@ -99,7 +99,7 @@ def count_products(program: jax_core.Jaxpr) -> dict[str, Cost]:
 
 
 def _equations(program: jax_core.Jaxpr, outer: str) -> Iterator[tuple[Any, str]]:
-    """Yields each operation with its part, also those of jitted and rematerialised functions."""
+    """Yields each operation with its part, also inside jitted and rematerialised functions."""
     for equation in program.eqns:
         part = _part(equation) or outer
         yield equation, part
@@ -111,14 +111,14 @@ def _equations(program: jax_core.Jaxpr, outer: str) -> Iterator[tuple[Any, str]]
 
 
 def _part(equation: Any) -> str:
-    """Returns the part that an operation stands in, "" if it is in the model itself or unnamed."""
+    """Returns the part that an operation is in, "" if it is in the model itself or unnamed."""
     # "jvp(Tnt)/Tnt._first_words/word_embedding/projection": the model, its method, modules.
     _, *names = str(equation.source_info.name_stack).split("/")
     return next((part_of(name) for name in names if "." not in name), "")
 
 
 def _depth(equation: Any) -> int | None:
-    """Returns the multiply-adds of one output entry; None for what is not a product."""
+    """Returns the multiply-adds per output entry; None if the operation is not a product."""
     if equation.primitive is lax.dot_general_p:
         (contracted, _), _ = equation.params["dimension_numbers"]
         return math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
@@ -143,7 +143,7 @@ def count_kept_bytes(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str
     params = variables.pop("params")
 
     def kept(params, state, images, key):
-        # The function that goes backward is a pytree of what it holds.
+        # The backward function is a pytree of what it holds.
         return jax.tree.leaves(jax.vjp(_forward(model, state, images, key), params)[1])
 
     images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
@@ -165,8 +165,8 @@ def measure_memory(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, 
 
     Returns:
         Bytes on the device: "arguments" (parameters, statistics, images), "outputs" (gradients,
-        statistics) and "temporaries" (activations and whatever else). The optimizer's state, two
-        float32 a parameter with AdamW, comes on top.
+        statistics) and "temporaries" (activations and all else). The optimizer's state, two
+        float32 per parameter with AdamW, comes on top.
     """
     variables = variable_shapes(model, image_shape[1:])
     params = variables.pop("params")

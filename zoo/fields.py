@@ -1,4 +1,4 @@
-"""Fields of a model that decide what its weights mean, though no array may show them."""
+"""The fields of a model that decide what its weights mean, whether or not an array shows them."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from harness.strict_config import unknown_name
 
-# Fields that training alone reads, or that differ with image and data: the same weights fit.
+# Fields that only training reads, or that vary with image and data: the same weights fit.
 _FREE_FIELDS = {
     *("num_classes", "block_size", "dtype", "remat", "zero_init_last_norm", "batch_norm_momentum"),
     *("drop_path_rate", "dropout_rate", "attention_dropout_rate"),
@@ -18,7 +18,7 @@ _FREE_FIELDS = {
 
 
 def telling_fields(model: nn.Module) -> dict[str, Any]:
-    """Returns the fields of a model that decide what weights mean, as JSON would give them."""
+    """Returns the fields of a model that decide what its weights mean, as JSON gives them."""
     names = [field.name for field in dataclasses.fields(model) if field.init]
     values = {name: getattr(model, name) for name in names if name not in _FREE_FIELDS}
     plain = bool | int | float | str | tuple | list | None
@@ -32,20 +32,20 @@ def telling_fields(model: nn.Module) -> dict[str, Any]:
 def check_fields(
     file: Path, kind: str, fields: Mapping[str, Any], model: nn.Module, ignore: Sequence[str] = ()
 ) -> list[str]:
-    """Compares what a source fixes with the fields of a model.
+    """Compares the fields that weights need with those of a model.
 
     Args:
         file: where the weights come from.
         kind: what they are, in words.
-        fields: field -> the value that the weights need, as JSON would give it.
+        fields: field -> the value that the weights need, as JSON gives it.
         model: the model that they are for.
         ignore: fields that may differ.
 
     Returns:
-        A sentence for each ignored field that differs.
+        One sentence per ignored field that differs.
 
     Raises:
-        ValueError: naming the other fields that differ, or a name in `ignore` that is no field.
+        ValueError: other fields differ, or a name in `ignore` is not a field.
     """
     have = telling_fields(model)
     for name in ignore:

@@ -1,37 +1,38 @@
-"""Which file or checkpoint folder a path to weights means."""
+"""The file or checkpoint folder that a path to weights stands for."""
 
 import re
 from pathlib import Path
 
 from harness.trees import listed
 
-# The folders that a model hub makes hold one of these.
+# A folder from a model hub holds one of these.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+CHECKPOINTS = ("latest", "best")  # folders of a workdir's `checkpoints`
 
 
 def find_weights_file(path: str | Path, checkpoint: str = "latest") -> Path:
-    """Finds what a path means.
+    """Finds the weights that a path stands for.
 
     Args:
-        path: a weights file; a workdir of ours, its folder `checkpoints`, one of the two in that,
+        path: a weights file; a workdir, its folder `checkpoints`, one of the two folders in that,
             or one checkpoint; a folder of the official NesT, whose newest checkpoint counts, or the
-            prefix of one checkpoint in it (".../ckpt-39"); a folder of a model hub.
+            prefix of one checkpoint in it (".../ckpt-39"); a folder from a model hub.
         checkpoint: "latest" or "best", of a workdir.
 
     Returns:
-        A file, or the folder of one checkpoint of ours (".../checkpoints/best/1200").
+        A file, or the folder of one of this repository's checkpoints (".../best/1200").
 
     Raises:
-        FileNotFoundError: if nothing is there, naming the checkpoints near it.
-        ValueError: if the path is empty or not on this machine, or `checkpoint` is another word.
+        FileNotFoundError: nothing is there; the message names the checkpoints near it.
+        ValueError: the path is empty or not on this machine, or `checkpoint` is another word.
     """
-    if checkpoint not in ("latest", "best"):
+    if checkpoint not in CHECKPOINTS:
         raise ValueError(f"checkpoint={checkpoint!r} does not exist; choose from 'latest', 'best'")
     if not str(path).strip():
         raise ValueError("the weights path is empty")
     if "://" in str(path):
         raise ValueError(f"weights {path}: copy remote files to this machine first")
-    path = Path(path).expanduser().absolute()  # its parents tell what it belongs to
+    path = Path(path).expanduser().absolute()  # its parents say which run it is of
     if path.is_file():
         return path
     if path.is_dir():
@@ -44,9 +45,25 @@ def find_weights_file(path: str | Path, checkpoint: str = "latest") -> Path:
     raise FileNotFoundError(f"weights {path}: no such file or folder{there}")
 
 
+def find_checkpoint(workdir: Path, checkpoint: str = "latest") -> Path:
+    """Returns the folder of a run's newest "latest" or "best" checkpoint (".../best/1200").
+
+    Raises:
+        FileNotFoundError: the run has saved none.
+    """
+    return _newest(workdir.expanduser().absolute() / "checkpoints" / checkpoint)
+
+
 def is_checkpoint(path: Path) -> bool:
-    """Tells whether a folder is one checkpoint of ours."""
+    """Returns whether a folder is one of this repository's checkpoints."""
     return path.name.isdigit() and (path / "state").is_dir()
+
+
+def _newest(folder: Path) -> Path:
+    steps = [step for step in folder.glob("*") if is_checkpoint(step)]
+    if not steps:
+        raise FileNotFoundError(f"weights {folder}: no finished checkpoint there")
+    return max(steps, key=lambda step: int(step.name))
 
 
 def _in_folder(folder: Path, checkpoint: str) -> Path:
@@ -54,13 +71,10 @@ def _in_folder(folder: Path, checkpoint: str) -> Path:
         return folder
     if (folder / "checkpoints").is_dir():  # a workdir
         folder = folder / "checkpoints"
-    if (folder / "latest").is_dir() or (folder / "best").is_dir():
+    if any((folder / name).is_dir() for name in CHECKPOINTS):
         folder = folder / checkpoint
-    if folder.name in ("latest", "best"):
-        steps = [step for step in folder.glob("*") if is_checkpoint(step)]
-        if not steps:
-            raise FileNotFoundError(f"weights {folder}: no finished checkpoint in this folder")
-        return max(steps, key=lambda step: int(step.name))
+    if folder.name in CHECKPOINTS:
+        return _newest(folder)
     for name in _HUB_FILES:
         if (folder / name).is_file():
             return folder / name
@@ -68,9 +82,9 @@ def _in_folder(folder: Path, checkpoint: str) -> Path:
 
 
 def _newest_official(folder: Path) -> Path:
-    """Asks the folder's `checkpoint` file, as the official code does, or takes the highest number.
+    """Reads the folder's `checkpoint` file, as the official code does, or takes the highest number.
 
-    The file names the path on the machine that wrote it, so only the last part counts.
+    That file holds a path on the machine that wrote it, so only the last part counts.
     """
     index = folder / "checkpoint"
     text = index.read_text(errors="replace") if index.is_file() else ""
@@ -83,8 +97,8 @@ def _newest_official(folder: Path) -> Path:
     numbered = _numbered(folder)
     if not numbered:
         raise FileNotFoundError(
-            f"weights {folder}: no checkpoint (ckpt-N.flax) in this folder, nor checkpoints of "
-            f"ours, nor {' nor '.join(_HUB_FILES)}"
+            f"weights {folder}: no checkpoint (ckpt-N.flax) in this folder, nor checkpoints of a "
+            f"run, nor {' nor '.join(_HUB_FILES)}"
         )
     return numbered[max(numbered)]
 

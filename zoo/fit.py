@@ -1,14 +1,14 @@
-"""Making weights fit a model of another image size or another number of classes.
+"""Fits weights to a model of another image size or another number of classes: see `fit`.
 
-Position tables are resized on the plane of the image, class tokens apart; the head starts anew.
-Which tables a model has, and how they lie on the plane, is in `position_tables`.
+Position tables are resized on the plane of the image, class tokens apart; the head is
+re-initialised. `position_tables` says which tables a model has and how they lie on the plane.
 
 Shape letters: t blocks, n tokens of a block, c channels, h and w sides of a plane in tokens.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -32,11 +32,10 @@ class PositionTable:
     """How a position table lies on the plane of the image.
 
     Attributes:
-        plane: sides of the whole plane in tokens, for the images at hand.
-        grid: how many blocks of it lie under and beside each other; None without blocks, and
-            then the table has no axis of blocks.
+        plane: height and width of the whole plane in tokens, for the model's images.
+        grid: rows and columns of blocks; None: the table has no axis of blocks.
         num_class_tokens: rows before those of the plane, which are kept as they are.
-        resize: how it is resized if nobody says otherwise.
+        resize: how it is resized by default.
     """
 
     plane: tuple[int, int]
@@ -46,12 +45,12 @@ class PositionTable:
 
 
 def position_tables(model: nn.Module, image_size: tuple[int, int]) -> dict[str, PositionTable]:
-    """Finds the position tables of a model that depend on the image's size.
+    """Returns the position tables of a model that depend on the image's size.
 
     TNT's table of words is not among them: it depends on the patch alone.
 
     Args:
-        model: any model; one that is not known here has none.
+        model: any model; one of a class not listed here has none.
         image_size: (height, width) in pixels.
 
     Returns:
@@ -89,16 +88,15 @@ def resize_table(
 
     Args:
         array: [t, n, c] with blocks, else [class tokens + h * w, c].
-        table: what it shall become.
-        how: "linear": SciPy's linear zoom, whose corners stay where they are; "bicubic": with
-            anti-aliasing and pixels as squares, as timm's; "linear_in_blocks": every block zoomed
-            by itself, as the official NesT does it, so that neighbours across a border no longer
-            fit together. None: the table's own.
-        source: sides of the plane of `array` in tokens; None: it is a square.
+        table: what it is to become.
+        how: "linear": SciPy's linear zoom, which keeps the corners in place; "bicubic": with
+            anti-aliasing and pixels as squares, as in timm; "linear_in_blocks": each block zoomed
+            on its own, as in the official NesT, so that neighbours across a border no longer fit
+            together. None: the table's own.
+        source: height and width of the plane of `array` in tokens; None: it is a square.
 
     Returns:
-        The table for the plane, or None if `array` is no such table: its class tokens, its blocks
-        or its plane are others.
+        The resized table, or None if `array` has other class tokens, other blocks or another plane.
 
     Reference:
         Official NesT: libml/utils.py, _reshape_position_embeddings. timm: layers/pos_embed.py,
@@ -129,16 +127,16 @@ def resize_table(
 def _sides(
     count: int, source: tuple[int, int] | None, grid: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """Returns the sides of a block of `count` tokens, or None if there is none on that plane."""
+    """Returns height and width of a block of `count` tokens, None if that plane has none."""
     side = round(count**0.5)
-    sides = (side, side)  # of a square, whatever its patches were
+    sides = (side, side)  # of a square, with patches of any size
     if not _is_square(source):
         sides = (source[0] // grid[0], source[1] // grid[1])
     return sides if sides[0] * sides[1] == count else None
 
 
 def _is_square(plane: tuple[int, int] | None) -> bool:
-    """Tells whether a plane is a square, which one is that nothing tells of."""
+    """Returns whether a plane is square; an unknown plane counts as square."""
     return plane is None or plane[0] == plane[1]
 
 
@@ -151,15 +149,15 @@ def _zoom(planes: np.ndarray, sides: tuple[int, int], how: Resize) -> np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapted:
-    """Weights that have been made to fit, and what that took: {name: (old shape, new shape)}."""
+class Fitted:
+    """Weights made to fit, and what changed: {name: (old shape, new shape)}."""
 
     arrays: dict[str, np.ndarray]
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     reinitialized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-def adapt(
+def fit(
     arrays: Mapping[str, np.ndarray],
     shapes: Mapping[str, Any],
     model: nn.Module,
@@ -169,8 +167,8 @@ def adapt(
     reinit_head: Reinit = "zeros",
     seed: int = 0,
     stored_size: tuple[int, int] | None = None,
-) -> Adapted:
-    """Resizes position tables, and starts the head anew if the number of classes differs.
+) -> Fitted:
+    """Resizes position tables, and re-initialises the head if the number of classes differs.
 
     Args:
         arrays: name -> array.
@@ -178,24 +176,24 @@ def adapt(
         model: whose shapes those are.
         image_size: (height, width) of its images.
         resize: see `resize_table`; None: "linear" for NesT, "bicubic" for the others.
-        reinit_head: "zeros", "noise" (the kernel as at the start of a training) or "never".
+        reinit_head: "zeros", "noise" (the kernel as at the start of training) or "never".
         seed: of the noise.
         stored_size: (height, width) of the images that the arrays are for; None: squares.
 
     Returns:
-        The arrays. What fits in neither way is left as it is, for a comparison to report.
+        The arrays. What cannot be fitted stays as it is, for the caller's comparison to report.
 
     Raises:
         ValueError: for an unknown `resize` or `reinit_head`.
     """
     for key, value, allowed in (
-        ("resize", resize, (None, "linear", "bicubic", "linear_in_blocks")),
-        ("reinit_head", reinit_head, ("zeros", "noise", "never")),
+        ("resize", resize, (None, *get_args(Resize))),
+        ("reinit_head", reinit_head, get_args(Reinit)),
     ):
         if value not in allowed:
-            names = ", ".join(repr(name) for name in allowed)
+            names = ", ".join(map(repr, allowed))
             raise ValueError(f"{key}={value!r} does not exist; choose from {names}")
-    adapted, resized, reinitialized = dict(arrays), {}, {}
+    fitted, resized, reinitialized = dict(arrays), {}, {}
     sources = _planes(model, stored_size)
     for name, table in position_tables(model, image_size).items():
         have, want = shape_of(arrays.get(name)), shape_of(shapes.get(name))
@@ -208,35 +206,35 @@ def adapt(
             continue
         array = resize_table(arrays[name], table, resize, source)
         if array is not None:
-            adapted[name], resized[name] = array, (have, want)
+            fitted[name], resized[name] = array, (have, want)
     if reinit_head != "never" and _other_classes(arrays, shapes):
         for name in _HEAD:
             want = shape_of(shapes[name])
             reinitialized[name] = (shape_of(arrays[name]), want)
             if reinit_head == "noise" and name == "head/kernel":
-                adapted[name] = np.asarray(truncated_normal(jax.random.key(seed), want))
+                fitted[name] = np.asarray(truncated_normal(jax.random.key(seed), want))
             else:
-                adapted[name] = np.zeros(want, np.float32)
-    return Adapted(adapted, resized, reinitialized)
+                fitted[name] = np.zeros(want, np.float32)
+    return Fitted(fitted, resized, reinitialized)
 
 
 def _planes(model: nn.Module, stored_size: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
-    """Returns the planes of the tables for other images, {} if nothing tells these."""
+    """Returns the planes of the tables for images of the stored size, {} if that is unknown."""
     if stored_size is None:
         return {}
     if isinstance(model, Nest):
-        model = model.clone(block_size=None)  # the given one is of the images at hand
+        model = model.clone(block_size=None)  # the given one is for the model's own images
     try:
         return {name: table.plane for name, table in position_tables(model, stored_size).items()}
     except ValueError:
-        return {}  # with other patches: names and shapes still decide
+        return {}  # other patches: names and shapes still decide
 
 
 _HEAD = ("head/kernel", "head/bias")
 
 
 def _other_classes(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Any]) -> bool:
-    """Tells whether two heads differ in the number of classes and in nothing else."""
+    """Returns whether two heads differ in the number of classes and in nothing else."""
     if not all(name in arrays and name in shapes for name in _HEAD):
         return False
     (kernel, bias), (new_kernel, new_bias) = (

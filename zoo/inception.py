@@ -1,4 +1,4 @@
-"""Files of Inception-v3's weights: state dicts of PyTorch, which FID's users have."""
+"""Inception-v3's weights from the PyTorch state dicts that FID is usually computed with."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from baselines.inception import InceptionV3
 from harness.trees import check_tree, listed
-from zoo.files import read_safetensors
+from zoo.formats import read_safetensors
 from zoo.torch_files import SUFFIXES as TORCH_SUFFIXES
 from zoo.torch_files import read_torch_state
 
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 
-# Rows of the last layer -> whose network it is, and whether that has FID's pools.
+# Rows of the last layer -> whose network it is, and whether it has FID's pools.
 NETWORKS = {
     1008: ("pytorch-fid's, the TensorFlow graph of 2015-12-05", True),
     1000: ("torchvision's", False),
 }
 
-# Ours -> PyTorch's, of arrays that have both; layers have the same names in both.
+# Name here -> PyTorch's, for each kind of array; layers have the same names in both.
 _NAMES = {
     "kernel": "weight",
     "scale": "weight",
@@ -32,7 +32,7 @@ _NAMES = {
 
 
 def read_inception(file: Path) -> tuple[InceptionV3, dict, str]:
-    """Reads the weights of FID's network or of torchvision's; the file's classes tell which.
+    """Reads the weights of FID's network or torchvision's, told apart by the number of classes.
 
     Args:
         file: pt_inception-2015-12-05-*.pth of pytorch-fid, inception_v3_google-*.pth of
@@ -42,7 +42,7 @@ def read_inception(file: Path) -> tuple[InceptionV3, dict, str]:
         The model, its variables, and whose network it is, in words.
 
     Raises:
-        ValueError: the file is missing, damaged or not of this network, or has values that no
+        ValueError: the file is missing, damaged or of another network, or holds values that no
             trained network has.
     """
     if not file.is_file():
@@ -61,7 +61,7 @@ def read_inception(file: Path) -> tuple[InceptionV3, dict, str]:
         raise ValueError(f"weights {file}: not Inception-v3: {found}; it has fc.bias of {counts}")
     source, fid_pools = NETWORKS[rows]
     model = InceptionV3(num_classes=rows, fid_pools=fid_pools)
-    # The auxiliary classifier and the counts of batches have a use in training only.
+    # The auxiliary classifier and the counts of batches are for training only.
     state = {
         name: array
         for name, array in state.items()
@@ -78,7 +78,7 @@ def read_inception(file: Path) -> tuple[InceptionV3, dict, str]:
 
 
 def state_shapes(model: InceptionV3) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns PyTorch's name -> shape there of all arrays of the network."""
+    """Returns PyTorch's name -> PyTorch's shape of every array of the network."""
     return {
         _foreign_name(path): jax.ShapeDtypeStruct(
             tuple(leaf.shape[axis] for axis in _foreign_axes(leaf.ndim)), leaf.dtype
@@ -88,11 +88,11 @@ def state_shapes(model: InceptionV3) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def from_state_dict(state: dict[str, np.ndarray], model: InceptionV3) -> dict:
-    """Returns {"params": tree, "batch_stats": tree}, float32, of a state dict with all names."""
+    """Returns {"params": tree, "batch_stats": tree} in float32, of a complete state dict."""
     leaves = {}
     for path, leaf in _leaves(model).items():
         array = np.asarray(state[_foreign_name(path)], np.float32)
-        # Back to our order: where each of our axes is among theirs.
+        # Back to the order here: where each of these axes is among PyTorch's.
         leaves[path] = np.ascontiguousarray(array.transpose(np.argsort(_foreign_axes(leaf.ndim))))
     return unflatten_dict(leaves)
 
@@ -108,5 +108,5 @@ def _foreign_name(path: tuple[str, ...]) -> str:
 
 
 def _foreign_axes(ndim: int) -> tuple[int, ...]:
-    """Returns which of our axes are PyTorch's: outputs, inputs, then rows and columns."""
+    """Returns which axis here each of PyTorch's is: outputs, inputs, then rows and columns."""
     return {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[ndim]

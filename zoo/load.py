@@ -1,9 +1,8 @@
-"""Reading weights from files into the variables of a model.
+"""The front door to weights: `load_weights` for a person, `load_variables` for code.
 
-`load_weights` and `load_variables` are the entries, for a person and for every flag. They find the
-file (weight_places), read it (weight_files, weight_checkpoints), compare the fields that no array
-shows (weight_fields), resize position tables and start the head anew (adapt), and compare every
-name and shape that is left with the model's.
+Both find the file (zoo/find.py), read it (zoo/formats.py, zoo/run_checkpoints.py), compare the
+model's fields that no array shows (zoo/fields.py), resize position tables and re-initialise the
+head (zoo/fit.py), then compare every name and shape with the model's.
 """
 
 import dataclasses
@@ -16,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from harness.trees import check_tree, flatten, listed
+from harness.trees import check_tree, listed
 from zoo.fields import check_fields
-from zoo.files import read_weights
 from zoo.find import find_weights_file, is_checkpoint
-from zoo.fit import Reinit, Resize, adapt
+from zoo.fit import Reinit, Resize, fit
+from zoo.formats import read_weights
 from zoo.run_checkpoints import read_checkpoint
 
 __all__ = [
@@ -35,7 +34,7 @@ __all__ = [
     "variable_shapes",
 ]
 
-# Collections that a forward pass returns, which are no weights.
+# Collections that a forward pass returns, which are not weights.
 _OUTPUTS = ("intermediates", "perturbations")
 
 
@@ -46,11 +45,11 @@ class Report:
     Attributes:
         path: the file or checkpoint that was read.
         kind: what it is, in words.
-        loaded: names of the arrays that are as they were stored.
+        loaded: names of the arrays that are as stored.
         resized: name -> (stored shape, new shape) of position tables.
         reinitialized: name -> (stored shape, new shape) of the head.
         reinit_head: how the head starts.
-        skipped: what is stored there and not needed.
+        skipped: what the file holds besides, which is not needed.
         notes: what a person should know.
         class_names: of the stored head, in the order of the labels, where they are known.
     """
@@ -66,7 +65,7 @@ class Report:
     class_names: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        """Returns a line for each kind of array that there is."""
+        """Returns one line per kind of array."""
         changes = [
             [f"{name} {old} -> {new}" for name, (old, new) in changed.items()]
             for changed in (self.resized, self.reinitialized)
@@ -89,7 +88,7 @@ class Report:
 def load_weights(
     path: str | Path, model: nn.Module, *, image_size: int | tuple[int, ...], **options: Any
 ) -> dict[str, Any]:
-    """Reads the parameters of a model, and logs what that took.
+    """Reads the parameters of a model and logs the report.
 
     Args:
         path, model, image_size, **options: see `load_variables`.
@@ -117,21 +116,22 @@ def load_variables(
     seed: int = 0,
     ignore_fields: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Report]:
-    """Reads weights that fit a model, or that can be made to.
+    """Reads weights that fit a model, or can be made to fit.
 
     Args:
-        path: a workdir of ours or a checkpoint in it; a file of ours (.safetensors, .npz); a folder
-            or a file of the official NesT (.flax); timm's NesT or TNT (.safetensors); the official
-            TNT (.pth.tar); other files of torch.save. See `find_weights_file` for folders.
+        path: a workdir or a checkpoint in it; a file that `write_weights` wrote (.safetensors,
+            .npz); a folder or a file of the official NesT (.flax); timm's NesT or TNT
+            (.safetensors); the official TNT (.pth.tar); other files of torch.save. See
+            `find_weights_file` for folders.
         model: the model that the weights are for.
         image_size: side, (height, width) or (height, width, channels) of its images. Position
             tables of another size are resized.
-        weights: "raw", or "ema" for the moving average beside them.
+        weights: "raw", or "ema" for their moving average.
         checkpoint: "latest" or "best", of a workdir.
         resize: how position tables are resized: "linear" (None: NesT's), "bicubic" (None: the
-            others'), "linear_in_blocks" (as the official NesT); see `adapt.resize_table`.
-        reinit_head: what the head becomes if the number of classes differs: "zeros", "noise" (the
-            start of a training), or "never", and then that is an error.
+            others'), "linear_in_blocks" (as the official NesT); see `fit.resize_table`.
+        reinit_head: what the head becomes if the number of classes differs: "zeros", "noise" (as
+            at the start of training), or "never", which makes that an error.
         seed: of that noise.
         ignore_fields: fields of the model, such as "gelu", that may differ from what the weights
             were made with.
@@ -141,10 +141,10 @@ def load_variables(
         nested dicts of float32 NumPy arrays, and a report.
 
     Raises:
-        FileNotFoundError: if there is nothing at `path`.
-        ValueError: in one line, if the file is not readable, not of a known format, holds values
-            that are not finite, needs other fields of the model (names them), or is of another
-            model (lists missing, extra and mis-shaped arrays).
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: in one line: the file is unreadable or of no known format, holds values that
+            are not finite, needs other fields of the model (names them), or is of another model
+            (lists missing, extra and mis-shaped arrays).
     """
     if weights not in ("raw", "ema"):
         raise ValueError(f"weights={weights!r} does not exist; choose from 'raw', 'ema'")
@@ -156,13 +156,13 @@ def load_variables(
     height, width, channels = _image_shape(image_size)
     expected = variable_shapes(model, (height, width, channels))
     shapes = _names(expected)
-    # Before the head is started anew: what diverged is refused, wherever it shows.
-    with np.errstate(over="ignore"):  # too large for float32: becomes infinite, and is refused
+    # Before the head is re-initialised: what diverged is refused, wherever it shows.
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
         arrays = {n: np.asarray(array, np.float32) for n, array in _names(stored.variables).items()}
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
         raise ValueError(f"weights {file}: values that are not finite in {listed(bad)}")
-    adapted = adapt(
+    fitted = fit(
         arrays,
         shapes,
         model,
@@ -172,29 +172,26 @@ def load_variables(
         seed=seed,
         stored_size=stored.image_size,
     )
-    check_tree(shapes, adapted.arrays, f"weights {file}")
-    arrays = adapted.arrays
-    changed = adapted.resized.keys() | adapted.reinitialized.keys()
+    check_tree(shapes, fitted.arrays, f"weights {file}")
+    arrays = fitted.arrays
+    changed = fitted.resized.keys() | fitted.reinitialized.keys()
     report = Report(
         path=file,
         kind=stored.kind,
         loaded=tuple(name for name in arrays if name not in changed),
-        resized=adapted.resized,
-        reinitialized=adapted.reinitialized,
+        resized=fitted.resized,
+        reinitialized=fitted.reinitialized,
         reinit_head=reinit_head,
         skipped=stored.skipped,
         notes=(*stored.notes, *ignored),
         class_names=stored.class_names,
     )
-    variables = {
-        collection: unflatten_dict({leaf: arrays[name] for leaf, name in names.items()}, sep="/")
-        for collection, names in _name_table(expected).items()
-    }
-    return variables, report
+    paths = flatten_dict(expected, sep="/")
+    return unflatten_dict({path: arrays[_name(path)] for path in paths}, sep="/"), report
 
 
 def variable_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
-    """Finds the shapes of a model's variables without computing any.
+    """Returns the shapes of a model's variables without computing any.
 
     Args:
         model: the model.
@@ -210,7 +207,7 @@ def variable_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict
 
 
 def parameter_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
-    """Finds the shapes of a model's parameters: the tree under "params" of `variable_shapes`."""
+    """Returns the shapes of a model's parameters: "params" of `variable_shapes`."""
     return variable_shapes(model, image_size)["params"]
 
 
@@ -220,21 +217,10 @@ def _image_shape(image_size: int | tuple[int, ...]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _name_table(variables: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Returns collection -> path in it -> name: parameters' is their path, others' have both."""
-    return {
-        collection: {
-            path: path if collection == "params" else f"{collection}/{path}"
-            for path in flatten(tree)
-        }
-        for collection, tree in variables.items()
-    }
-
-
 def _names(variables: dict[str, Any]) -> dict[str, Any]:
-    leaves = {collection: flatten(tree) for collection, tree in variables.items()}
-    return {
-        name: leaves[collection][path]
-        for collection, names in _name_table(variables).items()
-        for path, name in names.items()
-    }
+    return {_name(path): leaf for path, leaf in flatten_dict(variables, sep="/").items()}
+
+
+def _name(path: str) -> str:
+    """Returns the name of an array for people: only other collections than "params" show."""
+    return path.removeprefix("params/")

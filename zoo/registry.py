@@ -1,7 +1,9 @@
-"""The models that a recipe can name."""
+"""The models that a recipe can name, and how each is built."""
 
 import dataclasses
+import re
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,9 +48,38 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 
 def model_fields(model_class: type[nn.Module]) -> tuple[str, ...]:
-    """Lists the fields of a model class, without those that flax adds to every module."""
+    """Returns the fields of a model class without those that flax adds to every module."""
     fields = (field.name for field in dataclasses.fields(model_class) if field.init)
     return tuple(name for name in fields if name not in ("parent", "name"))
+
+
+def default_image_size(name: str) -> int:
+    """Returns the side in pixels of the images that a model is made for: most names end with it."""
+    if name.startswith("wrn"):
+        return 32
+    number = re.search(r"_(\d+)$", name)
+    return int(number[1]) if number else 224
+
+
+def without_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the name in a config section of a network, and the fields that differ from its own.
+
+    Two sections that describe the same network in more or fewer words become equal.
+
+    Raises:
+        KeyError, ValueError: there is no such network, or no such value.
+    """
+    model_class, variant = (MODELS | GENERATORS | DISCRIMINATORS)[section["name"]]
+    own = {field.name: field.default for field in dataclasses.fields(model_class)} | variant
+
+    def value_of(field: str, value: Any) -> Any:
+        return _dtype(value) if field == "dtype" else _plain(value)
+
+    return {
+        field: value
+        for field, value in section.items()
+        if value is not None and value_of(field, value) != value_of(field, own.get(field))
+    }
 
 
 def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
@@ -57,15 +88,15 @@ def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
     Args:
         name: a key of MODELS.
         num_classes: number of logits.
-        **overrides: fields of the model that replace the variant's own. None keeps the variant's
+        **overrides: fields of the model that replace the variant's own; None keeps the variant's
             value. Lists become tuples, and `dtype` may be a name such as "bfloat16".
 
     Returns:
         The module, without parameters.
 
     Raises:
-        ValueError: for an unknown name or field, listing what exists, or for a value that the model
-            does not take.
+        ValueError: an unknown name or field (lists what exists), or a value that the model does
+            not take.
     """
     return _create("model", MODELS, name, {"num_classes": num_classes}, overrides)
 
@@ -136,7 +167,7 @@ def _create(
 
 
 def _plain(value: Any) -> Any:
-    """Makes tuples of lists and Python numbers of NumPy's: fields are hashable, plain values."""
+    """Turns lists into tuples and NumPy's numbers into Python's: fields are hashable values."""
     if isinstance(value, np.generic):
         return value.item()
     return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Weights out of a checkpoint of ours, without the optimizer's state."""
+"""Weights from a training run's checkpoint, without the optimizer's state."""
 
 import contextlib
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from harness.arguments import as_height_width
 from harness.errors import RunError
 from harness.trees import listed
 from harness.workdirs import find_classes, read_config
-from zoo.contents import Stored, damaged
 from zoo.fields import telling_fields
 from zoo.registry import create_model
+from zoo.stored_weights import StoredWeights, damaged
 
 
-def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> Stored:
+def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> StoredWeights:
     """Reads the parameters, or their moving average, and the batch statistics of a checkpoint.
 
     Args:
@@ -28,14 +28,14 @@ def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> Stored:
         weights: "raw", or "ema" for the moving average.
 
     Returns:
-        What is stored; the fields of its model are those of the run's config.json, if it is there.
+        The weights; their model's fields are those of the run's config.json, if that is there.
 
     Raises:
-        ValueError: if the checkpoint is damaged, or has no such weights.
+        ValueError: the checkpoint is damaged, or has no such weights.
     """
     key, what = {"raw": ("params", "weights"), "ema": ("ema", "moving average")}[weights]
     state, skipped = read_parts(folder, key, what, optional=("model_state",))
-    return Stored(
+    return StoredWeights(
         f"checkpoint of ours, step {folder.name}, {what}",
         {"params": state[key], **state.get("model_state", {})},
         fields=_config_fields(folder, model),
@@ -48,19 +48,19 @@ def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> Stored:
 def read_parts(
     folder: Path, key: str, what: str, *, optional: Sequence[str] = ()
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Reads some of the trees of a checkpoint's state, whatever the task was.
+    """Reads some of the trees of a checkpoint's state, of any task.
 
     Args:
         folder: of one step.
         key: name of the tree in the state.
-        what: it is, for the message if it is not there.
-        optional: names of others, which are read if they are there.
+        what: what it is, for the message if it is missing.
+        optional: names of others, read if they are there.
 
     Returns:
         name -> tree of NumPy arrays, and the names of the trees that were not read.
 
     Raises:
-        ValueError: if the checkpoint is damaged, or has no such tree.
+        ValueError: the checkpoint is damaged, or has no such tree.
     """
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         try:
@@ -103,7 +103,7 @@ def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:
         section = read_config(workdir)["model"].to_dict()
         trained = create_model(**section, num_classes=1)
     except (RunError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # a model that this checkout does not have; names and shapes still decide
+        return {}  # a model that this version does not have; names and shapes still decide
     if type(trained) is not type(model):
         raise ValueError(
             f"weights {folder}: of the model {type(trained).__name__}, not {type(model).__name__}"

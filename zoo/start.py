@@ -1,4 +1,4 @@
-"""What the parameters of a fresh run are: the keys `init_from` and `init` of the config."""
+"""The weights that a fresh run starts from: the config's key `init_from` and section `init`."""
 
 import dataclasses
 from typing import Any, Literal
@@ -13,13 +13,13 @@ from zoo.fit import Reinit, Resize
 from zoo.load import Report, load_variables
 
 Weights = tuple[dict[str, Any], Report]  # as load_variables returns them
-# Arguments of read_init_from that the code gives, not the section `init`.
+# Arguments of read_init_from that the code gives rather than the section `init`.
 INIT_PROVIDED = ("image_shape", "class_names", "seed")
-FROM_SCRATCH = "none"  # as init_from on the command line, where None can't be given
+FROM_SCRATCH = "none"  # for the command line, where None cannot be given
 
 
 def check_init_from(value: Any) -> None:
-    """Raises ConfigError unless the value can be config.init_from."""
+    """Raises ConfigError unless the value may be config.init_from."""
     if not isinstance(value, str | None):
         raise ConfigError(f"config.init_from={value!r} must be a path")
 
@@ -38,15 +38,15 @@ def read_init_from(
     class_names: tuple[str, ...] | None,
     seed: int,
 ) -> Weights | None:
-    """Reads the weights that a fresh run starts from; the section `init` are its arguments.
+    """Reads the weights that a fresh run starts from; the section `init` holds its arguments.
 
     Args:
-        path: config.init_from. None or "none": from scratch; "": a recipe for fine-tuning, to whom
-            nobody has said where from.
+        path: config.init_from. None or "none": from scratch; "": a fine-tuning recipe that still
+            lacks its weights.
         model: of the run.
         weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
-        other_classes: the classes are others than those of the weights, so that the head starts
-            anew even if there are as many of them. None: if the weights' class names say so.
+        other_classes: whether the run's classes differ from those of the weights, so that the head
+            is re-initialised even if their number is the same. None: decided by the class names.
         image_shape: (height, width, channels) of the run's images.
         class_names: of the run's classes, where known.
         seed: of a head of noise.
@@ -55,7 +55,7 @@ def read_init_from(
         The model's variables and what was done to them, or None: from scratch.
 
     Raises:
-        ConfigError: the path is missing, or the weights are or do not fit.
+        ConfigError: the path or the weights are missing, or the weights do not fit.
     """
     if path in (None, FROM_SCRATCH):
         return None
@@ -99,6 +99,6 @@ def _with_new_head(variables: dict[str, Any], report: Report, seed: int) -> Weig
         report,
         loaded=tuple(name for name in report.loaded if name not in shapes),
         reinitialized=shapes,
-        notes=(*report.notes, "the classes are others: as many, but the head starts anew"),
+        notes=(*report.notes, "as many classes, but different ones: the head is re-initialised"),
     )
     return variables | {"params": variables["params"] | {"head": head}}, report

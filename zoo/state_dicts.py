@@ -1,9 +1,9 @@
-"""State dicts of PyTorch models: which model each is of, and what its source fixes unseen.
+"""PyTorch state dicts: whose names they use, and what that source fixes though no array shows it.
 
-How foreign names map to ours lives beside the model (nest/convert_timm.py, tnt/convert.py).
+How the names map to this repository's is in the model's own room (nest/convert_timm.py,
+tnt/convert.py).
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -18,48 +18,30 @@ from nest.model import Nest
 from tnt import convert as tnt_weights
 from tnt import elsewhere as tnt_elsewhere
 from tnt.model import Tnt
+from zoo.stored_weights import StoredWeights
 
 State = Mapping[str, np.ndarray]  # "blocks.0.proj.weight" -> array
 
-# What wrappers of PyTorch put before every name.
+# What PyTorch's wrappers put before every name.
 _PREFIXES = ("module.", "_orig_mod.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Converted:
-    """A state dict in our names.
-
-    Attributes:
-        naming: whose names they were.
-        params: tree in our names.
-        fields: fields of the model that the source fixes, though no array shows them.
-        skipped: names that were left out.
-        notes: what a person should know.
-    """
-
-    naming: str
-    params: dict[str, Any]
-    fields: dict[str, Any]
-    skipped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def convert_state_dict(
     file: Path, state: State, model: nn.Module, architecture: str | None = None
-) -> Converted:
-    """Gives the arrays of a state dict our names.
+) -> StoredWeights:
+    """Renames the arrays of a state dict to the model's parameters.
 
     Args:
-        file: where it comes from; its name may tell timm's architecture.
+        file: where it comes from; its name may include timm's architecture.
         state: name -> array.
         model: the model that it is for.
-        architecture: timm's name of the model, if the file itself tells.
+        architecture: timm's name of the model, if the file itself names it.
 
     Returns:
         The parameters; names that have no place in the model stay as they are.
 
     Raises:
-        ValueError: if no names of this model are known, or these are of another one.
+        ValueError: no state dict of this class of model is known, or this one is of another model.
     """
     for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
@@ -76,48 +58,49 @@ def convert_state_dict(
         raise ValueError(f"weights {file}: {error}") from error
 
 
-def _nest(file: Path, state: State, model: Nest, architecture: str | None) -> Converted:
-    params = nest_timm.from_timm(state, model)
+def _nest(file: Path, state: State, model: Nest, architecture: str | None) -> StoredWeights:
+    variables = {"params": nest_timm.from_timm(state, model)}
     architecture = architecture or _timm_architecture(file)
     if architecture is None:
         notes = (
-            "nothing tells how timm's model pads its aggregation: nest_*_jx as "
-            f"aggregation_padding='same', nest_* as 'torch'; this model has "
+            "the file does not say how timm's model pads its aggregation: nest_*_jx as "
+            "aggregation_padding='same', nest_* as 'torch'; this model has "
             f"{model.aggregation_padding!r}",
         )
-        return Converted("timm NesT", params, nest_timm.FIELDS, notes=notes)
+        return StoredWeights("timm NesT", variables, nest_timm.FIELDS, notes=notes)
     padding = "same" if "jx" in architecture.split("_") else "torch"
     fields = {**nest_timm.FIELDS, "aggregation_padding": padding}
-    return Converted(f"timm {architecture}", params, fields)
+    return StoredWeights(f"timm {architecture}", variables, fields)
 
 
-def _tnt(file: Path, state: State, model: Tnt, architecture: str | None) -> Converted:
-    params, naming = tnt_weights.from_pytorch(state, model), tnt_weights.naming_of(state)
+def _tnt(file: Path, state: State, model: Tnt, architecture: str | None) -> StoredWeights:
+    variables = {"params": tnt_weights.from_pytorch(state, model)}
+    naming = tnt_weights.naming_of(state)
     skipped = tuple(name for name in ("outer_tokens",) if name in state)
-    return Converted(f"{naming} TNT", params, tnt_elsewhere.FIELDS[naming], skipped)
+    return StoredWeights(f"{naming} TNT", variables, tnt_elsewhere.FIELDS[naming], skipped)
 
 
 def _timm_architecture(file: Path) -> str | None:
-    """Finds timm's name of a NesT in the config.json beside the file or in the names around it."""
+    """Finds timm's name of a NesT in the folder's config.json or the names of file and folder."""
     try:
         config = json.loads((file.parent / "config.json").read_text())
         return _timm_name(config["architecture"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # no folder of a model hub
+        pass  # not a model hub's folder
     return _timm_name(file.name) or _timm_name(file.parent.name)
 
 
 def _timm_name(text: str) -> str | None:
-    """Returns "nest_tiny_jx" for that itself, with a tag or a suffix, or "jx_nest_tiny-8bc41011".
+    """Returns "nest_tiny_jx" for that, with or without tag or suffix, or "jx_nest_tiny-8bc41011".
 
-    Any other name of a NesT is somebody's own and tells nothing of its padding.
+    Any other name is somebody's own and says nothing about the padding.
     """
     found = re.fullmatch(r"(jx_)?(nest_(?:tiny|small|base))(_jx)?(?:-[0-9a-f]{8})?(?:\..*)?", text)
     return found and found[2] + ("_jx" if found[1] or found[3] else "")
 
 
-# model class -> function from a file, its state dict, a model and an architecture to our names
-STATE_DICTS: dict[type[nn.Module], Callable[[Path, State, Any, str | None], Converted]] = {
+# model class -> function (file, state dict, model, architecture) -> renamed weights
+STATE_DICTS: dict[type[nn.Module], Callable[[Path, State, Any, str | None], StoredWeights]] = {
     Nest: _nest,
     Tnt: _tnt,
 }

@@ -1,4 +1,4 @@
-"""Files of torch.save: read where PyTorch is installed, and no pickle in them is ever executed."""
+"""Files of torch.save: read if PyTorch is installed, without executing any pickle in them."""
 
 import argparse
 import dataclasses
@@ -11,8 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 from harness.errors import one_line
-from zoo.contents import Stored
 from zoo.state_dicts import convert_state_dict
+from zoo.stored_weights import StoredWeights
 
 SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .tar: *.pth.tar
 
@@ -29,8 +29,8 @@ class TorchState:
 
     Attributes:
         arrays: name -> float32 array.
-        key: what they are under in the file; None: they are the whole file.
-        others: what else the file has beside that key.
+        key: the file's key that holds them; None: they are the whole file.
+        others: the file's other keys.
     """
 
     arrays: dict[str, np.ndarray]
@@ -38,25 +38,23 @@ class TorchState:
     others: tuple[str, ...]
 
 
-def read_torch(file: Path, model: nn.Module, weights: str) -> Stored:
-    """Reads a file of torch.save of weights for a model.
+def read_torch(file: Path, model: nn.Module, weights: str) -> StoredWeights:
+    """Reads a model's weights from a file of torch.save.
 
     Args:
         file: the file.
         model: the model that the weights are for.
-        weights: "raw", or "ema" for the moving average beside them.
+        weights: "raw", or "ema" for their moving average.
 
     Raises:
-        ValueError: as `read_torch_state` does, or if it is of another model.
+        ValueError: see `read_torch_state`; or the file is of another model.
     """
     state = read_torch_state(file, weights)
-    converted = convert_state_dict(file, state.arrays, model)
-    return Stored(
-        f"{converted.naming}, {state.key}" if state.key else converted.naming,
-        {"params": converted.params},
-        converted.fields,
-        (*converted.skipped, *state.others),
-        converted.notes,
+    stored = convert_state_dict(file, state.arrays, model)
+    return dataclasses.replace(
+        stored,
+        kind=f"{stored.kind}, {state.key}" if state.key else stored.kind,
+        skipped=(*stored.skipped, *state.others),
     )
 
 
@@ -65,11 +63,11 @@ def read_torch_state(file: Path, weights: str = "raw") -> TorchState:
 
     Args:
         file: the file.
-        weights: "raw", or "ema" for the moving average beside them.
+        weights: "raw", or "ema" for their moving average.
 
     Raises:
-        ValueError: without PyTorch or with an old one, for a damaged file, or for one with more
-            than tensors and plain values.
+        ValueError: PyTorch is missing or too old, the file is damaged, or it holds more than
+            tensors and plain values.
     """
     try:
         import torch
@@ -81,10 +79,10 @@ def read_torch_state(file: Path, weights: str = "raw") -> TorchState:
     if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _OLDEST:
         raise ValueError(
             f"weights {file}: reading PyTorch files needs torch {'.'.join(map(str, _OLDEST))} or "
-            f"later, not {torch.__version__}: earlier ones may execute what is in them"
+            f"later, not {torch.__version__}: earlier ones may execute code in them"
         )
     try:
-        # Training scripts store their options: a class without code of its own.
+        # Training scripts store their options in it: a class without code of its own.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch lets many types through for damaged bytes
@@ -112,7 +110,7 @@ def read_torch_state(file: Path, weights: str = "raw") -> TorchState:
 
 
 def _is_state(torch: ModuleType, content: dict[Any, Any]) -> bool:
-    """Tells whether something is tensors by name, at least one."""
+    """Returns whether `content` is one or more tensors by name."""
     return bool(content) and all(
         isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in content.items()
     )
@@ -129,5 +127,5 @@ def _as_array(file: Path, name: str, tensor: Any) -> np.ndarray:
 
 
 def _first_sentence(error: Exception) -> str:
-    """Cuts torch's advice to load the file all the same, which would execute it."""
+    """Cuts torch's advice to load the file anyway, which would execute it."""
     return re.split(r"(?<=[.:]) ", one_line(error), maxsplit=1)[0]

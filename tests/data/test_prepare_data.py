@@ -25,10 +25,10 @@ from sklearn.datasets import load_sample_image
 import train
 from configs import cifar_nest, imagenet_nest
 from data import array_records, datasets
+from data import prepare as prepare_data
 from data.images import decode_image
 from data.sources import tfds_prepared
 from harness.errors import ConfigError
-from tools import prepare_data
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -419,7 +419,7 @@ def test_unknown_set(tmp_path):
 def test_the_accelerator_is_left_alone(tmp_path):
     code = """
 import os, sys
-from tools import prepare_data
+from data import prepare as prepare_data
 try:
     prepare_data.prepare("mnits", sys.argv[1])
 except Exception as error:

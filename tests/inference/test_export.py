@@ -18,9 +18,9 @@ from harness.errors import ConfigError
 from inference.export import load_exported
 from inference.predict import build_predictor
 from tools import export, predict
-from zoo.files import write_weights
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
+from zoo.save import write_weights
 
 ROOT = Path(__file__).parents[2]
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)

@@ -20,13 +20,15 @@ from data.sources.arrays import digits_source
 from data.sources.folders import SUFFIXES
 from harness import workdirs
 from harness.errors import ConfigError
-from inference.predict import ImageFiles, build_predictor
+from inference.image_files import ImageFiles, find_images
+from inference.predict import Prediction, build_predictor
+from tests.training.test_trained_run import write_old_config
 from tools import predict
 from training import experiment
 from training.checkpoints import Checkpoints
-from zoo.files import write_weights
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
+from zoo.save import write_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -221,6 +223,20 @@ def test_table_and_json(folder, trained, capsys):
     assert len({line.index("%") for line in table}) == 1  # aligned
 
 
+def test_differences_from_training_are_noted(config, trained, folder, tmp_path, capsys):
+    """Also when an earlier version wrote the run's config."""
+    (tmp_path / "checkpoints").symlink_to(trained[0] / "checkpoints")
+    write_old_config(tmp_path, config)
+    image = [str(folder / "val" / "cat" / "photo.jpg")]
+    predict.main(arguments(workdir=tmp_path, config=config), image)
+    assert "note" not in capsys.readouterr().err
+    other = config.copy_and_resolve_references()
+    other.data.eval_crop_ratio = 0.9
+    predict.main(arguments(workdir=tmp_path, config=other), image)
+    expected = "note: not as trained: data.eval_crop_ratio: 0.8 there, 0.9 now\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_bad_images_are_named_and_the_others_predicted(folder, trained, tmp_path, capsys):
     photo = FILES["cat/photo.jpg"]
     (tmp_path / "sub" / ".hidden").mkdir(parents=True)
@@ -258,7 +274,7 @@ def test_folders_are_listed_in_order(tmp_path):
     for name in ("b/2.JPG", "b/10.jpg", "a.webp", "c.txt", "b/d/x.tiff"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    files, problems = predict.find_images([str(tmp_path), str(tmp_path / "c.txt")])
+    files, problems = find_images([str(tmp_path), str(tmp_path / "c.txt")])
     found = [str(file.relative_to(tmp_path)) for file in files]
     assert found == ["a.webp", "b/10.jpg", "b/2.JPG", "b/d/x.tiff", "c.txt"] and not problems
     assert ".webp" in SUFFIXES
@@ -317,10 +333,10 @@ def test_names_of_classes(trained, config, tmp_path):
 
 
 def test_best_classes():
-    prediction = SimpleNamespace(probabilities=np.float32([0.1, 0.3, 0.3, 0.2, 0.1]))
-    rows = predict.best(prediction, None, top_k=3)
+    prediction = Prediction(Path("a.png"), np.float32([0.1, 0.3, 0.3, 0.2, 0.1]))
+    rows = prediction.best(None, top_k=3)
     assert [row["label"] for row in rows] == [1, 2, 3]
-    assert len(predict.best(prediction, None, top_k=9)) == 5
+    assert len(prediction.best(None, top_k=9)) == 5
     table = predict.as_table(Path("a.png"), rows, width=8)
     assert table.splitlines()[0] == "a.png      30.00%  class 1"
     assert table.splitlines()[2] == "           20.00%  class 3"

@@ -16,11 +16,11 @@ from configs import digits_nest, digits_nest_gan
 from harness import workdirs
 from harness.errors import ConfigError
 from harness.pictures import image_grid, save_png
+from inference import compare
 from inference.sample import load_generator
 from tasks.gan.features import Embedding, digest, load_embedding
 from tasks.gan.metrics import frechet_distance, moments
 from tasks.gan.statistics import from_features, load_statistics, save_statistics
-from tools import sample
 from training import experiment
 from training.checkpoints import Checkpoints
 
@@ -121,10 +121,10 @@ def test_samples_need_the_workdir_alone(runs, tmp_path):
     try:
         generator = load_generator(folder / "gan")
         with pytest.raises(ConfigError, match="--compare needs the data set and.*data.npz"):
-            sample.load_run(folder / "gan")
+            compare.load_run(folder / "gan")
         (away / "data.npz").rename(folder / "data.npz")
         with pytest.raises(ConfigError, match="--compare needs .*holds no trained classifier"):
-            sample.load_run(folder / "gan")
+            compare.load_run(folder / "gan")
     finally:
         for path in away.iterdir():
             path.rename(folder / path.name)
@@ -212,30 +212,30 @@ def test_statistics_that_others_took(tmp_path):
 
 
 def measured(run):
-    return sample.real_statistics(run.data, run.task.embedding, run.task.neighbors)
+    return compare.real_statistics(run.data, run.task.embedding, run.task.neighbors)
 
 
 def test_compare(runs, tmp_path, monkeypatch):
     """The same numbers with the file as without it, and none of the split's features are taken."""
     folder, _, metrics = runs
-    run, state = sample.load_run(folder / "gan")
-    expected = sample.compare(run, state)
+    run, state = compare.load_run(folder / "gan")
+    expected = compare.compare(run, state)
     assert {name: expected[name] for name in metrics} == metrics
     assert expected["floor_frechet_distance"] < expected["untrained_frechet_distance"]
     assert 0 <= expected["floor_recall"] <= 1
 
     path = tmp_path / "digits.npz"
-    found = sample.compare(*sample.load_run_with_statistics(folder / "gan", path))
+    found = compare.compare(*compare.load_run_with_statistics(folder / "gan", path))
     assert set(found) == set(expected) > set(metrics)
     for name in set(found) - {"protocol", "split"}:
         assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
     assert found["protocol"] == expected["protocol"] | {"statistics": str(path)}
     assert (found["protocol"]["num_real"], found["protocol"]["floor.num_images"]) == (61, 80)
 
-    monkeypatch.setattr(sample, "real_statistics", lambda *args: pytest.fail("again"))
+    monkeypatch.setattr(compare, "real_statistics", lambda *args: pytest.fail("again"))
     traced, original = [], Embedding.__call__
     monkeypatch.setattr(Embedding, "__call__", lambda *args: traced.append(1) or original(*args))
-    assert sample.compare(*sample.load_run_with_statistics(folder / "gan", path)) == found
+    assert compare.compare(*compare.load_run_with_statistics(folder / "gan", path)) == found
     assert len(traced) == 1  # for a batch of samples; none of the split
 
 
@@ -244,7 +244,7 @@ def test_statistics_of_other_images(runs, tmp_path, monkeypatch, capsys):
     path = tmp_path / "digits.npz"
     config = config.copy_and_resolve_references()
     config.task.statistics = str(path)
-    run, _ = sample.load_run(folder / "gan")
+    run, _ = compare.load_run(folder / "gan")
     save_statistics(path, measured(run))
     experiment.build(config)
     assert "note" not in capsys.readouterr().err
@@ -259,20 +259,20 @@ def test_statistics_of_other_images(runs, tmp_path, monkeypatch, capsys):
     read = workdirs.read_config
     monkeypatch.setattr(workdirs, "read_config", lambda f: config if f.name == "gan" else read(f))
     with pytest.raises(ConfigError, match=r"with data.eval_split 'test', not with 'test\[:50\]'"):
-        sample.load_run_with_statistics(folder / "gan", path)
+        compare.load_run_with_statistics(folder / "gan", path)
     with pytest.raises(ConfigError, match=r"nowhere/a.npz: there is no such folder"):
-        sample.load_run_with_statistics(folder / "gan", tmp_path / "nowhere" / "a.npz")
+        compare.load_run_with_statistics(folder / "gan", tmp_path / "nowhere" / "a.npz")
 
 
 def test_moments_alone_give_the_frechet_distance_alone(runs, tmp_path, capsys):
     folder, _, metrics = runs
-    run, _ = sample.load_run(folder / "gan")
+    run, _ = compare.load_run(folder / "gan")
     real = measured(run).moments
     path = tmp_path / "fid.npz"
     np.savez(path, mu=real.mean, sigma=real.covariance)
-    run, state = sample.load_run_with_statistics(folder / "gan", path)
+    run, state = compare.load_run_with_statistics(folder / "gan", path)
     assert "the file does not tell of which images" in capsys.readouterr().err
-    found = sample.compare(run, state)
+    found = compare.compare(run, state)
     assert found["frechet_distance"] == pytest.approx(metrics["frechet_distance"], rel=1e-3)
     assert not {"kernel_distance", "precision", "recall", "floor_recall"} & set(found)
     assert set(run.task.metric_names()) <= set(found)
@@ -281,6 +281,6 @@ def test_moments_alone_give_the_frechet_distance_alone(runs, tmp_path, capsys):
     assert protocol["statistics_hash"] == digest(real.mean, real.covariance)
     assert (protocol["num_real"], protocol["statistics"]) == ("unknown", str(path))
     with pytest.raises(ConfigError, match=r"config.task.statistics needs config.task.features"):
-        sample.load_run(folder / "gan", features="", statistics=str(path))
+        compare.load_run(folder / "gan", features="", statistics=str(path))
     with pytest.raises(ConfigError, match="--compare needs --features: a classifier's workdir"):
-        sample.load_run(folder / "gan", features="")
+        compare.load_run(folder / "gan", features="")

@@ -160,7 +160,7 @@ def saved(tmp_path):
 
 def test_what_tells_the_padding(saved):
     _, report = load_variables(saved, TORCH, image_size=32)
-    assert "nothing tells how timm's model pads" in str(report)
+    assert "does not say how timm's model pads" in str(report)
 
     for name in ("nest_tiny", "nest_tiny_jx", "jx_nest_tiny-8bc41011"):
         right, wrong = (SAME, TORCH) if "jx" in name else (TORCH, SAME)
@@ -174,7 +174,7 @@ def test_what_tells_the_padding(saved):
         copy = shutil.copy(saved, saved.with_name(f"{name}.safetensors"))
         for model in (SAME, TORCH):
             _, report = load_variables(copy, model, image_size=32)
-            assert "nothing tells how timm's model pads" in str(report)
+            assert "does not say how timm's model pads" in str(report)
 
     for architecture, right, wrong in (
         ("nest_tiny_jx", SAME, TORCH),
@@ -188,7 +188,7 @@ def test_what_tells_the_padding(saved):
     (saved.parent / "config.json").write_text(json.dumps({"architecture": "resnet50"}))
     beside = shutil.copy(saved, saved.with_name("nest_tiny.safetensors"))
     _, report = load_variables(beside, SAME, image_size=32)
-    assert "nothing tells how timm's model pads" in str(report)
+    assert "does not say how timm's model pads" in str(report)
     (saved.parent / "config.json").unlink()
     save_file(load_file(saved), saved, {"architecture": "nest_tiny_jx"})
     refused(saved, TORCH, "aggregation_padding='same'")

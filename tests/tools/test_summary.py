@@ -15,15 +15,16 @@ from flax import linen as nn
 from harness.errors import ConfigError
 from tests.zoo.test_registry import COUNTS
 from tools import summary
+from zoo import cost_tables
 from zoo.costs import Cost, count_kept_bytes, measure_memory, model_costs, part_of
-from zoo.registry import MODELS, create_model
+from zoo.registry import MODELS, create_model, default_image_size
 
 ROOT = Path(__file__).parents[2]
 
 
 def costs_of(name, **fields):
-    size = summary.default_size(name)
-    model = create_model(name, num_classes=summary.default_classes(size), **fields)
+    size = default_image_size(name)
+    model = create_model(name, num_classes=cost_tables.default_num_classes(size), **fields)
     return model_costs(model, (size, size, 3))
 
 
@@ -48,7 +49,7 @@ KNOWN = {
 @pytest.mark.parametrize("name", KNOWN)
 def test_costs_of_the_papers(name):
     giga, mega_activations = KNOWN[name]
-    total = summary.total(costs_of(name))
+    total = cost_tables.total(costs_of(name))
     digits = len(str(giga).partition(".")[2])
     assert round(total.multiply_adds / 1e9, digits) == giga
     if mega_activations:
@@ -58,8 +59,8 @@ def test_costs_of_the_papers(name):
 
 def test_sizes_of_all_variants():
     for name, (num_classes, size, _) in COUNTS.items():
-        assert summary.default_size(name) == size
-        assert summary.default_classes(size) == num_classes
+        assert default_image_size(name) == size
+        assert cost_tables.default_num_classes(size) == num_classes
 
 
 def test_levels_of_nest_by_hand():
@@ -170,7 +171,7 @@ def arguments(**given):
 
 def test_lists_all_models(capsys, monkeypatch):
     small = {name: MODELS[name] for name in ("deit_ti_patch16_224", "wrn28_10")}
-    monkeypatch.setattr(summary, "MODELS", small)
+    monkeypatch.setattr(cost_tables, "MODELS", small)
     summary.main(arguments(), None)
     table = capsys.readouterr().out.splitlines()
     assert table[2].split() == "deit_ti_patch16_224 224x224 1000 5,717,416 1.254 G 5.97 M".split()

@@ -13,12 +13,12 @@ from safetensors import safe_open
 
 import train
 from harness.errors import ConfigError
-from inference import model_flags
+from inference.flags import as_image_size
 from inference.predict import build_predictor
 from tools import convert_weights
-from zoo.files import write_weights
 from zoo.load import load_variables, load_weights, parameter_shapes
 from zoo.registry import create_model
+from zoo.save import write_weights
 
 ROOT = Path(__file__).parents[2]
 NEST = {
@@ -168,7 +168,7 @@ def test_a_workdir_tells_all(small_config, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, found["params"], run.variables["params"])
         assert report.class_names == tuple("0123456789")
     for name, value in dict(model="resnet50", channels=1, num_classes=7, resize="linear").items():
-        with pytest.raises(ConfigError, match=f"--{name} .*with --workdir, whose config tells"):
+        with pytest.raises(ConfigError, match=f"--{name} .*with --workdir, whose config says"):
             convert_weights.main(flags(**(args | {name: value}), output="more.npz", to="npz"))
 
 
@@ -184,5 +184,5 @@ def test_a_workdir_tells_all(small_config, tmp_path):
     ],
 )
 def test_image_size_of_a_name(name, size):
-    assert model_flags.as_image_size(None, name) == (size, size)
-    assert model_flags.as_image_size(["64", "96"], name) == (64, 96)
+    assert as_image_size(None, name) == (size, size)
+    assert as_image_size(["64", "96"], name) == (64, 96)

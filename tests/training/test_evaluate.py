@@ -12,6 +12,7 @@ import train
 from harness import workdirs
 from harness.errors import ConfigError
 from nest.convert_official import to_official
+from tests.training.test_trained_run import write_old_config
 from training import experiment
 from training.checkpoints import Checkpoints
 
@@ -67,6 +68,20 @@ def test_config_of_the_workdir(small_config, trained):
     assert evaluate.evaluate_workdir(config, workdir)["loss"] == metrics["loss"]
 
 
+def test_differences_from_training_are_noted(small_config, trained, tmp_path, capsys):
+    """Also when an earlier version wrote the run's config."""
+    workdir, metrics = trained(small_config)
+    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
+    write_old_config(tmp_path, small_config)
+    capsys.readouterr()
+    assert evaluate.evaluate_workdir(small_config, tmp_path)["loss"] == metrics["loss"]
+    assert "not as trained" not in capsys.readouterr().err
+    small_config.task.label_smoothing = 0.2
+    evaluate.evaluate_workdir(small_config, tmp_path)
+    expected = "note: not as trained: task.label_smoothing: 0.1 there, 0.2 now\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_more_devices_than_trained_on(small_config, trained):
     workdir, metrics = trained(small_config)
     small_config.mesh.update(data=4, fsdp=2)
@@ -103,9 +118,9 @@ def test_checkpoint_of_another_model(small_config, trained):
 
 
 def test_nothing_there(small_config, tmp_path):
-    with pytest.raises(ConfigError, match="no run has saved a checkpoint there"):
+    with pytest.raises(ConfigError, match="latest: no finished checkpoint there"):
         evaluate.evaluate_workdir(small_config, tmp_path)
-    (tmp_path / "checkpoints" / "latest").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "latest" / "3" / "state").mkdir(parents=True)
     with pytest.raises(ConfigError, match="not the folder of a run"):
         evaluate.evaluate_workdir(small_config, tmp_path)
     for path in (tmp_path / "none", "", tmp_path / "checkpoints"):

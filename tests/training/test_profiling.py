@@ -40,9 +40,7 @@ def run(folder, steps, *, first_step=0, total=8, stop_after=None):
     ],
 )
 def test_which_steps(tmp_path, text, first_step, stop_after, recorded):
-    state, found = run(
-        tmp_path, parse_steps(text, 8), first_step=first_step, stop_after=stop_after
-    )
+    state, found = run(tmp_path, parse_steps(text, 8), first_step=first_step, stop_after=stop_after)
     assert sorted(found) == recorded
     assert state == (stop_after or 8) - first_step
     assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == bool(recorded)

@@ -20,10 +20,10 @@ from baselines.resnet import ResNet
 from nest.model import Nest
 from training import experiment
 from training.checkpoints import Checkpoints
-from zoo.files import write_weights
 from zoo.find import find_weights_file
 from zoo.load import Report, load_variables, load_weights, variable_shapes
 from zoo.run_checkpoints import read_checkpoint
+from zoo.save import write_weights
 
 MODEL = Nest(10, (8, 16), (1, 1), (2, 4), patch_size=4)
 RESNET = ResNet(10, depths=(1, 1), dims=(8, 16))

@@ -11,10 +11,10 @@ from baselines.vit import Vit
 from nest.model import Nest
 from tnt.convert import to_timm
 from tnt.model import Tnt
-from zoo.files import write_weights
 from zoo.fit import PositionTable, position_tables, resize_table
 from zoo.load import load_variables, load_weights, parameter_shapes
 from zoo.registry import create_model
+from zoo.save import write_weights
 
 NEST = Nest(10, (8, 16, 32), (1, 1, 2), (2, 4, 8), patch_size=4)
 TNT = Tnt(10, inner_dim=8, outer_dim=32, depth=2, num_inner_heads=2, num_outer_heads=4)

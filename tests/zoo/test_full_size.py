@@ -23,9 +23,9 @@ from harness.trees import flatten
 from nest.convert_timm import to_timm as nest_to_timm
 from tnt.convert import to_timm as tnt_to_timm
 from tools import convert_weights
-from zoo.files import write_weights
 from zoo.load import load_variables, load_weights, parameter_shapes
 from zoo.registry import create_model
+from zoo.save import write_weights
 
 pytestmark = pytest.mark.torch
 

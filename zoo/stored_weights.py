@@ -1,4 +1,4 @@
-"""What a file of weights holds, whatever its format."""
+"""What reading a weights file or a checkpoint gives, in any format."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from harness.errors import one_line
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """What a file holds, in our names.
+class StoredWeights:
+    """The weights in a file, under the names that the model here gives them.
 
     Attributes:
-        kind: what it is, in words.
+        kind: what the file is, in words.
         variables: {"params": tree} and other collections of the model.
-        fields: fields of the model that the file or its source tells.
-        skipped: what is in the file and not needed.
+        fields: fields of the model that the file or its source fixes.
+        skipped: what the file holds besides, which is not needed.
         notes: what a person should know.
-        image_size: (height, width) of the images that it is for, if the file or its run tells.
-        class_names: in the order of the labels, if the file or its run tells.
+        image_size: (height, width) of the images the weights were made for, if known.
+        class_names: in the order of the labels, if known.
     """
 
     kind: str

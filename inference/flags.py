@@ -1,0 +1,199 @@
+"""The flags that name a trained model, each defined once, and what loads the model they name."""
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from flax import linen as nn
+
+from harness import commandline, workdirs
+from harness.errors import ConfigError, input_errors
+from inference.predict import Predictor, build_predictor
+from training.trained_run import checkpoint_folder, note_differences
+from zoo.find import CHECKPOINTS
+from zoo.load import Report, load_variables
+from zoo.registry import create_model, default_image_size
+
+# Flags of a model by name, with their defaults: with --workdir its config says all that.
+_SAID_BY_WORKDIR = {"model": None, "fields": [], "num_classes": 1000, "image_size": None}
+_SAID_BY_WORKDIR |= {"channels": 3, "input": None, "resize": None, "ignore_fields": []}
+
+
+def define_run_flags() -> None:
+    """Defines --workdir and --checkpoint."""
+    flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint to use.")
+    flags.DEFINE_enum("checkpoint", "latest", CHECKPOINTS, "Which of the run's.")
+
+
+def _define_ema_flag() -> None:
+    flags.DEFINE_bool("ema", False, "Use the moving average of the weights.")
+
+
+def define_recipe_flags() -> None:
+    """Defines --workdir, or --config with --weights; see `check_recipe_flags`."""
+    commandline.define_config_flag()
+    define_run_flags()
+    flags.DEFINE_string("weights", None, "Weights to use instead of a run's checkpoint.")
+    _define_ema_flag()
+
+
+def define_predictor_flags() -> None:
+    """Defines the flags that `load_predictor` reads."""
+    define_recipe_flags()
+    flags.DEFINE_string(
+        "classes", None, "File with one class name per line; None: the names that are known."
+    )
+
+
+def define_image_flags() -> None:
+    """Defines --image_size and --channels."""
+    flags.DEFINE_list("image_size", None, "Side or height,width in pixels; None: the model's.")
+    flags.DEFINE_integer("channels", 3, "Channels of an image.", lower_bound=1)
+
+
+def define_model_flags() -> None:
+    """Defines the flags that `load_model` reads."""
+    define_run_flags()
+    define_image_flags()
+    _define_ema_flag()
+    flags.DEFINE_string("model", None, "Variant, e.g. nest_base_s196_224 (zoo/registry.py).")
+    flags.DEFINE_multi_string(
+        "fields", [], "Field of the model that differs from the variant's, e.g. gelu=exact."
+    )
+    flags.DEFINE_integer("num_classes", 1000, "Classes of the model.")
+    flags.DEFINE_string("input", None, "Weights: a file, a folder or a workdir.")
+    flags.DEFINE_enum(
+        "resize",
+        None,
+        ["linear", "bicubic", "linear_in_blocks"],
+        "How position tables of another image size are resized; None: the model's own way.",
+    )
+    flags.DEFINE_list(
+        "ignore_fields", [], "Fields that may differ from what the weights were made with."
+    )
+
+
+def define_output_flags(what: str) -> None:
+    """Defines --output, described by `what`, and --overwrite; see `check_output`."""
+    flags.DEFINE_string("output", None, what)
+    flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
+
+
+def check_recipe_flags(args: flags.FlagValues) -> None:
+    """Raises ConfigError unless --workdir, or --weights and --config, say what to use."""
+    if (args.workdir is None) == (args.weights is None):
+        raise ConfigError("give one of --workdir=FOLDER and --weights=PATH; see --help")
+    if args.weights is not None and args.config is None:
+        raise ConfigError("--weights needs --config=FILE.py: it names model and data")
+
+
+def load_predictor(args: flags.FlagValues) -> Predictor:
+    """Builds the predictor of the flags; notes on stderr what differs from its training.
+
+    Raises:
+        ConfigError: a flag is missing or wrong, or the weights do not fit.
+    """
+    check_recipe_flags(args)
+    if args.workdir is None:
+        options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": args.classes}
+        predictor = build_predictor(args.config, args.weights, **options)
+    else:
+        predictor = _of_workdir(args, args.config, args.classes)
+    if predictor.report.resized or predictor.report.notes:
+        print(predictor.report, file=sys.stderr)
+    return predictor
+
+
+def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
+    workdir = Path(args.workdir).expanduser()
+    trained = workdirs.read_config(workdir)
+    folder = checkpoint_folder(workdir, args.checkpoint)
+    if config is not None:
+        note_differences(workdir, config)
+    return build_predictor(config or trained, folder, ema=args.ema, classes_file=classes)
+
+
+def load_model(
+    args: flags.FlagValues,
+) -> tuple[nn.Module, dict[str, Any], Report, tuple[int, int, int]]:
+    """Builds the model of the flags and reads its weights.
+
+    Returns:
+        The module, its variables, what loading them took, and (height, width, channels) of its
+        images.
+
+    Raises:
+        ConfigError: a flag is missing or wrong, or the weights do not fit.
+    """
+    if args.workdir:
+        for name, default in _SAID_BY_WORKDIR.items():
+            if getattr(args, name) != default:
+                raise ConfigError(f"--{name} does not go with --workdir, whose config says it")
+        run = _of_workdir(args)
+        return run.model, dict(run.variables), run.report, run.image_shape
+    for name in ("model", "input"):
+        if not getattr(args, name):
+            raise ConfigError(f"--{name} is missing; see --help")
+    with input_errors():
+        fields = dict(map(_field, args.fields))
+        model = create_model(args.model, num_classes=args.num_classes, **fields)
+        image_shape = (*as_image_size(args.image_size, args.model), args.channels)
+        variables, report = load_variables(
+            args.input,
+            model,
+            image_size=image_shape,
+            weights="ema" if args.ema else "raw",
+            checkpoint=args.checkpoint,
+            resize=args.resize,
+            reinit_head="never",  # a head of zeros is of no use here
+            ignore_fields=args.ignore_fields,
+        )
+    return model, variables, report, image_shape
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--fields={text}: looks like --fields=gelu=exact")
+    return name, as_value(value)
+
+
+def as_value(text: str) -> Any:
+    """Returns the Python literal that a flag's text is, or the text itself: a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def as_image_size(sides: list[str] | None, model: str) -> tuple[int, int]:
+    """Returns height and width of a flag --image_size; None: those of the model.
+
+    Raises:
+        ValueError: for anything but one or two sides.
+    """
+    if sides is None:
+        return (default_image_size(model),) * 2
+    if len(sides) not in (1, 2) or not all(side.isdigit() and int(side) for side in sides):
+        raise ValueError(f"--image_size={','.join(sides)}: looks like 224 or 224,320")
+    return int(sides[0]), int(sides[-1])
+
+
+def check_output(path: str | None, suffixes: tuple[str, ...], overwrite: bool) -> Path:
+    """Returns the path of a file to write.
+
+    Raises:
+        ConfigError: it is missing, has another suffix, its folder does not exist, or it exists.
+    """
+    if not path:
+        raise ConfigError("--output is missing; see --help")
+    file = Path(path).expanduser()
+    if file.suffix not in suffixes:
+        raise ConfigError(f"--output={path}: the name must end with {' or '.join(suffixes)}")
+    if not file.parent.is_dir():
+        raise ConfigError(f"--output={path}: the folder {file.parent} does not exist")
+    if file.exists() and not overwrite:
+        raise ConfigError(f"--output={path} exists already; --overwrite replaces it")
+    return file

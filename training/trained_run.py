@@ -1,0 +1,95 @@
+"""A run in its workdir: its state, and how its config differs from another one."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from harness import workdirs
+from harness.errors import ConfigError, input_errors
+from training.checkpoints import Checkpoints
+from training.experiment import Experiment, check_config
+from zoo.find import find_checkpoint
+from zoo.registry import without_defaults
+
+
+def checkpoint_folder(workdir: Path, which: str = "latest") -> Path:
+    """Returns the folder of a run's newest "latest" or "best" checkpoint.
+
+    Raises:
+        ConfigError: the run has saved none.
+    """
+    with input_errors():
+        return find_checkpoint(workdir, which)
+
+
+def restore(run: Experiment, workdir: Path, which: str = "latest") -> tuple[int, Any, Path]:
+    """Restores the state of a run from its workdir, in which nothing is changed.
+
+    Args:
+        run: built from the run's config; its mesh may be another than in training.
+        workdir: of the run.
+        which: "latest" or "best".
+
+    Returns:
+        The step, the task's state and the folder of the checkpoint.
+
+    Raises:
+        ConfigError: there is no checkpoint, or it is damaged or of another model.
+    """
+    folder = checkpoint_folder(workdir, which)
+    with Checkpoints(workdir=workdir, read_only=True) as saved:
+        restored = saved.restore(run.shapes, which)
+    if restored is None:
+        raise ConfigError(f"{folder} is not a finished checkpoint")
+    step, state, _ = restored
+    return step, state, folder.parent / str(step)
+
+
+def differences(workdir: Path, config: ConfigDict) -> list[str]:
+    """Lists the keys in which a config differs from the one that a run was trained with.
+
+    Keys that either leaves out have their defaults, fields of a network those of its variant.
+
+    Raises:
+        ConfigError: the config is wrong, or the workdir has no readable one.
+    """
+    trained, now = workdirs.read_config(workdir), check_config(config, needs_data=False)
+    try:
+        trained = check_config(trained, needs_data=False)
+    except ConfigError:  # a key that no longer exists: it shows as a difference
+        trained = trained.to_dict()
+    return workdirs.config_differences(_in_few_words(trained), _in_few_words(now))
+
+
+def note_differences(workdir: Path, config: ConfigDict) -> None:
+    """Prints on stderr what `differences` finds."""
+    for difference in differences(workdir, config):
+        print(f"note: not as trained: {difference}", file=sys.stderr)
+
+
+def check_same_config(workdir: Path, config: ConfigDict) -> None:
+    """Raises ConfigError, naming the keys that differ, if the workdir is of another config.
+
+    Args:
+        workdir: which may not exist yet.
+        config: the recipe.
+    """
+    with input_errors():
+        if not (workdir / "config.json").exists():
+            if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
+                raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
+            return
+    if found := differences(workdir, config):
+        raise ConfigError(f"{workdir} was made with another config: {'; '.join(found)}")
+
+
+def _in_few_words(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config whose networks lack the fields that their variant has anyway."""
+    config = dict(config)
+    for key in {"model", "generator", "discriminator"} & config.keys():
+        with contextlib.suppress(KeyError, ValueError):  # a network that no longer exists
+            config[key] = without_defaults(config[key])
+    return config
