@@ -22,13 +22,12 @@ Shape letters: t blocks, n tokens of a block, c channels, h heads, d channels of
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-if TYPE_CHECKING:
-    from nest.model import Nest
+from nest.model import Nest
 
 State = dict[str, np.ndarray]  # as in PyTorch: "levels.0.pos_embed" -> array
 
@@ -41,7 +40,7 @@ FIELDS = {"gelu": "exact"}
 _IN_TIMM = {"attention": "multi_head", "aggregation": "conv_norm_maxpool", **FIELDS}
 
 
-def from_timm(state: Mapping[str, np.ndarray], model: "Nest") -> dict[str, Any]:
+def from_timm(state: Mapping[str, np.ndarray], model: Nest) -> dict[str, Any]:
     """Renames and regroups timm's parameters.
 
     Args:
@@ -67,7 +66,7 @@ def from_timm(state: Mapping[str, np.ndarray], model: "Nest") -> dict[str, Any]:
     return unflatten_dict(ours | state, sep="/")
 
 
-def to_timm(params: Mapping[str, Any], model: "Nest") -> State:
+def to_timm(params: Mapping[str, Any], model: Nest) -> State:
     """Gives parameters their names and shapes in timm: the inverse of `from_timm`.
 
     Args:
@@ -99,7 +98,7 @@ def to_timm(params: Mapping[str, Any], model: "Nest") -> State:
     return state
 
 
-def _arrays(model: "Nest") -> Iterator[tuple[str, str, int]]:
+def _arrays(model: Nest) -> Iterator[tuple[str, str, int]]:
     """Yields (timm's name, our name, heads) of every array that a model may have."""
     modules = [("patch_embed.proj", "patch_embedding", 0), ("norm", "norm", 0), ("head", "head", 0)]
     for level, (depth, heads) in enumerate(zip(model.depths, model.num_heads, strict=True)):

@@ -25,16 +25,13 @@ way out.
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tnt.elsewhere import check_exists
-from tnt.names import NAMINGS, array_in, array_out, leaf_in, leaf_out
-
-if TYPE_CHECKING:
-    from tnt.model import Tnt
+from tnt.model import Tnt
+from tnt.names import NAMINGS, array_in, array_out, check_exists, leaf_in, leaf_out
 
 State = dict[str, np.ndarray]  # as in PyTorch: "blocks.0.proj.weight" -> array
 
@@ -42,7 +39,7 @@ State = dict[str, np.ndarray]  # as in PyTorch: "blocks.0.proj.weight" -> array
 _MARKS = {"official": "outer_pos", "timm": "patch_pos"}
 
 
-def from_pytorch(state: Mapping[str, np.ndarray], model: "Tnt") -> dict[str, Any]:
+def from_pytorch(state: Mapping[str, np.ndarray], model: Tnt) -> dict[str, Any]:
     """Renames and regroups the parameters of any file that is known.
 
     Args:
@@ -129,7 +126,7 @@ def from_timm(
     return _from("timm", state, num_inner_heads, num_outer_heads)
 
 
-def to_official(params: Mapping[str, Any], model: "Tnt") -> State:
+def to_official(params: Mapping[str, Any], model: Tnt) -> State:
     """Gives parameters their official names and shapes: the inverse of `from_official`.
 
     Args:
@@ -145,7 +142,7 @@ def to_official(params: Mapping[str, Any], model: "Tnt") -> State:
     return state | {"outer_tokens": np.zeros((1, tokens - 1, dim), np.float32)}
 
 
-def to_timm(params: Mapping[str, Any], model: "Tnt") -> State:
+def to_timm(params: Mapping[str, Any], model: Tnt) -> State:
     """Gives parameters their names and shapes in timm: the inverse of `from_timm`.
 
     Args:
@@ -198,7 +195,7 @@ def _join_qkv(flat: State) -> State:
     return joined
 
 
-def _to(naming: str, params: Mapping[str, Any], model: "Tnt") -> State:
+def _to(naming: str, params: Mapping[str, Any], model: Tnt) -> State:
     check_exists(naming, model)
     modules, block_modules, arrays = NAMINGS[naming]
     theirs_of = {ours: theirs for theirs, ours in {**modules, **arrays}.items()}

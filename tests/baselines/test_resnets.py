@@ -210,8 +210,8 @@ def test_dropout_draws_in_training():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (dict(depths=(1, 1)), r"one entry a stage each: depths=\(1, 1\), dims=\(4,\)"),
-        (dict(depths=(0,)), r"depths=\(0,\) must be a tuple of positive integers, one a stage"),
+        (dict(depths=(1, 1)), r"one entry per stage each: depths=\(1, 1\), dims=\(4,\)"),
+        (dict(depths=(0,)), r"depths=\(0,\) must be a tuple of positive integers, one per stage"),
         (dict(dims=[4]), r"dims=\[4\] must be a tuple of positive integers"),
         (dict(batch_norm_momentum=1.0), "batch_norm_momentum=1.0 must be a number, at least 0"),
         (dict(batch_norm_epsilon=0.0), "batch_norm_epsilon=0.0 must be a finite number above 0"),

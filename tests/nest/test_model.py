@@ -254,9 +254,9 @@ def test_every_aggregation_trains_in_the_model(kind):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"dims": (8, 16)}, r"one entry a level each: dims=\(8, 16\), depths=\(1, 2, 1\)"),
-        ({"depths": (1, 1, 1, 1)}, "one entry a level each"),
-        ({"num_heads": (2, 2)}, "one entry a level each"),
+        ({"dims": (8, 16)}, r"one entry per level each: dims=\(8, 16\), depths=\(1, 2, 1\)"),
+        ({"depths": (1, 1, 1, 1)}, "one entry per level each"),
+        ({"num_heads": (2, 2)}, "one entry per level each"),
         ({"dims": ()}, "dims=.* must be a tuple of positive integers"),
         ({"dims": [8, 16, 24]}, "dims=.* must be a tuple of positive integers"),
         ({"depths": (1, 0, 1)}, "depths=.* must be a tuple of positive integers"),

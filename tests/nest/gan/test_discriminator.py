@@ -260,12 +260,12 @@ def test_remat_changes_neither_names_nor_numbers():
 @pytest.mark.parametrize(
     ("create", "overrides", "message"),
     [
-        (conv, {"dims": ()}, "dims=.* must be a tuple of positive integers, one a resolution"),
+        (conv, {"dims": ()}, "dims=.* must be a tuple of positive integers, one per resolution"),
         (conv, {"dims": [8, 8]}, "dims=.* must be a tuple of positive integers"),
         (conv, {"num_classes": 0}, "num_classes=0 must be a positive integer"),
         (conv, {"deviation_group": 0}, "deviation_group=0 must be a positive integer"),
         (nest, {"num_classes": 0}, "num_classes=0 must be a positive integer"),
-        (nest, {"dims": (8,)}, r"one entry a level each: dims=\(8,\)"),
+        (nest, {"dims": (8,)}, r"one entry per level each: dims=\(8,\)"),
         (nest, {"aggregation": "conv"}, "aggregation='conv' does not exist"),
     ],
 )

@@ -306,10 +306,10 @@ def test_remat_changes_neither_names_nor_numbers_and_drop_path_draws():
         ({"block_size": 8}, "image_size=16 does not fit block_size=8: .*must be 32"),
         ({"block_size": 0}, "block_size=0 must be a positive integer"),
         ({"patch_size": 3}, "image_size=16 does not fit: with patch_size=3 .*12 or 24"),
-        ({"dims": (16, 12)}, r"one entry a level each: dims=\(16, 12\)"),
+        ({"dims": (16, 12)}, r"one entry per level each: dims=\(16, 12\)"),
         ({"dims": (18, 12, 8)}, "dims=18 at level 1 must be a multiple of 4 .*'pixel_shuffle'"),
         ({"num_heads": (2, 5, 2)}, "num_heads=5 does not divide dims=12 at level 2"),
-        ({"depths": (1, 0, 1)}, "depths=.* must be a tuple of positive integers, one a level"),
+        ({"depths": (1, 0, 1)}, "depths=.* must be a tuple of positive integers, one per level"),
         ({"latent_dim": 0}, "latent_dim=0 must be a positive integer"),
         ({"num_channels": None}, "num_channels=None must be a positive integer"),
         ({"num_classes": 0}, "num_classes=0 must be a positive integer"),
@@ -329,17 +329,22 @@ def test_wrong_fields(overrides, message):
 
 
 @pytest.mark.parametrize(
-    ("classes", "width", "labels", "message"),
+    ("classes", "labels", "message"),
     [
-        (None, 5, None, r"noise of shape \(2, 5\) must be \[batch, 6\]"),
-        (None, 6, np.zeros(2, int), "labels are given, but .*num_classes=None"),
-        (3, 6, None, "labels are missing, but .*num_classes=3"),
+        (None, np.zeros(2, int), "labels are given, but .*num_classes=None"),
+        (3, None, "labels are missing, but .*num_classes=3"),
     ],
 )
-def test_wrong_inputs(classes, width, labels, message):
+def test_wrong_labels(classes, labels, message):
     model = small(num_classes=classes)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(model.init, jax.random.key(0), random_array(2, width), labels)
+        jax.eval_shape(model.init, jax.random.key(0), random_array(2, 6), labels)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (6,), (2, 1, 6)])
+def test_wrong_noise(shape):
+    with pytest.raises(AssertionError, match=r"expected \(None, 6\).*noise: \[b, latent_dim\]"):
+        jax.eval_shape(small().init, jax.random.key(0), random_array(*shape))
 
 
 def test_given_block_size_is_the_derived_one():
@@ -354,7 +359,7 @@ def test_given_block_size_is_the_derived_one():
         ("nest_generator_base_s64_64", {"dim": 8}, "field 'dim' of generator .*'dims'"),
         ("nest_generator_base_s64_64", {"latent_dim": "8"}, "latent_dim='8' is of type str"),
         ("nest_generator_base_s64_64", {"dtype": "float8"}, "dtype='float8'.*float32"),
-        ("nest_generator_base_s64_64", {"depths": [1]}, "one entry a level each"),
+        ("nest_generator_base_s64_64", {"depths": [1]}, "one entry per level each"),
     ],
 )
 def test_wrong_names_and_overrides(name, overrides, message):
