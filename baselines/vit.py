@@ -69,7 +69,7 @@ class Vit(nn.Module):
         num_heads: attention heads of a block.
         patch_size: side or (height, width) of a patch in pixels.
         mlp_ratio: hidden width of the perceptron, in multiples of `dim`.
-        pooling: "class_token", or "average" of all tokens, and then there is no class token.
+        pooling: "class_token", or "average" of all tokens, without a class token.
         qkv_bias: whether query, key and value have a bias.
         gelu: "exact" (DeiT) or "tanh".
         drop_path_rate: drop-path rate of the last block; it grows linearly from 0.

@@ -14,7 +14,7 @@ def block(x: Array, block_size: tuple[int, int]) -> Array:
 
     Args:
         x: [b, h, w, c].
-        block_size: (bh, bw), the sides of a block in tokens; they divide h and w.
+        block_size: (bh, bw), the sides of a block in tokens; they must divide h and w.
 
     Returns:
         [b, t, n, c]: block i * gw + j is rows i * bh ... and columns j * bw ... of the plane.

@@ -5,7 +5,7 @@ Words of the paper (arXiv 2103.00112):
     word         a square piece of a patch, as one smaller vector.
     inner block  a transformer block over the words of one sentence; sentences never meet in it and
                  share its weights.
-    fusion       the words of a sentence, side by side in one vector, projected and added to it.
+    fusion       the words of a sentence, concatenated and projected, added to it.
     outer block  a transformer block over the class token and all sentences of an image.
     layer        inner block, fusion, outer block; or an outer block alone.
 

@@ -20,7 +20,7 @@ keep_variance_of_quarter = nn.initializers.variance_scaling(4.0, "fan_in", "trun
 
 
 def pixel_shuffle(x: Array, factor: int) -> Array:
-    """Turns the channels of a token into a square of tokens: "depth to space".
+    """Rearranges the channels of each token into a square of tokens: "depth to space".
 
     Args:
         x: [b, h, w, factor^2 * c]. The channels of a token are those of the square's tokens in

@@ -1,6 +1,6 @@
-"""ResNet and Wide ResNet as models. test_baselines_timm.py compares their values with PyTorch.
+"""ResNet and Wide ResNet as models. test_timm.py compares their values with PyTorch.
 
-To write the golden files anew after an intended change:
+To rewrite the golden files after an intended change:
 UPDATE_GOLDEN=1 python -m pytest tests/baselines/test_resnets.py
 """
 
@@ -124,7 +124,7 @@ def test_training_uses_the_batch_and_evaluation_the_averages(model):
 
 
 def test_bfloat16_with_float32_statistics(model):
-    images = 100 + random_images(4, 16, 16, 3)  # bfloat16 would lose the variance beside this mean
+    images = 100 + random_images(4, 16, 16, 3)  # bfloat16 would lose the variance
     variables = random_variables(model, images)
     low = model.clone(dtype=jnp.bfloat16)
     apply = jax.jit(

@@ -1,6 +1,6 @@
 """ViT with DeiT's settings: names, shapes, numerics, errors. test_baselines_timm.py has its values.
 
-To write the golden files anew after an intended change:
+To rewrite the golden files after an intended change:
 UPDATE_GOLDEN=1 python -m pytest tests/baselines/test_vit.py
 """
 

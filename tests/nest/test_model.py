@@ -1,6 +1,6 @@
 """NesT: blocks and the whole model.
 
-The golden files hold parameter names and shapes, which are a public format. To write them anew
+The golden files hold parameter names and shapes, which are a public format. To rewrite them
 after an intended change: UPDATE_GOLDEN=1 python -m pytest tests/nest/test_model.py
 """
 
@@ -82,7 +82,7 @@ def test_parameter_names_are_the_golden_ones(attention):
 
 @pytest.mark.parametrize("size", [(8, 8), (24, 24), (16, 40), (40, 8)])
 def test_any_size_that_the_levels_divide(size):
-    """Position embeddings tell how many blocks and tokens a level has: unit 2 * 2^2 = 8 pixels."""
+    """Position embeddings show how many blocks and tokens a level has: unit 2 * 2^2 = 8 pixels."""
     h, w = size
     model, images = small(), random_images(2, h, w, 3)
     params = parameter_shapes(model, size)

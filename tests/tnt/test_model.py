@@ -1,6 +1,6 @@
 """TNT: words and sentences, the whole model, its costs and its errors.
 
-The golden files hold parameter names and shapes, which are a public format. To write them anew
+The golden files hold parameter names and shapes, which are a public format. To rewrite them
 after an intended change: UPDATE_GOLDEN=1 python -m pytest tests/tnt/test_model.py
 """
 
@@ -21,7 +21,7 @@ from zoo.load import parameter_shapes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-# Compiling is most of the work of these tests, so the compiler is told not to try hard.
+# Compiling is most of the work of these tests, so the compiler does not optimise.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SMALL = {
@@ -36,7 +36,7 @@ SMALL = {
     "inner_layers": (1, 3),
 }
 
-# The forms of the paper and of timm's first port, beside the released one.
+# The released form, the paper's and that of timm's first port.
 FORMS = {
     "released": {},
     "legacy": {"stem": "conv7_image", "fusion": "legacy"},
@@ -223,7 +223,7 @@ def test_pooling_takes_the_class_token_or_the_mean_of_the_sentences():
 
 
 def test_inner_drop_path_is_per_patch_and_outer_per_image():
-    """In a layer whose attention adds nothing and whose perceptron adds one, the sums tell."""
+    """With an attention that adds 0 and a perceptron that adds 1, sums show what was dropped."""
     block = TransformerBlock(
         num_heads=2,
         mlp_ratio=2,

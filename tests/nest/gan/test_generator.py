@@ -1,6 +1,6 @@
 """The transposed NesT: de-aggregations against their definitions, and the whole generator.
 
-The golden file holds parameter names and shapes, which are a public format. To write it anew after
+The golden file holds parameter names and shapes, which are a public format. To rewrite it after
 an intended change: UPDATE_GOLDEN=1 python -m pytest tests/nest/gan/test_generator.py
 """
 
