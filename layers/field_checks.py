@@ -81,7 +81,7 @@ def check_tuples(model: nn.Module, *fields: str, per: str) -> None:
     check_fields(model, fields, is_counts, f"a tuple of positive integers, one per {per}")
     if len({len(getattr(model, field)) for field in fields}) > 1:
         values = ", ".join(f"{field}={getattr(model, field)}" for field in fields)
-        raise ValueError(f"{', '.join(fields)} must have one entry per {per} each: {values}")
+        raise ValueError(f"{', '.join(fields)} must each have one entry per {per}: {values}")
 
 
 def check_choices(model: nn.Module, **choices: Iterable[str]) -> None:
