@@ -1,27 +1,28 @@
 """Inception-v3 for inference: the feature space of the Frechet inception distance.
 
-Names of modules are torchvision's, which are those of TensorFlow's graph: an array's path here is
-its name in a state dict. Two networks differ by their pools alone:
+Modules have torchvision's names, which are those of TensorFlow's graph: an array's path here is its
+name in a state dict. Two networks differ in their pools alone:
 
     torchvision's   average pools count the padding's zeros; 1000 classes.
     FID's           TensorFlow's graph of 2015-12-05: average pools leave the padding out, and the
-                    last block has a maximum in place of the average; 1008 classes.
+                    last block takes the maximum instead of the average; 1008 classes.
 
 Words of the paper (arXiv 1512.00567):
     stem         convolutions and pools from 299x299 down to 35x35.
     block        parallel branches on one grid, 35x35, 17x17 or 8x8 (figures 5, 6 and 7), whose
-                 channels are concatenated.
+                 results are concatenated.
     reduction    a block that halves the grid: convolutions and a pool with stride 2 (figure 10).
 
 Shape letters: b batch, h and w sides of the image, c channels; a grid's sides are those of a
 299x299 image.
 """
 
+import chex
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from baselines.checks import check_counts
+from layers.field_checks import check_counts
 
 EPSILON = 1e-3  # of all norms
 
@@ -61,7 +62,7 @@ def average_pool(x: Array, *, count_padding: bool) -> Array:
 
     Args:
         x: the grid.
-        count_padding: divide by 9 at the border, too, rather than by the places that there are.
+        count_padding: whether to divide by 9 at the border too, not by the number of real places.
     """
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=count_padding)
 
@@ -150,7 +151,7 @@ class Block8(nn.Module):
 
     Attributes:
         count_padding: see average_pool.
-        max_pool: the pool's branch takes the maximum.
+        max_pool: whether the pool's branch takes the maximum.
     """
 
     count_padding: bool
@@ -180,7 +181,7 @@ class InceptionV3(nn.Module):
 
     Attributes:
         num_classes: number of logits.
-        fid_pools: the pools of FID's network rather than torchvision's.
+        fid_pools: whether to have the pools of FID's network rather than torchvision's.
 
     Reference:
         Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv
@@ -192,7 +193,7 @@ class InceptionV3(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, ("num_classes",))
+        check_counts(self, "num_classes")
         super().__post_init__()
 
     @nn.compact
@@ -200,15 +201,16 @@ class InceptionV3(nn.Module):
         """Classifies images.
 
         Args:
-            images: [b, h, w, 3] in -1..1, 299x299 or of any size from 75x75 on.
-            train: False; the network has no way to be trained here.
+            images: [b, h, w, 3] in -1..1, 299x299 or any other size of at least 75x75.
+            train: must be False; the network is for inference only.
 
         Returns:
-            Logits, [b, num_classes], float32. What enters the layer "fc" are the features pool3,
+            Logits, [b, num_classes], float32. The input of the layer "fc" is the features pool3,
             [b, 2048].
         """
         if train:
             raise ValueError("InceptionV3 is for inference only")
+        chex.assert_shape(images, (None, None, None, 3), custom_message="images: [b, h, w, 3]")
         counted = not self.fid_pools
         x = ConvNorm(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(images)
         x = ConvNorm(32, (3, 3), padding="VALID", name="Conv2d_2a_3x3")(x)
@@ -226,4 +228,5 @@ class InceptionV3(nn.Module):
         x = Block8(counted, max_pool=False, name="Mixed_7b")(x)  # [b, 8, 8, 2048]
         x = Block8(counted, max_pool=self.fid_pools, name="Mixed_7c")(x)
         x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, 2048]
+        chex.assert_shape(x, (None, 2048))
         return nn.Dense(self.num_classes, precision=lax.Precision.HIGHEST, name="fc")(x)

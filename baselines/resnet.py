@@ -1,10 +1,10 @@
-"""ResNet, version 1 with bottlenecks, as everybody trains it: the stride in the 3x3 convolution.
+"""ResNet, version 1 with bottlenecks, as it is usually trained: the 3x3 convolution has the stride.
 
 Words of the paper (arXiv 1512.03385):
     stem         7x7 convolution and 3x3 max-pool, both with stride 2.
     stage        blocks that work at one resolution; each stage but the first begins by halving it.
     bottleneck   a block of three convolutions: 1x1 to fewer channels, 3x3, 1x1 to four times those.
-    shortcut     what is added to a block's result: its input, projected where shapes differ.
+    shortcut     what is added to a block's result: its input, projected if the shapes differ.
 
 Shape letters: b batch, h and w sides of a stage's plane, c channels inside a bottleneck; its output
 has 4c.
@@ -14,14 +14,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from baselines.checks import check_counts, check_positive, check_rates, is_counts
+from layers.field_checks import check_counts, check_positive, check_rates, check_tuples
 
-# PyTorch's padding: the same on both sides. Flax's "SAME" would put it right and below only where
-# the stride is 2, and shift the picture.
+# PyTorch's padding: the same on both sides. At stride 2, Flax's "SAME" would pad only on the right
+# and below, and so shift the picture.
 PAD_1 = ((1, 1), (1, 1))
 PAD_3 = ((3, 3), (3, 3))
 
@@ -34,6 +35,17 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 VARIANTS = {
     "resnet50": {"depths": (3, 4, 6, 3), "dims": (64, 128, 256, 512)},
 }
+
+
+def batch_norm(model: nn.Module, train: bool) -> Callable[..., nn.Module]:
+    """Returns the batch norm of a model with the fields of `ResNet`, to be given a name."""
+    return partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=model.batch_norm_momentum,
+        epsilon=model.batch_norm_epsilon,
+        dtype=model.dtype,
+    )
 
 
 class Bottleneck(nn.Module):
@@ -81,7 +93,7 @@ class ResNet(nn.Module):
     """Residual network of bottlenecks, for images of any size.
 
     Batch statistics are computed in float32 over the global batch (under jit the batch is one
-    array, however many devices share it), and over each part of it when gradients are accumulated;
+    array, however many devices share it), or over each part of it when gradients are accumulated;
     their moving averages are the collection "batch_stats". Each stage's map is sown as
     "intermediates" stage1, stage2, ...
 
@@ -89,13 +101,13 @@ class ResNet(nn.Module):
         num_classes: number of logits.
         depths: bottlenecks of each stage.
         dims: channels inside a stage's bottlenecks.
-        zero_init_last_norm: start with 0 as the last norm's scale in each bottleneck, so that each
-            block begins as its shortcut.
+        zero_init_last_norm: whether the scale of the last norm of each bottleneck starts as 0, so
+            that each block starts as its shortcut.
         batch_norm_momentum: share of the moving averages that a step keeps: 0.9 is PyTorch's
-            momentum=0.1. The averaged variance is the biased one, PyTorch's the unbiased.
+            momentum=0.1. The averaged variance is biased, PyTorch's is unbiased.
         batch_norm_epsilon: added to the variance; 1e-5 is PyTorch's default too.
-        dtype: computation type. Parameters, statistics and logits are float32 whatever it is.
-        remat: recompute each bottleneck in the backward pass, to save memory.
+        dtype: computation type. Parameters, statistics and logits are always float32.
+        remat: whether to recompute each bottleneck in the backward pass, to save memory.
 
     Reference:
         ResNet paper, table 1; torchvision's resnet50. Initialisation of the head and, if asked for,
@@ -113,20 +125,10 @@ class ResNet(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, ("num_classes",))
-        for field in ("depths", "dims"):
-            if not is_counts(getattr(self, field)):
-                value = getattr(self, field)
-                raise ValueError(
-                    f"{field}={value!r} must be a tuple of positive integers, one a stage"
-                )
-        if len(self.depths) != len(self.dims):
-            raise ValueError(
-                "depths and dims must have one entry a stage each: "
-                f"depths={self.depths}, dims={self.dims}"
-            )
-        check_rates(self, ("batch_norm_momentum",))
-        check_positive(self, ("batch_norm_epsilon",))
+        check_counts(self, "num_classes")
+        check_tuples(self, "depths", "dims", per="stage")
+        check_rates(self, "batch_norm_momentum")
+        check_positive(self, "batch_norm_epsilon")
         super().__post_init__()
 
     @nn.compact
@@ -141,13 +143,8 @@ class ResNet(nn.Module):
         Returns:
             Logits, [b, num_classes], float32.
         """
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=self.batch_norm_momentum,
-            epsilon=self.batch_norm_epsilon,
-            dtype=self.dtype,
-        )
+        chex.assert_rank(images, 4, custom_message="images: [b, height, width, channels]")
+        norm = batch_norm(self, train)
         block_class = nn.remat(Bottleneck) if self.remat else Bottleneck
 
         x = nn.Conv(
@@ -175,4 +172,7 @@ class ResNet(nn.Module):
             self.sow("intermediates", f"stage{stage}", x)
 
         x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, 4c]
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="head")(x)
+        head_init = nn.initializers.normal(0.01)
+        logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(x)
+        chex.assert_shape(logits, (None, self.num_classes))
+        return logits

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from baselines.checks import check_counts, check_positive, check_rates
-from baselines.resnet import PAD_1, he_normal_fan_out
+from baselines.resnet import PAD_1, batch_norm, he_normal_fan_out
+from layers.field_checks import check_counts, check_positive, check_rates
 
 GROUP_DIMS = (16, 32, 64)  # at width 1; the first convolution has 16 channels at any width
 
@@ -30,7 +31,7 @@ VARIANTS = {
 class WideBlock(nn.Module):
     """shortcut(x) + conv(dropout(relu(norm(conv(relu(norm(x))))))).
 
-    Where the shape changes, the shortcut is a 1x1 convolution of the activated input.
+    If the shape changes, the shortcut is a 1x1 convolution of the activated input.
 
     Attributes:
         dim: channels.
@@ -41,7 +42,7 @@ class WideBlock(nn.Module):
 
     Reference:
         Wide ResNet paper, figure 1 (d); its authors' code for the shortcut. The official NesT
-        repository has another one, zero-padded average pooling, which has no parameters.
+        repository has a shortcut without parameters, zero-padded average pooling.
     """
 
     dim: int
@@ -72,14 +73,12 @@ class WideResNet(nn.Module):
 
     Attributes:
         num_classes: number of logits.
-        depth: number of convolutions, 6n + 4 with n blocks a group.
+        depth: number of convolutions, 6n + 4 with n blocks per group.
         width: multiple of GROUP_DIMS.
         dropout_rate: rate between the two convolutions of a block; the paper has 0 or 0.3.
-        batch_norm_momentum: share of the moving averages that a step keeps: 0.9 is PyTorch's
-            momentum=0.1. The averaged variance is the biased one, PyTorch's the unbiased.
-        batch_norm_epsilon: added to the variance; 1e-5 is PyTorch's default too.
-        dtype: computation type. Parameters, statistics and logits are float32 whatever it is.
-        remat: recompute each block in the backward pass, to save memory.
+        batch_norm_momentum, batch_norm_epsilon: as in `baselines.resnet.ResNet`.
+        dtype: computation type. Parameters, statistics and logits are always float32.
+        remat: whether to recompute each block in the backward pass, to save memory.
 
     Reference:
         Wide ResNet paper, table 1; kernel initialisation of the official NesT repository's
@@ -97,11 +96,11 @@ class WideResNet(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, ("num_classes", "depth", "width"))
+        check_counts(self, "num_classes", "depth", "width")
         if self.depth < 10 or (self.depth - 4) % 6:
             raise ValueError(f"depth={self.depth} must be 6n + 4: 10, 16, 22, 28, ...")
-        check_rates(self, ("dropout_rate", "batch_norm_momentum"))
-        check_positive(self, ("batch_norm_epsilon",))
+        check_rates(self, "dropout_rate", "batch_norm_momentum")
+        check_positive(self, "batch_norm_epsilon")
         super().__post_init__()
 
     @nn.compact
@@ -117,15 +116,11 @@ class WideResNet(nn.Module):
         Returns:
             Logits, [b, num_classes], float32.
         """
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=self.batch_norm_momentum,
-            epsilon=self.batch_norm_epsilon,
-            dtype=self.dtype,
-        )
-        # `train` (argument 2, after self and x) is a Python bool, not an array.
-        block_class = nn.remat(WideBlock, static_argnums=(2,)) if self.remat else WideBlock
+        chex.assert_rank(images, 4, custom_message="images: [b, height, width, channels]")
+        norm = batch_norm(self, train)
+        block_class = WideBlock
+        if self.remat:  # `train` (argument 2, after self and x) is a Python bool, not an array
+            block_class = nn.remat(WideBlock, static_argnums=(2,))
 
         x = nn.Conv(
             GROUP_DIMS[0],
@@ -149,4 +144,7 @@ class WideResNet(nn.Module):
             self.sow("intermediates", f"group{group}", x)
         x = nn.relu(norm(name="norm")(x))
         x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, c]
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.he_normal(), name="head")(x)
+        head_init = nn.initializers.he_normal()
+        logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(x)
+        chex.assert_shape(logits, (None, self.num_classes))
+        return logits

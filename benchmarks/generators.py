@@ -1,4 +1,4 @@
-"""The speed of a generator, beside one of the same size that attends to whole images."""
+"""The speed of a NesT generator and of one of the same size that attends to whole images."""
 
 import statistics
 import time
@@ -11,91 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from layers.attention import ATTENTIONS
-from layers.embeddings import PositionEmbedding
-from layers.mlp import Mlp
-from nest.aggregation import LAYER_NORM_EPSILON
-from nest.gan.deaggregation import DEAGGREGATIONS, pixel_shuffle
+from baselines.full_attention_generator import FullAttentionGenerator
+from layers.shared_fields import shared_fields
 from nest.gan.generator import NestGenerator, latent_shape
 from zoo.costs import count_products
 
 
-class FullAttentionLayer(nn.Module):
-    """One transformer layer over all tokens: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    num_heads: int
-    mlp_ratio: float
-    attention: str
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [b, n, c] to [b, n, c]."""
-        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_attention")(x)
-        attention = ATTENTIONS[self.attention](self.num_heads, dtype=self.dtype, name="attention")
-        x = x + attention(y, deterministic=True)
-        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_mlp")(x)
-        hidden_dim = int(x.shape[-1] * self.mlp_ratio)
-        mlp = Mlp(hidden_dim=hidden_dim, gelu="tanh", dtype=self.dtype, name="mlp")
-        return x + mlp(y, deterministic=True)
-
-
-class FullAttentionGenerator(nn.Module):
-    """A TransGAN-style generator: at each resolution every token attends to every other.
-
-    It has the widths, depths, heads and de-aggregations (TransGAN's own is pixel shuffle) of a NesT
-    generator without classes, hence the same number of parameters.
-
-    Attributes:
-        like: the NesT generator.
-
-    Reference:
-        Jiang, Chang and Wang, "TransGAN", arXiv 2102.07074, section 3 and figure 1: transformer
-        layers on 8x8, 16x16, 32x32, ... tokens, pixel shuffle in between. Its later grid attention
-        for large images is left out.
-    """
-
-    like: NestGenerator
-
-    @nn.compact
-    def __call__(self, noise: Array) -> Array:
-        """Maps [b, z] to images, [b, h, w, k]."""
-        like, levels = self.like, len(self.like.dims)
-        side = like.image_size // (like.patch_size * 2 ** (levels - 1))
-        x = nn.Dense(side * side * like.dims[0], dtype=like.dtype, name="latent_projection")(noise)
-        x = x.reshape(-1, side * side, like.dims[0])  # [b, n, c]
-        for level in range(1, levels + 1):
-            x = PositionEmbedding(like.dtype, name=f"level{level}_position")(x)
-            for layer in range(1, like.depths[level - 1] + 1):
-                x = FullAttentionLayer(
-                    num_heads=like.num_heads[level - 1],
-                    mlp_ratio=like.mlp_ratio,
-                    attention=like.attention,
-                    dtype=like.dtype,
-                    name=f"level{level}_layer{layer}",
-                )(x)
-            x = x.reshape(-1, side, side, x.shape[-1])  # [b, h, w, c]
-            if level < levels:
-                x = DEAGGREGATIONS[like.deaggregation](
-                    dim=like.dims[level], dtype=like.dtype, name=f"level{level}_deaggregation"
-                )(x)  # [b, 2h, 2w, c of the next level]
-                side *= 2
-                x = x.reshape(-1, side * side, x.shape[-1])  # [b, 4n, c of the next level]
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=like.dtype, name="norm")(x)
-        x = nn.Dense(like.patch_size**2 * like.num_channels, name="to_pixels")(
-            x.astype(jnp.float32)
-        )  # [b, h, w, p^2 * k]
-        return pixel_shuffle(x, like.patch_size)  # [b, p * h, p * w, k]
-
-
 def multiply_adds(model: nn.Module, params: Any, noise: Any) -> int:
-    """Counts the multiply-adds of one image, as the papers' tables do; nothing is computed."""
+    """Counts the multiply-adds per image, as the papers' tables do; nothing is computed."""
     traced = jax.make_jaxpr(model.apply)({"params": params}, noise)
     return sum(cost.multiply_adds for cost in count_products(traced.jaxpr).values())
 
 
 def speed_of(model: nn.Module, params: Any, noise: Array) -> Callable[[float], float]:
-    """Returns a measurement of samples/s, compiled and run once before."""
+    """Returns a function that measures samples/s for some seconds, already compiled."""
     generate = jax.jit(model.apply)
     variables = {"params": params}
     jax.block_until_ready(generate(variables, noise))
@@ -118,27 +47,28 @@ def run(
     rounds: int,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Measures a generator and its full-attention twin, in turns.
+    """Measures a generator and its full-attention counterpart, in turns.
 
     Args:
         generator: the generator, without classes.
-        batch_size: images at a time, of both.
-        seconds: length of a measurement; one batch at least.
-        rounds: measurements of each; the median counts.
+        batch_size: images per call, for both.
+        seconds: length of a measurement, which takes at least one batch.
+        rounds: measurements per generator; the median counts.
         say: prints a line.
 
     Returns:
-        For each of the two its name, parameters, multiply-adds an image, the samples/s of each
-        round and their median.
+        Per generator: its name, parameters, multiply-adds per image, the samples/s of each round
+        and their median.
     """
     device = jax.devices()[0].device_kind
     size, dtype = generator.image_size, jnp.dtype(generator.dtype).name
     say(f"{size} x {size} pixels, batches of {batch_size}, {dtype}, {device}")
     noise = jax.random.normal(jax.random.key(0), latent_shape(generator, batch_size))
+    full_attention = FullAttentionGenerator(**shared_fields(generator, FullAttentionGenerator))
     results, measures = [], []
     for name, model in (
         ("attention inside blocks: transposed NesT", generator),
-        ("attention over the image: TransGAN-style", FullAttentionGenerator(generator)),
+        ("attention over the image: TransGAN-style", full_attention),
     ):
         params = _made_params(model, noise[:1])
         result = {

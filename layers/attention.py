@@ -1,7 +1,7 @@
 """Self-attention over the second to last axis, with any leading axes.
 
 Shape letters: n query tokens, m key tokens, c channels, h heads, k heads of keys and values,
-g = h / k query heads that share one of them, d = c / h channels of a head.
+g = h / k query heads per key head, d = c / h channels of a head.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ def dot_product_attention(
 ) -> Array:
     """Computes softmax(q k^T / sqrt(d)) v.
 
-    Every attention of this codebase runs through here, in the axis order and with the head
-    sharing of `jax.nn.dot_product_attention`: a fused kernel replaces this one function.
+    All attention in this codebase runs through here. Axis order and head sharing are those of
+    `jax.nn.dot_product_attention`, so that a fused kernel replaces this one function.
 
     Args:
         query: [..., n, h, d].
@@ -44,7 +44,7 @@ def dot_product_attention(
     scores = jnp.einsum(
         "...nkgd,...mkd->...kgnm", query, key, preferred_element_type=jnp.float32
     )  # [..., k, g, n, m]
-    # The exponentials are summed in float32 whatever the computation type.
+    # The softmax sums in float32 for every computation type.
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     if dropout is not None:
         weights = dropout(weights)
@@ -52,62 +52,14 @@ def dot_product_attention(
     return out.reshape(*leading, n, h, d)  # [..., n, h, d]
 
 
-def _head_dim(dim: int, num_heads: int) -> int:
-    if dim % num_heads:
-        raise ValueError(f"num_heads={num_heads} does not divide the width {dim}")
-    return dim // num_heads
-
-
-class MultiHeadAttention(nn.Module):
-    """Self-attention in which every head has its own query, key and value.
-
-    Attributes:
-        num_heads: number of heads; must divide the width of the input.
-        qkv_bias: whether query, key and value have a bias. The output always has one.
-        dropout_rate: rate of dropout on the attention weights.
-        dtype: computation type; parameters stay float32 and so does the softmax.
-
-    Reference:
-        Vaswani et al., arXiv 1706.03762, section 3.2.2.
-    """
-
-    num_heads: int
-    qkv_bias: bool = True
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, deterministic: bool) -> Array:
-        """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
-        dim = x.shape[-1]
-        qkv = nn.DenseGeneral(
-            (3, self.num_heads, _head_dim(dim, self.num_heads)),
-            use_bias=self.qkv_bias,
-            dtype=self.dtype,
-            kernel_init=truncated_normal,
-            name="qkv",
-        )(x)  # [..., n, 3, h, d]
-        query, key, value = (qkv[..., i, :, :] for i in range(3))  # [..., n, h, d]
-        drop = nn.Dropout(self.dropout_rate, name="drop")
-        x = dot_product_attention(
-            query, key, value, dropout=lambda weights: drop(weights, deterministic=deterministic)
-        )
-        return nn.DenseGeneral(
-            dim, axis=(-2, -1), dtype=self.dtype, kernel_init=truncated_normal, name="out"
-        )(x)  # [..., n, c]
-
-
-class MultiQueryAttention(nn.Module):
-    """Self-attention in which all heads share one key and one value.
+class SelfAttention(nn.Module):
+    """What multi-head and multi-query attention have in common: their fields and their ends.
 
     Attributes:
         num_heads: number of query heads; must divide the width of the input.
         qkv_bias: whether query, key and value have a bias. The output always has one.
         dropout_rate: rate of dropout on the attention weights.
         dtype: computation type; parameters stay float32 and so does the softmax.
-
-    Reference:
-        Shazeer, "Fast Transformer Decoding: One Write-Head is All You Need", arXiv 1911.02150.
     """
 
     num_heads: int
@@ -115,33 +67,60 @@ class MultiQueryAttention(nn.Module):
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: Array, deterministic: bool) -> Array:
-        """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
+    def _project_in(self, x: Array, *parts: int, name: str) -> Array:
+        """Maps [..., n, c] to [..., n, *parts, d]."""
         dim = x.shape[-1]
-        head_dim = _head_dim(dim, self.num_heads)
-        query = nn.DenseGeneral(
-            (self.num_heads, head_dim),
+        if dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide the width {dim}")
+        return nn.DenseGeneral(
+            (*parts, dim // self.num_heads),
             use_bias=self.qkv_bias,
             dtype=self.dtype,
             kernel_init=truncated_normal,
-            name="query",
-        )(x)  # [..., n, h, d]
-        key_value = nn.DenseGeneral(
-            (2, head_dim),
-            use_bias=self.qkv_bias,
-            dtype=self.dtype,
-            kernel_init=truncated_normal,
-            name="key_value",
-        )(x)  # [..., n, 2, d]
-        key, value = key_value[..., :1, :], key_value[..., 1:, :]  # [..., n, 1, d]
+            name=name,
+        )(x)
+
+    def _attend(self, query: Array, key: Array, value: Array, deterministic: bool) -> Array:
+        """Maps query [..., n, h, d], key and value [..., n, k, d] to [..., n, c]."""
         drop = nn.Dropout(self.dropout_rate, name="drop")
         x = dot_product_attention(
             query, key, value, dropout=lambda weights: drop(weights, deterministic=deterministic)
         )
+        dim = x.shape[-2] * x.shape[-1]
         return nn.DenseGeneral(
             dim, axis=(-2, -1), dtype=self.dtype, kernel_init=truncated_normal, name="out"
-        )(x)  # [..., n, c]
+        )(x)
+
+
+class MultiHeadAttention(SelfAttention):
+    """Self-attention in which every head has its own query, key and value.
+
+    Reference:
+        Vaswani et al., arXiv 1706.03762, section 3.2.2.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool) -> Array:
+        """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
+        qkv = self._project_in(x, 3, self.num_heads, name="qkv")  # [..., n, 3, h, d]
+        query, key, value = (qkv[..., i, :, :] for i in range(3))  # [..., n, h, d]
+        return self._attend(query, key, value, deterministic)
+
+
+class MultiQueryAttention(SelfAttention):
+    """Self-attention in which all heads share one key and one value.
+
+    Reference:
+        Shazeer, "Fast Transformer Decoding: One Write-Head is All You Need", arXiv 1911.02150.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool) -> Array:
+        """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
+        query = self._project_in(x, self.num_heads, name="query")  # [..., n, h, d]
+        key_value = self._project_in(x, 2, name="key_value")  # [..., n, 2, d]
+        key, value = key_value[..., :1, :], key_value[..., 1:, :]  # [..., n, 1, d]
+        return self._attend(query, key, value, deterministic)
 
 
 ATTENTIONS = {"multi_head": MultiHeadAttention, "multi_query": MultiQueryAttention}

@@ -1,11 +1,11 @@
-"""Stochastic depth: whole residual branches are dropped, sample by sample."""
+"""Stochastic depth: dropping whole residual branches, sample by sample."""
 
 from flax import linen as nn
 from jax import Array
 
 
 def drop_path_rates(max_rate: float, num_layers: int) -> tuple[float, ...]:
-    """Gives each layer its drop-path rate, growing linearly from 0 to `max_rate`.
+    """Returns the drop-path rate of each layer, growing linearly from 0 to `max_rate`.
 
     The rates are Python floats: a NumPy scalar would promote bfloat16 activations to float64.
 

@@ -1,8 +1,8 @@
 """Block aggregation: the step from one level of NesT to the next.
 
 Every aggregation maps the image plane [b, h, w, c] of a level to [b, h/2, w/2, dim], so that
-cutting it into blocks of the old size leaves a quarter of the blocks. Which one is used is a field
-of the model. All are built with the same fields, whether they need each of them or not.
+cutting it into blocks of the old size leaves a quarter of the blocks. A field of the model chooses
+one. All are built with the same fields, though some need only a few of them.
 
 Padding: at stride 2 on an even side, "same" (the official code) adds one row after the last, and
 "torch" (timm) adds one before the first, so the 3x3 windows lie differently.
@@ -15,9 +15,8 @@ from flax import linen as nn
 from jax import Array, lax
 
 from layers.initializers import truncated_normal
+from layers.transformer_layer import LAYER_NORM_EPSILON
 from nest.blocks import block, unblock
-
-LAYER_NORM_EPSILON = 1e-6
 
 # (before, after) on each axis, for a window of 3 with stride 2 on an even side.
 PADDINGS = {"same": (0, 1), "torch": (1, 1)}
@@ -26,8 +25,8 @@ PADDINGS = {"same": (0, 1), "torch": (1, 1)}
 def max_pool(x: Array, padding: str) -> Array:
     """Takes the maximum over 3x3 windows with stride 2.
 
-    One axis after the other, each as a maximum over three shifted slices: values and, away from
-    ties, gradients are those of `nn.max_pool`, whose gradient is several times slower on CPU.
+    Each axis in turn is a maximum over three shifted slices. Values and, away from ties, gradients
+    equal those of `nn.max_pool`, whose gradient is several times slower on CPU.
 
     Args:
         x: [b, h, w, c] with even h and w.
@@ -36,13 +35,13 @@ def max_pool(x: Array, padding: str) -> Array:
     Returns:
         [b, h/2, w/2, c].
     """
-    nothing = jnp.array(-jnp.inf, x.dtype)
+    lowest = jnp.array(-jnp.inf, x.dtype)
     for axis in (1, 2):
         even, odd = (lax.slice_in_dim(x, i, None, stride=2, axis=axis) for i in range(2))
         # The third token of a window is the even one after its pair, or the odd one before.
         third, move = (even, (-1, 1, 0)) if padding == "same" else (odd, (1, -1, 0))
         moves = [move if i == axis else (0, 0, 0) for i in range(x.ndim)]
-        x = jnp.maximum(jnp.maximum(even, odd), lax.pad(third, nothing, moves))
+        x = jnp.maximum(jnp.maximum(even, odd), lax.pad(third, lowest, moves))
     return x  # [b, h/2, w/2, c]
 
 
@@ -51,7 +50,7 @@ class Aggregation(nn.Module):
 
     Attributes:
         dim: channels of the result.
-        block_size: sides of a block in tokens; matters for aggregation inside blocks only.
+        block_size: sides of a block in tokens; only aggregation inside blocks reads it.
         padding: a key of PADDINGS.
         dtype: computation type; parameters stay float32.
     """
@@ -77,7 +76,7 @@ class Aggregation(nn.Module):
         return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
 
     def _match_dim(self, x: Array) -> Array:
-        """Projects to `dim` channels where the pooling alone leaves another number."""
+        """Projects to `dim` channels if the pooling alone leaves another number."""
         if x.shape[-1] == self.dim:
             return x
         return nn.Dense(
@@ -101,7 +100,7 @@ class ConvNormMaxPool(Aggregation):
 
 
 class ConvNormMaxPoolInBlock(Aggregation):
-    """The same as ConvNormMaxPool inside each block, so that blocks do not meet: an ablation."""
+    """ConvNormMaxPool inside each block, so that blocks never meet: an ablation."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -115,7 +114,7 @@ class ConvNormMaxPoolInBlock(Aggregation):
 
 
 class MaxPool(Aggregation):
-    """3x3 max-pool alone, with a linear projection where the width changes: an ablation."""
+    """3x3 max-pool alone, with a linear projection if the width changes: an ablation."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -124,9 +123,9 @@ class MaxPool(Aggregation):
 
 
 class AveragePool(Aggregation):
-    """3x3 average-pool alone, with a linear projection where the width changes: an ablation.
+    """3x3 average-pool alone, with a linear projection if the width changes: an ablation.
 
-    The mean is over the tokens that exist: padding is not counted.
+    The mean is over real tokens: padding does not count.
     """
 
     @nn.compact
@@ -147,9 +146,9 @@ class StridedConv(Aggregation):
 
 
 class PatchMerging(Aggregation):
-    """Four neighbours side by side in one vector, layer norm, linear projection: an ablation.
+    """Four neighbours concatenated, layer norm, linear projection: an ablation.
 
-    The four are in row-major order and the projection has no bias.
+    The four are in row-major order; the projection has no bias.
 
     Reference:
         Liu et al., "Swin Transformer", arXiv 2103.14030, section 3.1.

@@ -1,4 +1,4 @@
-"""Cutting an image plane into blocks and putting it together again.
+"""Cutting an image plane into blocks and putting them together again.
 
 Shape letters: b batch, h and w sides of the plane in tokens, bh and bw sides of a block in
 tokens, gh and gw sides of the grid of blocks, t = gh * gw blocks, n = bh * bw tokens of a block,
@@ -14,7 +14,7 @@ def block(x: Array, block_size: tuple[int, int]) -> Array:
 
     Args:
         x: [b, h, w, c].
-        block_size: (bh, bw), the sides of a block in tokens; they divide h and w.
+        block_size: (bh, bw), the sides of a block in tokens; they must divide h and w.
 
     Returns:
         [b, t, n, c]: block i * gw + j is rows i * bh ... and columns j * bw ... of the plane.
@@ -27,12 +27,12 @@ def block(x: Array, block_size: tuple[int, int]) -> Array:
 
 
 def unblock(x: Array, block_size: tuple[int, int], grid: tuple[int, int]) -> Array:
-    """Puts blocks together to a plane: the inverse of `block`.
+    """Puts blocks together into a plane: the inverse of `block`.
 
     Args:
         x: [b, t, n, c].
         block_size: (bh, bw), the sides of a block in tokens.
-        grid: (gh, gw), how many blocks lie under and beside each other.
+        grid: (gh, gw), numbers of rows and columns of blocks.
 
     Returns:
         [b, h, w, c] with h = gh * bh and w = gw * bw.

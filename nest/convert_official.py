@@ -1,7 +1,7 @@
 """Official parameter names of NesT <-> ours. Pure functions on trees of NumPy arrays.
 
 The official code (google-research/nested-transformer) leaves naming to flax, which counts layers
-over all levels from 0; we count levels and layers within a level from 1:
+across all levels from 0; we count levels, and layers within a level, from 1:
 
     official                                      ours
     PatchEmbedding_0/Conv_0                       patch_embedding
@@ -43,7 +43,7 @@ def from_official(params: dict[str, Any], depths: Sequence[int]) -> dict[str, An
         depths: transformer layers of each level.
 
     Returns:
-        The tree in our names. Whatever has no place in a model of these depths stays under its
+        The tree in our names. An array without a place in a model of these depths stays under its
         official name, so that a comparison with the model's own tree reports it.
     """
     official = flatten_dict(params, sep="/")
@@ -72,7 +72,7 @@ def from_official(params: dict[str, Any], depths: Sequence[int]) -> dict[str, An
 
 
 def to_official(params: dict[str, Any], depths: Sequence[int]) -> dict[str, Any]:
-    """Gives parameters their official names and shapes: the inverse of `from_official`.
+    """Renames and regroups parameters as in the official code: the inverse of `from_official`.
 
     Args:
         params: a tree in our names, of a model with the official aggregation.

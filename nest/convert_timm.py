@@ -13,22 +13,21 @@ the level above, ours to the level below:
         mlp.fc1, mlp.fc2                           mlp/dense1, dense2
     norm, head                                 norm, head
 
-After attention, timm lays channels before heads: the inputs of attn.proj are [d, h], not [h, d].
+After attention, timm puts channels before heads: the inputs of attn.proj are [d, h], not [h, d].
 timm's models `nest_*` pad the aggregation as PyTorch does, `nest_*_jx` as the official code; the
-names are the same. All have the exact GELU, so that the official weights, converted to timm, give
-slightly other logits there.
+names are the same. All have the exact GELU, so that official weights converted to timm give
+slightly different logits there.
 
 Shape letters: t blocks, n tokens of a block, c channels, h heads, d channels of a head.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-if TYPE_CHECKING:
-    from nest.model import Nest
+from nest.model import Nest
 
 State = dict[str, np.ndarray]  # as in PyTorch: "levels.0.pos_embed" -> array
 
@@ -41,7 +40,7 @@ FIELDS = {"gelu": "exact"}
 _IN_TIMM = {"attention": "multi_head", "aggregation": "conv_norm_maxpool", **FIELDS}
 
 
-def from_timm(state: Mapping[str, np.ndarray], model: "Nest") -> dict[str, Any]:
+def from_timm(state: Mapping[str, np.ndarray], model: Nest) -> dict[str, Any]:
     """Renames and regroups timm's parameters.
 
     Args:
@@ -49,8 +48,8 @@ def from_timm(state: Mapping[str, np.ndarray], model: "Nest") -> dict[str, Any]:
         model: the model that the parameters are for; its depths and heads decide.
 
     Returns:
-        The tree in our names. Whatever has no place in the model stays under its own name, so that
-        a comparison with the model's own tree reports it.
+        The tree in our names. An array without a place in the model stays under its own name, so
+        that a comparison with the model's own tree reports it.
 
     Raises:
         ValueError: if the names are not those of a NesT.
@@ -60,19 +59,19 @@ def from_timm(state: Mapping[str, np.ndarray], model: "Nest") -> dict[str, Any]:
     state, ours = dict(state), {}
     for theirs, name, heads in _arrays(model):
         if theirs in state:
-            turned = _turn_in(name, state[theirs], heads)
-            if turned is not None:
-                ours[name] = turned
+            converted = _array_in(name, state[theirs], heads)
+            if converted is not None:
+                ours[name] = converted
                 del state[theirs]
     return unflatten_dict(ours | state, sep="/")
 
 
-def to_timm(params: Mapping[str, Any], model: "Nest") -> State:
-    """Gives parameters their names and shapes in timm: the inverse of `from_timm`.
+def to_timm(params: Mapping[str, Any], model: Nest) -> State:
+    """Renames and regroups parameters as in timm: the inverse of `from_timm`.
 
     Args:
         params: tree in our names.
-        model: the model that they are of.
+        model: the model that they belong to.
 
     Returns:
         What timm's `load_state_dict(..., strict=True)` takes.
@@ -93,13 +92,13 @@ def to_timm(params: Mapping[str, Any], model: "Nest") -> State:
     for theirs, name, _ in _arrays(model):
         if name in ours:
             # Contiguous, because safetensors writes a transposed view as if it were not transposed.
-            state[theirs] = np.ascontiguousarray(_turn_out(name, ours.pop(name)))
+            state[theirs] = np.ascontiguousarray(_array_out(name, ours.pop(name)))
     if ours:
         raise ValueError(f"no timm name for {', '.join(sorted(ours)[:10])}")
     return state
 
 
-def _arrays(model: "Nest") -> Iterator[tuple[str, str, int]]:
+def _arrays(model: Nest) -> Iterator[tuple[str, str, int]]:
     """Yields (timm's name, our name, heads) of every array that a model may have."""
     modules = [("patch_embed.proj", "patch_embedding", 0), ("norm", "norm", 0), ("head", "head", 0)]
     for level, (depth, heads) in enumerate(zip(model.depths, model.num_heads, strict=True)):
@@ -125,8 +124,8 @@ def _arrays(model: "Nest") -> Iterator[tuple[str, str, int]]:
         yield f"{theirs}.bias", f"{ours}/bias", heads
 
 
-def _turn_in(name: str, array: np.ndarray, heads: int) -> np.ndarray | None:
-    """Turns an array of theirs into ours, or gives None if it is not one."""
+def _array_in(name: str, array: np.ndarray, heads: int) -> np.ndarray | None:
+    """Converts an array of theirs into ours, or returns None if it does not fit."""
     if name.endswith("/embedding"):
         return array[0] if array.ndim == 4 and len(array) == 1 else None  # [t, n, c]
     if "/qkv/" in name:
@@ -148,8 +147,8 @@ def _turn_in(name: str, array: np.ndarray, heads: int) -> np.ndarray | None:
     return array.T
 
 
-def _turn_out(name: str, array: np.ndarray) -> np.ndarray:
-    """Turns an array of ours into theirs: the inverse of `_turn_in`."""
+def _array_out(name: str, array: np.ndarray) -> np.ndarray:
+    """Converts an array of ours into theirs: the inverse of `_array_in`."""
     if name.endswith("/embedding"):
         return array[None]  # [1, t, n, c]
     if name.endswith("/qkv/kernel"):

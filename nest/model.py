@@ -12,62 +12,23 @@ c channels.
 
 from typing import Any
 
+import chex
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from layers.attention import ATTENTIONS
-from layers.drop_path import DropPath, drop_path_rates
-from layers.embeddings import PositionEmbedding
+from layers.drop_path import drop_path_rates
+from layers.embeddings import PositionEmbedding, patch_embedding
+from layers.field_checks import check_choices, check_counts, check_mlp_ratio, check_rates
 from layers.initializers import truncated_normal
-from layers.mlp import GELUS, Mlp
-from nest.aggregation import AGGREGATIONS, LAYER_NORM_EPSILON, PADDINGS
+from layers.intermediates import expose
+from layers.mlp import GELUS
+from layers.shared_fields import shared_fields
+from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
+from nest.aggregation import AGGREGATIONS, PADDINGS
 from nest.blocks import block, unblock
-from nest.checks import block_size_for, check_fields
-
-
-class NestLayer(nn.Module):
-    """One transformer layer: x + attention(norm(x)), then x + mlp(norm(x)).
-
-    Attributes: as in `Nest`, for a single layer.
-
-    Reference:
-        NesT paper, equation 1; official libml/self_attention.py, EncoderNDBlock.
-    """
-
-    num_heads: int
-    mlp_ratio: float
-    attention: str
-    qkv_bias: bool
-    gelu: str
-    drop_path_rate: float
-    dropout_rate: float
-    attention_dropout_rate: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Maps [b, t, n, c] to [b, t, n, c]."""
-        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_attention")(x)
-        y = ATTENTIONS[self.attention](
-            num_heads=self.num_heads,
-            qkv_bias=self.qkv_bias,
-            dropout_rate=self.attention_dropout_rate,
-            dtype=self.dtype,
-            name="attention",
-        )(y, deterministic=not train)
-        y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
-        x = x + DropPath(self.drop_path_rate, name="drop_path1")(y, deterministic=not train)
-
-        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_mlp")(x)
-        y = Mlp(
-            hidden_dim=int(x.shape[-1] * self.mlp_ratio),
-            gelu=self.gelu,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
-            name="mlp",
-        )(y, deterministic=not train)
-        return x + DropPath(self.drop_path_rate, name="drop_path2")(y, deterministic=not train)
+from nest.checks import block_sides, check_block_size, check_levels
 
 
 class Nest(nn.Module):
@@ -75,8 +36,8 @@ class Nest(nn.Module):
 
     The height and the width of the image must be multiples of patch_size * 2^(levels - 1).
     Each level's map on the image plane, [b, h, w, c] before aggregation, is sown as
-    "intermediates" level1, level2, ...; add zeros to it under the same names in the collection
-    "perturbations" for gradients with respect to it.
+    "intermediates" level1, level2, ...; for gradients with respect to it, pass zeros under the same
+    names in the collection "perturbations".
 
     Attributes:
         num_classes: number of logits.
@@ -84,8 +45,8 @@ class Nest(nn.Module):
         depths: transformer layers of each level.
         num_heads: attention heads of each level.
         patch_size: side of a patch in pixels.
-        block_size: side or (height, width) of a block in tokens. None: whatever leaves one block at
-            the top. If given, only images of patch_size * block_size * 2^(levels - 1) fit.
+        block_size: side or (height, width) of a block in tokens. None: the size that leaves one
+            block at the top. If given, only images of patch_size * block_size * 2^(levels - 1) fit.
         mlp_ratio: hidden width of the perceptron, in multiples of a level's width.
         attention: "multi_head" or "multi_query".
         qkv_bias: whether query, key and value have a bias.
@@ -95,8 +56,8 @@ class Nest(nn.Module):
         drop_path_rate: drop-path rate of the last layer; it grows linearly from 0.
         dropout_rate: rate after attention and after both dense layers of the perceptron.
         attention_dropout_rate: rate on the attention weights.
-        dtype: computation type. Parameters and logits are float32 whatever it is.
-        remat: recompute each layer in the backward pass, to save memory.
+        dtype: computation type. Parameters and logits are always float32.
+        remat: whether to recompute each layer in the backward pass, to save memory.
 
     Reference:
         NesT paper, section "Proposed method" and figure 1; official models/nest_net.py.
@@ -122,16 +83,33 @@ class Nest(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_fields(
+        check_counts(self, "num_classes", "patch_size")
+        check_levels(self)
+        check_choices(
             self,
-            names={
-                "attention": ATTENTIONS,
-                "aggregation": AGGREGATIONS,
-                "aggregation_padding": PADDINGS,
-                "gelu": GELUS,
-            },
+            attention=ATTENTIONS,
+            aggregation=AGGREGATIONS,
+            aggregation_padding=PADDINGS,
+            gelu=GELUS,
         )
+        check_rates(self, "drop_path_rate", "dropout_rate", "attention_dropout_rate")
+        check_mlp_ratio(self, self.dims)
+        check_block_size(self.block_size, aggregation=self.aggregation, levels=len(self.dims))
         super().__post_init__()
+
+    def block_sides_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Returns (height, width) of a block in tokens, for images of (height, width) pixels.
+
+        Raises:
+            ValueError: if the levels do not divide the image, naming the nearest sizes that fit.
+        """
+        return block_sides(
+            image_size,
+            patch_size=self.patch_size,
+            levels=len(self.dims),
+            block_size=self.block_size,
+            aggregation=self.aggregation,
+        )
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
@@ -147,41 +125,32 @@ class Nest(nn.Module):
         Raises:
             ValueError: if the levels do not divide the image.
         """
+        chex.assert_rank(images, 4, custom_message="images: [b, height, width, channels]")
         levels = len(self.dims)
-        block_size = block_size_for(self, images.shape[1:3])
+        block_size = self.block_sides_for(images.shape[1:3])
         rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
-        # `train` (argument 2, after self and x) is a Python bool, not an array.
-        layer_class = nn.remat(NestLayer, static_argnums=(2,)) if self.remat else NestLayer
+        shared = shared_fields(self, TransformerLayer, but=("num_heads", "drop_path_rate"))
+        layer_class = TransformerLayer
+        if self.remat:  # `train` (argument 2, after self and x) is a Python bool, not an array
+            layer_class = nn.remat(TransformerLayer, static_argnums=(2,))
 
         patch = (self.patch_size, self.patch_size)
-        x = nn.Conv(
-            self.dims[0],
-            kernel_size=patch,
-            strides=patch,
-            padding="VALID",
-            dtype=self.dtype,
-            kernel_init=truncated_normal,
-            name="patch_embedding",
-        )(images)  # [b, h, w, c]
+        x = patch_embedding(self.dims[0], patch, self.dtype)(images)  # [b, h, w, c]
         for level in range(1, levels + 1):
-            x = block(x, block_size)  # [b, t, n, c]
-            x = PositionEmbedding(self.dtype, name=f"level{level}_position")(x)
+            blocks_per_side = 2 ** (levels - level)
+            x = block(x, block_size)
+            tokens = block_size[0] * block_size[1]
+            chex.assert_shape(x, (None, blocks_per_side**2, tokens, self.dims[level - 1]))
+            x = PositionEmbedding(self.dtype, name=f"level{level}_position")(x)  # [b, t, n, c]
             for layer in range(1, self.depths[level - 1] + 1):
                 x = layer_class(
+                    **shared,
                     num_heads=self.num_heads[level - 1],
-                    mlp_ratio=self.mlp_ratio,
-                    attention=self.attention,
-                    qkv_bias=self.qkv_bias,
-                    gelu=self.gelu,
                     drop_path_rate=next(rates),
-                    dropout_rate=self.dropout_rate,
-                    attention_dropout_rate=self.attention_dropout_rate,
-                    dtype=self.dtype,
                     name=f"level{level}_layer{layer}",
                 )(x, train)
-            blocks_per_side = 2 ** (levels - level)
             x = unblock(x, block_size, (blocks_per_side, blocks_per_side))  # [b, h, w, c]
-            x = self._show(f"level{level}", x)
+            x = expose(self, f"level{level}", x)
             if level < levels:
                 x = AGGREGATIONS[self.aggregation](
                     dim=self.dims[level],
@@ -193,11 +162,6 @@ class Nest(nn.Module):
 
         x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
         x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, c]
-        return nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
-
-    def _show(self, name: str, x: Array) -> Array:
-        """Makes a map readable as an intermediate and open to gradients; free when unused."""
-        if not self.is_initializing():  # init would return the zeros beside the parameters
-            x = self.perturb(name, x)
-        self.sow("intermediates", name, x)
-        return x
+        logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
+        chex.assert_shape(logits, (None, self.num_classes))
+        return logits

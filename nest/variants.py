@@ -1,12 +1,12 @@
 """The published sizes of NesT: variant name -> fields of `nest.model.Nest`.
 
-Block sizes are left to follow from the image, so that every variant takes any size that its levels
-divide; at its own size (the last part of the name) a block has the s... tokens of the name.
+Block sizes follow from the image, so that every variant takes any size that its levels divide. At
+the size that ends its name, a block has the s... tokens of the name.
 """
 
 
 def _imagenet(dim: int, num_heads: int, top_depth: int, drop_path_rate: float) -> dict:
-    """Three levels, width and heads double from level to level."""
+    """Three levels; width and heads double from one to the next."""
     return {
         "patch_size": 4,
         "dims": (dim, 2 * dim, 4 * dim),

@@ -14,7 +14,7 @@ LAYER_NORM_EPSILON = 1e-5
 
 
 class SqueezeExcite(nn.Module):
-    """Gates every channel by what the mean token says: x * tanh(dense(relu(dense(norm(mean))))).
+    """Gates every channel by the mean token: x * tanh(dense(relu(dense(norm(mean))))).
 
     Attributes:
         dtype: computation type; parameters stay float32.

@@ -25,16 +25,13 @@ way out.
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tnt.elsewhere import check_exists
-from tnt.names import NAMINGS, array_in, array_out, leaf_in, leaf_out
-
-if TYPE_CHECKING:
-    from tnt.model import Tnt
+from tnt.model import Tnt
+from tnt.names import NAMINGS, array_in, array_out, check_exists, leaf_in, leaf_out
 
 State = dict[str, np.ndarray]  # as in PyTorch: "blocks.0.proj.weight" -> array
 
@@ -42,27 +39,24 @@ State = dict[str, np.ndarray]  # as in PyTorch: "blocks.0.proj.weight" -> array
 _MARKS = {"official": "outer_pos", "timm": "patch_pos"}
 
 
-def from_pytorch(state: Mapping[str, np.ndarray], model: "Tnt") -> dict[str, Any]:
-    """Renames and regroups the parameters of any file that is known.
+def from_pytorch(state: Mapping[str, np.ndarray], model: Tnt) -> dict[str, Any]:
+    """Renames and regroups the parameters of any known file.
 
     Args:
-        state: name -> array; a leading "module." of distributed training is taken off.
+        state: name -> array.
         model: the model that the parameters are for.
 
     Returns:
-        The tree in our names. Whatever has no place in TNT stays under its own name, so that a
+        The tree in our names. An array without a place in TNT stays under its own name, so that a
         comparison with the model's own tree reports it.
 
     Raises:
-        ValueError: if the names are of no known file, or if they and the shapes tell that the model
+        ValueError: if the names are of no known file, or if names and shapes show that the model
             has other fields, which are then named. Numbers of heads show in no file.
     """
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): array for name, array in state.items()}
     naming = naming_of(state)
-    heads = {"num_inner_heads": model.num_inner_heads, "num_outer_heads": model.num_outer_heads}
-    params = _from(naming, state, **heads)
-    found = told_fields(params)
+    params = _from(naming, state, model)
+    found = fields_of(params)
     asked = {field: getattr(model, field) for field in found}
     if asked["inner_layers"] is None:
         asked["inner_layers"] = tuple(range(1, model.depth + 1))
@@ -76,7 +70,7 @@ def from_pytorch(state: Mapping[str, np.ndarray], model: "Tnt") -> dict[str, Any
 
 
 def naming_of(state: Mapping[str, Any]) -> str:
-    """Tells whose names these are: "official" or "timm"; ValueError if nobody's."""
+    """Returns whose names these are, "official" or "timm"; ValueError if neither."""
     naming = next((naming for naming, key in _MARKS.items() if key in state), None)
     if naming is None:
         raise ValueError(
@@ -85,11 +79,11 @@ def naming_of(state: Mapping[str, Any]) -> str:
     return naming
 
 
-def told_fields(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Tells the fields of a model from the names and shapes of its parameters, in our names.
+def fields_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a model that the names and shapes of its parameters show.
 
-    The convolution of the stem looks the same on patches and on the image, but timm's first port
-    has the second and all others the first, and fusion tells those apart.
+    The stem's convolution has the same shape on patches and on the image; the fusion distinguishes
+    timm's first port, which convolves the image, from all others.
     """
     flat = flatten_dict(params, sep="/")
     layers = [re.match(r"layer(\d+)/(\w+)/", name) for name in flat]
@@ -115,42 +109,28 @@ def told_fields(params: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def from_official(
-    state: Mapping[str, np.ndarray], *, num_inner_heads: int, num_outer_heads: int
-) -> dict[str, Any]:
-    """Renames and regroups official parameters; see `from_pytorch`."""
-    return _from("official", state, num_inner_heads, num_outer_heads)
-
-
-def from_timm(
-    state: Mapping[str, np.ndarray], *, num_inner_heads: int, num_outer_heads: int
-) -> dict[str, Any]:
-    """Renames and regroups parameters of timm or of its first port; see `from_pytorch`."""
-    return _from("timm", state, num_inner_heads, num_outer_heads)
-
-
-def to_official(params: Mapping[str, Any], model: "Tnt") -> State:
-    """Gives parameters their official names and shapes: the inverse of `from_official`.
+def to_official(params: Mapping[str, Any], model: Tnt) -> State:
+    """Renames and regroups parameters as in the official code: the inverse of `from_pytorch`.
 
     Args:
         params: tree in our names.
-        model: the model that they are of.
+        model: the model that they belong to.
 
     Raises:
-        ValueError: if the official code has no such model. Fewer inner blocks are allowed: there
-            they are a list in the code, `vanilla_idxs`.
+        ValueError: if the official code has no such model. Layers without an inner block are
+            allowed: its code lists them, `vanilla_idxs`.
     """
     state = _to("official", params, model)
     _, tokens, dim = state["outer_pos"].shape
     return state | {"outer_tokens": np.zeros((1, tokens - 1, dim), np.float32)}
 
 
-def to_timm(params: Mapping[str, Any], model: "Tnt") -> State:
-    """Gives parameters their names and shapes in timm: the inverse of `from_timm`.
+def to_timm(params: Mapping[str, Any], model: Tnt) -> State:
+    """Renames and regroups parameters as in timm: the inverse of `from_pytorch`.
 
     Args:
         params: tree in our names.
-        model: the model that they are of.
+        model: the model that they belong to.
 
     Raises:
         ValueError: if timm has no such model.
@@ -158,9 +138,7 @@ def to_timm(params: Mapping[str, Any], model: "Tnt") -> State:
     return _to("timm", params, model)
 
 
-def _from(
-    naming: str, state: Mapping[str, np.ndarray], num_inner_heads: int, num_outer_heads: int
-) -> dict[str, Any]:
+def _from(naming: str, state: Mapping[str, np.ndarray], model: Tnt) -> dict[str, Any]:
     modules, block_modules, arrays = NAMINGS[naming]
     ours = {}
     for theirs, array in state.items():
@@ -178,7 +156,7 @@ def _from(
             continue
         if block:
             name = f"layer{int(block[1]) + 1}/{name}"
-        heads = num_inner_heads if "/inner/" in name else num_outer_heads
+        heads = model.num_inner_heads if "/inner/" in name else model.num_outer_heads
         weight = "scale" if name.rpartition("/")[2].startswith("norm") else "kernel"
         our_leaf = weight if leaf == "weight" else leaf
         ours[f"{name}/{our_leaf}"] = leaf_in(name, leaf, array, heads)
@@ -186,7 +164,7 @@ def _from(
 
 
 def _join_qkv(flat: State) -> State:
-    """Makes one array of each query-and-key and its value, where both are there and agree."""
+    """Concatenates each query-and-key with its value, if both exist and their shapes agree."""
     joined = dict(flat)
     for name, qk in flat.items():
         value = flat.get(name.replace("/qk/", "/v/"))
@@ -198,7 +176,7 @@ def _join_qkv(flat: State) -> State:
     return joined
 
 
-def _to(naming: str, params: Mapping[str, Any], model: "Tnt") -> State:
+def _to(naming: str, params: Mapping[str, Any], model: Tnt) -> State:
     check_exists(naming, model)
     modules, block_modules, arrays = NAMINGS[naming]
     theirs_of = {ours: theirs for theirs, ours in {**modules, **arrays}.items()}

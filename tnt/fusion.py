@@ -1,7 +1,7 @@
-"""From the words of a sentence to the sentence: what TNT adds to it before every outer block.
+"""From the words of a sentence to what TNT adds to the sentence before each outer block.
 
-All the words of a sentence lie side by side in one vector and are projected to the sentence's
-width. The three ways differ in their layer norms: the one of the paper has none.
+The words of a sentence are concatenated into one vector and projected to the sentence's width. The
+three fusions differ in their layer norms; the paper's has none.
 
 Shape letters: b batch, n sentences, m words of a sentence, c channels of a word, d of a sentence.
 """
@@ -44,7 +44,7 @@ class NormProjectNorm(Fusion):
     """Layer norm over all words at once, projection, layer norm: the released models.
 
     Attributes:
-        use_bias: whether the projection has a bias; it has one where the sentences start only.
+        use_bias: whether the projection has a bias; only the one that starts the sentences does.
 
     Reference:
         Official tnt_pytorch/tnt.py, Block and TNT: proj_norm1, proj, proj_norm2.
@@ -61,7 +61,7 @@ class NormProjectNorm(Fusion):
 
 
 class WordNormProject(Fusion):
-    """Layer norm of every word by itself, then a projection: timm's first port.
+    """Layer norm of each word by itself, then a projection: timm's first port.
 
     Reference:
         timm/models/tnt.py, Block with legacy=True.

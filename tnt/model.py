@@ -5,7 +5,7 @@ Words of the paper (arXiv 2103.00112):
     word         a square piece of a patch, as one smaller vector.
     inner block  a transformer block over the words of one sentence; sentences never meet in it and
                  share its weights.
-    fusion       the words of a sentence, side by side in one vector, projected and added to it.
+    fusion       the words of a sentence, concatenated and projected, added to it.
     outer block  a transformer block over the class token and all sentences of an image.
     layer        inner block, fusion, outer block; or an outer block alone.
 
@@ -15,16 +15,20 @@ channels of a sentence (outer_dim).
 
 from typing import Any
 
+import chex
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding
+from layers.field_checks import check_choices, check_counts, check_mlp_ratio, check_rates
 from layers.initializers import truncated_normal
+from layers.intermediates import expose
 from layers.mlp import GELUS
+from layers.shared_fields import shared_fields
 from tnt.block import LAYER_NORM_EPSILON, TransformerBlock
-from tnt.checks import check_fields, check_image_size
+from tnt.checks import check_covered, check_inner_layers, check_patches
 from tnt.fusion import FUSIONS, NormProjectNorm
 from tnt.stem import STEMS
 
@@ -35,7 +39,7 @@ POOLINGS = {
 
 
 class TntLayer(nn.Module):
-    """One layer: words through the inner block, into the sentences, those through the outer block.
+    """One layer: inner block over the words, fusion into the sentences, outer block over those.
 
     Attributes: as in `Tnt`, for a single layer.
 
@@ -59,15 +63,7 @@ class TntLayer(nn.Module):
     @nn.compact
     def __call__(self, words: Array, sentences: Array, train: bool) -> tuple[Array, Array]:
         """Maps words [b, n, m, c] and sentences [b, 1 + n, d], class token first, to the same."""
-        shared = {
-            "mlp_ratio": self.mlp_ratio,
-            "qkv_bias": self.qkv_bias,
-            "gelu": self.gelu,
-            "drop_path_rate": self.drop_path_rate,
-            "dropout_rate": self.dropout_rate,
-            "attention_dropout_rate": self.attention_dropout_rate,
-            "dtype": self.dtype,
-        }
+        shared = shared_fields(self, TransformerBlock, but=("squeeze_excite",))  # outer block only
         if self.has_inner:
             words = TransformerBlock(self.num_inner_heads, **shared, name="inner")(words, train)
             fuse = FUSIONS[self.fusion](sentences.shape[-1], self.dtype, name="fusion")
@@ -82,10 +78,10 @@ class Tnt(nn.Module):
     """Transformer in transformer.
 
     The height and the width of the image must be multiples of patch_size, or patch_size plus a
-    multiple of patch_stride. The words [b, n, m, c] and the sentences [b, 1 + n, d], class token
-    first, after every layer are sown as "intermediates" layer1_words, layer1_sentences, ...; add
-    zeros to them under the same names in the collection "perturbations" for gradients with respect
-    to them.
+    multiple of patch_stride. After each layer, the words [b, n, m, c] and the sentences
+    [b, 1 + n, d], class token first, are sown as "intermediates" layer1_words, layer1_sentences,
+    ...; for gradients with respect to them, pass zeros under the same names in the collection
+    "perturbations".
 
     Attributes:
         num_classes: number of logits.
@@ -95,8 +91,8 @@ class Tnt(nn.Module):
         num_outer_heads: attention heads over sentences.
         depth: number of layers.
         patch_size: side of a patch, which is one sentence, in pixels.
-        patch_stride: distance between neighbouring patches in pixels; smaller than patch_size,
-            they overlap. None: patch_size.
+        patch_stride: distance between neighbouring patches in pixels; patches overlap if it is
+            smaller than patch_size. None: patch_size.
         word_size: side of a word in pixels, and the stride of the stem.
         stem: a key of `tnt.stem.STEMS`: "conv7" (released), "conv7_image" (timm's first port) or
             "linear" (paper).
@@ -115,8 +111,8 @@ class Tnt(nn.Module):
         dropout_rate: rate after the sentences' positions, after attention and after both dense
             layers of a perceptron.
         attention_dropout_rate: rate on the attention weights.
-        dtype: computation type. Parameters and logits are float32 whatever it is.
-        remat: recompute each layer in the backward pass, to save memory.
+        dtype: computation type. Parameters and logits are always float32.
+        remat: whether to recompute each layer in the backward pass, to save memory.
 
     Reference:
         TNT paper, section 2 and figure 1a; official tnt_pytorch/tnt.py.
@@ -149,10 +145,24 @@ class Tnt(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_fields(
-            self,
-            names={"stem": STEMS, "fusion": FUSIONS, "pooling": POOLINGS, "gelu": GELUS},
+        check_counts(self, "num_classes", "inner_dim", "outer_dim", "num_inner_heads")
+        check_counts(self, "num_outer_heads", "depth", "patch_size", "word_size")
+        for part in ("inner", "outer"):
+            dim, heads = getattr(self, f"{part}_dim"), getattr(self, f"num_{part}_heads")
+            if dim % heads:
+                raise ValueError(f"num_{part}_heads={heads} does not divide {part}_dim={dim}")
+        check_choices(self, stem=STEMS, fusion=FUSIONS, pooling=POOLINGS, gelu=GELUS)
+        check_rates(self, "drop_path_rate", "dropout_rate", "attention_dropout_rate")
+        check_mlp_ratio(self, (self.inner_dim, self.outer_dim))
+        if self.squeeze_excite and self.outer_dim < 4:
+            raise ValueError(f"squeeze_excite needs outer_dim={self.outer_dim} to be at least 4")
+        check_patches(
+            patch_size=self.patch_size,
+            word_size=self.word_size,
+            patch_stride=self.patch_stride,
+            stem=self.stem,
         )
+        check_inner_layers(self.inner_layers, depth=self.depth, fusion=self.fusion)
         super().__post_init__()
 
     @nn.compact
@@ -169,37 +179,36 @@ class Tnt(nn.Module):
         Raises:
             ValueError: if the patches do not cover the image exactly.
         """
-        check_image_size(self, images.shape[1:3])
+        chex.assert_rank(images, 4, custom_message="images: [b, height, width, channels]")
+        check_covered(images.shape[1:3], patch_size=self.patch_size, patch_stride=self.patch_stride)
         inner_layers = range(1, self.depth + 1) if self.inner_layers is None else self.inner_layers
         rates = drop_path_rates(self.drop_path_rate, self.depth)
-        # `train` (argument 3, after self, words and sentences) is a Python bool, not an array.
-        layer_class = nn.remat(TntLayer, static_argnums=(3,)) if self.remat else TntLayer
+        shared = shared_fields(self, TntLayer, but=("drop_path_rate",))
+        layer_class = TntLayer
+        if self.remat:  # `train` (argument 3, after self, words and sentences) is a Python bool
+            layer_class = nn.remat(TntLayer, static_argnums=(3,))
 
         words = self._first_words(images)  # [b, n, m, c]
         sentences = self._first_sentences(words)  # [b, 1 + n, d]
+        words_per_sentence = (self.patch_size // self.word_size) ** 2
+        chex.assert_shape(words, (None, None, words_per_sentence, self.inner_dim))
+        chex.assert_shape(sentences, (None, 1 + words.shape[1], self.outer_dim))
         sentences = nn.Dropout(self.dropout_rate, name="drop")(sentences, deterministic=not train)
         for layer in range(1, self.depth + 1):
             words, sentences = layer_class(
-                num_inner_heads=self.num_inner_heads,
-                num_outer_heads=self.num_outer_heads,
+                **shared,
                 has_inner=layer in inner_layers,
-                squeeze_excite=self.squeeze_excite,
-                fusion=self.fusion,
-                mlp_ratio=self.mlp_ratio,
-                qkv_bias=self.qkv_bias,
-                gelu=self.gelu,
                 drop_path_rate=rates[layer - 1],
-                dropout_rate=self.dropout_rate,
-                attention_dropout_rate=self.attention_dropout_rate,
-                dtype=self.dtype,
                 name=f"layer{layer}",
             )(words, sentences, train)
-            words = self._show(f"layer{layer}_words", words)
-            sentences = self._show(f"layer{layer}_sentences", sentences)
+            words = expose(self, f"layer{layer}_words", words)
+            sentences = expose(self, f"layer{layer}_sentences", sentences)
 
         x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(sentences)
         x = POOLINGS[self.pooling](x.astype(jnp.float32))  # [b, d]
-        return nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
+        logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
+        chex.assert_shape(logits, (None, self.num_classes))
+        return logits
 
     def _first_words(self, images: Array) -> Array:
         """Maps [b, height, width, channels] to [b, n, m, c]."""
@@ -236,10 +245,3 @@ class Tnt(nn.Module):
         if not self.sentence_position:
             return sentences
         return PositionEmbedding(self.dtype, name="sentence_position")(sentences)
-
-    def _show(self, name: str, x: Array) -> Array:
-        """Makes a map readable as an intermediate and open to gradients; free when unused."""
-        if not self.is_initializing():  # init would return the zeros beside the parameters
-            x = self.perturb(name, x)
-        self.sow("intermediates", name, x)
-        return x

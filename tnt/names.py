@@ -1,14 +1,54 @@
-"""How PyTorch files of TNT call and lay out what we call and lay out otherwise.
+"""TNT's parameters in the official code (huawei-noah) and in timm: names, layouts, limits.
 
-A naming is three tables: modules of the model, modules of a block, and arrays that are no module's.
-Each leads from their name to ours. PyTorch keeps a dense kernel as [out, in], a convolution's as
-[out, in, height, width], and query and key in one, value in another, with all heads side by side.
+Both are PyTorch. A naming is three tables from their name to ours: modules of the model, modules of
+a block, and arrays that belong to no module. PyTorch keeps a dense kernel as [out, in] and a
+convolution's as [out, in, height, width]; query and key are one array and value is another, with
+all heads concatenated.
 
-Shape letters: h heads, e channels of a head, n sentences, m words of a sentence, mh and mw words
-under and beside each other, c channels of a word, d of a sentence.
+Shape letters: h heads, e channels of a head, n sentences, m words of a sentence in mh rows and mw
+columns, c channels of a word, d of a sentence.
 """
 
 import numpy as np
+
+from tnt.model import Tnt
+
+# naming -> what its code fixes and no array shows. timm has either pooling.
+FIELDS = {"official": {"gelu": "exact", "pooling": "class_token"}, "timm": {"gelu": "exact"}}
+
+# naming -> (fusion, stem) that exist there. timm's second is its first port.
+_STARTS = {
+    "official": [("released", "conv7")],
+    "timm": [("released", "conv7"), ("legacy", "conv7_image")],
+}
+
+
+def check_exists(naming: str, model: Tnt) -> None:
+    """Checks that the code of a naming, "official" or "timm", has a model.
+
+    Raises:
+        ValueError: naming the fields that differ there.
+    """
+    needs = {"word_position": True, "sentence_position": True, **FIELDS[naming]}
+    if naming == "timm":
+        # timm fixes the hidden width of its inner perceptrons.
+        needs |= {"squeeze_excite": False, "mlp_ratio": 4}
+    has = {field: getattr(model, field) for field in needs}
+    if model.patch_stride != model.patch_size:
+        needs["patch_stride"], has["patch_stride"] = None, model.patch_stride
+    # The official code lists layers without an inner block, though none by default.
+    if naming == "timm" and model.inner_layers != tuple(range(1, model.depth + 1)):
+        needs["inner_layers"], has["inner_layers"] = None, model.inner_layers
+    start = (model.fusion, model.stem)
+    if start not in _STARTS[naming]:
+        needs["(fusion, stem)"], has["(fusion, stem)"] = _STARTS[naming], start
+    wrong = [field for field in needs if has[field] != needs[field]]
+    if wrong:
+        have, need = (
+            ", ".join(f"{field}={values[field]!r}" for field in wrong) for values in (has, needs)
+        )
+        raise ValueError(f"{naming} code has no TNT with {have}; it has {need}")
+
 
 _ATTENTION = {"qk": "qk", "v": "v", "proj": "out"}
 _MLP = {"fc1": "dense1", "fc2": "dense2"}
@@ -73,10 +113,10 @@ NAMINGS = {
 
 
 def array_in(name: str, array: np.ndarray) -> np.ndarray | None:
-    """Turns an array of theirs into ours, or gives None if it is not one.
+    """Converts an array of theirs into ours, or returns None if it does not fit.
 
     Args:
-        name: our name of it.
+        name: our name for it.
         array: [1, 1, d], [1, n, d], [1, m, c] or [1, c, mh, mw].
 
     Returns:
@@ -92,7 +132,7 @@ def array_in(name: str, array: np.ndarray) -> np.ndarray | None:
 
 
 def array_out(theirs: str, array: np.ndarray) -> np.ndarray:
-    """Turns an array of ours into theirs: the inverse of `array_in`."""
+    """Converts an array of ours into theirs: the inverse of `array_in`."""
     if theirs == "cls_token":
         return array[None, None]  # [1, 1, d]
     if theirs == "pixel_pos":
@@ -102,17 +142,18 @@ def array_out(theirs: str, array: np.ndarray) -> np.ndarray:
 
 
 def leaf_in(module: str, leaf: str, array: np.ndarray, heads: int) -> np.ndarray:
-    """Turns the weight or the bias of a module of theirs into ours.
+    """Converts the weight or the bias of a module of theirs into ours.
 
     Args:
-        module: our name of it; its last part decides. "qk" and "v" are parts of our "qkv".
+        module: our name for it; its last part decides. "qk" and "v" are parts of our "qkv".
         leaf: "weight" or "bias".
         array: [out, in], [out, in, height, width] or [out].
-        heads: of attention, if it is a part of one.
+        heads: of the attention that the module is part of, if any.
 
     Returns:
         [in, out], [height, width, in, out] or [out]; of attention [in, 2 or 1, h, e] and
-        [2 or 1, h, e] for "qk" and "v", [h, e, out] for "out". What does not fit stays as it is.
+        [2 or 1, h, e] for "qk" and "v", [h, e, out] for "out". An array that does not fit is
+        returned as it is.
     """
     name = module.rpartition("/")[2]
     weight = leaf == "weight"
@@ -132,7 +173,7 @@ def leaf_in(module: str, leaf: str, array: np.ndarray, heads: int) -> np.ndarray
 
 
 def leaf_out(module: str, leaf: str, array: np.ndarray) -> np.ndarray:
-    """Turns a leaf of ours, "kernel" or another, into theirs: the inverse of `leaf_in`."""
+    """Converts a leaf of ours ("kernel", "scale", "bias") into theirs: the inverse of `leaf_in`."""
     name = module.rpartition("/")[2]
     if name in ("qk", "v"):
         array = np.moveaxis(array, 0, -1) if leaf == "kernel" else array  # [parts, h, e, in]

@@ -1,7 +1,7 @@
 """From an image to the words of its sentences: the first step of TNT.
 
-Every stem maps an image [b, h, w, channels] to words [b, n, m, c]; which one is used is a field of
-the model. Sentences are numbered row by row over the image, words row by row inside a patch.
+Every stem maps an image [b, h, w, channels] to words [b, n, m, c]; a field of the model chooses
+one. Sentences are numbered row by row over the image, words row by row inside a patch.
 
 Shape letters: b batch, h and w sides of the image in pixels, gh and gw sides of the grid of
 patches, n = gh * gw patches, p side of a patch, m words of a patch, s side of a word, c channels.
@@ -17,8 +17,8 @@ from jax import Array
 
 from layers.initializers import truncated_normal
 
-# PyTorch's own start of a convolution, which the released code leaves as it is: kernel and bias
-# uniform within 1 / sqrt(fan_in).
+# PyTorch's default initialisation of a convolution, which the released code keeps: kernel and bias
+# are uniform within 1 / sqrt(fan_in).
 uniform_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -31,7 +31,7 @@ def patches(x: Array, size: int, stride: int) -> Array:
     """Cuts a plane into square patches, which overlap if the stride is smaller than the size.
 
     Args:
-        x: [b, h, w, channels], where size + a multiple of stride is h, and so is w.
+        x: [b, h, w, channels]; h and w are each size plus a multiple of stride.
         size: side of a patch.
         stride: distance between neighbouring patches.
 
@@ -82,7 +82,7 @@ class Stem(nn.Module):
 
 
 class ConvOnPatches(Stem):
-    """7x7 convolution on every patch by itself, zeros around it: the released models.
+    """7x7 convolution on each patch by itself, padded with zeros: the released models.
 
     Reference:
         Official tnt_pytorch/tnt.py, PatchEmbed.
@@ -98,7 +98,7 @@ class ConvOnPatches(Stem):
 
 
 class ConvOnImage(Stem):
-    """7x7 convolution on the image, then cut into patches, so that words see their neighbours.
+    """7x7 convolution on the image, which is then cut into patches: words see their neighbours.
 
     Reference:
         timm's first port of TNT, timm/models/tnt.py, PixelEmbed with legacy=True.
@@ -114,7 +114,7 @@ class ConvOnImage(Stem):
 
 
 class LinearWords(Stem):
-    """A word is a linear map of its own pixels, s x s x channels side by side: the paper.
+    """A word is a linear map of its own s x s x channels pixel values: the paper.
 
     Reference:
         TNT paper, section 2.2.

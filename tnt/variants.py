@@ -22,8 +22,8 @@ VARIANTS = {
     "tnt_s4": {**_S, "inner_layers": (1,)},
     # Table 12 (appendix A.2), as the official code does it: in the outer blocks.
     "tnt_s_se": {**_S, "squeeze_excite": True},
-    # Table 8: m words of c channels, m * c about the same. The paper does not give the heads; 4, as
-    # in S, do not divide 6 channels: the nearest number that does.
+    # Table 8: m words of c channels, with m * c about the same. The paper does not give the heads;
+    # the 4 of S do not divide 6 channels, so 3, the nearest number that does.
     "tnt_s_words64": {**_S, "word_size": 2, "inner_dim": 6, "num_inner_heads": 3},
     "tnt_s_words16": _S,
     "tnt_s_words4": {**_S, "word_size": 8, "inner_dim": 96},

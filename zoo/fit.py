@@ -19,7 +19,6 @@ from baselines.vit import Vit
 from harness.trees import shape_of
 from layers.initializers import truncated_normal
 from nest.blocks import block, unblock
-from nest.checks import block_size_for
 from nest.model import Nest
 from tnt.model import Tnt
 
@@ -57,7 +56,7 @@ def position_tables(model: nn.Module, image_size: tuple[int, int]) -> dict[str, 
         Parameter name -> table.
     """
     if isinstance(model, Nest):
-        sides, tables = block_size_for(model, image_size), {}
+        sides, tables = model.block_sides_for(image_size), {}
         for level in range(len(model.dims)):
             blocks = 2 ** (len(model.dims) - 1 - level)
             plane = (blocks * sides[0], blocks * sides[1])

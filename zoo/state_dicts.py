@@ -16,8 +16,8 @@ from flax import linen as nn
 from nest import convert_timm as nest_timm
 from nest.model import Nest
 from tnt import convert as tnt_weights
-from tnt import elsewhere as tnt_elsewhere
 from tnt.model import Tnt
+from tnt.names import FIELDS as TNT_FIELDS
 from zoo.stored_weights import StoredWeights
 
 State = Mapping[str, np.ndarray]  # "blocks.0.proj.weight" -> array
@@ -77,7 +77,7 @@ def _tnt(file: Path, state: State, model: Tnt, architecture: str | None) -> Stor
     variables = {"params": tnt_weights.from_pytorch(state, model)}
     naming = tnt_weights.naming_of(state)
     skipped = tuple(name for name in ("outer_tokens",) if name in state)
-    return StoredWeights(f"{naming} TNT", variables, tnt_elsewhere.FIELDS[naming], skipped)
+    return StoredWeights(f"{naming} TNT", variables, TNT_FIELDS[naming], skipped)
 
 
 def _timm_architecture(file: Path) -> str | None:

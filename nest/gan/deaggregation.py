@@ -1,8 +1,8 @@
 """Block de-aggregation: the step from one level of the transposed NesT to the next.
 
 Every de-aggregation maps the image plane [b, h, w, c] of a level to [b, 2h, 2w, dim], so that
-cutting it into blocks of the old size gives four times as many. Which one is used is a field of the
-generator. Tokens on both sides of a block's border meet in those with a convolution only.
+cutting it into blocks of the old size gives four times as many. A field of the generator chooses
+one. Tokens on both sides of a block's border meet only in those with a convolution.
 """
 
 from typing import Any
@@ -11,20 +11,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-# Keeps the variance of what it maps. With the 0.02 of the other models, pixel shuffle from level to
-# level shrinks what comes from the noise far below the position embeddings: at 64x64 (widths 256,
-# 128, 64, 64) to 0.2 % of the variance, so that all samples start as the same image.
+# Keeps the variance of its input. With the 0.02 of the other models, pixel shuffles shrink what
+# comes from the noise far below the position embeddings: at 64x64 (widths 256, 128, 64, 64) to
+# 0.2 % of the variance, so that all samples start as the same image.
 keep_variance = nn.initializers.lecun_normal()
-# Each result of the transposed convolution sees a quarter of the kernel: 4 of 16 places.
+# Each output of the transposed convolution sees a quarter of the kernel: 4 of 16 places.
 keep_variance_of_quarter = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
 
 
 def pixel_shuffle(x: Array, factor: int) -> Array:
-    """Turns the channels of a token into a square of tokens: "depth to space".
+    """Rearranges the channels of each token into a square of tokens: "depth to space".
 
     Args:
-        x: [b, h, w, factor^2 * c]. The channels of a token are those of the square's tokens one
-            after the other, row by row (the order of PatchMerging, not that of PyTorch).
+        x: [b, h, w, factor^2 * c]. The channels of a token are those of the square's tokens in
+            turn, row by row (PatchMerging's order, not PyTorch's).
         factor: side of the square.
 
     Returns:
@@ -61,19 +61,19 @@ class Deaggregation(nn.Module):
 
 
 class PixelShuffle(Deaggregation):
-    """Pixel shuffle, with a linear projection where a quarter of the channels is not `dim`.
+    """Pixel shuffle, with a linear projection if a quarter of the channels is not `dim`.
 
-    A block and the four that come from it stay among themselves.
+    No information crosses the border between a block, with the four it becomes, and the others.
 
     Reference:
-        HiT-GAN (Zhao et al., arXiv 2106.07631), the step between its stages; that NesT's generator
-        shuffles pixels, too, is unverified.
+        HiT-GAN (Zhao et al., arXiv 2106.07631), the step between its stages. That NesT's generator
+        also shuffles pixels is unverified.
     """
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [b, h, w, c] to [b, 2h, 2w, dim]; c is a multiple of 4."""
-        # XLA of jax 0.11 takes minutes on a CPU to fuse one level's shuffle with the next one's.
+        # Without a barrier, XLA of jax 0.11 takes minutes on a CPU to fuse two levels' shuffles.
         x = lax.optimization_barrier(pixel_shuffle(x, 2))  # [b, 2h, 2w, c/4]
         if x.shape[-1] == self.dim:
             return x
@@ -96,7 +96,7 @@ class ConvPixelShuffle(Deaggregation):
 
 
 class NearestConv(Deaggregation):
-    """Each token four times, then 3x3 convolution on the image plane."""
+    """Each token repeated four times, then a 3x3 convolution on the image plane."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

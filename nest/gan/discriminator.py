@@ -5,12 +5,20 @@ Shape letters: b batch, h and w sides of a map, c channels.
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from nest.checks import check_conv_discriminator_fields, check_counts, halved_sides
+from layers.field_checks import (
+    check_counts,
+    check_image_size,
+    check_optional_counts,
+    check_tuples,
+)
+from layers.shared_fields import shared_fields
+from nest.gan.checks import check_labels
 from nest.gan.stylegan import (
     ResidualBlock,
     conv3x3,
@@ -24,19 +32,19 @@ from nest.model import Nest
 class ConvDiscriminator(nn.Module):
     """Residual convolutional network with one output: whether an image is real.
 
-    Real and generated images belong into separate calls, or the minibatch deviation tells them
-    apart by itself. The result of each resolution is sown as "intermediates" level1, level2, ...
+    Real and generated images belong in separate calls, because the minibatch deviation alone would
+    tell them apart. The result of each resolution is sown as "intermediates" level1, level2, ...
 
     Attributes:
-        dims: channels at each resolution, that of the image first; each is half the one before.
+        dims: channels at each resolution, starting with the image's; each is half the one before.
         num_classes: classes of a conditional discriminator. None: it takes no labels.
-        deviation_group: images of a group of the minibatch deviation; must divide the batch.
-        dtype: computation type. Parameters and logits are float32 whatever it is.
-        remat: recompute each residual block in the backward pass, to save memory.
+        deviation_group: images per group of the minibatch deviation; must divide the batch.
+        dtype: computation type. Parameters and logits are always float32.
+        remat: whether to recompute each residual block in the backward pass, to save memory.
 
     Reference:
         StyleGAN2, arXiv 1912.04958, section 4 and figure 7, which HiT-GAN (arXiv 2106.07631) uses
-        beside its generator. Classes by projection: Miyato and Koyama, arXiv 1802.05637.
+        with its generator. Classes by projection: Miyato and Koyama, arXiv 1802.05637.
     """
 
     dims: tuple[int, ...]
@@ -47,7 +55,9 @@ class ConvDiscriminator(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_conv_discriminator_fields(self)
+        check_tuples(self, "dims", per="resolution")
+        check_counts(self, "deviation_group")
+        check_optional_counts(self, "num_classes")
         super().__post_init__()
 
     @nn.compact
@@ -57,18 +67,23 @@ class ConvDiscriminator(nn.Module):
         Args:
             images: [b, h, w, channels]; black is -1 and white 1.
             labels: [b], integers; exactly if num_classes is given.
-            train: changes nothing: there is neither dropout nor drop path.
+            train: ignored, as there is neither dropout nor drop path.
 
         Returns:
             Logits, [b], float32; above 0 for real.
 
         Raises:
-            ValueError: if the resolutions do not divide the image, groups not the batch, or labels
-                are missing or not asked for.
+            ValueError: if the resolutions do not divide the image, if the groups do not divide the
+                batch, or if labels are missing or not asked for.
         """
         del train
-        _check_labels(labels, self.num_classes)
-        halved_sides(images.shape[1:3], len(self.dims) - 1)
+        chex.assert_rank(images, 4, custom_message="images: [b, h, w, channels]")
+        check_labels(labels, self.num_classes, "discriminator")
+        unit = 2 ** (len(self.dims) - 1)
+        rule = (
+            f"with {len(self.dims)} entries in dims, height and width must be multiples of {unit}"
+        )
+        check_image_size(images.shape[1:3], unit, rule)
         block_class = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         x = nn.Conv(
             self.dims[0],
@@ -104,23 +119,17 @@ def _embedding_init(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
     return jax.random.normal(key, shape, dtype) * shape[1] ** -0.5
 
 
-def _check_labels(labels: Array | None, num_classes: int | None) -> None:
-    if (labels is None) != (num_classes is None):
-        given = "labels are given" if labels is not None else "labels are missing"
-        raise ValueError(f"{given}, but the discriminator has num_classes={num_classes}")
-
-
 class NestDiscriminator(nn.Module):
     """The classifier with one output: whether an image is real.
 
-    With classes, the classifier has one output more for each, and that of the image's class is
+    With classes, the classifier has one more output per class, and that of the image's class is
     added to the first: the projection of Miyato and Koyama (arXiv 1802.05637) with a bias.
 
     Attributes:
         num_classes: classes of a conditional discriminator. None: it takes no labels.
         dims, depths, num_heads, patch_size, block_size, mlp_ratio, attention, aggregation,
-            drop_path_rate, dtype, remat: as in `nest.model.Nest`, whose official choices stand for
-            the rest.
+            drop_path_rate, dtype, remat: as in `nest.model.Nest`; its other fields keep their
+            defaults, the official choices.
     """
 
     dims: tuple[int, ...]
@@ -138,8 +147,7 @@ class NestDiscriminator(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        if self.num_classes is not None:
-            check_counts(self, ("num_classes",))
+        check_optional_counts(self, "num_classes")
         self._classifier(parent=None)
         super().__post_init__()
 
@@ -159,7 +167,7 @@ class NestDiscriminator(nn.Module):
             ValueError: if the levels do not divide the image, or labels are missing or not asked
                 for.
         """
-        _check_labels(labels, self.num_classes)
+        check_labels(labels, self.num_classes, "discriminator")
         logits = self._classifier(name="nest")(images, train)  # [b, 1 + classes]
         if labels is None:
             return logits[:, 0]
@@ -169,16 +177,6 @@ class NestDiscriminator(nn.Module):
     def _classifier(self, **module: Any) -> Nest:
         return Nest(
             num_classes=1 + (self.num_classes or 0),
-            dims=self.dims,
-            depths=self.depths,
-            num_heads=self.num_heads,
-            patch_size=self.patch_size,
-            block_size=self.block_size,
-            mlp_ratio=self.mlp_ratio,
-            attention=self.attention,
-            aggregation=self.aggregation,
-            drop_path_rate=self.drop_path_rate,
-            dtype=self.dtype,
-            remat=self.remat,
+            **shared_fields(self, Nest, but=("num_classes",)),
             **module,
         )

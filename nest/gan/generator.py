@@ -1,6 +1,6 @@
 """The transposed NesT: a generator of images, NesT's tree upside down.
 
-Words, beside those of nest/model.py:
+Words, in addition to those of nest/model.py:
     latent          the noise that one image is made from.
     level           transformer layers over all blocks, with shared weights, as in NesT. Levels are
                     numbered as they run: level 1 is the top of the tree, with one block.
@@ -12,6 +12,7 @@ n tokens of a block, c channels, p side of a patch in pixels, k channels of an i
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,13 +22,21 @@ from jax import Array
 from layers.attention import ATTENTIONS
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding
+from layers.field_checks import (
+    check_choices,
+    check_counts,
+    check_mlp_ratio,
+    check_optional_counts,
+    check_rates,
+)
 from layers.initializers import truncated_normal
 from layers.mlp import GELUS
-from nest.aggregation import LAYER_NORM_EPSILON
+from layers.shared_fields import shared_fields
+from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
 from nest.blocks import block, unblock
-from nest.checks import block_side_for, check_generator_fields
+from nest.checks import check_levels
+from nest.gan.checks import block_side, check_labels, check_shuffled_dims
 from nest.gan.deaggregation import DEAGGREGATIONS, keep_variance, pixel_shuffle
-from nest.model import NestLayer
 
 CLASS_CONDITIONINGS = {
     "concatenate": lambda noise, classes: jnp.concatenate([noise, classes], axis=-1),
@@ -59,16 +68,17 @@ class NestGenerator(nn.Module):
         mlp_ratio: hidden width of the perceptron, in multiples of a level's width.
         attention: "multi_head" or "multi_query".
         qkv_bias: whether query, key and value have a bias.
-        deaggregation: a key of `nest.deaggregation.DEAGGREGATIONS`.
+        deaggregation: a key of `nest.gan.deaggregation.DEAGGREGATIONS`.
         gelu: "tanh" or "exact".
         output_activation: "none" leaves the pixels unbounded, "tanh" keeps them in -1..1.
         drop_path_rate: drop-path rate of the last layer; it grows linearly from 0.
-        dtype: computation type. Parameters and images are float32 whatever it is.
-        remat: recompute each layer in the backward pass, to save memory.
+        dtype: computation type. Parameters and images are always float32.
+        remat: whether to recompute each layer in the backward pass, to save memory.
 
     Reference:
         NesT paper, section on image generation. Its widths, depths, norm and training are not
-        published in code; what is not told follows the classifier and HiT-GAN (arXiv 2106.07631).
+        published as code; what it leaves open follows the classifier and HiT-GAN (arXiv
+        2106.07631).
     """
 
     image_size: int
@@ -93,17 +103,31 @@ class NestGenerator(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_generator_fields(
+        check_counts(self, "image_size", "num_channels", "latent_dim", "patch_size")
+        check_optional_counts(self, "num_classes", "block_size")
+        check_levels(self)
+        check_choices(
             self,
-            names={
-                "attention": ATTENTIONS,
-                "class_conditioning": CLASS_CONDITIONINGS,
-                "deaggregation": DEAGGREGATIONS,
-                "gelu": GELUS,
-                "output_activation": OUTPUT_ACTIVATIONS,
-            },
+            attention=ATTENTIONS,
+            class_conditioning=CLASS_CONDITIONINGS,
+            deaggregation=DEAGGREGATIONS,
+            gelu=GELUS,
+            output_activation=OUTPUT_ACTIVATIONS,
         )
+        check_rates(self, "drop_path_rate")
+        check_mlp_ratio(self, self.dims)
+        self.block_side()
+        check_shuffled_dims(self.dims, self.deaggregation)
         super().__post_init__()
+
+    def block_side(self) -> int:
+        """Returns the side of a block in tokens; ValueError if the image size does not fit."""
+        return block_side(
+            self.image_size,
+            patch_size=self.patch_size,
+            levels=len(self.dims),
+            block_size=self.block_size,
+        )
 
     @nn.compact
     def __call__(self, noise: Array, labels: Array | None = None, train: bool = False) -> Array:
@@ -118,13 +142,16 @@ class NestGenerator(nn.Module):
             Images, [b, image_size, image_size, num_channels], float32; black is -1 and white 1.
 
         Raises:
-            ValueError: if the noise has another width, or labels are missing or not asked for.
+            AssertionError: if the noise has another shape.
+            ValueError: if labels are missing or not asked for.
         """
         levels = len(self.dims)
-        side = block_side_for(self)
+        side = self.block_side()
         rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
-        # `train` (argument 2, after self and x) is a Python bool, not an array.
-        layer_class = nn.remat(NestLayer, static_argnums=(2,)) if self.remat else NestLayer
+        shared = shared_fields(self, TransformerLayer, but=("num_heads", "drop_path_rate"))
+        layer_class = TransformerLayer
+        if self.remat:  # `train` (argument 2, after self and x) is a Python bool, not an array
+            layer_class = nn.remat(TransformerLayer, static_argnums=(2,))
 
         x = self._latent(noise, labels)  # [b, z], or [b, 2 * z] with a class
         x = nn.Dense(
@@ -138,20 +165,16 @@ class NestGenerator(nn.Module):
             x = PositionEmbedding(self.dtype, name=f"level{level}_position")(x)
             for layer in range(1, self.depths[level - 1] + 1):
                 x = layer_class(
+                    **shared,
                     num_heads=self.num_heads[level - 1],
-                    mlp_ratio=self.mlp_ratio,
-                    attention=self.attention,
-                    qkv_bias=self.qkv_bias,
-                    gelu=self.gelu,
                     drop_path_rate=next(rates),
-                    dropout_rate=0.0,
-                    attention_dropout_rate=0.0,
-                    dtype=self.dtype,
                     name=f"level{level}_layer{layer}",
                 )(x, train)  # [b, t, n, c]
+            blocks_per_side = 2 ** (level - 1)
+            tokens = side * side
+            chex.assert_shape(x, (None, blocks_per_side**2, tokens, self.dims[level - 1]))
             self.sow("intermediates", f"level{level}", x)
             if level < levels:
-                blocks_per_side = 2 ** (level - 1)
                 x = unblock(x, (side, side), (blocks_per_side, blocks_per_side))  # [b, h, w, c]
                 x = DEAGGREGATIONS[self.deaggregation](
                     dim=self.dims[level],
@@ -165,18 +188,15 @@ class NestGenerator(nn.Module):
             self.patch_size**2 * self.num_channels, kernel_init=truncated_normal, name="to_pixels"
         )(x.astype(jnp.float32))  # [b, t, n, p^2 * k]
         self.sow("intermediates", "pixels", x)
-        blocks_per_side = 2 ** (levels - 1)
         x = unblock(x, (side, side), (blocks_per_side, blocks_per_side))  # [b, h, w, p^2 * k]
         x = pixel_shuffle(x, self.patch_size)  # [b, p * h, p * w, k]
+        chex.assert_shape(x, (None, self.image_size, self.image_size, self.num_channels))
         return OUTPUT_ACTIVATIONS[self.output_activation](x)
 
     def _latent(self, noise: Array, labels: Array | None) -> Array:
-        """Joins the noise, [b, z], with the embedding of the class, if the generator has any."""
-        if noise.ndim != 2 or noise.shape[-1] != self.latent_dim:
-            raise ValueError(f"noise of shape {noise.shape} must be [batch, {self.latent_dim}]")
-        if (labels is None) != (self.num_classes is None):
-            given = "labels are given" if labels is not None else "labels are missing"
-            raise ValueError(f"{given}, but the generator has num_classes={self.num_classes}")
+        """Joins the noise, [b, z], with the embedding of the class, if there are classes."""
+        chex.assert_shape(noise, (None, self.latent_dim), custom_message="noise: [b, latent_dim]")
+        check_labels(labels, self.num_classes, "generator")
         if labels is None:
             return noise
         classes = nn.Embed(
@@ -190,7 +210,7 @@ class NestGenerator(nn.Module):
 
 
 def latent_shape(model: NestGenerator, batch_size: int) -> tuple[int, int]:
-    """Gives the shape of the noise for a batch."""
+    """Returns the shape of the noise for a batch."""
     return (batch_size, model.latent_dim)
 
 
@@ -206,14 +226,14 @@ def generator_shapes(model: NestGenerator) -> dict[str, Any]:
 
 
 def with_stored_sizes(model: NestGenerator, params: dict[str, Any]) -> NestGenerator:
-    """Gives a generator the channels and the classes that stored parameters are for.
+    """Returns a generator with the channels and the classes that stored parameters are for.
 
     Args:
-        model: with the other fields that they were made with.
+        model: a generator whose other fields fit the parameters.
         params: the tree under "params" of its variables.
 
     Raises:
-        ValueError: if they are of no such generator.
+        ValueError: if the parameters are not those of a generator.
     """
     shapes = {
         name: np.shape(params.get(layer, {}).get(leaf))
@@ -224,7 +244,7 @@ def with_stored_sizes(model: NestGenerator, params: dict[str, Any]) -> NestGener
     }
     if not shapes["pixels"]:
         raise ValueError(
-            f"parameters {', '.join(sorted(params))} are of no generator: no to_pixels"
+            f"parameters {', '.join(sorted(params))} are not a generator's: no to_pixels"
         )
     return model.clone(
         num_channels=shapes["pixels"][0] // model.patch_size**2,

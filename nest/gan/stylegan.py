@@ -1,6 +1,7 @@
-"""The parts of StyleGAN2's discriminator that the convolutional one is made of.
+"""The parts of StyleGAN2's discriminator that `ConvDiscriminator` is built from.
 
-Shape letters: b batch, h and w sides of a map, c channels, f group of the minibatch deviation.
+Shape letters: b batch, h and w sides of a map, c channels, f images per group of the minibatch
+deviation.
 """
 
 from typing import Any
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-# Weights of variance 1 / inputs, and an activation that gives back the variance that it takes.
-# StyleGAN2 draws them with variance 1 and scales them in the forward pass ("equalized learning
-# rate"), which is the same function at the start. Here, Adam changes the function by the square
-# root of the inputs more for the same learning rate: take 1e-4 or 2e-4 rather than its 2e-3.
+# Weights of variance 1 / inputs go with an activation that preserves the variance. StyleGAN2 draws
+# them with variance 1 and scales them in the forward pass ("equalized learning rate"), which is the
+# same function at the start. Here, the same learning rate makes Adam's steps larger by the square
+# root of the inputs: take 1e-4 or 2e-4 rather than StyleGAN2's 2e-3.
 discriminator_kernel = nn.initializers.lecun_normal()
 
 
@@ -22,10 +23,10 @@ def scaled_leaky_relu(x: Array) -> Array:
 
 
 def blur_pool(x: Array) -> Array:
-    """Halves a map after a low-pass filter, so that it does not change with shifts by a pixel.
+    """Halves a map after a low-pass filter, so that a shift by a pixel changes it little.
 
-    The filter is [1, 3, 3, 1] / 8 along each axis, with zeros around the map; the four taps of a
-    result lie around the middle of the two pixels that it replaces.
+    The filter is [1, 3, 3, 1] / 8 along each axis, with zeros around the map; the four taps of an
+    output are centred on the two pixels that it replaces.
 
     Args:
         x: [b, h, w, c] with even h and w.
@@ -39,7 +40,7 @@ def blur_pool(x: Array) -> Array:
     """
     zero = jnp.zeros((), x.dtype)
     for axis in (1, 2):
-        # Slices rather than a convolution by channel, which is slow on CPU, its gradient above all.
+        # Slices, because a depthwise convolution is slow on CPU, its gradient above all.
         even, odd = (lax.slice_in_dim(x, i, None, stride=2, axis=axis) for i in range(2))
         before, after = (
             lax.pad(part, zero, [move if i == axis else (0, 0, 0) for i in range(x.ndim)])
@@ -50,15 +51,15 @@ def blur_pool(x: Array) -> Array:
 
 
 def minibatch_deviation(x: Array, group_size: int) -> Array:
-    """Appends a channel that tells how much the images of a group differ.
+    """Appends a channel that says how much the images of a group differ.
 
-    The standard deviation over a group's images, averaged over places and channels, is the same
-    number all over the new channel. Groups are neighbours in the batch, so that a batch spread over
-    devices in multiples of the group needs no exchange between them.
+    The standard deviation over a group's images, averaged over places and channels, fills the
+    new channel. Groups are neighbours in the batch, so that devices with a
+    multiple of the group each need no exchange.
 
     Args:
         x: [b, h, w, c].
-        group_size: images of a group; a smaller batch is one group.
+        group_size: images per group; a smaller batch is one group.
 
     Returns:
         [b, h, w, c + 1].
@@ -74,7 +75,7 @@ def minibatch_deviation(x: Array, group_size: int) -> Array:
     if b % f:
         raise ValueError(f"batch of {b} images is not a multiple of deviation_group={group_size}")
     groups = x.astype(jnp.float32).reshape(b // f, f, h, w, c)  # [b/f, f, h, w, c]
-    # The small number keeps the gradient finite where all images of a group are equal.
+    # 1e-8 keeps the gradient finite where all images of a group are equal.
     deviation = jnp.sqrt(groups.var(axis=1) + 1e-8).mean(axis=(1, 2, 3))  # [b/f]
     deviation = jnp.repeat(deviation, f).astype(x.dtype)  # [b]
     deviation = jnp.broadcast_to(deviation[:, None, None, None], (b, h, w, 1))  # [b, h, w, 1]
@@ -82,7 +83,7 @@ def minibatch_deviation(x: Array, group_size: int) -> Array:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a blur-pool between them, beside a blur-pool and a projection.
+    """Two 3x3 convolutions around a blur-pool, plus a skip of a blur-pool and a projection.
 
     StyleGAN2 has the stride in the second convolution, after a blur; here it is in the blur.
 

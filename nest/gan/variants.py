@@ -1,15 +1,15 @@
 """The sizes of the transposed NesT and of the discriminators: variant name -> fields.
 
-As with the classifiers, block sizes are left to follow from the image, so that every generator
-makes any image that its levels lead to. At its own size (the last part of the name) a block has the
-s... tokens of the name. Image size, channels and classes are the data set's.
+As with the classifiers, block sizes follow from the image, so that every generator makes any image
+that its levels lead to. At the size that ends its name, a block has the s... tokens of the name.
+Image size, channels and classes are the data set's.
 """
 
 from typing import Any
 
 
 def _paper(num_levels: int) -> dict[str, Any]:
-    """About the 74.4M that the paper is said to have at 64x64; its widths are not known."""
+    """About the 74.4M parameters that the paper is said to have at 64x64; widths are unknown."""
     return {
         "dims": (1024, 256, 128, 64)[:num_levels],
         "depths": (4, 6, 6, 6)[:num_levels],
@@ -28,16 +28,16 @@ def _small(num_levels: int) -> dict[str, Any]:
 
 
 GENERATORS = {
-    # 8x8, 16x16, 32x32 and 64x64 tokens in 1, 4, 16 and 64 blocks of 8x8, one pixel a token. The
+    # 8x8, 16x16, 32x32 and 64x64 tokens in 1, 4, 16 and 64 blocks of 8x8, one pixel per token. The
     # paper's number of parameters is recalled, not read (74.4M); how they are spread is our choice:
     # latent, first width and heads of 4 at large maps as in HiT-GAN (arXiv 2106.07631) and TransGAN
-    # (arXiv 2102.07074), less at large maps, where each weight costs most.
+    # (arXiv 2102.07074), fewer at large maps, where each weight costs most.
     "nest_generator_base_s64_64": _paper(num_levels=4),
     "nest_generator_base_s64_32": _paper(num_levels=3),
     "nest_generator_small_s64_64": _small(num_levels=4),
     "nest_generator_small_s64_32": _small(num_levels=3),
     # For digits: 4x4, 8x8 and 16x16 tokens in 1, 4 and 16 blocks of 4x4. So few layers need the
-    # convolution, through which blocks meet.
+    # convolution, which lets blocks meet.
     "nest_generator_tiny_s16_16": {
         "dims": (128, 64, 32),
         "depths": (2, 2, 2),
@@ -60,7 +60,7 @@ CONV_DISCRIMINATORS = {
 }
 
 NEST_DISCRIMINATORS = {
-    # The generator's tree the right way up, less deep.
+    # The generator's tree the right way up, but shallower.
     "nest_discriminator_tiny_s16_16": {
         "patch_size": 1,
         "dims": (32, 64, 128),

@@ -34,7 +34,7 @@ def xla_flops(primitive, shapes, params):
 
 
 def multiply_adds(name, num_classes, side):
-    """Half of what XLA's cost analysis gives for all matrix products and convolutions.
+    """Half of XLA's cost analysis for all matrix products and convolutions.
 
     As the papers' tables, this leaves out norms, activations and softmax (which XLA counts, the
     error function as some thirty operations) and has a filter multiply the zeros of its padding

@@ -1,11 +1,8 @@
-"""ResNet and Wide ResNet as models. test_baselines_timm.py compares their values with PyTorch.
+"""ResNet and Wide ResNet as models. test_timm.py compares their values with PyTorch.
 
-To write the golden files anew after an intended change:
+To rewrite the golden files after an intended change:
 UPDATE_GOLDEN=1 python -m pytest tests/baselines/test_resnets.py
 """
-
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +11,7 @@ import pytest
 
 from baselines.resnet import ResNet
 from baselines.wide_resnet import WideResNet
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.model_inputs import check_golden, lines_of, random_array
 
 MODELS = {
     "resnet": ResNet(num_classes=10, depths=(2, 1), dims=(4, 8)),
@@ -40,27 +36,16 @@ def random_variables(model, images, seed=0):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def random_images(*shape):
-    return np.random.default_rng(7).normal(size=shape).astype(np.float32)
-
-
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_names_are_the_golden_ones(name):
     variables = jax.eval_shape(MODELS[name].init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     assert sorted(variables) == ["batch_stats", "params"]
-    lines = [
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}\n"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    ]
-    file = GOLDEN / f"{name}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        file.write_text("".join(lines))
-    assert "".join(lines) == file.read_text(), f"UPDATE_GOLDEN=1 rewrites {file}"
+    check_golden(f"{name}.txt", lines_of(variables))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (16, 40), (33, 47), (1, 5)])
 def test_any_image_size(model, size):
-    images = random_images(2, *size, 1)
+    images = random_array(2, *size, 1)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     logits, state = jax.eval_shape(
         lambda v, x: model.apply(v, x, mutable=["intermediates"]), shapes, images
@@ -86,7 +71,7 @@ def test_averages_follow_the_batch_with_the_stated_momentum():
     model = ResNet(
         num_classes=3, depths=(1,), dims=(4,), batch_norm_momentum=0.7, batch_norm_epsilon=1e-3
     )
-    images = random_images(3, 6, 8, 2)
+    images = random_array(3, 6, 8, 2)
     variables = random_variables(model, images)
     _, state = model.apply(variables, images, train=True, mutable=["batch_stats"])
     padded = np.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0))).astype(np.float64)
@@ -103,7 +88,7 @@ def test_averages_follow_the_batch_with_the_stated_momentum():
 
 
 def test_training_uses_the_batch_and_evaluation_the_averages(model):
-    images = random_images(4, 8, 8, 3)
+    images = random_array(4, 8, 8, 3)
     variables = random_variables(model, images)
     apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
     evaluated = apply(variables, images)
@@ -124,7 +109,7 @@ def test_training_uses_the_batch_and_evaluation_the_averages(model):
 
 
 def test_bfloat16_with_float32_statistics(model):
-    images = 100 + random_images(4, 16, 16, 3)  # bfloat16 would lose the variance beside this mean
+    images = 100 + random_array(4, 16, 16, 3)  # bfloat16 would lose the variance
     variables = random_variables(model, images)
     low = model.clone(dtype=jnp.bfloat16)
     apply = jax.jit(
@@ -142,7 +127,7 @@ def test_bfloat16_with_float32_statistics(model):
 
 
 def test_remat_changes_neither_names_nor_numbers(model):
-    images = random_images(4, 4, 4, 3)
+    images = random_array(4, 4, 4, 3)
     if isinstance(model, WideResNet):
         model = model.clone(dropout_rate=0.2)
     remat = model.clone(remat=True)
@@ -169,7 +154,7 @@ def test_remat_changes_neither_names_nor_numbers(model):
 
 def test_initial_values():
     """Convolutions have variance 2 / (outputs of a filter); blocks can begin as their shortcut."""
-    images = random_images(1, 8, 8, 3)
+    images = random_array(1, 8, 8, 3)
     model = ResNet(num_classes=50, depths=(1,), dims=(32,), zero_init_last_norm=True)
     variables = jax.jit(model.init)(jax.random.key(0), images)
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
@@ -191,7 +176,7 @@ def test_initial_values():
 
 
 def test_dropout_draws_in_training():
-    model, images = WideResNet(10, depth=10, width=1, dropout_rate=0.5), random_images(4, 8, 8, 3)
+    model, images = WideResNet(10, depth=10, width=1, dropout_rate=0.5), random_array(4, 8, 8, 3)
     variables = random_variables(model, images)
     apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
     first, second = (
@@ -210,8 +195,8 @@ def test_dropout_draws_in_training():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (dict(depths=(1, 1)), r"one entry a stage each: depths=\(1, 1\), dims=\(4,\)"),
-        (dict(depths=(0,)), r"depths=\(0,\) must be a tuple of positive integers, one a stage"),
+        (dict(depths=(1, 1)), r"one entry per stage: depths=\(1, 1\), dims=\(4,\)"),
+        (dict(depths=(0,)), r"depths=\(0,\) must be a tuple of positive integers, one per stage"),
         (dict(dims=[4]), r"dims=\[4\] must be a tuple of positive integers"),
         (dict(batch_norm_momentum=1.0), "batch_norm_momentum=1.0 must be a number, at least 0"),
         (dict(batch_norm_epsilon=0.0), "batch_norm_epsilon=0.0 must be a finite number above 0"),
@@ -235,3 +220,8 @@ def test_wrong_fields_of_resnet(make, message):
 def test_wrong_fields_of_wide_resnet(make, message):
     with pytest.raises(ValueError, match=message):
         WideResNet(**(dict(num_classes=2, depth=10, width=1) | make))
+
+
+def test_images_of_another_rank(model):
+    with pytest.raises(AssertionError, match=r"rank 3 .*images: \[b, height, width, channels\]"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((16, 16, 3)))

@@ -1,6 +1,6 @@
 """The baselines against timm, torchvision and a Wide ResNet written with torch.nn.functional.
 
-Needs torch, timm and torchvision beside the requirements: python -m pytest -m torch
+Needs torch, timm and torchvision on top of the requirements: python -m pytest -m torch
 Parameters are copied name by name from a randomly initialised model of theirs.
 """
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.torch
 
 
 def randomize(torch, module, seed=0):
-    """Draws everything anew, so that no bias is zero, no scale one and no average untouched."""
+    """Draws everything again, so that no bias is zero, no scale one and no average untouched."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -208,7 +208,7 @@ def test_a_training_step_of_resnet_is_that_of_torchvision(torch, timm):
         )
         return (jax.nn.log_softmax(logits)[:, 3]).mean(), (logits, state["batch_stats"])
 
-    # In float32 rounding turns some ReLUs over, each of which moves the gradient of the stem.
+    # In float32, rounding flips some ReLUs, each of which moves the gradient of the stem.
     with jax.enable_x64(True):
         grads, (logits, stats) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
         grads, stats = jax.device_get((grads, stats))

@@ -1,11 +1,8 @@
-"""ViT with DeiT's settings: names, shapes, numerics, errors. test_baselines_timm.py has its values.
+"""ViT with DeiT's settings: names, shapes, numerics, errors. test_timm.py has its values.
 
-To write the golden files anew after an intended change:
+To rewrite the golden files after an intended change:
 UPDATE_GOLDEN=1 python -m pytest tests/baselines/test_vit.py
 """
-
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +10,9 @@ import numpy as np
 import pytest
 
 from baselines.vit import Vit
+from tests.model_inputs import check_golden, lines_of, random_array, random_params
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 SMALL = {"num_classes": 10, "dim": 12, "depth": 2, "num_heads": 3, "patch_size": 4}
 
@@ -25,28 +21,10 @@ def small(**overrides):
     return Vit(**(SMALL | overrides))
 
 
-def random_params(model, images, seed=0):
-    """Parameters of which none is zero or one, so that a forgotten tensor shows."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-
-
-def random_images(*shape):
-    return np.random.default_rng(7).normal(size=shape).astype(np.float32)
-
-
 @pytest.mark.parametrize("pooling", ["class_token", "average"])
 def test_parameter_names_are_the_golden_ones(pooling):
-    leaves = jax.tree_util.tree_leaves_with_path(parameter_shapes(small(pooling=pooling), (8, 16)))
-    lines = [
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}\n"
-        for path, leaf in leaves
-    ]
-    file = GOLDEN / f"vit_{pooling}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        file.write_text("".join(lines))
-    assert "".join(lines) == file.read_text(), f"UPDATE_GOLDEN=1 rewrites {file}"
+    shapes = parameter_shapes(small(pooling=pooling), (8, 16))
+    check_golden(f"vit_{pooling}.txt", lines_of(shapes))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +33,7 @@ def test_parameter_names_are_the_golden_ones(pooling):
 )
 @pytest.mark.parametrize("pooling", ["class_token", "average"])
 def test_any_size_that_the_patch_divides(patch, size, num_patches, pooling):
-    model, images = small(patch_size=patch, pooling=pooling), random_images(2, *size, 3)
+    model, images = small(patch_size=patch, pooling=pooling), random_array(2, *size, 3)
     params = parameter_shapes(model, size)
     num_tokens = num_patches + (pooling == "class_token")
     assert params["position"]["embedding"].shape == (num_tokens, 12)
@@ -78,7 +56,7 @@ def test_published_sizes_are_those_of_deit():
 
 def test_shown_tokens_are_those_that_are_classified():
     """The norm and the head, by hand, on the class token after the last block."""
-    model, images = small(), random_images(2, 8, 8, 3)
+    model, images = small(), random_array(2, 8, 8, 3)
     params = random_params(model, images)
     logits, state = model.apply({"params": params}, images, mutable=["intermediates"])
     x = np.asarray(state["intermediates"]["block2_tokens"][0][:, 0], np.float64)
@@ -89,7 +67,7 @@ def test_shown_tokens_are_those_that_are_classified():
 
 
 def test_only_positions_tell_the_order_of_patches():
-    model, images = small(pooling="average"), random_images(2, 4, 16, 3)
+    model, images = small(pooling="average"), random_array(2, 4, 16, 3)
     shuffled = images.reshape(2, 4, 4, 4, 3)[:, :, [2, 0, 3, 1]].reshape(images.shape)
     params = random_params(model, images)
     logits, other = (model.apply({"params": params}, x) for x in (images, shuffled))
@@ -102,7 +80,7 @@ def test_only_positions_tell_the_order_of_patches():
 def test_initial_values():
     """Kernels, positions and class token are normal(0.02) cut at 0.04; biases 0, scales 1."""
     model = small(dim=48, depth=1)
-    variables = jax.jit(model.init)(jax.random.key(0), random_images(1, 8, 8, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), random_array(1, 8, 8, 3))
     assert list(variables) == ["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         kind = path[-1].key
@@ -113,7 +91,7 @@ def test_initial_values():
 
 
 def test_remat_changes_neither_names_nor_numbers():
-    images = random_images(4, 8, 8, 3)
+    images = random_array(4, 8, 8, 3)
     plain = small(depth=1, dropout_rate=0.1)
     remat = plain.clone(remat=True)
     assert parameter_shapes(plain, 8) == parameter_shapes(remat, 8)
@@ -135,7 +113,7 @@ def test_remat_changes_neither_names_nor_numbers():
 
 @pytest.mark.parametrize("pooling", ["class_token", "average"])
 def test_bfloat16_is_used_throughout(pooling):
-    images = random_images(2, 8, 8, 3)
+    images = random_array(2, 8, 8, 3)
     exact = small(pooling=pooling, drop_path_rate=0.2)
     params = random_params(exact, images)
 
@@ -156,7 +134,7 @@ def test_bfloat16_is_used_throughout(pooling):
 
 @pytest.mark.parametrize("rate", ["drop_path_rate", "dropout_rate", "attention_dropout_rate"])
 def test_train_draws_and_evaluation_does_not(rate):
-    model, images = small(**{rate: 0.5}), random_images(16, 8, 8, 3)
+    model, images = small(**{rate: 0.5}), random_array(16, 8, 8, 3)
     variables = {"params": random_params(model, images)}
     apply = jax.jit(model.apply, static_argnums=2)
     evaluated = apply(variables, images, False)
@@ -194,12 +172,17 @@ def test_wrong_fields(overrides, message):
 @pytest.mark.parametrize(
     ("patch", "size", "message"),
     [
-        (4, (8, 10), "8x10 does not fit patch_size=4: the width .* of 4; nearest: 8 or 12"),
-        (4, (3, 8), "3x8 does not fit patch_size=4: the height .* of 4; nearest: 4"),
-        ((2, 3), (4, 4), r"patch_size=\(2, 3\): the width must be a multiple of 3; nearest: 3 or"),
+        (4, (8, 10), "8x10 does not fit: .* of patch_size=4; .*: 8 .fits., .* width: 8 or 12"),
+        (4, (3, 8), "3x8 does not fit: .*patch_size=4; nearest height: 4, nearest width: 8 .fits"),
+        ((2, 3), (4, 4), r"patch_size=\(2, 3\); nearest height: 4 \(fits\), .*: 3 or 6"),
     ],
 )
 def test_wrong_image_sizes(patch, size, message):
     with pytest.raises(ValueError, match=message) as error:
         parameter_shapes(small(patch_size=patch), size)
     assert "\n" not in str(error.value)
+
+
+def test_images_of_another_rank():
+    with pytest.raises(AssertionError, match=r"rank 3 .*images: \[b, height, width, channels\]"):
+        jax.eval_shape(small().init, jax.random.key(0), jnp.zeros((16, 16, 3)))

@@ -7,17 +7,7 @@ import pytest
 from flax import linen as nn
 
 from nest.aggregation import AGGREGATIONS, PADDINGS, max_pool
-
-
-def random_params(module, *inputs, seed=0):
-    """Parameters of which none is zero or one, so that a forgotten tensor shows."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs).get("params", {})
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-
-
-def random_images(*shape):
-    return np.random.default_rng(7).normal(size=shape).astype(np.float32)
+from tests.model_inputs import random_array, random_params
 
 
 def windows(x, padding):
@@ -110,7 +100,7 @@ def aggregation_reference(kind, x, params, padding, block_size):
 @pytest.mark.parametrize("padding", sorted(PADDINGS))
 @pytest.mark.parametrize("kind", sorted(AGGREGATIONS))
 def test_aggregation_equals_loops(kind, padding, dim):
-    x, block_size = random_images(2, 8, 12, 4), (4, 6)
+    x, block_size = random_array(2, 8, 12, 4), (4, 6)
     module = AGGREGATIONS[kind](dim=dim, block_size=block_size, padding=padding)
     params = random_params(module, x)
     assert ("projection" in params) == (kind == "patch_merging" or ("pool" in kind[:7] and dim > 4))
@@ -122,7 +112,7 @@ def test_aggregation_equals_loops(kind, padding, dim):
 
 @pytest.mark.parametrize(("padding", "flax"), [("same", "SAME"), ("torch", ((1, 1), (1, 1)))])
 def test_max_pool_has_the_values_and_gradients_of_flax(padding, flax):
-    x, weight = random_images(2, 10, 6, 5), random_images(2, 5, 3, 5)
+    x, weight = random_array(2, 10, 6, 5), random_array(2, 5, 3, 5)
 
     def ours(x):
         return max_pool(x, padding)

@@ -1,4 +1,4 @@
-"""timm's NesT: logits of the fixtures, names there and back, and what tells the padding.
+"""timm's NesT: logits of the fixtures, names there and back, and how the padding is found.
 
 The fixtures are not part of the repository: they are looked for in $NEST_FIXTURES, else in
 ../shared/fixtures, and the tests that need them are skipped where they are missing.

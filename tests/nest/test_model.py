@@ -1,11 +1,8 @@
 """NesT: blocks and the whole model.
 
-The golden files hold parameter names and shapes, which are a public format. To write them anew
+The golden files hold parameter names and shapes, which are a public format. To rewrite them
 after an intended change: UPDATE_GOLDEN=1 python -m pytest tests/nest/test_model.py
 """
-
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +12,8 @@ import pytest
 from nest.aggregation import AGGREGATIONS
 from nest.blocks import block, unblock
 from nest.model import Nest
+from tests.model_inputs import check_golden, lines_of, random_array, random_params
 from zoo.load import parameter_shapes
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 SMALL = {
     "num_classes": 10,
@@ -35,24 +31,13 @@ def small(**overrides):
     return Nest(**(SMALL | overrides))
 
 
-def random_params(module, *inputs, seed=0):
-    """Parameters of which none is zero or one, so that a forgotten tensor shows."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs).get("params", {})
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-
-
-def random_images(*shape):
-    return np.random.default_rng(7).normal(size=shape).astype(np.float32)
-
-
 # Blocks
 
 
 @pytest.mark.parametrize(("grid", "sides"), [((2, 2), (3, 3)), ((1, 4), (2, 5)), ((4, 2), (1, 3))])
 def test_block_against_its_index_formula_and_back(grid, sides):
     (gh, gw), (bh, bw) = grid, sides
-    x = random_images(2, gh * bh, gw * bw, 3)
+    x = random_array(2, gh * bh, gw * bw, 3)
     blocks = block(x, sides)
     assert blocks.shape == (2, gh * gw, bh * bw, 3)
     for row in range(gh * bh):
@@ -68,23 +53,15 @@ def test_block_against_its_index_formula_and_back(grid, sides):
 
 @pytest.mark.parametrize("attention", ["multi_head", "multi_query"])
 def test_parameter_names_are_the_golden_ones(attention):
-    model = small(attention=attention)
-    leaves = jax.tree_util.tree_flatten_with_path(parameter_shapes(model, 24))[0]
-    lines = [
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}\n"
-        for path, leaf in leaves
-    ]
-    file = GOLDEN / f"nest_{attention}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        file.write_text("".join(lines))
-    assert "".join(lines) == file.read_text(), f"UPDATE_GOLDEN=1 rewrites {file}"
+    shapes = parameter_shapes(small(attention=attention), 24)
+    check_golden(f"nest_{attention}.txt", lines_of(shapes))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (24, 24), (16, 40), (40, 8)])
 def test_any_size_that_the_levels_divide(size):
-    """Position embeddings tell how many blocks and tokens a level has: unit 2 * 2^2 = 8 pixels."""
+    """Position embeddings show how many blocks and tokens a level has: unit 2 * 2^2 = 8 pixels."""
     h, w = size
-    model, images = small(), random_images(2, h, w, 3)
+    model, images = small(), random_array(2, h, w, 3)
     params = parameter_shapes(model, size)
     tokens = h // 8 * (w // 8)
     for level, blocks in ((1, 16), (2, 4), (3, 1)):
@@ -108,7 +85,7 @@ def plane_change(model, images, changed, level):
 
 
 def test_attention_stays_inside_its_block():
-    images = random_images(1, 16, 32, 3)  # level 1: 8x16 tokens, blocks of 2x4
+    images = random_array(1, 16, 32, 3)  # level 1: 8x16 tokens, blocks of 2x4
     changed = images.copy()
     changed[:, 9, 21] += 1  # token (4, 10), block (2, 2): rows 4-5, columns 8-11
     expected = np.zeros((8, 16), bool)
@@ -121,7 +98,7 @@ def test_attention_stays_inside_its_block():
 )
 def test_aggregation_on_the_plane_crosses_blocks_and_in_blocks_does_not(aggregation, meets):
     model = small(aggregation=aggregation)
-    images = random_images(1, 32, 32, 3)  # level 1: 4x4 blocks of 4x4; level 2: 2x2 blocks
+    images = random_array(1, 32, 32, 3)  # level 1: 4x4 blocks of 4x4; level 2: 2x2 blocks
     changed = images.copy()
     changed[:, 17, 17] += 1  # block (2, 2) of level 1, so block (1, 1) of level 2
     change = plane_change(model, images, changed, 2)
@@ -132,7 +109,7 @@ def test_aggregation_on_the_plane_crosses_blocks_and_in_blocks_does_not(aggregat
 
 def test_gradients_with_respect_to_a_level():
     """The perturbations of a level give the derivative along any direction of its map."""
-    model, images = small(**TWO_LEVELS), random_images(2, 8, 8, 3)
+    model, images = small(**TWO_LEVELS), random_array(2, 8, 8, 3)
     params = random_params(model, images)
     shapes = jax.eval_shape(
         lambda: model.apply({"params": params}, images, mutable=["perturbations"])[1]
@@ -148,7 +125,7 @@ def test_gradients_with_respect_to_a_level():
     assert float(logit(zeros)) == pytest.approx(float(plain), rel=1e-5)
     gradient = jax.jit(jax.grad(logit))(zeros)
     for level in zeros:
-        step = 1e-2 * random_images(*zeros[level].shape)
+        step = 1e-2 * random_array(*zeros[level].shape)
         difference = logit(zeros | {level: step}) - logit(zeros | {level: -step})
         slope = 2 * float((gradient[level] * step).sum())
         assert float(difference) == pytest.approx(slope, rel=0.05, abs=1e-3)
@@ -162,7 +139,7 @@ def test_init_returns_parameters_only():
 def test_initial_values():
     """Kernels and position embeddings are normal(0.02) cut at 0.04; biases 0, norm scales 1."""
     model = Nest(10, (8, 16), (1, 1), (2, 2), patch_size=2)
-    variables = jax.jit(model.init)(jax.random.key(0), random_images(1, 8, 8, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), random_array(1, 8, 8, 3))
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables["params"])[0]:
         kind = path[-1].key
         if kind in ("kernel", "embedding"):
@@ -172,7 +149,7 @@ def test_initial_values():
 
 
 def test_remat_changes_neither_names_nor_numbers():
-    images = random_images(4, 8, 8, 3)
+    images = random_array(4, 8, 8, 3)
     plain = Nest(10, (8,), (2,), (2,), patch_size=2, drop_path_rate=0.5, dropout_rate=0.1)
     remat = plain.clone(remat=True)
     assert parameter_shapes(plain, 8) == parameter_shapes(remat, 8)
@@ -192,7 +169,7 @@ def test_remat_changes_neither_names_nor_numbers():
 
 @pytest.mark.parametrize("attention", ["multi_head", "multi_query"])
 def test_bfloat16_computes_in_half_and_keeps_the_rest(attention):
-    images = random_images(4, 8, 8, 3)
+    images = random_array(4, 8, 8, 3)
     exact = small(**TWO_LEVELS, attention=attention, drop_path_rate=0.2, dropout_rate=0.1)
     model = exact.clone(dtype=jnp.bfloat16)
     shapes = parameter_shapes(model, 8)
@@ -217,7 +194,7 @@ def test_bfloat16_computes_in_half_and_keeps_the_rest(attention):
 
 
 def test_train_draws_and_evaluation_does_not():
-    model, images = small(**TWO_LEVELS, drop_path_rate=0.5), random_images(16, 8, 8, 3)
+    model, images = small(**TWO_LEVELS, drop_path_rate=0.5), random_array(16, 8, 8, 3)
     variables = {"params": random_params(model, images)}
     apply = jax.jit(model.apply, static_argnames="train")
     evaluated = apply(variables, images)
@@ -231,7 +208,7 @@ def test_train_draws_and_evaluation_does_not():
 def test_drop_path_grows_from_nothing_at_the_first_layer():
     """With one layer in all, the rate is that of the first: 0."""
     model = Nest(10, (8,), (1,), (2,), patch_size=2, drop_path_rate=0.9)
-    images = random_images(4, 8, 8, 3)
+    images = random_array(4, 8, 8, 3)
     variables = {"params": random_params(model, images)}
     rngs = {"dropout": jax.random.key(0)}
     trained = model.apply(variables, images, train=True, rngs=rngs)
@@ -240,7 +217,7 @@ def test_drop_path_grows_from_nothing_at_the_first_layer():
 
 @pytest.mark.parametrize("kind", sorted(AGGREGATIONS))
 def test_every_aggregation_trains_in_the_model(kind):
-    model, images = small(**TWO_LEVELS, aggregation=kind), random_images(2, 8, 16, 3)
+    model, images = small(**TWO_LEVELS, aggregation=kind), random_array(2, 8, 16, 3)
     params = random_params(model, images)
     gradient = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, images) ** 2).sum()))(params)
     flat = jax.tree_util.tree_flatten_with_path(gradient)[0]
@@ -254,9 +231,9 @@ def test_every_aggregation_trains_in_the_model(kind):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"dims": (8, 16)}, r"one entry a level each: dims=\(8, 16\), depths=\(1, 2, 1\)"),
-        ({"depths": (1, 1, 1, 1)}, "one entry a level each"),
-        ({"num_heads": (2, 2)}, "one entry a level each"),
+        ({"dims": (8, 16)}, r"one entry per level: dims=\(8, 16\), depths=\(1, 2, 1\)"),
+        ({"depths": (1, 1, 1, 1)}, "one entry per level"),
+        ({"num_heads": (2, 2)}, "one entry per level"),
         ({"dims": ()}, "dims=.* must be a tuple of positive integers"),
         ({"dims": [8, 16, 24]}, "dims=.* must be a tuple of positive integers"),
         ({"depths": (1, 0, 1)}, "depths=.* must be a tuple of positive integers"),
@@ -313,3 +290,8 @@ def test_given_block_size_is_the_derived_one():
     derived = parameter_shapes(small(), (16, 32))
     assert parameter_shapes(small(block_size=(2, 4)), (16, 32)) == derived
     assert parameter_shapes(small(block_size=3), 24) == parameter_shapes(small(), 24)
+
+
+def test_images_of_another_rank():
+    with pytest.raises(AssertionError, match=r"rank 3 .*images: \[b, height, width, channels\]"):
+        jax.eval_shape(small().init, jax.random.key(0), jnp.zeros((16, 16, 3)))

@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nest.model import Nest
-from tnt.convert import from_official, from_timm, to_official, to_timm, told_fields
+from tnt.convert import fields_of, from_pytorch, to_official, to_timm
 from tnt.model import Tnt
 from zoo.load import check_tree, load_weights, parameter_shapes
 from zoo.registry import MODELS, create_model
@@ -54,7 +54,7 @@ def random_params(model, size=32, seed=0):
 
 def difference(model, params, known):
     """Largest difference of logits, in units of the largest logit."""
-    # Compiling is most of the work, so the compiler is told not to try hard.
+    # Compiling is most of the work, so the compiler does not optimise.
     apply = jax.jit(model.apply, compiler_options={"xla_backend_optimization_level": 0})
     logits = apply({"params": params}, known["images"])
     return np.abs(logits - known["logits"]).max() / np.abs(known["logits"]).max()
@@ -100,7 +100,7 @@ class TorchUnpickler(pickle.Unpickler):
 
 
 def stand_in(content=None):
-    """A module that takes the place of torch; it reads files, or gives `content`."""
+    """A module that takes the place of torch; it reads files, or returns `content`."""
 
     def load(file, *, map_location, weights_only):
         assert map_location == "cpu" and weights_only
@@ -171,8 +171,8 @@ def test_the_gelu_of_the_weights_is_asked_for(fixtures):
 def test_names_lead_back_to_the_file(fixtures, name):
     file, model = FILES[name]
     state = load_file(fixtures / file)
-    there, back = (from_official, to_official) if "official" in name else (from_timm, to_timm)
-    again = back(there(state, **HEADS), model)
+    back = to_official if "official" in name else to_timm
+    again = back(from_pytorch(state, model), model)
     assert again.keys() == state.keys()
     state |= {"outer_tokens": np.zeros((1, 4, 32), np.float32)} if "official" in name else {}
     for key, array in state.items():
@@ -183,18 +183,18 @@ def test_names_lead_back_to_the_file(fixtures, name):
 
 
 @pytest.mark.parametrize(
-    ("there", "back", "fields"),
+    ("there", "fields"),
     [
-        (to_official, from_official, {"squeeze_excite": True, "inner_layers": (1, 3)}),
-        (to_official, from_official, {"qkv_bias": True, "word_size": 8}),
-        (to_timm, from_timm, {"qkv_bias": True, "word_size": 2}),
-        (to_timm, from_timm, {"stem": "conv7_image", "fusion": "legacy"}),
+        (to_official, {"squeeze_excite": True, "inner_layers": (1, 3)}),
+        (to_official, {"qkv_bias": True, "word_size": 8}),
+        (to_timm, {"qkv_bias": True, "word_size": 2}),
+        (to_timm, {"stem": "conv7_image", "fusion": "legacy"}),
     ],
 )
-def test_names_there_and_back(there, back, fields):
+def test_names_there_and_back(there, fields):
     model = RELEASED.clone(depth=3, **fields)
     params = random_params(model)
-    again = back(there(params, model), **HEADS)
+    again = from_pytorch(there(params, model), model)
     check_tree(params, again, "again")
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
@@ -227,26 +227,25 @@ EVERY = [name for name, (model_class, _) in MODELS.items() if model_class is Tnt
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_variant_there_and_back(name):
-    """Numbers by their place, all of a table distinct; to timm and to the official code if can."""
+    """Distinct numbers in each table, to timm and to the official code where they have it."""
     model = create_model(name, num_classes=10)
     count = iter(range(10**6))
     params = jax.tree.map(
         lambda s: np.arange(np.prod(s.shape), dtype=np.float32).reshape(s.shape) + next(count),
         parameter_shapes(model, 224),
     )
-    heads = {key: getattr(model, key) for key in HEADS}
-    elsewhere = 0
-    for there, back in ((to_timm, from_timm), (to_official, from_official)):
+    converted = 0
+    for there in (to_timm, to_official):
         try:
             state = there(params, model)
         except ValueError:
             continue
-        elsewhere += 1
-        again = back(state, **heads)
+        converted += 1
+        again = from_pytorch(state, model)
         check_tree(params, again, name)
         jax.tree.map(np.testing.assert_array_equal, params, again)
     one = {"tnt_s_legacy_patch16_224", "tnt_s1", "tnt_s2", "tnt_s3", "tnt_s4", "tnt_s_se"}
-    assert elsewhere == (1 if name in one else 2)
+    assert converted == (1 if name in one else 2)
 
 
 def test_parameters_of_another_model_have_no_names():
@@ -256,10 +255,10 @@ def test_parameters_of_another_model_have_no_names():
 
 def test_fields_that_parameters_tell():
     for model in (LEGACY, GATED, RELEASED.clone(depth=4, inner_layers=(1, 4), stem="linear")):
-        told = told_fields(random_params(model))
+        shown = fields_of(random_params(model))
         layers = model.inner_layers or tuple(range(1, model.depth + 1))
-        expected = {field: getattr(model, field) for field in told} | {"inner_layers": layers}
-        assert told == expected
+        expected = {field: getattr(model, field) for field in shown} | {"inner_layers": layers}
+        assert shown == expected
 
 
 # Files

@@ -1,27 +1,24 @@
 """TNT: words and sentences, the whole model, its costs and its errors.
 
-The golden files hold parameter names and shapes, which are a public format. To write them anew
+The golden files hold parameter names and shapes, which are a public format. To rewrite them
 after an intended change: UPDATE_GOLDEN=1 python -m pytest tests/tnt/test_model.py
 """
 
-import os
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.model_inputs import check_golden, lines_of, random_array, random_params
 from tnt.block import TransformerBlock
 from tnt.fusion import FUSIONS
 from tnt.model import Tnt
 from tnt.stem import STEMS, patches
 from zoo.load import parameter_shapes
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-# Compiling is most of the work of these tests, so the compiler is told not to try hard.
+# Compiling is most of the work of these tests, so the compiler does not optimise.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SMALL = {
@@ -36,7 +33,7 @@ SMALL = {
     "inner_layers": (1, 3),
 }
 
-# The forms of the paper and of timm's first port, beside the released one.
+# The released form, the paper's and that of timm's first port.
 FORMS = {
     "released": {},
     "legacy": {"stem": "conv7_image", "fusion": "legacy"},
@@ -46,17 +43,6 @@ FORMS = {
 
 def small(**overrides):
     return Tnt(**(SMALL | overrides))
-
-
-def random_params(module, *inputs, seed=0):
-    """Parameters of which none is zero or one, so that a forgotten tensor shows."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs).get("params", {})
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-
-
-def random_images(*shape):
-    return np.random.default_rng(7).normal(size=shape).astype(np.float32)
 
 
 @partial(jit, static_argnums=0)
@@ -81,7 +67,7 @@ def logits_of(model, params, images):
 @pytest.mark.parametrize(("size", "stride"), [(4, 4), (4, 2), (3, 1), (6, 4)])
 def test_patches_against_their_index_formula(size, stride):
     h, w = size + 2 * stride, size + 3 * stride
-    x = random_images(2, h, w, 3)
+    x = random_array(2, h, w, 3)
     found = patches(x, size, stride)
     assert found.shape == (2, 12, size, size, 3)
     for i in range(3):
@@ -105,7 +91,7 @@ def conv_at(image, kernel, bias, row, column):
 @pytest.mark.parametrize("stride", [4, 2])
 @pytest.mark.parametrize("name", sorted(STEMS))
 def test_words_of_every_stem_equal_numpy(name, stride):
-    images = random_images(1, 8, 12, 3)
+    images = random_array(1, 8, 12, 3)
     stem = stem_of(name, patch_stride=stride)
     params = random_params(stem, images)
     kernel, bias = params["projection"]["kernel"], params["projection"]["bias"]
@@ -129,7 +115,7 @@ def test_words_of_every_stem_equal_numpy(name, stride):
 
 def test_words_share_one_position_table():
     """Without a stem's share (zero weights), the words of all sentences are the table."""
-    model, images = small(depth=1, inner_layers=()), random_images(2, 8, 12, 3)
+    model, images = small(depth=1, inner_layers=()), random_array(2, 8, 12, 3)
     params = random_params(model, images)
     params["word_embedding"] = jax.tree.map(np.zeros_like, params["word_embedding"])
     table = params["word_position"]["embedding"]
@@ -141,7 +127,7 @@ def test_words_share_one_position_table():
 @pytest.mark.parametrize("name", ["sentence_position", "word_position"])
 def test_position_embeddings_are_each_on_or_off(name):
     """An absent table is a table of zeros."""
-    images = random_images(1, 8, 8, 3)
+    images = random_array(1, 8, 8, 3)
     whole, without = (small(depth=1, inner_layers=None, **{name: on}) for on in (True, False))
     assert set(parameter_shapes(whole, 8)) - set(parameter_shapes(without, 8)) == {name}
     params = random_params(whole, images)
@@ -156,7 +142,7 @@ def test_position_embeddings_are_each_on_or_off(name):
 
 def test_inner_blocks_keep_sentences_apart_and_outer_blocks_join_them():
     """A pixel changes its own sentence's words; the words of others never, the sentences all."""
-    model, images = small(), random_images(1, 8, 12, 3)
+    model, images = small(), random_array(1, 8, 12, 3)
     params = random_params(model, images)
     changed = images.copy()
     changed[:, 5, 9] += 1  # sentence (1, 2), number 5
@@ -171,7 +157,7 @@ def test_inner_blocks_keep_sentences_apart_and_outer_blocks_join_them():
 @pytest.mark.parametrize("kind", sorted(FUSIONS))
 def test_class_token_gets_no_word(kind):
     """Fusion alone: with the outer block's outputs zero, the class token is what it was."""
-    model, images = small(depth=1, inner_layers=(1,), fusion=kind), random_images(2, 8, 8, 3)
+    model, images = small(depth=1, inner_layers=(1,), fusion=kind), random_array(2, 8, 8, 3)
     params = random_params(model, images)
     outer = params["layer1"]["outer"]
     for part in (outer["attention"]["out"], outer["mlp"]["dense2"]):
@@ -188,7 +174,7 @@ def test_class_token_gets_no_word(kind):
 
 
 def test_layers_without_inner_block_leave_the_words_alone():
-    model, images = small(), random_images(1, 8, 8, 3)
+    model, images = small(), random_array(1, 8, 8, 3)
     params = random_params(model, images)
     assert [sorted(params[f"layer{i}"]) for i in (1, 2, 3)] == [
         ["fusion", "inner", "outer"],
@@ -206,7 +192,7 @@ def test_all_layers_have_an_inner_block_by_default():
 
 
 def test_pooling_takes_the_class_token_or_the_mean_of_the_sentences():
-    images = random_images(2, 8, 8, 3)
+    images = random_array(2, 8, 8, 3)
     token = small(depth=1, inner_layers=None)
     average = token.clone(pooling="average")
     assert parameter_shapes(token, 8) == parameter_shapes(average, 8)
@@ -223,7 +209,7 @@ def test_pooling_takes_the_class_token_or_the_mean_of_the_sentences():
 
 
 def test_inner_drop_path_is_per_patch_and_outer_per_image():
-    """In a layer whose attention adds nothing and whose perceptron adds one, the sums tell."""
+    """With an attention that adds 0 and a perceptron that adds 1, sums show what was dropped."""
     block = TransformerBlock(
         num_heads=2,
         mlp_ratio=2,
@@ -260,7 +246,7 @@ def test_inner_drop_path_is_per_patch_and_outer_per_image():
 
 def test_drop_path_grows_from_nothing_at_the_first_layer():
     """With one layer in all, the rate is that of the first: 0."""
-    model, images = small(depth=1, inner_layers=None, drop_path_rate=0.9), random_images(4, 8, 8, 3)
+    model, images = small(depth=1, inner_layers=None, drop_path_rate=0.9), random_array(4, 8, 8, 3)
     params = random_params(model, images)
     rngs = {"dropout": jax.random.key(0)}
     trained = jit(lambda: model.apply({"params": params}, images, train=True, rngs=rngs))()
@@ -269,7 +255,7 @@ def test_drop_path_grows_from_nothing_at_the_first_layer():
 
 def test_train_draws_and_evaluation_does_not():
     model = small(depth=2, inner_layers=(2,), drop_path_rate=0.5)
-    images = random_images(16, 8, 8, 3)
+    images = random_array(16, 8, 8, 3)
     variables = {"params": random_params(model, images)}
     apply = jit(model.apply, static_argnames="train")
     evaluated = apply(variables, images)
@@ -286,15 +272,7 @@ def test_train_draws_and_evaluation_does_not():
 @pytest.mark.parametrize("form", FORMS)
 def test_parameter_names_are_the_golden_ones(form):
     model = small(**FORMS[form], squeeze_excite=form == "released")
-    leaves = jax.tree_util.tree_flatten_with_path(parameter_shapes(model, 12))[0]
-    lines = [
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}\n"
-        for path, leaf in leaves
-    ]
-    file = GOLDEN / f"tnt_{form}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        file.write_text("".join(lines))
-    assert "".join(lines) == file.read_text(), f"UPDATE_GOLDEN=1 rewrites {file}"
+    check_golden(f"tnt_{form}.txt", lines_of(parameter_shapes(model, 12)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -320,7 +298,7 @@ def test_any_size_that_the_patches_cover(form, size, stride, grid):
 
 def test_gradients_with_respect_to_words_and_sentences():
     """The perturbations of a layer give the derivative along any direction of its maps."""
-    model, images = small(depth=2, inner_layers=None), random_images(2, 8, 8, 3)
+    model, images = small(depth=2, inner_layers=None), random_array(2, 8, 8, 3)
     params = random_params(model, images)
     shapes = jax.eval_shape(
         lambda: model.apply({"params": params}, images, mutable=["perturbations"])[1]
@@ -334,7 +312,7 @@ def test_gradients_with_respect_to_words_and_sentences():
     logit, gradient = jit(logit_of), jit(jax.grad(logit_of))(zeros)
     assert not gradient["layer2_words"].any()  # nothing reads the last words
     for name in ("layer1_words", "layer1_sentences", "layer2_sentences"):
-        step = 1e-2 * random_images(*zeros[name].shape)
+        step = 1e-2 * random_array(*zeros[name].shape)
         difference = logit(zeros | {name: step}) - logit(zeros | {name: -step})
         slope = 2 * float((gradient[name] * step).sum())
         assert float(difference) == pytest.approx(slope, rel=0.05, abs=1e-3)
@@ -351,7 +329,7 @@ def test_initial_values():
     The stem's convolution starts as PyTorch's: uniform within 1 / sqrt(7 * 7 * 3).
     """
     model = small(depth=1, inner_layers=None, squeeze_excite=True, outer_dim=32, inner_dim=12)
-    params = jit(model.init)(jax.random.key(0), random_images(1, 8, 8, 3))["params"]
+    params = jit(model.init)(jax.random.key(0), random_array(1, 8, 8, 3))["params"]
     conv = params.pop("word_embedding")["projection"]
     limit = 147**-0.5
     assert 0.9 * limit < np.abs(conv["kernel"]).max() <= limit
@@ -373,7 +351,7 @@ def test_the_papers_class_token_starts_as_zeros():
 
 
 def test_remat_changes_neither_names_nor_numbers():
-    images = random_images(4, 8, 8, 3)
+    images = random_array(4, 8, 8, 3)
     plain = small(depth=2, inner_layers=(1,), drop_path_rate=0.5)
     remat = plain.clone(remat=True)
     assert parameter_shapes(plain, 8) == parameter_shapes(remat, 8)
@@ -396,7 +374,7 @@ def test_remat_changes_neither_names_nor_numbers():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_bfloat16_computes_in_half_and_keeps_the_rest(form):
-    images = random_images(4, 8, 8, 3)
+    images = random_array(4, 8, 8, 3)
     exact = small(**FORMS[form], depth=1, inner_layers=None, squeeze_excite=True, dropout_rate=0.1)
     model = exact.clone(dtype=jnp.bfloat16)
     params = random_params(model, images)
@@ -423,7 +401,7 @@ def test_bfloat16_computes_in_half_and_keeps_the_rest(form):
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_every_parameter_gets_a_gradient(form):
     model = small(**FORMS[form], depth=1, inner_layers=None, squeeze_excite=True)
-    images = random_images(16, 8, 8, 3)
+    images = random_array(16, 8, 8, 3)
     params = random_params(model, images)
     gradient = jit(jax.grad(lambda p: (model.apply({"params": p}, images) ** 2).sum()))(params)
     flat = jax.tree_util.tree_flatten_with_path(gradient)[0]
@@ -493,3 +471,8 @@ def test_wrong_image_sizes(overrides, size, message):
     with pytest.raises(ValueError, match=message) as error:
         parameter_shapes(small(**overrides), size)
     assert "\n" not in str(error.value)
+
+
+def test_images_of_another_rank():
+    with pytest.raises(AssertionError, match=r"rank 3 .*images: \[b, height, width, channels\]"):
+        jax.eval_shape(small().init, jax.random.key(0), jnp.zeros((16, 16, 3)))

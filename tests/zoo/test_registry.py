@@ -304,7 +304,7 @@ def test_overrides_become_plain_values():
         ("nest_tiny_s16_32", {"parent": None}, r"field 'parent' .*unknown"),
         ("nest_tiny_s16_32", {"zzz": None}, r"field 'zzz' .*unknown; allowed: .*dims"),
         ("nest_tiny_s16_32", {"dtype": "float8"}, r"dtype='float8'.*choose from float32, bfloat16"),
-        ("nest_tiny_s16_32", {"dims": [8, 8]}, r"one entry a level each: dims=\(8, 8\), depths"),
+        ("nest_tiny_s16_32", {"dims": [8, 8]}, r"one entry per level: dims=\(8, 8\), depths"),
     ],
 )
 def test_wrong_names_and_fields(name, overrides, message):

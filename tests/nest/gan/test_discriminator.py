@@ -1,11 +1,8 @@
 """The discriminators: their parts against SciPy and NumPy, and the whole networks.
 
-The golden file holds parameter names and shapes, which are a public format. To write it anew after
+The golden file holds parameter names and shapes, which are a public format. To rewrite it after
 an intended change: UPDATE_GOLDEN=1 python -m pytest tests/nest/gan/test_discriminator.py
 """
-
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +15,8 @@ from scipy.signal import correlate2d
 from nest.gan.discriminator import ConvDiscriminator, NestDiscriminator
 from nest.gan.stylegan import ResidualBlock, blur_pool, minibatch_deviation
 from nest.model import Nest
+from tests.model_inputs import check_golden, fill, lines_of, random_array
 from zoo.registry import create_discriminator
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "conv_discriminator.txt"
 
 
 def conv(**overrides):
@@ -35,16 +31,6 @@ def nest(**overrides):
 def shapes_of(model, images):
     labels = None if model.num_classes is None else np.zeros(len(images), int)
     return jax.eval_shape(model.init, jax.random.key(0), images, labels)["params"]
-
-
-def random_params(shapes):
-    """Parameters of which none is zero or one, so that a forgotten tensor shows."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-
-
-def random_images(*shape):
-    return np.random.default_rng(7).normal(size=shape).astype(np.float32)
 
 
 def run(model, params, images, labels=None, **options):
@@ -66,7 +52,7 @@ def blur_reference(x):
 
 @pytest.mark.parametrize("sides", [(2, 2), (8, 6), (4, 16)])
 def test_blur_pool_against_scipy(sides):
-    x = random_images(2, *sides, 3)
+    x = random_array(2, *sides, 3)
     np.testing.assert_allclose(blur_pool(x), blur_reference(x), atol=1e-6)
 
 
@@ -90,7 +76,7 @@ def deviation_reference(x, group):
 
 @pytest.mark.parametrize(("batch", "group"), [(8, 4), (8, 2), (3, 4), (4, 1)])
 def test_minibatch_deviation_against_numpy(batch, group):
-    x = random_images(batch, 2, 3, 5)
+    x = random_array(batch, 2, 3, 5)
     found = minibatch_deviation(x, group)
     np.testing.assert_array_equal(found[..., :5], x)
     expected = deviation_reference(x, min(group, batch))
@@ -101,7 +87,7 @@ def test_groups_must_divide_the_batch():
     with pytest.raises(
         ValueError, match="batch of 6 images is not a multiple of deviation_group=4"
     ):
-        minibatch_deviation(random_images(6, 2, 2, 1), 4)
+        minibatch_deviation(random_array(6, 2, 2, 1), 4)
 
 
 def conv_reference(x, params):
@@ -118,8 +104,8 @@ def lrelu_reference(x):
 
 
 def test_residual_block_against_scipy():
-    x, module = random_images(2, 6, 8, 3), ResidualBlock(4)
-    params = random_params(jax.eval_shape(module.init, jax.random.key(0), x)["params"])
+    x, module = random_array(2, 6, 8, 3), ResidualBlock(4)
+    params = fill(jax.eval_shape(module.init, jax.random.key(0), x)["params"])
     skip = conv_reference(blur_reference(x), params["skip"])
     y = blur_reference(lrelu_reference(conv_reference(x, params["conv1"])))
     y = lrelu_reference(conv_reference(y, params["conv2"]))
@@ -149,16 +135,12 @@ def test_parameter_names_are_the_golden_ones():
     lines = []
     for what, model in (("conv", conv(num_classes=3)), ("nest", nest(num_classes=3))):
         shapes = shapes_of(model, np.zeros((4, 16, 16, 3)))
-        for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            lines.append(f"{what}: {name} {leaf.shape}\n")
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.write_text("".join(lines))
-    assert "".join(lines) == GOLDEN.read_text(), f"UPDATE_GOLDEN=1 rewrites {GOLDEN}"
+        lines += [f"{what}: {line}" for line in lines_of(shapes)]
+    check_golden("conv_discriminator.txt", lines)
 
 
 def test_size_of_the_signal_is_kept_from_pixels_to_the_last_layer():
-    model, images = ConvDiscriminator((32, 48, 64)), random_images(8, 32, 32, 3)
+    model, images = ConvDiscriminator((32, 48, 64)), random_array(8, 32, 32, 3)
     params = jax.jit(model.init)(jax.random.key(0), images)["params"]
     _, state = run(model, params, images, mutable=["intermediates"])
     for name, maps in state["intermediates"].items():
@@ -167,8 +149,8 @@ def test_size_of_the_signal_is_kept_from_pixels_to_the_last_layer():
 
 
 def test_classes_of_the_convolutional_one_are_a_product_with_the_features():
-    model, images, labels = conv(num_classes=3), random_images(4, 16, 16, 3), np.array([0, 1, 2, 1])
-    params = random_params(shapes_of(model, images))
+    model, images, labels = conv(num_classes=3), random_array(4, 16, 16, 3), np.array([0, 1, 2, 1])
+    params = fill(shapes_of(model, images))
     found = run(model, params, images, labels)
     table = params.pop("class_embedding")["embedding"]
     unconditional = conv()
@@ -182,9 +164,9 @@ def test_classes_of_the_convolutional_one_are_a_product_with_the_features():
 
 
 def test_nest_discriminator_is_the_classifier():
-    images, labels = random_images(4, 16, 16, 3), np.array([2, 0, 1, 1])
+    images, labels = random_array(4, 16, 16, 3), np.array([2, 0, 1, 1])
     model = nest(num_classes=3)
-    params = random_params(shapes_of(model, images))
+    params = fill(shapes_of(model, images))
     classifier = Nest(4, (8, 16), (1, 1), (2, 2), 2)
     logits = np.asarray(jax.jit(classifier.apply)({"params": params["nest"]}, images))
     expected = logits[:, 0] + logits[np.arange(4), 1 + labels]
@@ -198,10 +180,10 @@ def test_nest_discriminator_is_the_classifier():
 @pytest.mark.parametrize("create", [conv, nest])
 def test_gradient_of_the_gradient_penalty_is_finite(create):
     """R1 differentiates twice, also where all images are the same and the deviation is zero."""
-    images, labels = random_images(4, 8, 8, 2), np.array([0, 1, 1, 0])
+    images, labels = random_array(4, 8, 8, 2), np.array([0, 1, 1, 0])
     smaller = {"dims": (8,), "depths": (1,), "num_heads": (2,)} if create is nest else {}
     model = create(num_classes=2, **smaller)
-    params = random_params(shapes_of(model, images))
+    params = fill(shapes_of(model, images))
 
     def penalty(params, images):
         def total(images):
@@ -216,8 +198,8 @@ def test_gradient_of_the_gradient_penalty_is_finite(create):
 
 
 def test_eight_devices_judge_as_one():
-    model, images = conv(deviation_group=2), random_images(32, 8, 8, 3)
-    params = random_params(shapes_of(model, images))
+    model, images = conv(deviation_group=2), random_array(32, 8, 8, 3)
+    params = fill(shapes_of(model, images))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     spread = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
@@ -227,12 +209,12 @@ def test_eight_devices_judge_as_one():
 
 
 def test_bfloat16_computes_in_half_and_keeps_the_rest():
-    images, labels = random_images(4, 8, 8, 3), np.array([0, 1, 1, 0])
+    images, labels = random_array(4, 8, 8, 3), np.array([0, 1, 1, 0])
     exact = conv(num_classes=2)
     model = exact.clone(dtype=jnp.bfloat16)
     shapes = shapes_of(model, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    params = random_params(shapes)
+    params = fill(shapes)
     logits, state = run(model, params, images, labels, mutable=["intermediates"])
     assert logits.dtype == jnp.float32
     assert {m.dtype for m in jax.tree.leaves(state)} == {jnp.dtype("bfloat16")}
@@ -241,10 +223,10 @@ def test_bfloat16_computes_in_half_and_keeps_the_rest():
 
 
 def test_remat_changes_neither_names_nor_numbers():
-    plain, images = conv(dims=(6, 8)), random_images(4, 8, 8, 3)
+    plain, images = conv(dims=(6, 8)), random_array(4, 8, 8, 3)
     remat = plain.clone(remat=True)
     assert shapes_of(plain, images) == shapes_of(remat, images)
-    params = random_params(shapes_of(plain, images))
+    params = fill(shapes_of(plain, images))
 
     def loss(params, model):
         return (model.apply({"params": params}, images, train=True) ** 2).sum()
@@ -260,12 +242,12 @@ def test_remat_changes_neither_names_nor_numbers():
 @pytest.mark.parametrize(
     ("create", "overrides", "message"),
     [
-        (conv, {"dims": ()}, "dims=.* must be a tuple of positive integers, one a resolution"),
+        (conv, {"dims": ()}, "dims=.* must be a tuple of positive integers, one per resolution"),
         (conv, {"dims": [8, 8]}, "dims=.* must be a tuple of positive integers"),
         (conv, {"num_classes": 0}, "num_classes=0 must be a positive integer"),
         (conv, {"deviation_group": 0}, "deviation_group=0 must be a positive integer"),
         (nest, {"num_classes": 0}, "num_classes=0 must be a positive integer"),
-        (nest, {"dims": (8,)}, r"one entry a level each: dims=\(8,\)"),
+        (nest, {"dims": (8,)}, r"one entry per level: dims=\(8,\)"),
         (nest, {"aggregation": "conv"}, "aggregation='conv' does not exist"),
     ],
 )

@@ -1,11 +1,8 @@
 """The transposed NesT: de-aggregations against their definitions, and the whole generator.
 
-The golden file holds parameter names and shapes, which are a public format. To write it anew after
+The golden file holds parameter names and shapes, which are a public format. To rewrite it after
 an intended change: UPDATE_GOLDEN=1 python -m pytest tests/nest/gan/test_generator.py
 """
-
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +14,8 @@ from scipy.signal import correlate2d
 from nest.blocks import block, unblock
 from nest.gan.deaggregation import DEAGGREGATIONS, pixel_shuffle
 from nest.gan.generator import NestGenerator, generator_shapes, latent_shape
+from tests.model_inputs import check_golden, fill, lines_of, random_array
 from zoo.registry import create_generator
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "nest_generator.txt"
 
 SMALL = {
     "image_size": 16,
@@ -34,16 +30,6 @@ TWO_LEVELS = {"image_size": 8, "dims": (16, 8), "depths": (1, 1), "num_heads": (
 
 def small(**overrides):
     return NestGenerator(**(SMALL | overrides))
-
-
-def random_params(shapes):
-    """Parameters of which none is zero or one, so that a forgotten tensor shows."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-
-
-def random_array(*shape):
-    return np.random.default_rng(7).normal(size=shape).astype(np.float32)
 
 
 def run(model, params, noise, labels=None, **options):
@@ -104,7 +90,7 @@ def test_deaggregation_against_its_definition(kind, dim):
     x = random_array(2, 3, 4, 8)
     module = DEAGGREGATIONS[kind](dim=dim)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x).get("params", {})
-    params = random_params(shapes)
+    params = fill(shapes)
     if kind == "pixel_shuffle":
         expected = np.asarray(pixel_shuffle(x, 2))
         assert ("projection" in params) == (dim != 2)
@@ -165,20 +151,13 @@ def test_shapes_at_every_level(size, patch_size):
 
 def test_parameter_names_are_the_golden_ones():
     model = small(num_classes=10, deaggregation="nearest_conv")
-    leaves = jax.tree_util.tree_flatten_with_path(generator_shapes(model))[0]
-    lines = [
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {leaf.shape}\n"
-        for path, leaf in leaves
-    ]
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.write_text("".join(lines))
-    assert "".join(lines) == GOLDEN.read_text(), f"UPDATE_GOLDEN=1 rewrites {GOLDEN}"
+    check_golden("nest_generator.txt", lines_of(generator_shapes(model)))
 
 
 def test_pixels_of_a_token_are_its_square_of_the_image():
     one_layer = {"dims": (16, 8, 8), "depths": (1, 1, 1), "num_heads": (2, 2, 2)}
     model = small(**one_layer, image_size=32, patch_size=2, num_channels=2)  # blocks of 4x4 tokens
-    params, noise = random_params(generator_shapes(model)), random_array(2, 6)
+    params, noise = fill(generator_shapes(model)), random_array(2, 6)
     images, state = run(model, params, noise, mutable=["intermediates"])
     images, pixels = (np.asarray(x) for x in (images, state["intermediates"]["pixels"][0]))
     for row in range(32):
@@ -197,7 +176,7 @@ def test_pixels_of_a_token_are_its_square_of_the_image():
 def test_blocks_meet_in_convolutions_only(kind):
     """Which pixels change with one token of block (0, 1) of level 2."""
     model = small(deaggregation=kind)
-    params, noise = random_params(generator_shapes(model)), random_array(1, 6)
+    params, noise = fill(generator_shapes(model)), random_array(1, 6)
     before = np.asarray(run(model, params, noise))  # finished before the parameters change
     params["level2_position"]["embedding"][1, 0, :3] += 1
     changed = np.any(np.asarray(run(model, params, noise) != before), axis=(0, -1))
@@ -219,7 +198,7 @@ def test_samples_differ_from_the_start():
 @pytest.mark.parametrize("conditioning", ["concatenate", "add"])
 def test_classes_change_the_image(conditioning):
     model = small(**TWO_LEVELS, num_classes=4, class_conditioning=conditioning)
-    params, noise = random_params(generator_shapes(model)), np.repeat(random_array(1, 6), 4, 0)
+    params, noise = fill(generator_shapes(model)), np.repeat(random_array(1, 6), 4, 0)
     width = {"concatenate": 12, "add": 6}[conditioning]
     assert params["latent_projection"]["kernel"].shape == (width, 16 * 16)
     images = np.asarray(run(model, params, noise, np.array([0, 1, 2, 1])))
@@ -237,7 +216,7 @@ def test_classes_change_the_image(conditioning):
 def test_every_parameter_gets_a_finite_gradient():
     model = small(**TWO_LEVELS, num_classes=2)
     noise, labels = random_array(2, 6), np.array([0, 1])
-    params = random_params(generator_shapes(model))
+    params = fill(generator_shapes(model))
 
     def loss(params):
         return (model.apply({"params": params}, noise, labels, train=True) ** 2).sum()
@@ -248,7 +227,7 @@ def test_every_parameter_gets_a_finite_gradient():
 
 def test_eight_devices_make_the_images_of_one():
     model = small(deaggregation="nearest_conv")
-    params, noise = random_params(generator_shapes(model)), random_array(16, 6)
+    params, noise = fill(generator_shapes(model)), random_array(16, 6)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(noise, NamedSharding(mesh, PartitionSpec("data")))
     images = run(model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), spread)
@@ -261,7 +240,7 @@ def test_bfloat16_computes_in_half_and_keeps_the_rest():
     model, noise, labels = exact.clone(dtype=jnp.bfloat16), random_array(4, 6), np.arange(4) % 2
     shapes = generator_shapes(model)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    params = random_params(shapes)
+    params = fill(shapes)
     images, state = run(model, params, noise, labels, mutable=["intermediates"])
     assert images.dtype == jnp.float32
     assert state["intermediates"]["level1"][0].dtype == jnp.bfloat16
@@ -274,7 +253,7 @@ def test_remat_changes_neither_names_nor_numbers_and_drop_path_draws():
     plain = NestGenerator(4, (8,), (2,), (2,), latent_dim=6, drop_path_rate=0.5)
     remat, noise = plain.clone(remat=True), random_array(8, 6)
     assert generator_shapes(plain) == generator_shapes(remat)
-    params = random_params(generator_shapes(plain))
+    params = fill(generator_shapes(plain))
 
     def loss(params, model, seed):
         rngs = {"dropout": jax.random.key(seed)}
@@ -306,10 +285,10 @@ def test_remat_changes_neither_names_nor_numbers_and_drop_path_draws():
         ({"block_size": 8}, "image_size=16 does not fit block_size=8: .*must be 32"),
         ({"block_size": 0}, "block_size=0 must be a positive integer"),
         ({"patch_size": 3}, "image_size=16 does not fit: with patch_size=3 .*12 or 24"),
-        ({"dims": (16, 12)}, r"one entry a level each: dims=\(16, 12\)"),
+        ({"dims": (16, 12)}, r"one entry per level: dims=\(16, 12\)"),
         ({"dims": (18, 12, 8)}, "dims=18 at level 1 must be a multiple of 4 .*'pixel_shuffle'"),
         ({"num_heads": (2, 5, 2)}, "num_heads=5 does not divide dims=12 at level 2"),
-        ({"depths": (1, 0, 1)}, "depths=.* must be a tuple of positive integers, one a level"),
+        ({"depths": (1, 0, 1)}, "depths=.* must be a tuple of positive integers, one per level"),
         ({"latent_dim": 0}, "latent_dim=0 must be a positive integer"),
         ({"num_channels": None}, "num_channels=None must be a positive integer"),
         ({"num_classes": 0}, "num_classes=0 must be a positive integer"),
@@ -329,17 +308,22 @@ def test_wrong_fields(overrides, message):
 
 
 @pytest.mark.parametrize(
-    ("classes", "width", "labels", "message"),
+    ("classes", "labels", "message"),
     [
-        (None, 5, None, r"noise of shape \(2, 5\) must be \[batch, 6\]"),
-        (None, 6, np.zeros(2, int), "labels are given, but .*num_classes=None"),
-        (3, 6, None, "labels are missing, but .*num_classes=3"),
+        (None, np.zeros(2, int), "labels are given, but .*num_classes=None"),
+        (3, None, "labels are missing, but .*num_classes=3"),
     ],
 )
-def test_wrong_inputs(classes, width, labels, message):
+def test_wrong_labels(classes, labels, message):
     model = small(num_classes=classes)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(model.init, jax.random.key(0), random_array(2, width), labels)
+        jax.eval_shape(model.init, jax.random.key(0), random_array(2, 6), labels)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (6,), (2, 1, 6)])
+def test_wrong_noise(shape):
+    with pytest.raises(AssertionError, match=r"expected \(None, 6\).*noise: \[b, latent_dim\]"):
+        jax.eval_shape(small().init, jax.random.key(0), random_array(*shape))
 
 
 def test_given_block_size_is_the_derived_one():
@@ -354,7 +338,7 @@ def test_given_block_size_is_the_derived_one():
         ("nest_generator_base_s64_64", {"dim": 8}, "field 'dim' of generator .*'dims'"),
         ("nest_generator_base_s64_64", {"latent_dim": "8"}, "latent_dim='8': of type str"),
         ("nest_generator_base_s64_64", {"dtype": "float8"}, "dtype='float8'.*float32"),
-        ("nest_generator_base_s64_64", {"depths": [1]}, "one entry a level each"),
+        ("nest_generator_base_s64_64", {"depths": [1]}, "one entry per level"),
     ],
 )
 def test_wrong_names_and_overrides(name, overrides, message):

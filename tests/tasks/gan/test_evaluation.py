@@ -167,5 +167,5 @@ def test_sizes_of_stored_weights(num_channels, num_classes):
     assert (found.num_channels, found.num_classes) == (num_channels, num_classes)
     assert generator_shapes(found) == params
     del params["to_pixels"]
-    with pytest.raises(ValueError, match="are of no generator: no to_pixels"):
+    with pytest.raises(ValueError, match="are not a generator's: no to_pixels"):
         with_stored_sizes(model, params)

@@ -1,0 +1,66 @@
+"""The transformer layer that NesT and ViT stack. TNT's block drops paths in another way."""
+
+from typing import Any
+
+from flax import linen as nn
+from jax import Array
+
+from layers.attention import ATTENTIONS
+from layers.drop_path import DropPath
+from layers.mlp import Mlp
+
+LAYER_NORM_EPSILON = 1e-6
+
+
+class TransformerLayer(nn.Module):
+    """One transformer layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes:
+        num_heads: attention heads; they must divide the width of the input.
+        mlp_ratio: hidden width of the perceptron, in multiples of the input's.
+        gelu: a key of `layers.mlp.GELUS`.
+        dtype: computation type; parameters stay float32.
+        attention: a key of `layers.attention.ATTENTIONS`.
+        qkv_bias: whether query, key and value have a bias.
+        drop_path_rate: rate at which a sample loses either branch.
+        dropout_rate: rate after attention and after both dense layers of the perceptron.
+        attention_dropout_rate: rate on the attention weights.
+
+    Reference:
+        NesT paper (arXiv 2105.12723), equation 1; official libml/self_attention.py,
+        EncoderNDBlock. ViT paper (arXiv 2010.11929), equations 2 and 3.
+    """
+
+    num_heads: int
+    mlp_ratio: float
+    gelu: str
+    dtype: Any
+    attention: str = "multi_head"
+    qkv_bias: bool = True
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
+        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_attention")(x)
+        y = ATTENTIONS[self.attention](
+            num_heads=self.num_heads,
+            qkv_bias=self.qkv_bias,
+            dropout_rate=self.attention_dropout_rate,
+            dtype=self.dtype,
+            name="attention",
+        )(y, deterministic=not train)
+        y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
+        x = x + DropPath(self.drop_path_rate, name="drop_path1")(y, deterministic=not train)
+
+        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_mlp")(x)
+        y = Mlp(
+            hidden_dim=int(x.shape[-1] * self.mlp_ratio),
+            gelu=self.gelu,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+            name="mlp",
+        )(y, deterministic=not train)
+        return x + DropPath(self.drop_path_rate, name="drop_path2")(y, deterministic=not train)
