@@ -24,7 +24,9 @@ def unknown_name(what: str, name: Any, allowed: Iterable[str]) -> str:
 def check_keys(
     section: Mapping[str, Any], allowed: Iterable[str], path: str, required: Iterable[str] = ()
 ) -> None:
-    """Raises ConfigError for keys of `section` that are not allowed, or are missing."""
+    """Raises ConfigError unless `section` is one, with allowed keys and all that are required."""
+    if not isinstance(section, Mapping):
+        raise ConfigError(problem(path, section, "not a section", "its keys"))
     allowed = list(allowed)
     for key in section:
         if key not in allowed:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from data import datasets, pipeline
 from data.augment import transforms
 from harness import sharding
+from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
 from harness.steps import Steps, plan_steps
 from harness.strict_config import check_keys, check_section, check_subsections, unknown_name
@@ -81,21 +82,15 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         ConfigError: names the key, the value and what is allowed.
     """
     plain = config.to_dict()
-    if "name" not in plain.setdefault("task", {}):
-        raise ConfigError("config.task lacks name")
+    check_keys(plain.setdefault("task", {}), plain["task"], "config.task", required=("name",))
     name = plain["task"]["name"]
     if name not in TASKS:
-        raise ConfigError(unknown_name(f"config.task.name={name!r}", str(name), TASKS))
+        raise ConfigError(unknown_name(f"config.task.name={name!r}", name, TASKS))
     sections = (*COMMON_SECTIONS, *TASKS[name].sections)
-    check_keys(plain, sections, "config")
     plain = ADDED | {key: {} for key in TASKS[name].optional} | plain
-    if missing := [key for key in sections if key not in plain]:
-        raise ConfigError(f"config lacks {', '.join(missing)}")
-    for key in sections:
-        if key not in VALUES and not isinstance(plain[key], dict):
-            raise ConfigError(f"config.{key}={plain[key]!r} must be a section of keys")
+    check_keys(plain, sections, "config", required=sections)
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**31:
-        raise ConfigError(f"config.seed={plain['seed']!r} must be an integer in [0, 2**31)")
+        raise ConfigError(problem("config.seed", plain["seed"], "wrong", "an integer in [0, 2^31)"))
     check_init_from(plain["init_from"])
     for key, function, provided in (
         ("init", read_init_from, INIT_PROVIDED),
@@ -108,11 +103,10 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     plain["augment"] = check_subsections(
         plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)
     )
-    if plain["checkpoint"]["keep_last"] < 1:
-        raise ConfigError(f"config.checkpoint.keep_last={plain['checkpoint']['keep_last']} < 1")
     if plain["init_from"] not in (None, "", FROM_SCRATCH):
         plain["init_from"] = str(Path(plain["init_from"]).expanduser().absolute())
     with input_errors():
+        check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
         plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
         plain |= TASKS[name].check(plain)
         data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
@@ -147,10 +141,9 @@ def build(config: ConfigDict, *, training: bool = True) -> Experiment:
         task = TASKS[plain["task"]["name"]].build(plain, data, steps, mesh)
         best_metric = plain["checkpoint"]["best_metric"]
         if best_metric and best_metric not in task.metric_names():
-            raise ConfigError(
-                f"config.checkpoint.best_metric={best_metric!r} is none of "
-                f"{', '.join(task.metric_names())}; an empty name keeps no best checkpoint"
-            )
+            key = f"config.checkpoint.best_metric={best_metric!r}"
+            hint = "an empty name keeps no best checkpoint"
+            raise ConfigError(f"{unknown_name(key, best_metric, task.metric_names())}; {hint}")
         # Made on the devices: with several processes none can put it on the others' devices.
         key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
         shapes = jax.eval_shape(task.init, key)

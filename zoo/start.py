@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from layers.initializers import truncated_normal
 from zoo.fit import Reinit, Resize
@@ -21,7 +22,7 @@ FROM_SCRATCH = "none"  # for the command line, where None cannot be given
 def check_init_from(value: Any) -> None:
     """Raises ConfigError unless the value may be config.init_from."""
     if not isinstance(value, str | None):
-        raise ConfigError(f"config.init_from={value!r} must be a path")
+        raise ConfigError(problem("config.init_from", value, "not a path"))
 
 
 def read_init_from(

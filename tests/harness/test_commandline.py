@@ -71,7 +71,7 @@ CHANGES = [
     ("data.batchsize", 3, "did you mean 'batch_size'"),
     ("data.batch_size", 3.5, "config.data.batch_size=3.5: of type float; allowed: int"),
     ("data.batch_size", True, "type bool; allowed: int"),
-    ("optimizer.decay_exclude", "bias", "type str; allowed: tuple"),
+    ("optimizer.decay_exclude", 3, "type int; allowed: tuple"),
     ("optimizer.decay_exclude", ("(",), "decay_exclude=.*unterminated|missing"),
     ("optimizer.decay_exclude", ("_positon/",), "matches no parameter"),
     ("optimizer.weight_decay", float("nan"), "weight_decay=nan"),
@@ -89,7 +89,7 @@ CHANGES = [
     ("task.ema_decay", 1.5, "ema_decay=1.5"),
     ("task.model", "x", "config.task.model: unknown"),
     ("loop.num_epochs", 0.0, "config.loop.num_epochs=0.0: out of range; allowed: above 0"),
-    ("checkpoint.best_metric", "f1", "'f1' is none of loss, top1_accuracy"),
+    ("checkpoint.best_metric", "f1", "'f1': unknown; allowed: loss, top1_accuracy"),
     (
         "checkpoint.best_mode",
         "median",
@@ -128,7 +128,7 @@ def test_missing_keys(small_config, tmp_path):
     with pytest.raises(ConfigError, match="config.optimizer: missing base_lr"):
         train.train_and_evaluate(small_config, tmp_path / "run")
     del small_config.mesh
-    with pytest.raises(ConfigError, match="config lacks mesh"):
+    with pytest.raises(ConfigError, match="config: missing mesh"):
         train.train_and_evaluate(small_config, tmp_path / "run")
 
 
