@@ -39,9 +39,9 @@ def color(key: jax.Array, images: jax.Array) -> jax.Array:
 def translation(key: jax.Array, images: jax.Array) -> jax.Array:
     """Shifts by up to an eighth of each side, in whole pixels; zeros come in."""
     _, height, width, channels = images.shape
-    limits = jnp.array([round(height * SHIFT), round(width * SHIFT)])
     rows, columns = round(height * SHIFT), round(width * SHIFT)
     padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    limits = jnp.array([rows, columns])
     offsets = jax.random.randint(key, (len(images), 2), 0, 2 * limits + 1)
 
     def crop(image, offset):
@@ -53,8 +53,8 @@ def translation(key: jax.Array, images: jax.Array) -> jax.Array:
 def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
     """Sets a square of half the side to zero; it may hang over the edge by half.
 
-    Every place of the square that far out is equally likely, so that what is hidden how often is
-    the same from all sides: one place more for an even side than for an odd one.
+    All places up to that far out are equally likely, so that pixels are hidden equally often from
+    all sides; an even side of the square has one more place than an odd one.
 
     Reference: mit-han-lab/data-efficient-gans, DiffAugment_pytorch.py, rand_cutout.
     """
