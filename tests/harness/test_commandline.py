@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,7 +168,7 @@ def finite_checkpoints(config, workdir):
             continue
         with Checkpoints(workdir=workdir, read_only=True) as saved:
             step, state, _ = saved.restore(run.shapes, which)
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(state) if x.dtype != jnp.int32)
+        chex.assert_tree_all_finite(state)
         steps.append(step)
     return steps
 
