@@ -243,7 +243,7 @@ def test_probing_compiles_no_backward_pass(finetune_config):
 
 
 def test_files_know_their_classes(finetune_config, tmp_path):
-    """As a workdir does: the same number of other classes starts the head anew."""
+    """As a workdir does: other classes of the same number re-initialise the head."""
     finetune_config.data.classes = (5, 6, 7, 8, 9)
     run = experiment.build(finetune_config)
     variables = run.read_weights()[0]

@@ -1,4 +1,4 @@
-"""What an evaluation of a GAN compares, and the protocol beside its numbers."""
+"""What an evaluation of a GAN compares, and the protocol of its numbers."""
 
 import jax
 import numpy as np
@@ -67,7 +67,7 @@ def test_padding_does_not_change_the_logits_of_real_images(config):
     np.testing.assert_allclose(found[:61], logits[:61], rtol=1e-4)
     images[61:] = 0
     black = judge(params, images / np.float32(127.5) - 1.0)
-    assert abs(black[60] / logits[60] - 1.0) > 1e-3  # what it would be beside padding
+    assert abs(black[60] / logits[60] - 1.0) > 1e-3  # what it would be next to padding
 
 
 class Brightness:
@@ -116,7 +116,7 @@ def test_the_protocol_is_complete_and_the_same_on_any_devices(with_features):
         "weights": "moving average",
     }
     assert found == expected | {"statistics_hash": found["statistics_hash"]}
-    # As numpy has the images, and whatever the batches.
+    # The same from the images in NumPy, in any batches.
     source = datasets.load_source(datasets.open_dataset("digits"), "test[:61]", (8, 8))
     names = np.asarray(fingerprint(np.stack([source[i]["image"] for i in range(61)])))
     assert found["statistics_hash"] == feature_statistics.statistics_hash(expected, names)

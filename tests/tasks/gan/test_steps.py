@@ -37,7 +37,7 @@ class DenseGenerator(nn.Module):
 
 
 class DenseDiscriminator(nn.Module):
-    """Likewise."""
+    """A stand-in that compiles fast."""
 
     num_classes: int | None
 
