@@ -40,7 +40,7 @@ def gan_config() -> ConfigDict:
 
         generator, discriminator    zoo/registry.py    create_generator, create_discriminator
         generator_optimizer, discriminator_optimizer      create_optimizer
-        task                        tasks/gan/task.py       Gan
+        task                        tasks/gan/options.py    GanOptions
     """
     config = base_config()
     for section in ("init", "model", "device_augment", "optimizer"):

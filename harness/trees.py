@@ -1,6 +1,6 @@
 """Trees of arrays as names and shapes: comparing two of them, and listing what differs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,10 +8,15 @@ import jax
 _LISTED = 10  # names per kind of difference; of the rest only the count is given
 
 
-def flatten(tree: Any) -> dict[str, Any]:
-    """Returns {"level1_layer1/norm_mlp/bias": leaf, ...} for a tree of any kind."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+def path_name(path: jax.tree_util.KeyPath) -> str:
+    """Returns "level1_layer1/norm_mlp/bias"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """Returns {"level1_layer1/norm_mlp/bias": leaf, ...} of a tree of any kind."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    return {path_name(path): leaf for path, leaf in leaves}
 
 
 def select(mask: Any, new: Any, old: Any) -> Any:

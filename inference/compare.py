@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import ConfigError
 from inference.sample import read_gan_config
-from tasks.gan.statistics import (
+from tasks.gan.feature_statistics import (
     FeatureStatistics,
     floor_images,
     real_images,
@@ -54,7 +54,7 @@ def load_run(
             f"--compare needs the data set and the features of the run (--grid and --npz do not): "
             f"{error}"
         ) from error
-    if run.task.embedding is None:
+    if run.task.evaluator.embedding is None:
         raise ConfigError(
             "--compare needs --features: a classifier's workdir, or Inception-v3's weights"
         )
@@ -81,8 +81,8 @@ def load_run_with_statistics(
         run, _ = load_run(workdir, **options, statistics="")
         save_statistics(statistics, _measured(run))
     run, state = load_run(workdir, **options, statistics=str(statistics))
-    found = run.task.statistics.protocol
-    expected = real_images(run.data) | floor_images(run.data, run.task.neighbors)
+    found = run.task.evaluator.statistics.protocol
+    expected = real_images(run.data) | floor_images(run.data, run.task.options.neighbors)
     for key, value in expected.items() if found else ():
         if (other := found.get(key)) != value:
             raise ConfigError(
@@ -92,7 +92,7 @@ def load_run_with_statistics(
 
 
 def _measured(run: experiment.Experiment) -> FeatureStatistics:
-    return real_statistics(run.data, run.task.embedding, run.task.neighbors)
+    return real_statistics(run.data, run.task.evaluator.embedding, run.task.options.neighbors)
 
 
 def compare(run: experiment.Experiment, state: Any) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def compare(run: experiment.Experiment, state: Any) -> dict[str, Any]:
         The metrics of the evaluation; `untrained_frechet_distance`; those of `real_statistics`,
         unless the run has a file of statistics that lacks them; `split`; `protocol`.
     """
-    statistics = run.task.statistics or _measured(run)
+    statistics = run.task.evaluator.statistics or _measured(run)
 
     def found(state):
         return evaluate(run.eval_step, run.task, state, run.data.eval_batches(), key=run.key)

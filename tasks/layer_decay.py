@@ -1,11 +1,11 @@
 """Layer-wise learning-rate decay: the deeper a layer, the faster it learns.
 
 A network of L layers has L + 2 groups: 0 are the embeddings, 1 to L the layers, L + 1 the last norm
-and the head. Group i learns with the rate times decay^(L + 1 - i), so that a new head learns at the
-full rate and what is known of edges and textures stays.
+and the head. The rate of group i is multiplied by decay^(L + 1 - i), so that a new head learns at
+the full rate and early layers keep what they know about edges and textures.
 
-Which group a parameter is in follows from its name and the model's fields, by a rule for each kind
-of model below. A name that no rule knows is an error.
+A parameter's group follows from its name and the model's fields, by one rule per kind of model.
+A name that no rule knows is an error.
 
 Reference: BEiT, arXiv 2106.08254, appendix; its optim_factory.py, get_num_layer_for_vit. NesT's
 position tables and aggregations go with the layer that they feed, as in timm's group_matcher.
@@ -39,18 +39,11 @@ def _nest_group(model: Nest, name: str) -> int | None:
     return None
 
 
-_TNT_EMBEDDINGS = (
-    "word_embedding",
-    "word_position",
-    "sentence_embedding",
-    "sentence_position",
-    "class_token",
-)
-
-
 def _tnt_group(model: Tnt, name: str) -> int | None:
+    if re.fullmatch(r"(word|sentence)_(embedding|position)|class_token", name):
+        return 0
     match = re.fullmatch(r"layer(\d+)", name)
-    return 0 if name in _TNT_EMBEDDINGS else match and int(match[1])
+    return match and int(match[1])
 
 
 def _vit_group(model: Vit, name: str) -> int | None:

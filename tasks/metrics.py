@@ -1,24 +1,26 @@
-"""Metrics: masked sums for evaluation, averages of scalars for the training log.
+"""Metrics of a classifier's evaluation, and averages of scalars for the training log.
 
-Evaluation takes sums rather than means off the device: they add up over batches of any size, over
-devices and over hosts, and are divided once, at the end, so that every example counts exactly once.
+To add a metric to evaluation, add a line to ClassificationMetrics.
 """
 
 import math
 
+import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from clu.metrics import Average, Collection
 
 from harness.errors import NonFiniteError
 
 
 def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns how many classes stand before the label when logits are sorted.
+    """Returns how many classes come before the label when logits are sorted, largest first.
 
-    Ties go to the lower class index, as argmax does, so that a constant output is not all correct.
-    NaN counts as standing before everything.
+    Ties go to the lower class index, as in argmax, so that a constant output is not all correct.
+    NaN comes before everything.
 
     Args:
         logits: [b, num_classes].
@@ -33,37 +35,43 @@ def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(before | tied_before, axis=-1)
 
 
-def classification_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict:
-    """Returns sums over the examples with mask 1.
+@flax.struct.dataclass
+class ClassificationMetrics(Collection):
+    """The metrics of an evaluation; a field is the name that train.py and evaluate.py report.
 
-    Args:
-        logits: [b, num_classes] float32.
-        labels: [b] int32.
-        mask: [b], 1 for an example, 0 for padding.
-
-    Returns:
-        `loss` (cross entropy in nats, float32), `top1`, `top5`, `count` (int32).
+    Each is a sum and a count over examples, so that batches, devices and hosts merge by adding and
+    every example counts once. `from_output` and `from_fun` see the values that `of` makes per
+    example: logits [b, num_classes], labels, loss and rank [b].
     """
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    rank = label_rank(logits, labels)
-    real = mask > 0
-    return {
-        "loss": jnp.sum(jnp.where(real, loss, 0.0)),  # where: a NaN in the padding stays out
-        "top1": jnp.sum(real & (rank < 1), dtype=jnp.int32),
-        "top5": jnp.sum(real & (rank < 5), dtype=jnp.int32),
-        "count": jnp.sum(real, dtype=jnp.int32),
-    }
 
+    loss: Average.from_output("loss")
+    top1_accuracy: Average.from_fun(lambda rank, **_: rank < 1)
+    top5_accuracy: Average.from_fun(lambda rank, **_: rank < 5)
 
-def classification_summary(sums: dict) -> dict[str, float]:
-    """Returns `loss`, `top1_accuracy`, `top5_accuracy` in 0..1 and `num_examples`."""
-    count = int(sums["count"])
-    return {
-        "loss": float(sums["loss"]) / count,
-        "top1_accuracy": int(sums["top1"]) / count,
-        "top5_accuracy": int(sums["top5"]) / count,
-        "num_examples": count,
-    }
+    @classmethod
+    def of(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array) -> "ClassificationMetrics":
+        """Returns the metrics of a batch.
+
+        Args:
+            logits: [b, num_classes] float32.
+            labels: [b] int32.
+            mask: [b], 1 for an example, 0 for padding.
+        """
+        chex.assert_rank(logits, 2)
+        chex.assert_shape([labels, mask], logits.shape[:1])
+        return cls.single_from_model_output(
+            logits=logits,
+            labels=labels,
+            loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels),  # in nats
+            rank=label_rank(logits, labels),
+            mask=mask,
+        )
+
+    def summary(self) -> dict[str, float]:
+        """Returns each metric and `num_examples`, as Python numbers."""
+        metrics = jax.device_get(self)  # NumPy divides counts in float64
+        averages = {name: float(value) for name, value in metrics.compute().items()}
+        return averages | {"num_examples": int(metrics.loss.count)}
 
 
 def to_numbers(window: list[dict]) -> list[dict[str, float]]:
@@ -75,7 +83,7 @@ def to_numbers(window: list[dict]) -> list[dict[str, float]]:
 
 
 def mean_scalars(window: list[dict]) -> dict[str, float]:
-    """Returns the mean of each scalar over a window of steps; of integers, counts, the last."""
+    """Returns the mean of each scalar over a window of steps; of integers (counts), the last."""
     rows = to_numbers(window)
     return {
         name: last if isinstance(last, int) else float(np.mean([row[name] for row in rows]))

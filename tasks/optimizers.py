@@ -2,31 +2,23 @@
 
 import math
 import re
+from typing import Literal
 
 import jax
 import optax
 from flax import linen as nn
 
+from harness.trees import flatten, path_name
 from tasks.layer_decay import layer_multipliers
 
-SCHEDULES = ("cosine", "linear", "constant")
-OPTIMIZERS = ("adamw", "sgd")
-SECTION = "config.optimizer"  # that a message is about, unless told otherwise
+SECTION = "config.optimizer"  # that a message is about, by default
+# Arguments of create_optimizer that the code gives, not the config.
+PROVIDED = ("model", "batch_size", "steps_per_epoch", "total_steps", "section")
 
 
 def parameter_paths(params) -> dict[str, jax.Array]:
-    """Returns {"level1_layer1/mlp/dense1/kernel": leaf, ...} in the tree's order."""
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_hidden)
-    return {_name(path): leaf for path, leaf in leaves}
-
-
-def _is_hidden(leaf) -> bool:
-    """True for what optax.partition shows of a parameter that is another optimizer's."""
-    return isinstance(leaf, optax.MaskedNode)
-
-
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    """Returns `flatten` of parameters, with those that optax.partition hides from an optimizer."""
+    return flatten(params, lambda leaf: isinstance(leaf, optax.MaskedNode))
 
 
 def _matches(key: str, patterns: tuple[str, ...], path: str) -> list[bool]:
@@ -57,7 +49,7 @@ def decay_mask(params, exclude: tuple[str, ...], section: str = SECTION):
     excluded = {path for path in paths if any(_matches(key, exclude, path))}
     if exclude and not excluded:
         raise _matches_nothing(key, exclude, paths)
-    return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) not in excluded, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path) not in excluded, params)
 
 
 def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
@@ -78,12 +70,14 @@ def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
             raise _matches_nothing(key, pattern, paths)
     if all(any(found) for found in matches.values()):
         raise ValueError(f"{key}={freeze!r} leaves no parameter to train")
-    return jax.tree_util.tree_map_with_path(lambda path, _: not any(matches[_name(path)]), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not any(matches[path_name(path)]), params
+    )
 
 
 def create_schedule(
     *,
-    kind: str,
+    kind: Literal["cosine", "linear", "constant"],
     peak: float,
     final: float,
     warmup_steps: int,
@@ -105,24 +99,21 @@ def create_schedule(
         Function from the number of updates made so far to the learning rate.
 
     Raises:
-        ValueError: unknown kind, or a warm-up as long as the run.
+        ValueError: a warm-up as long as the run.
 
     Reference: official libml/utils.py, get_learning_rate.
     """
-    if kind not in SCHEDULES:
-        raise ValueError(f"{section}.schedule={kind!r} is none of {', '.join(SCHEDULES)}")
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"{section}.warmup_epochs gives {warmup_steps} steps of warm-up; allowed: 0 to "
             f"{total_steps - 1}, the run has {total_steps} steps"
         )
     decay_steps = total_steps - warmup_steps
-    if kind == "cosine":
-        decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak)
-    elif kind == "linear":
-        decay = optax.linear_schedule(peak, final, decay_steps)
-    else:
-        decay = optax.constant_schedule(peak)
+    decay = {
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak),
+        "linear": optax.linear_schedule(peak, final, decay_steps),
+        "constant": optax.constant_schedule(peak),
+    }[kind]
     warmup = optax.linear_schedule(0.0, peak, warmup_steps)
     joined = optax.join_schedules([warmup, decay], [warmup_steps]) if warmup_steps else decay
     return lambda count: joined(count + 1)
@@ -130,10 +121,10 @@ def create_schedule(
 
 def create_optimizer(
     *,
-    name: str = "adamw",
+    name: Literal["adamw", "sgd"] = "adamw",
     base_lr: float,
     reference_batch: int | None = None,
-    schedule: str = "cosine",
+    schedule: Literal["cosine", "linear", "constant"] = "cosine",
     warmup_epochs: float = 0.0,
     final_lr: float = 0.0,
     weight_decay: float = 0.0,
@@ -155,7 +146,7 @@ def create_optimizer(
     """Creates the optimizer of a recipe; the config's section `optimizer` are its arguments.
 
     Args:
-        name: "adamw" or "sgd". An argument of the other one has no effect.
+        name: "adamw" or "sgd". Arguments of the other one have no effect.
         base_lr: learning rate after warm-up at `reference_batch`.
         reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
         schedule: "cosine", "linear" or "constant".
@@ -168,12 +159,12 @@ def create_optimizer(
         momentum: of "sgd", whose velocity is v <- momentum * v + gradient; 0: none.
         nesterov: of "sgd": steps along momentum * v + gradient instead of v.
         grad_clip_norm: largest global gradient norm, an L2 term included; None: no clipping.
-        layer_decay: a layer's rate is this times the rate of the layer above, the head's is the
-            whole; see tasks/layer_decay.py. 0 or None: one rate for all.
+        layer_decay: a layer's rate is this times the rate of the layer above; the head has the full
+            rate; see tasks/layer_decay.py. 0 or None: one rate for all.
         freeze: regular expressions of the paths of parameters that are not trained: no update, no
-            weight decay, no state, no share in the gradient's norm. What they belong to still runs
-            as in training: dropout and drop path act, batch statistics move.
-        model: whose parameters they are; layer_decay asks it for its layers.
+            weight decay, no state, no share in the gradient's norm. Their layers still run as in
+            training: dropout and drop path act, batch statistics move.
+        model: whose parameters are trained; layer_decay reads its layers.
         batch_size: global batch.
         steps_per_epoch, total_steps: in updates.
         section: of the config, for messages.
@@ -182,13 +173,11 @@ def create_optimizer(
         The gradient transformation, and the schedule (for logging).
 
     Raises:
-        ValueError: unknown names, impossible values.
+        ValueError: impossible values.
 
     Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv 1711.05101;
-    "sgd" is that of the official NesT repository's train.py, for its convolutional networks.
+    "sgd" follows train.py of the official NesT repository, for its convolutional networks.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"{section}.name={name!r} is none of {', '.join(OPTIMIZERS)}")
     if not 0 < base_lr < math.inf:
         raise ValueError(f"{section}.base_lr={base_lr} must be positive and finite")
     for key, value in {"b1": b1, "b2": b2, "momentum": momentum}.items():
@@ -222,21 +211,14 @@ def create_optimizer(
         return decay_mask(params, decay_exclude, section)
 
     clip = [] if not grad_clip_norm else [optax.clip_by_global_norm(grad_clip_norm)]
-    if name == "adamw":
-        adamw = optax.adamw(
-            learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask
-        )
-        optimizer = optax.chain(*clip, adamw)
-    else:
-        l2 = optax.add_decayed_weights(weight_decay, mask=mask)
-        sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
-        optimizer = optax.chain(l2, *clip, sgd)
+    l2 = optax.add_decayed_weights(weight_decay, mask=mask)
+    adamw = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+    optimizer = optax.chain(*{"adamw": (*clip, adamw), "sgd": (l2, *clip, sgd)}[name])
     if layer_decay:
         by_layer = optax.stateless(
-            lambda updates, _: jax.tree.map(
-                lambda update, factor: update * factor,
-                updates,
-                layer_multipliers(model, updates, layer_decay),
+            lambda updates, _: optax.tree.mul(
+                updates, layer_multipliers(model, updates, layer_decay)
             )
         )
         optimizer = optax.chain(optimizer, by_layer)

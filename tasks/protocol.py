@@ -1,31 +1,35 @@
-"""What a kind of training has to offer to the loop.
+"""What a kind of training offers to the loop.
 
 A new kind of training (a GAN, distillation, ...) is a new Task, never a new loop: train.py calls
-these functions and never looks inside the state.
+these methods and never looks inside the state.
 """
 
+import abc
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from clu.metrics import Collection, Metric
+
+from tasks.metrics import check_finite
 
 State = Any  # any pytree of arrays
 Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]
+Sums = dict[str, Collection | Metric]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         metrics: name -> number.
         pictures: name -> uint8 [h, w, c] to look at.
-        protocol: what the numbers were taken with, where they depend on more than model and data;
-            stands beside them wherever they are written.
+        protocol: what the numbers depend on besides model and data; written wherever they are.
     """
 
     metrics: dict[str, float]
@@ -33,18 +37,20 @@ class Evaluation:
     protocol: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Task(Protocol):
-    """Pure functions of a kind of training. init and the steps are traced by jax.jit.
+class Task(abc.ABC):
+    """A kind of training. jax.jit traces init, the steps and is_good: they are pure functions.
 
     Attributes:
         model: whose weights files `with_variables` takes; None: there are no such files.
     """
 
-    model: nn.Module | None
+    model: nn.Module | None = None
 
+    @abc.abstractmethod
     def init(self, key: jax.Array) -> State:
         """Returns the state of step 0."""
 
+    @abc.abstractmethod
     def train_step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, Scalars]:
         """Returns the next state and the scalars to log.
 
@@ -55,26 +61,8 @@ class Task(Protocol):
                 the randomness of a step needs no storage and resuming is exact.
         """
 
-    def check(self, scalars: dict[str, float], step: int) -> None:
-        """Raises NonFiniteError if the run can't go on.
-
-        Args:
-            scalars: of train_step, averaged over the steps since the last log line; integers, which
-                are counts, of the last step.
-            step: number of updates made.
-        """
-
-    def is_good(self, state: State) -> jax.Array:
-        """Returns whether a run may resume from the state, a bool; traced by jax.jit.
-
-        False keeps the state out of the checkpoints, and the run goes on. States that are not
-        finite are kept out in any case.
-        """
-
-    def eval_batches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
-        """Returns what eval_step goes through: the batches of the split, and more if it needs."""
-
-    def eval_step(self, state: State, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
+    @abc.abstractmethod
+    def eval_step(self, state: State, batch: Batch, key: jax.Array) -> tuple[Sums, Any]:
         """Evaluates a batch.
 
         Args:
@@ -83,28 +71,58 @@ class Task(Protocol):
             key: the run's key: the same in every evaluation.
 
         Returns:
-            sums: a pytree of sums over the batch's unmasked examples, which the caller adds up.
-            rows: a pytree of what has to be kept of each example, collected on the host.
+            sums: name -> clu.metrics over the unmasked examples of the batch, which the
+                caller merges over batches; {}: none.
+            rows: a pytree of arrays that must be kept per example; the caller collects them on the
+                host.
         """
 
-    def summarize(self, sums: Any, rows: list[Any]) -> Evaluation:
-        """Returns the metrics for the sums and the rows (one entry a batch) of a whole split."""
+    @abc.abstractmethod
+    def summarize(self, sums: Sums, rows: list[Any]) -> Evaluation:
+        """Returns the metrics for the sums and the rows (one entry per batch) of a whole split."""
 
+    @abc.abstractmethod
     def metric_names(self) -> tuple[str, ...]:
-        """Returns the names in the metrics of `summarize`."""
+        """Returns the names of the metrics that a run can select its best checkpoint by."""
 
+    @abc.abstractmethod
     def parameters(self, state: State) -> Any:
         """Returns the part of the state that a person calls the parameters."""
 
+    def check(self, scalars: dict[str, float], step: int) -> None:
+        """Raises NonFiniteError if the run can't go on.
+
+        Args:
+            scalars: of train_step, averaged over the steps since the last log line; integers, which
+                are counts, of the last step.
+            step: number of updates made.
+        """
+        check_finite(scalars, step)
+
+    def is_good(self, state: State) -> jax.Array | bool:
+        """Returns whether a run may resume from the state.
+
+        False keeps the state out of the checkpoints, and the run goes on. States that are not
+        finite are kept out in any case.
+        """
+        return True
+
+    def eval_batches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Returns what eval_step goes through: the batches of the split, and more if it needs."""
+        return batches
+
     def trainable(self, state: State) -> Any:
         """Returns a tree like `parameters` of bools: False for what stays as it is."""
+        return jax.tree.map(lambda _: True, self.parameters(state))
 
     def with_variables(self, state: State, variables: Any) -> State:
         """Returns the state with other variables of the model: to evaluate or to start from them.
 
-        A task without a model does not need it.
-
         Args:
             state: of step 0.
             variables: {"params": tree} and the model's other collections, such as "batch_stats".
+
+        Raises:
+            NotImplementedError: the task has no `model`.
         """
+        raise NotImplementedError(f"{type(self).__name__} takes no weights files")

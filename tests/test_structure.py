@@ -25,7 +25,7 @@ ALLOWED = {
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *("harness", "nest.gan", "data", "zoo"),
-        *("tasks.metrics", "tasks.moving_average", "tasks.optimizers", "tasks.protocol"),
+        *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol"),
     ),
     "tasks": ("harness", *MODELS, "data", "data.augment", "zoo", "tasks.gan"),
     "training": ("harness", "data", "data.augment", "zoo", "tasks"),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from tasks.protocol import Evaluation, Task
 
@@ -18,7 +17,7 @@ def evaluate(
     key: jax.Array,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """Runs `eval_step` over `batches`, adds its sums up on the device and collects its rows.
+    """Runs `eval_step` over `batches`, merges its sums on the device and collects its rows.
 
     Args:
         eval_step: jitted Task.eval_step.
@@ -29,15 +28,15 @@ def evaluate(
         stop: asked before each batch; True abandons the evaluation.
 
     Returns:
-        What the task makes of it, or None when it was abandoned.
+        Task.summarize of the whole split, or None if abandoned.
     """
-    total, rows = None, []
+    total, rows = {}, []
     for batch in task.eval_batches(batches):
         if stop():
             return None
         sums, row = eval_step(state, batch, key)
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        # Rows leave the device while the next batch is worked on.
+        total = {name: total[name].merge(one) for name, one in sums.items()} if total else sums
+        # Rows leave the device while it works on the next batch.
         rows[-1:] = [jax.device_get(last) for last in rows[-1:]]
         rows.append(row)
     return task.summarize(*jax.device_get((total, rows)))

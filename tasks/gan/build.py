@@ -1,11 +1,11 @@
-"""The task `gan` from its sections: generator, discriminator, an optimizer of each, and task."""
+"""The task `gan` from its sections: generator, discriminator, an optimizer for each, and task."""
 
-import functools
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from data import pipeline
 from harness.errors import ConfigError
@@ -13,34 +13,28 @@ from harness.sharding import batch_sharding
 from harness.steps import Steps
 from harness.strict_config import check_model_section, check_section
 from nest.gan.generator import latent_shape
+from tasks.gan.embedding import load_embedding
+from tasks.gan.evaluation import GanEvaluator
+from tasks.gan.feature_statistics import (
+    FeatureStatistics,
+    check_count,
+    load_statistics,
+    real_images,
+)
+from tasks.gan.networks import GanNetworks
+from tasks.gan.options import GanOptions
 from tasks.gan.task import Gan
-from tasks.optimizers import create_optimizer, trainable_mask
+from tasks.optimizers import PROVIDED, create_optimizer
 from tasks.protocol import Task
 from zoo.registry import create_discriminator, create_generator
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, read_init_from
 
-# Networks, with their fields that follow from other sections.
+# Network -> its fields that follow from other sections.
 NETWORKS = {
     "generator": ("image_size", "num_channels", "num_classes"),
     "discriminator": ("num_classes",),
 }
 GAN_SECTIONS = (*NETWORKS, *(f"{network}_optimizer" for network in NETWORKS))
-
-_FROM_LOOP = ("model", "batch_size", "steps_per_epoch", "total_steps", "section")
-_FROM_PARTS = (
-    "generator",
-    "discriminator",
-    "latent_shape",
-    "generator_optimizer",
-    "discriminator_optimizer",
-    "generator_schedule",
-    "discriminator_schedule",
-    "image_shape",
-    "num_classes",
-    "dataset",
-    "trainable",
-    "batch_sharding",
-)
 
 
 def check_gan(config: dict[str, Any]) -> dict[str, Any]:
@@ -57,10 +51,8 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"config.data.image_size={size!r} must be one number: images are square")
     create_generator(**config["generator"], image_size=size, num_channels=1, num_classes=None)
     create_discriminator(**config["discriminator"], num_classes=None)
-    task = dict(config["task"])
-    name = task.pop("name")
     checked = {
-        key: check_section(config[key], create_optimizer, f"config.{key}", provided=_FROM_LOOP)
+        key: check_section(config[key], create_optimizer, f"config.{key}", provided=PROVIDED)
         for key in GAN_SECTIONS[2:]
     }
     for key, section in checked.items():
@@ -69,11 +61,12 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
                 f"config.{key}.layer_decay={section['layer_decay']}: there are no rules for the "
                 "networks of a GAN; 0: off"
             )
-    task = check_section(task, Gan, "config.task", provided=_FROM_PARTS)
-    for key in ("features", "statistics"):  # runs go on from anywhere
+    task = check_section(config["task"], GanOptions, "config.task")
+    GanOptions(**task)  # checks the values
+    for key in ("features", "statistics"):  # a run may be resumed from another folder
         if task[key]:
             task[key] = str(Path(task[key]).expanduser().absolute())
-    return checked | {key: config[key] for key in NETWORKS} | {"task": {"name": name} | task}
+    return checked | {key: config[key] for key in NETWORKS} | {"task": task}
 
 
 def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh) -> Task:
@@ -82,39 +75,78 @@ def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: M
     Raises:
         ConfigError, ValueError: the parts do not fit each other or the data.
     """
-    options = {key: value for key, value in config["task"].items() if key != "name"}
-    num_classes = data.num_classes if options["conditional"] else None
+    options = GanOptions(**config["task"])
+    num_classes = data.num_classes if options.conditional else None
     height, _, channels = data.image_shape
     generator = create_generator(
         **config["generator"], image_size=height, num_channels=channels, num_classes=num_classes
     )
-    discriminator = create_discriminator(**config["discriminator"], num_classes=num_classes)
-    parts = {"generator": generator, "discriminator": discriminator}
-    for key in NETWORKS:
-        parts[f"{key}_optimizer"], parts[f"{key}_schedule"] = create_optimizer(
+    networks = GanNetworks(
+        generator=generator,
+        discriminator=create_discriminator(**config["discriminator"], num_classes=num_classes),
+        latent_shape=latent_shape(generator, 1)[1:],
+        image_shape=data.image_shape,
+        num_classes=num_classes,
+    )
+    optimizers = {
+        key: create_optimizer(
             **config[f"{key}_optimizer"],
             batch_size=steps.batch_size,
             steps_per_epoch=steps.per_epoch,
             total_steps=steps.total,
             section=f"config.{key}_optimizer",
         )
+        for key in NETWORKS
+    }
     task = Gan(
-        **parts,
-        latent_shape=latent_shape(generator, 1)[1:],
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        dataset=config["data"]["name"],
-        trainable=functools.partial(_trainable, config),
-        batch_sharding=batch_sharding(mesh),
-        **options,
+        options=options,
+        networks=networks,
+        optimizers=optimizers,
+        evaluator=_create_evaluator(options, networks, data, batch_sharding(mesh)),
+        freeze={key: config[f"{key}_optimizer"]["freeze"] for key in NETWORKS},
     )
     _check_batches(task, data)
-    task.compare_with(data)
     return task
 
 
+def _create_evaluator(
+    options: GanOptions, networks: GanNetworks, data: pipeline.Data, sharding: NamedSharding
+) -> GanEvaluator:
+    """Reads the features and the statistics that `options` name."""
+    embedding = statistics = None
+    expected = real_images(data)
+    where, count = f"config.data.eval_split={data.eval_split!r}", len(data.eval_source)
+    if options.features:
+        embedding = load_embedding(
+            options.features, num_channels=data.image_shape[-1], dataset=data.name
+        )
+    if options.statistics:
+        if embedding is None:
+            raise ConfigError("config.task.statistics needs config.task.features")
+        statistics = load_statistics(options.statistics, embedding.protocol, embedding.width)
+        where, count = f"config.task.statistics={options.statistics!r}", statistics.moments.count
+        _note_other_images(where, statistics, expected)
+    if embedding and not (statistics and statistics.features is None):
+        check_count(where, count, options.neighbors)
+    return GanEvaluator(options, networks, expected, embedding, statistics, sharding)
+
+
+def _note_other_images(where: str, statistics: FeatureStatistics, expected: dict) -> None:
+    """Prints a note if the statistics are not of the evaluation split's images, or may not be."""
+    there = statistics.protocol
+    other = [
+        f"{key} {there.get(key)!r}, not {value!r}"
+        for key, value in expected.items()
+        if there and there.get(key) != value
+    ]
+    if (there and not other) or jax.process_index():
+        return
+    found = ", ".join(other) or "the file does not say of which images"
+    print(f"note: {where} stands in for the split: {found}", file=sys.stderr)
+
+
 def _check_unread(config: dict[str, Any]) -> None:
-    """Raises ConfigError for a value of what classification reads and a GAN does not."""
+    """Raises ConfigError for values that classification reads and a GAN does not."""
     defaults = check_section({}, read_init_from, "config.init", provided=INIT_PROVIDED)
     for key, value in config["init"].items():
         if value != defaults[key]:
@@ -124,24 +156,15 @@ def _check_unread(config: dict[str, Any]) -> None:
             raise ConfigError(f"config.data.{key}={value!r}: images of a GAN are in -1..1")
 
 
-def _trainable(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """Returns trees of bools for the parameters of both networks: False for what is frozen."""
-    sections = {key: f"{key}_optimizer" for key in NETWORKS}
-    return {
-        key: trainable_mask(params[key], config[section]["freeze"], f"config.{section}")
-        for key, section in sections.items()
-    }
-
-
 def _check_batches(task: Gan, data: pipeline.Data) -> None:
-    """Raises ConfigError if the discriminator does not take the batches, of whatever size."""
+    """Raises ConfigError if the discriminator does not take the batches of either size."""
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     for key, size in (
         ("batch_size", data.batch_size),
         ("eval_batch_size", data.layout.round_up(data.eval_batch_size)),
     ):
         images = jax.ShapeDtypeStruct((size, *data.image_shape), "float32")
-        labels = jax.ShapeDtypeStruct((size,), "int32") if task.conditional else None
+        labels = jax.ShapeDtypeStruct((size,), "int32") if task.networks.num_classes else None
         try:
             variables = {"params": shapes.discriminator}
             jax.eval_shape(task.networks.discriminator.apply, variables, images, labels)

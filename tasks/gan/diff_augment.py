@@ -1,8 +1,8 @@
-"""Augmentation of what a discriminator sees, real and generated alike, that gradients pass through.
+"""Differentiable augmentation of what a discriminator sees, real and generated images alike.
 
-With few images a discriminator learns them by heart. Augmenting only the real ones would teach the
-generator the augmentation; augmenting both, and letting the gradient through to the generator, does
-not. Images are float [b, h, w, c] in -1..1. Each image draws its own numbers.
+With few images a discriminator memorises them. Augmenting only the real ones would teach the
+generator the augmentation; augmenting both, with gradients that reach the generator, does not.
+Images are float [b, h, w, c] in -1..1. Each image draws its own random numbers.
 
 Reference: Zhao et al., "Differentiable augmentation for data-efficient GAN training", arXiv
 2006.10738, section 3 and appendix A (shift of an eighth, square of half the side, colour).
@@ -25,7 +25,7 @@ def _uniform(key: jax.Array, images: jax.Array, low: float, high: float) -> jax.
 def color(key: jax.Array, images: jax.Array) -> jax.Array:
     """Changes brightness by up to 0.5, saturation by 0 to 2 and contrast by 0.5 to 1.5.
 
-    Grey images have no saturation: theirs stays.
+    Grey images have no saturation to change.
     """
     keys = jax.random.split(key, 3)
     images = images + _uniform(keys[0], images, -0.5, 0.5)
@@ -37,11 +37,11 @@ def color(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def translation(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Shifts by up to an eighth of each side, in whole pixels; zeros come in."""
+    """Shifts by up to an eighth of each side, in whole pixels, and fills with zeros."""
     _, height, width, channels = images.shape
-    limits = jnp.array([round(height * SHIFT), round(width * SHIFT)])
     rows, columns = round(height * SHIFT), round(width * SHIFT)
     padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    limits = jnp.array([rows, columns])
     offsets = jax.random.randint(key, (len(images), 2), 0, 2 * limits + 1)
 
     def crop(image, offset):
@@ -53,8 +53,8 @@ def translation(key: jax.Array, images: jax.Array) -> jax.Array:
 def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
     """Sets a square of half the side to zero; it may hang over the edge by half.
 
-    Every place of the square that far out is equally likely, so that what is hidden how often is
-    the same from all sides: one place more for an even side than for an odd one.
+    All places up to that far out are equally likely, so that pixels are hidden equally often from
+    all sides; an even side of the square has one more place than an odd one.
 
     Reference: mit-han-lab/data-efficient-gans, DiffAugment_pytorch.py, rand_cutout.
     """

@@ -7,41 +7,41 @@ import jax
 import jax.numpy as jnp
 
 from tasks.gan.diff_augment import diff_augment
-from tasks.gan.losses import LOSSES, is_collapsed, r1_penalty, wasserstein_penalty
+from tasks.gan.losses import LOSSES, GanLoss, is_collapsed, r1_penalty, wasserstein_penalty
 from tasks.gan.networks import GanNetworks
+from tasks.gan.options import GanOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class GanGradients:
-    """Gradients of both losses.
-
-    Attributes:
-        networks: the two.
-        loss: a key of LOSSES.
-        r1_weight, r1_every_steps, gradient_penalty, consistency: see Gan.
-    """
+    """Gradients of both losses of `options`."""
 
     networks: GanNetworks
-    loss: str
-    r1_weight: float
-    r1_every_steps: int
-    gradient_penalty: float
-    consistency: float
+    options: GanOptions
+
+    @property
+    def _loss(self) -> GanLoss:
+        return LOSSES[self.options.loss]
+
+    @property
+    def _augment(self) -> tuple[str, ...]:
+        """What the losses see is augmented with: with consistency, they see plain images."""
+        return () if self.options.consistency else self.options.augment
 
     def generator(self, params: Any, discriminator: Any, keys: tuple, count: int):
         """Returns the generator's loss and its gradient.
 
         Args:
             params: of the generator.
-            discriminator: parameters of the judge.
-            keys: of the images (see GanNetworks.generate) and of the judge.
+            discriminator: parameters of the discriminator.
+            keys: of the images (see GanNetworks.generate) and of judging them.
             count: images to generate.
         """
 
         def loss(params):
             images, labels = self.networks.generate(params, keys[0], count)
-            judge = self.networks.judge(discriminator, keys[1], plain=bool(self.consistency))
-            return LOSSES[self.loss].generator(judge(images, labels))
+            judge = self.networks.judge(discriminator, keys[1], self._augment)
+            return self._loss.generator(judge(images, labels))
 
         return jax.value_and_grad(loss)(params)
 
@@ -53,64 +53,67 @@ class GanGradients:
         Args:
             params: of the discriminator.
             generator: parameters of the generator.
-            keys: six: of the generated images; of the judge of the real and of the generated ones;
-                of the two again where consistency augments them; of a penalty.
+            keys: six: of the generated images; of judging the real and the generated ones; of the
+                two again where consistency augments them; of a penalty.
             real: images [b, h, w, c] in -1..1.
-            labels: their classes, None without.
+            labels: their classes; None: without classes.
             step: number of updates made.
         """
-        plain = bool(self.consistency)
+        options = self.options
         generated, generated_labels = self.networks.generate(generator, keys[0], len(real))
 
         def loss(params):
-            judge_real = self.networks.judge(params, keys[1], plain=plain)
-            judge_generated = self.networks.judge(params, keys[2], plain=plain)
+            judge_real = self.networks.judge(params, keys[1], self._augment)
+            judge_generated = self.networks.judge(params, keys[2], self._augment)
             real_logits = judge_real(real, labels)
             generated_logits = judge_generated(generated, generated_labels)
-            total = LOSSES[self.loss].discriminator(real_logits, generated_logits)
+            total = self._loss.discriminator(real_logits, generated_logits)
             metrics = {
                 "discriminator_loss": total,
                 "logit_real": real_logits.mean(),
                 "logit_generated": generated_logits.mean(),
-                "is_collapsed": is_collapsed(LOSSES[self.loss], real_logits, generated_logits),
+                "is_collapsed": is_collapsed(self._loss, real_logits, generated_logits),
             }
-            if self.consistency:
+            if options.consistency:
                 changes = [
-                    self.networks.judge(params, own, plain=False)(images, classes) - logits
+                    self.networks.judge(params, own, options.augment)(images, classes) - logits
                     for own, images, classes, logits in (
                         (keys[3], real, labels, real_logits),
                         (keys[4], generated, generated_labels, generated_logits),
                     )
                 ]
                 metrics["consistency_loss"] = sum((change**2).mean() for change in changes)
-                total += self.consistency * metrics["consistency_loss"]
-            if self.loss == "wasserstein" and self.gradient_penalty:
+                total += options.consistency * metrics["consistency_loss"]
+            if options.loss == "wasserstein" and options.gradient_penalty:
                 metrics["gradient_penalty"] = wasserstein_penalty(
                     keys[5], lambda x: judge_generated(x, labels), real, generated
                 )
-                total += self.gradient_penalty * metrics["gradient_penalty"]
+                total += options.gradient_penalty * metrics["gradient_penalty"]
             return total, metrics
 
         grads, metrics = jax.grad(loss, has_aux=True)(params)
-        if self.r1_weight:
+        if options.r1_weight:
             grads, metrics["r1_loss"] = self._add_r1(grads, params, keys, real, labels, step)
         return grads, metrics
 
     def _add_r1(self, grads: Any, params: Any, keys, real, labels, step: jax.Array):
-        """Adds the gradient of the R1 penalty where it is due; returns the penalty, too."""
-        weight = self.r1_weight * self.r1_every_steps
-        augment = () if self.consistency else self.networks.augment
+        """Adds the gradient of the R1 penalty where it is due; also returns the penalty."""
+        every = self.options.r1_every_steps
+        weight = self.options.r1_weight * every
 
         def penalty(params):
-            judge = self.networks.judge(params, keys[1], plain=True)
-            images = diff_augment(keys[5], real, augment)
+            judge = self.networks.judge(params, keys[1], ())
+            images = diff_augment(keys[5], real, self._augment)
             return r1_penalty(lambda x: judge(x, labels), images)
 
         def add(grads):
             value, more = jax.value_and_grad(penalty)(params)
             return jax.tree.map(lambda a, b: a + weight * b, grads, more), weight * value
 
-        # On the other steps 0: the mean over a window is what the penalty adds to the loss.
+        # 0 on the other steps: the mean over a window is what the penalty adds to the loss.
         return jax.lax.cond(
-            step % self.r1_every_steps == 0, add, lambda grads: (grads, jnp.zeros(())), grads
+            step % every == 0,
+            add,
+            lambda grads: (grads, jnp.zeros(())),
+            grads,
         )

@@ -6,6 +6,7 @@ Logits are [b], high for what looks real.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -16,7 +17,7 @@ class GanLoss(NamedTuple):
     Attributes:
         discriminator: `(real_logits, generated_logits) -> scalar`.
         generator: `(generated_logits) -> scalar`.
-        has_floor: the discriminator's is 0 when it is as good as can be.
+        has_floor: whether the discriminator's loss ends at 0, where it is perfect.
     """
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
@@ -38,7 +39,7 @@ LOSSES = {
     # Lim and Ye, "Geometric GAN", arXiv 1705.02894.
     "hinge": GanLoss(_hinge, lambda generated: -generated.mean(), True),
     # Arjovsky et al., arXiv 1701.07875; it needs the gradient penalty below. Their critic, and that
-    # of Gulrajani et al., makes five steps for each of the generator's; ours makes one.
+    # of Gulrajani et al., makes five steps per step of the generator; this one makes one.
     "wasserstein": GanLoss(
         lambda real, generated: generated.mean() - real.mean(),
         lambda generated: -generated.mean(),
@@ -48,7 +49,7 @@ LOSSES = {
 
 
 def squared_gradient_norms(logits: Callable[[jax.Array], jax.Array], images: jax.Array):
-    """Returns |d logit / d image|^2 of each image, [b].
+    """Returns |d logit / d image|^2 per image, [b].
 
     Args:
         logits: images [b, h, w, c] -> [b].
@@ -78,6 +79,7 @@ def wasserstein_penalty(
     Reference: Gulrajani et al., "Improved training of Wasserstein GANs", arXiv 1704.00028,
     equation 3 without its weight.
     """
+    chex.assert_equal_shape([real, generated])
     share = jax.random.uniform(key, (len(real), 1, 1, 1))
     between = share * real + (1.0 - share) * generated
     # The root has no gradient at 0.
@@ -85,20 +87,20 @@ def wasserstein_penalty(
     return ((norms - 1.0) ** 2).mean()
 
 
-# A discriminator's loss below this is a collapse: images are told right with a probability of
-# 0.99995 ("logistic"), or lie beyond the margin ("hinge"). In training that works it is near 1.
+# A discriminator's loss below this is a collapse: it is right with a probability of 0.99995
+# ("logistic"), or all logits lie beyond the margin ("hinge"). In working training it is near 1.
 COLLAPSED_LOSS = 1e-4
 # Logits that differ by less, as a share of the largest, are equal but for rounding.
 SAME_LOGITS = 1e-5
 
 
 def is_collapsed(loss: GanLoss, real: jax.Array, generated: jax.Array) -> jax.Array:
-    """Tells whether a generator has nothing more to learn from a discriminator with these logits.
+    """Returns whether a generator can learn nothing more from a discriminator with these logits.
 
-    It has not if the discriminator's loss is 0 (below COLLAPSED_LOSS): it has won, and its own
-    gradient has ended, too. Nor if all images have the same logit (within SAME_LOGITS times the
-    largest, or times 1 if all are smaller). A Wasserstein critic's loss has no floor: for it only
-    the second.
+    That is so if the discriminator's loss is 0 (below COLLAPSED_LOSS): it has won, and its own
+    gradient is 0 as well. Or if all images have the same logit (within SAME_LOGITS times the
+    largest, or times 1 if all are smaller). The loss of a Wasserstein critic has no floor, so only
+    the second applies to it.
 
     Args:
         loss: of the training.
@@ -116,12 +118,12 @@ def is_collapsed(loss: GanLoss, real: jax.Array, generated: jax.Array) -> jax.Ar
 
 
 def count_collapsed(count: jax.Array, collapsed: jax.Array) -> jax.Array:
-    """Returns by how much collapsed steps outnumber the others, counted from where they began to.
+    """Returns the running count of collapsed steps: +1 for one, -1 for another, never below 0.
 
-    A step more or less does not hide a collapse, nor make one.
+    A single step neither hides a collapse nor makes one.
 
     Args:
         count: before this step, int32.
-        collapsed: this step is.
+        collapsed: whether this step is, see `is_collapsed`.
     """
     return jnp.maximum(count + jnp.where(collapsed, 1, -1), 0)

@@ -1,8 +1,8 @@
 """How close generated images are to real ones: distances and coverage between two sets of features.
 
-All take float arrays [n, f], one row an image, in the feature space of any model, and compute in
-float64. A number means something only beside the features, the image size, the way of resizing and
-the counts that it was taken with: the Frechet distance falls as either set grows.
+All take float arrays [n, f], one row per image, in the feature space of any model, and compute in
+float64. Numbers compare only between equal features, image sizes, resizing and counts: the Frechet
+distance falls as either set grows.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ KERNEL_SUBSET_SIZE = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """What the Frechet distance needs of a set of features.
+    """Mean and covariance of a set of features, for the Frechet distance.
 
     Attributes:
         mean: [f].
@@ -62,8 +62,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     Reference: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash
     equilibrium", arXiv 1706.08500, equation 6.
     """
-    if one.mean.shape != other.mean.shape:
-        raise ValueError(f"features of widths {one.mean.shape} and {other.mean.shape} differ")
+    _check_widths(one.covariance, other.covariance)
     values, vectors = np.linalg.eigh(one.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T  # [f, f]
     values = np.linalg.eigvalsh(root @ other.covariance @ root)
@@ -84,14 +83,14 @@ def kernel_distance(
 ) -> float:
     """Returns the kernel distance (KID): the squared maximum mean discrepancy, estimated unbiased.
 
-    The kernel is (x . y / f + 1)^3. Being unbiased, the estimate is around 0 for equal
-    distributions, also below, whatever the counts are.
+    The kernel is (x . y / f + 1)^3. Being unbiased, the estimate scatters around 0, also below it,
+    for equal distributions and any counts.
 
     Args:
         one, other: features [n, f] and [m, f].
         num_subsets: random subsets of both over which the estimate is averaged.
-        subset_size: rows of a subset. Sets that are no larger are taken whole, and the estimate is
-            made once if both are.
+        subset_size: rows of a subset. A set that is no larger is taken whole; if both are, the
+            estimate is made once.
         seed: of the subsets.
 
     Raises:
@@ -117,7 +116,7 @@ def kernel_subsets(
     num_subsets: int = KERNEL_SUBSETS,
     subset_size: int = KERNEL_SUBSET_SIZE,
 ) -> tuple[int, int, int]:
-    """Returns how many subsets `kernel_distance` takes, and the rows of each of the one and other.
+    """Returns how many subsets `kernel_distance` takes, and how many rows of each set they have.
 
     Args:
         num_one, num_other: rows of the two sets.
@@ -141,7 +140,7 @@ def _squared_mmd(one: np.ndarray, other: np.ndarray) -> float:
 def precision_recall(
     real: np.ndarray, generated: np.ndarray, *, neighbors: int = 3
 ) -> tuple[float, float]:
-    """Returns which share of the samples looks real, and which share of the real is covered.
+    """Returns the share of the samples that look real, and the share of real images covered.
 
     The manifold of a set is the union of balls around its points, each out to the k-th nearest
     other point. Precision is the share of the samples that lie in the manifold of the real ones,
@@ -167,13 +166,9 @@ def precision_recall(
 
 
 def _share_inside(points: np.ndarray, centers: np.ndarray, neighbors: int) -> float:
-    """Share of points that lie in a ball around any centre."""
-    radii = np.concatenate(
-        # Of the distances to all centres the smallest is that to itself.
-        [
-            np.partition(rows, neighbors, axis=1)[:, neighbors]
-            for rows in _distance_rows(centers, centers)
-        ]
+    """Returns the share of points that lie in a ball around any centre."""
+    radii = np.concatenate(  # a centre is its own nearest, so that index k is the k-th other one
+        [np.partition(rows, neighbors)[:, neighbors] for rows in _distance_rows(centers, centers)]
     )
     inside = [(rows <= radii).any(axis=1) for rows in _distance_rows(points, centers)]
     return float(np.concatenate(inside).mean())

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from tasks.gan.diff_augment import diff_augment
 
@@ -15,18 +17,26 @@ class GanNetworks:
     """The two networks.
 
     Attributes:
-        generator: `apply({"params": p}, noise [b, z], labels, train)` gives images.
+        generator: `apply({"params": p}, noise [b, z], labels, train)` gives images in -1..1.
         discriminator: `apply({"params": p}, images, labels, train)` gives logits [b].
         latent_shape: of the noise of one image.
+        image_shape: (h, w, c) of an image.
         num_classes: None: without classes, labels are None.
-        augment: what a discriminator sees is augmented with, names of tasks/gan/diff_augment.py.
     """
 
     generator: nn.Module
     discriminator: nn.Module
     latent_shape: tuple[int, ...]
+    image_shape: tuple[int, int, int]
     num_classes: int | None
-    augment: tuple[str, ...]
+
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        """Returns initial parameters of the generator and of the discriminator."""
+        generator_key, discriminator_key = jax.random.split(key)
+        labels = jnp.zeros((1,), jnp.int32) if self.num_classes else None
+        noise, images = jnp.zeros((1, *self.latent_shape)), jnp.zeros((1, *self.image_shape))
+        generator = self.generator.init(generator_key, noise, labels)["params"]
+        return generator, self.discriminator.init(discriminator_key, images, labels)["params"]
 
     def generate(self, params: Any, key: jax.Array, count: int):
         """Returns images of fresh noise, and their classes if there are any."""
@@ -38,17 +48,19 @@ class GanNetworks:
         images = self.generator.apply(
             {"params": params}, noise, labels, train=True, rngs={"dropout": dropout_key}
         )
+        chex.assert_shape(images, (count, *self.image_shape))
         return images, labels
 
-    def judge(self, params: Any, key: jax.Array, *, plain: bool) -> Callable:
-        """Returns `(images, labels) -> logits`, which augments the images unless `plain`."""
+    def judge(self, params: Any, key: jax.Array, augment: tuple[str, ...]) -> Callable:
+        """Returns `(images, labels) -> logits`, which applies `augment` to the images first."""
         augment_key, dropout_key = jax.random.split(key)
 
         def logits(images, labels):
-            if not plain:
-                images = diff_augment(augment_key, images, self.augment)
-            return self.discriminator.apply(
+            images = diff_augment(augment_key, images, augment)
+            logits = self.discriminator.apply(
                 {"params": params}, images, labels, train=True, rngs={"dropout": dropout_key}
             )
+            chex.assert_shape(logits, (len(images),))
+            return logits
 
         return logits

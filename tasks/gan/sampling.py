@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Noise of samples stands apart from that of training, which folds in step numbers.
+# Folded into the key of samples: training folds in step numbers, which never get this far.
 _SAMPLING = 2**31 - 1
 
 
 def to_uint8(images: jax.Array) -> jax.Array:
-    """Images of a generator, -1..1 and somewhat beyond, as files store them."""
+    """Converts images of a generator, in -1..1 and slightly beyond, to what files store."""
     return jnp.round(jnp.clip(images * 127.5 + 127.5, 0.0, 255.0)).astype(jnp.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Draws samples, which have numbers, or mixtures of two of them.
+    """Draws numbered samples, or mixtures of two of them.
 
-    Sample number i is the same image for the same weights and key, whatever the batch size or the
-    devices are. With classes it is of class i modulo their number.
+    Sample number i is the same image for the same weights and key, with any batch size and devices.
+    With classes, its class is i modulo their number.
 
     Attributes:
         generator: `apply({"params": p}, noise, labels, train=False)` gives images.
@@ -59,7 +59,7 @@ class Sampler:
 
         one, other = jax.vmap(noise)(batch["first"]), jax.vmap(noise)(batch["second"])
         share = batch["share"].reshape(-1, *(1,) * len(self.latent_shape))
-        # Divided, so that the mixture has variance 1, too.
+        # Divided so that the mixture also has variance 1.
         mixed = (1.0 - share) * one + share * other
         same = (batch["first"] == batch["second"]).reshape(share.shape)
         noise = jnp.where(same, one, mixed / jnp.sqrt((1.0 - share) ** 2 + share**2))

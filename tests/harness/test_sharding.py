@@ -1,5 +1,6 @@
 """One device equals eight, and each way to place the state equals the others."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -63,8 +64,7 @@ def test_every_single_step_agrees_at_a_large_rate(small_config, data, fsdp):
         assert float(scalars["loss"]) == pytest.approx(float(other_scalars["loss"]), abs=5e-6)
         moments, other_moments = state.opt_state[1][0].mu, other.opt_state[1][0].mu
         largest = max(float(abs(x).max()) for x in jax.tree.leaves(moments))
-        for x, y in zip(jax.tree.leaves(moments), jax.tree.leaves(other_moments), strict=True):
-            np.testing.assert_allclose(x, y, atol=1e-5 * largest, rtol=0)
+        chex.assert_trees_all_close(moments, other_moments, atol=1e-5 * largest, rtol=0)
 
 
 def test_accumulation_equals_the_whole_batch(small_config):

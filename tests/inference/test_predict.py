@@ -125,7 +125,7 @@ def trained(config, tmp_path_factory):
 def of_evaluation(run, state, weights="raw"):
     """-log p(label), and whether the label is first, of each image as evaluate.py has them."""
     sums = [run.eval_step(state, batch, run.key)[0][weights] for batch in run.data.eval_batches()]
-    return [(float(one["loss"]), int(one["top1"])) for one in sums]
+    return [(float(one.loss.total), int(one.top1_accuracy.total)) for one in sums]
 
 
 def evaluation_files(run):

@@ -18,9 +18,10 @@ from harness.errors import ConfigError
 from harness.pictures import image_grid, save_png
 from inference import compare
 from inference.sample import load_generator
-from tasks.gan.features import Embedding, digest, load_embedding
+from tasks.gan.embedding import Embedding, load_embedding
+from tasks.gan.feature_statistics import from_features, load_statistics, save_statistics
+from tasks.gan.hashes import arrays_hash
 from tasks.gan.metrics import frechet_distance, moments
-from tasks.gan.statistics import from_features, load_statistics, save_statistics
 from training import experiment
 from training.checkpoints import Checkpoints
 
@@ -179,7 +180,7 @@ def test_statistics_are_reused_in_the_same_space_only(tmp_path):
     np.testing.assert_array_equal(again.features, saved.features)
     assert (again.moments.count, again.to_judge_by) == (20, {"floor_recall": 0.5})
     assert frechet_distance(again.moments, moments(saved.features)) == pytest.approx(0, abs=1e-9)
-    assert digest(again.moments.mean) != digest(again.moments.covariance)
+    assert arrays_hash(again.moments.mean) != arrays_hash(again.moments.covariance)
     assert [file.name for file in tmp_path.iterdir()] == ["test.npz"]
     with pytest.raises(ConfigError, match="of other features: resize 'bicubic', not 'bilinear'"):
         load_statistics(path, SPACE | {"resize": "bilinear"}, 3)
@@ -212,7 +213,9 @@ def test_statistics_that_others_took(tmp_path):
 
 
 def measured(run):
-    return compare.real_statistics(run.data, run.task.embedding, run.task.neighbors)
+    return compare.real_statistics(
+        run.data, run.task.evaluator.embedding, run.task.options.neighbors
+    )
 
 
 def test_compare(runs, tmp_path, monkeypatch):
@@ -271,14 +274,14 @@ def test_moments_alone_give_the_frechet_distance_alone(runs, tmp_path, capsys):
     path = tmp_path / "fid.npz"
     np.savez(path, mu=real.mean, sigma=real.covariance)
     run, state = compare.load_run_with_statistics(folder / "gan", path)
-    assert "the file does not tell of which images" in capsys.readouterr().err
+    assert "the file does not say of which images" in capsys.readouterr().err
     found = compare.compare(run, state)
     assert found["frechet_distance"] == pytest.approx(metrics["frechet_distance"], rel=1e-3)
     assert not {"kernel_distance", "precision", "recall", "floor_recall"} & set(found)
     assert set(run.task.metric_names()) <= set(found)
     protocol = found["protocol"]
     assert protocol["real_images"] == "unknown: the file has mu and sigma alone"
-    assert protocol["statistics_hash"] == digest(real.mean, real.covariance)
+    assert protocol["statistics_hash"] == arrays_hash(real.mean, real.covariance)
     assert (protocol["num_real"], protocol["statistics"]) == ("unknown", str(path))
     with pytest.raises(ConfigError, match=r"config.task.statistics needs config.task.features"):
         compare.load_run(folder / "gan", features="", statistics=str(path))

@@ -1,5 +1,6 @@
 """Models with batch statistics in the loop that knows nothing of them."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -34,10 +35,6 @@ def run_steps(config, steps):
     return run, np.asarray(jax.device_get(losses)), first, jax.device_get(state)
 
 
-def close(one, other, **tolerances):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), one, other)
-
-
 def test_interrupted_equals_uninterrupted_and_evaluation_agrees(conv_config, tmp_path, monkeypatch):
     conv_config.loop.num_epochs = 2.0
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -63,7 +60,7 @@ def test_one_device_equals_eight(conv_config):
     run, other_losses, _, other = run_steps(conv_config, 5)
     assert run.mesh.size == 8
     np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
-    close(other.model_state, last.model_state, rtol=1e-3, atol=1e-4)
+    chex.assert_trees_all_close(other.model_state, last.model_state, rtol=1e-3, atol=1e-4)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), first.model_state, last.model_state)
     assert list(moved) == ["batch_stats"] and min(jax.tree.leaves(moved)) > 1e-3
 
@@ -80,7 +77,7 @@ def test_accumulation_updates_the_averages_part_by_part(conv_config):
         _, model_state = run.task.model.apply(
             variables, np.float32(part), train=True, mutable=["batch_stats"]
         )
-    close(last.model_state, dict(model_state), rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(last.model_state, dict(model_state), rtol=1e-4, atol=1e-5)
 
 
 def test_the_moving_average_of_parameters_is_evaluated_with_the_same_statistics(conv_config):

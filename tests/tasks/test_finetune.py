@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -56,12 +57,6 @@ def arrays(tree):
     return {path: np.asarray(leaf) for path, leaf in parameter_paths(tree).items()}
 
 
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for path in one:
-        np.testing.assert_array_equal(one[path], other[path], err_msg=path)
-
-
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 @pytest.mark.parametrize("devices", [(1, 1), (2, 4)])
 def test_starts_from_what_load_weights_gives(finetune_config, weights, devices):
@@ -73,8 +68,8 @@ def test_starts_from_what_load_weights_gives(finetune_config, weights, devices):
     expected = load_weights(
         finetune_config.init_from, run.task.model, image_size=(16, 16, 1), weights=weights
     )
-    assert_same(arrays(state.params), arrays(expected))
-    assert_same(arrays(state.ema), arrays(expected))
+    chex.assert_trees_all_equal(arrays(state.params), arrays(expected))
+    chex.assert_trees_all_equal(arrays(state.ema), arrays(expected))
     assert state.step == 0
     means = arrays(optax.tree.get(state.opt_state, "mu"))
     assert means.keys() == arrays(state.params).keys()
@@ -94,7 +89,7 @@ def test_batch_statistics_come_along(tmp_path):
     config.init_from = str(tmp_path)
     run = experiment.build(config)
     state = run.init(run.read_weights())
-    assert_same(arrays(state.model_state), arrays(trained.model_state))
+    chex.assert_trees_all_equal(arrays(state.model_state), arrays(trained.model_state))
     assert np.any(arrays(state.model_state)["batch_stats/stem_norm/mean"])
 
     # The same through evaluate.py, which gave such models fresh statistics once.
@@ -106,7 +101,7 @@ def test_batch_statistics_come_along(tmp_path):
     config.data.train_split = "train[:32]"
     train.train_and_evaluate(config, tmp_path / "probe")
     probed = last_state(config, tmp_path / "probe")
-    assert_same(arrays(probed.model_state), arrays(trained.model_state))
+    chex.assert_trees_all_equal(arrays(probed.model_state), arrays(trained.model_state))
 
 
 @pytest.mark.parametrize("other", [None, True, False])
@@ -119,13 +114,13 @@ def test_as_many_classes_but_others(finetune_config, other):
     kept = load_weights(finetune_config.init_from, run.task.model, image_size=(16, 16, 1))
     head = variables["params"].pop("head")
     if other is False:
-        assert_same(arrays(head), arrays(kept["head"]))
+        chex.assert_trees_all_equal(arrays(head), arrays(kept["head"]))
     else:
         assert not np.any(head["kernel"]) and not np.any(head["bias"])
         assert set(report.reinitialized) == {"head/kernel", "head/bias"}
         assert "as many classes, but different ones" in str(report)
     del kept["head"]
-    assert_same(arrays(variables["params"]), arrays(kept))
+    chex.assert_trees_all_equal(arrays(variables["params"]), arrays(kept))
     finetune_config.init.update(reinit_head="never")
     if other is not False:
         with pytest.raises(ConfigError, match="made for other classes"):
@@ -167,8 +162,7 @@ def test_report_is_shown_once_and_resume_needs_no_file(
     monkeypatch.setattr(experiment.Experiment, "init", original)
 
     states = [last_state(finetune_config, tmp_path / name) for name in ("whole", "parts")]
-    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_array_equal(one, other)
+    chex.assert_trees_all_equal(*states)
     metrics = json.loads((tmp_path / "parts" / "DONE").read_text())
     result = evaluate.evaluate_workdir(finetune_config, tmp_path / "parts")
     assert result["loss"] == metrics["loss"]
@@ -249,7 +243,7 @@ def test_probing_compiles_no_backward_pass(finetune_config):
 
 
 def test_files_know_their_classes(finetune_config, tmp_path):
-    """As a workdir does: the same number of other classes starts the head anew."""
+    """As a workdir does: other classes of the same number re-initialise the head."""
     finetune_config.data.classes = (5, 6, 7, 8, 9)
     run = experiment.build(finetune_config)
     variables = run.read_weights()[0]
@@ -312,4 +306,4 @@ def test_init_from_a_relative_path(small_config, tmp_path, monkeypatch):
     small_config.init_from = "w.npz"
     assert experiment.check_config(small_config)["init_from"] == str(tmp_path / "w.npz")
     read, _ = experiment.build(small_config).read_weights()
-    jax.tree.map(np.testing.assert_array_equal, read["params"], variables["params"])
+    chex.assert_trees_all_equal(read["params"], variables["params"])

@@ -3,28 +3,22 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clu.metrics import Average
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from harness.errors import NonFiniteError
-from tasks.metrics import (
-    check_finite,
-    classification_summary,
-    classification_sums,
-    label_rank,
-    mean_scalars,
-)
-from tasks.protocol import Evaluation
+from tasks.metrics import ClassificationMetrics, check_finite, label_rank, mean_scalars
+from tasks.protocol import Evaluation, Task
 from training.evaluation import evaluate
 
 
-class Summing:
-    """The part of a task that evaluation needs."""
+class Summing(Task):
+    """A task that only evaluates; the trivial rest of it is Task's."""
+
+    init = train_step = eval_step = metric_names = parameters = summarize = None
 
     def __init__(self, summarize):
         self.summarize = summarize
-
-    def eval_batches(self, batches):
-        return batches
 
 
 @pytest.fixture
@@ -35,7 +29,7 @@ def predictions():
 
 def test_metrics_equal_scikit_learn(predictions):
     logits, labels = predictions
-    summary = classification_summary(classification_sums(logits, labels, np.ones(103)))
+    summary = ClassificationMetrics.of(logits, labels, np.ones(103)).summary()
     shifted = logits - logits.max(-1, keepdims=True)
     probabilities = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
     classes = np.arange(10)
@@ -48,7 +42,7 @@ def test_metrics_equal_scikit_learn(predictions):
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 103, 200])
 def test_padding_never_counts(predictions, batch_size):
     logits, labels = predictions
-    whole = classification_summary(classification_sums(logits, labels, np.ones(103)))
+    whole = ClassificationMetrics.of(logits, labels, np.ones(103)).summary()
 
     def batches():
         for start in range(0, 103, batch_size):
@@ -61,8 +55,8 @@ def test_padding_never_counts(predictions, batch_size):
             )
 
     parts = evaluate(
-        lambda _, batch, key: (classification_sums(*batch), ()),
-        Summing(lambda sums, rows: Evaluation(classification_summary(sums))),
+        lambda _, batch, key: ({"raw": ClassificationMetrics.of(*batch)}, ()),
+        Summing(lambda sums, rows: Evaluation(sums["raw"].summary())),
         None,
         batches(),
         key=None,
@@ -86,7 +80,7 @@ def test_evaluation_can_be_abandoned():
 
     def step(_, batch, key):
         seen.append(batch)
-        return jnp.ones(()), ()
+        return {}, ()
 
     task = Summing(lambda sums, rows: Evaluation({}))
     assert evaluate(step, task, None, range(5), key=None, stop=lambda: len(seen) == 2) is None
@@ -100,11 +94,14 @@ def test_rows_arrive_in_order_and_a_task_may_add_batches():
             yield 10
 
     def step(state, batch, key):
-        return jnp.asarray(batch), {"twice": jnp.asarray([state * batch])}
+        metric = Average.from_model_output(jnp.asarray([batch]))
+        return {"batch": metric}, {"twice": jnp.asarray([state * batch])}
 
-    task = More(lambda sums, rows: Evaluation({"sum": int(sums)}, protocol={"rows": rows}))
+    task = More(
+        lambda sums, rows: Evaluation({"mean": sums["batch"].compute()}, protocol={"rows": rows})
+    )
     evaluation = evaluate(step, task, 2, [1, 2, 3], key=None)
-    assert evaluation.metrics == {"sum": 16}
+    assert evaluation.metrics == {"mean": 4.0}
     assert [int(row["twice"][0]) for row in evaluation.protocol["rows"]] == [2, 4, 6, 20]
     assert all(isinstance(row["twice"], np.ndarray) for row in evaluation.protocol["rows"])
 

@@ -6,7 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from tasks.optimizers import create_optimizer, create_schedule, decay_mask, trainable_mask
+from harness.errors import ConfigError
+from harness.strict_config import check_section
+from tasks.optimizers import (
+    PROVIDED,
+    create_optimizer,
+    create_schedule,
+    decay_mask,
+    trainable_mask,
+)
 
 
 def official_rate(step, *, base, steps_per_epoch, num_epochs, warmup_epochs, kind):
@@ -140,16 +148,28 @@ def test_decay_mask_searches_the_path():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(name="adam"), "adam.*adamw, sgd"),
         (dict(momentum=1.0), r"momentum=1.0 is not in \[0, 1\)"),
         (dict(nesterov=True, momentum=0.0), "nesterov=True needs config.optimizer.momentum"),
-        (dict(schedule="cosin"), "cosin.*cosine, linear, constant"),
         (dict(base_lr=0.0), "base_lr=0.0"),
         (dict(warmup_epochs=10.0), "100 steps of warm-up; allowed: 0 to 99"),
     ],
 )
 def test_impossible_values(changes, message):
     with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(name="adam"), "name='adam'.*adamw.*sgd"),
+        (dict(schedule="cosin"), "schedule='cosin'.*cosine.*linear.*constant"),
+    ],
+)
+def test_unknown_names(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        check_section({"base_lr": 1.0} | changes, create_optimizer, "c", provided=PROVIDED)
+    with pytest.raises(KeyError):  # nor do they mean another one where no config is checked
         make(**changes)
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from baselines.inception import InceptionV3, average_pool
 from harness import sharding
 from harness.errors import ConfigError
-from tasks.gan.features import Embedding, load_embedding
+from tasks.gan.embedding import Embedding, load_embedding
 from zoo.inception import state_shapes
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 32, 3)).astype(np.uint8)

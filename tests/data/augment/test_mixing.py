@@ -5,6 +5,7 @@ import math
 import random
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -377,10 +378,7 @@ def test_training_normalises_smooths_and_augments_and_evaluation_does_not():
         assert float(metrics["loss"]) == pytest.approx(losses.mean(), rel=1e-5)
         right = logits.argmax(1) == targets.argmax(1)
         assert float(metrics["top1_accuracy"]) == pytest.approx(right.mean())
-    for x, y in zip(
-        *(jax.tree.leaves(t.eval_step(state, batch, None)) for t in (ours, task())), strict=True
-    ):
-        assert (x == y).all()
+    chex.assert_trees_all_equal(*(t.eval_step(state, batch, None) for t in (ours, task())))
 
 
 def test_run_in_parts_on_four_devices_equals_the_whole_on_one(small_config):

@@ -1,4 +1,4 @@
-"""What an evaluation of a GAN compares, and the protocol beside its numbers."""
+"""What an evaluation of a GAN compares, and the protocol of its numbers."""
 
 import jax
 import numpy as np
@@ -8,9 +8,9 @@ from configs import digits_nest_gan
 from data import datasets
 from harness.errors import ConfigError
 from nest.gan.generator import NestGenerator, generator_shapes, with_stored_sizes
-from tasks.gan import statistics
-from tasks.gan.fingerprints import fingerprint, images_hash
-from tasks.gan.statistics import real_statistics
+from tasks.gan import feature_statistics
+from tasks.gan.feature_statistics import real_statistics
+from tasks.gan.hashes import fingerprint, images_hash
 from training import experiment
 from training.evaluation import evaluate
 
@@ -67,7 +67,7 @@ def test_padding_does_not_change_the_logits_of_real_images(config):
     np.testing.assert_allclose(found[:61], logits[:61], rtol=1e-4)
     images[61:] = 0
     black = judge(params, images / np.float32(127.5) - 1.0)
-    assert abs(black[60] / logits[60] - 1.0) > 1e-3  # what it would be beside padding
+    assert abs(black[60] / logits[60] - 1.0) > 1e-3  # what it would be next to padding
 
 
 class Brightness:
@@ -85,7 +85,7 @@ class Brightness:
 
 @pytest.fixture
 def with_features(config, monkeypatch):
-    monkeypatch.setattr("tasks.gan.evaluation.load_embedding", lambda *_, **__: Brightness())
+    monkeypatch.setattr("tasks.gan.build.load_embedding", lambda *_, **__: Brightness())
     config.task.update(features="classifier", num_samples=90, neighbors=4)
     return config
 
@@ -116,10 +116,10 @@ def test_the_protocol_is_complete_and_the_same_on_any_devices(with_features):
         "weights": "moving average",
     }
     assert found == expected | {"statistics_hash": found["statistics_hash"]}
-    # As numpy has the images, and whatever the batches.
+    # The same from the images in NumPy, in any batches.
     source = datasets.load_source(datasets.open_dataset("digits"), "test[:61]", (8, 8))
     names = np.asarray(fingerprint(np.stack([source[i]["image"] for i in range(61)])))
-    assert found["statistics_hash"] == statistics.statistics_hash(expected, names)
+    assert found["statistics_hash"] == feature_statistics.statistics_hash(expected, names)
     with_features.mesh.data = 8
     with_features.data.eval_batch_size = 32
     assert evaluated(with_features).protocol == found
@@ -136,7 +136,7 @@ def test_splits_that_are_too_small(with_features):
 
 
 def test_the_floor_is_of_so_many_images(with_features, monkeypatch):
-    monkeypatch.setattr(statistics, "MAX_FLOOR_IMAGES", 20)
+    monkeypatch.setattr(feature_statistics, "MAX_FLOOR_IMAGES", 20)
     run = experiment.build(with_features)
     found = real_statistics(run.data, Brightness(), neighbors=4)
     assert found.protocol["floor.num_images"] == 20
@@ -144,7 +144,9 @@ def test_the_floor_is_of_so_many_images(with_features, monkeypatch):
     source = datasets.load_source(datasets.open_dataset("digits"), "train[:80]", (8, 8))
     images = np.stack([source[i]["image"] for i in range(0, 80, 4)])  # spread over the split
     features, _ = Brightness()(images / 255.0)
-    distance = statistics.frechet_distance(found.moments, statistics.moments(features))
+    distance = feature_statistics.frechet_distance(
+        found.moments, feature_statistics.moments(features)
+    )
     assert found.to_judge_by["floor_frechet_distance"] == pytest.approx(distance, rel=1e-3)
 
 

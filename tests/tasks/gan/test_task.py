@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -83,8 +84,7 @@ def test_devices_make_no_difference(gan_config):
         assert bool(split) == (fsdp > 1)
         found.append(jax.device_get((state, scalars)))
     for other in found[1:]:
-        for x, y in zip(*map(jax.tree.leaves, (found[0], other)), strict=True):
-            np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-5)
+        chex.assert_trees_all_close(found[0], other, atol=1e-5, rtol=1e-5)
 
 
 def test_interpolations_begin_and_end_with_samples(gan_config):
@@ -191,7 +191,11 @@ def final_record(config, workdir):
 
 def test_interrupted_equals_uninterrupted(gan_config, tmp_path, monkeypatch):
     """Both networks, both optimizers, the average, the noise: all arrays, numbers, pictures."""
-    train.train_and_evaluate(gan_config, tmp_path / "whole")
+    with monkeypatch.context() as patch:  # compiled once, or per kind of batch that is evaluated
+        for name, kinds in (("train_step", 1), ("eval_step", 3)):
+            patch.setattr(Gan, name, chex.assert_max_traces(getattr(Gan, name), kinds))
+        chex.clear_trace_counter()
+        train.train_and_evaluate(gan_config, tmp_path / "whole")
     original = Gan.check
 
     def check(self, scalars, step):  # killed between the evaluations, the next step has R1
@@ -206,9 +210,7 @@ def test_interrupted_equals_uninterrupted(gan_config, tmp_path, monkeypatch):
     train.train_and_evaluate(gan_config, tmp_path / "parts")
     whole, parts = (final_record(gan_config, tmp_path / name) for name in ("whole", "parts"))
     assert whole[0] == parts[0] == 8
-    leaves, other = jax.tree.leaves(whole[1]), jax.tree.leaves(parts[1])
-    for x, y in zip(leaves, other, strict=True):
-        np.testing.assert_array_equal(x, y)
+    chex.assert_trees_all_equal(whole[1], parts[1])
     assert whole[2:] == parts[2:]
     assert len(whole[3]) == 4  # two evaluations
     assert {row["collapsed_steps"] for row in whole[2] if row["kind"] == "train"} == {0}

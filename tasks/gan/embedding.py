@@ -1,24 +1,23 @@
-"""Features of images in a trained network, to compare sets of images in."""
+"""A trained classifier as the feature space in which sets of images are compared."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from data import pipeline
 from harness import workdirs
 from harness.errors import ConfigError, input_errors
+from tasks.gan.hashes import arrays_hash
 from zoo import inception
 from zoo.load import load_variables
 from zoo.registry import create_model
 
 INCEPTION_SIZE = 299
-INCEPTION_CHUNK = 32  # images at once on a device: 0.3 GB on a CPU; 512 were 4.2 GB
+INCEPTION_CHUNK = 32  # images at once on a device: 0.3 GB on a CPU; 512 took 4.2 GB
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: it holds arrays
@@ -28,11 +27,11 @@ class Embedding:
     Attributes:
         model: the classifier.
         variables: its weights.
-        image_shape: (h, w, c) of the images that it was trained with.
-        mean, std: per channel, that it normalises with.
-        protocol: what it is, for the record: source, resize, image_size.
+        image_shape: (h, w, c) of the images that it was trained on.
+        mean, std: per channel, of its normalisation.
+        protocol: what it is, for the record: source, hash, resize.
         resize: method of jax.image.resize.
-        antialias: of the resize, where it makes images smaller.
+        antialias: of the resize, where it shrinks images.
         head: name of the layer that the features enter.
         chunk: images at once on each device, of a larger batch; None: all.
     """
@@ -52,12 +51,12 @@ class Embedding:
         """Returns features and class probabilities.
 
         Args:
-            images: float32 [b, h, w, c] in 0..1, of any size. Grey ones serve a classifier of
-                colour images.
+            images: float32 [b, h, w, c] in 0..1, of any size. Grey images are repeated for a
+                classifier of colour images.
 
         Returns:
-            features float32 [b, f], what enters the classifier's head (after the last norm and the
-            average over the image); probabilities [b, classes].
+            features float32 [b, f], the input of the classifier's head (after the last norm and the
+            average over the image); probabilities [b, num_classes].
         """
         count = len(images)
         at_once = count if self.chunk is None else self.chunk * jax.device_count()
@@ -137,7 +136,7 @@ def load_inception(file: Path) -> Embedding:
     protocol = {
         "features": f"pool3 of Inception-v3, {source}",
         "features_file": str(file),
-        "features_hash": digest(*jax.tree.leaves(variables)),
+        "features_hash": arrays_hash(*jax.tree.leaves(variables)),
         "resize": "bilinear without antialiasing, corners not aligned, of float images, to "
         f"{INCEPTION_SIZE}x{INCEPTION_SIZE}, as pytorch-fid (clean-fid: bicubic with antialiasing)",
         "classes": f"{model.num_classes} of Inception-v3",
@@ -183,16 +182,8 @@ def _load_classifier(folder: Path, dataset: str) -> Embedding:
     protocol = {
         "features": f"input of the head, {report.kind}",
         "features_workdir": str(folder),
-        "features_hash": digest(*jax.tree.leaves(variables)),
+        "features_hash": arrays_hash(*jax.tree.leaves(variables)),
         "resize": f"bicubic with antialiasing to {height}x{width} where the size differs",
         "classes": f"{data.num_classes} of {config['data']['name']}",
     }
     return Embedding(model, variables, data.image_shape, mean, std, protocol)
-
-
-def digest(*arrays: np.ndarray) -> str:
-    """Returns 12 hexadecimal digits that identify arrays, as float32."""
-    total = hashlib.sha256()
-    for array in arrays:
-        total.update(np.ascontiguousarray(array, np.float32).tobytes())
-    return total.hexdigest()[:12]

@@ -1,18 +1,17 @@
 """Features of real images, kept in a file so that they pass through the network only once.
 
-A file of ours is an .npz with
+The file is an .npz with
 
     mu, sigma   mean and covariance, under the names that pytorch-fid reads and writes
     features    float32 [n, f]: precision, recall and the kernel distance need them all
-    record      JSON: `protocol`, of which images and how they were taken, and `to_judge_by`, see
+    record      JSON: `protocol` (of which images, and how computed) and `to_judge_by`, see
                 FeatureStatistics
 
-Files with `mu` and `sigma` alone, as people pass them on for the FID, are read as well.
+Files with `mu` and `sigma` alone, as published for the FID, are read as well.
 """
 
 import dataclasses
 import functools
-import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -25,21 +24,21 @@ import numpy as np
 from data import datasets, pipeline, selection
 from harness.errors import ConfigError, one_line
 from harness.files import replacing
-from tasks.gan.features import Embedding
-from tasks.gan.fingerprints import fingerprint, images_hash
+from tasks.gan.embedding import Embedding
+from tasks.gan.hashes import fingerprint, images_hash, short_hash
 from tasks.gan.metrics import Moments, frechet_distance, kernel_distance, moments, precision_recall
 
-# What decides whether two sets of features are in the same space.
+# Two sets of features are in the same space if these entries of their protocols agree.
 _SPACE = ("features_hash", "resize")
 
 # Fields of the section `data` that decide which images are compared, and how they look.
 _IMAGES = ("name", "eval_split", "classes", "eval_crop_ratio", "eval_crop_interpolation")
 
-# The splits are compared with so many training images at most, as many as the FID is usually taken
-# with: the features of ImageNet's 1.28 million in Inception-v3 would be 10 GB.
+# Training images that a split is compared with, at most: the usual number for the FID. Features of
+# ImageNet's 1.28 million in Inception-v3 would be 10 GB.
 MAX_FLOOR_IMAGES = 50_000
 
-CONFIDENT = 0.9
+CONFIDENT = 0.9  # probability above which a classifier counts as confident
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +46,10 @@ class FeatureStatistics:
     """Features of a set of real images.
 
     Attributes:
-        moments: their mean and covariance; the count is 0 where nobody knows it.
+        moments: their mean and covariance; the count is 0 where it is unknown.
         features: float32 [n, f]; None if the file has the moments alone.
-        protocol: the space, and whose they are; empty if the file does not tell.
-        to_judge_by: metrics of other real images in comparison with these.
+        protocol: the feature space and the images; empty if the file does not say.
+        to_judge_by: metrics of other real images compared with these.
     """
 
     moments: Moments
@@ -60,13 +59,13 @@ class FeatureStatistics:
 
 
 def from_features(features: np.ndarray, protocol: dict[str, Any]) -> FeatureStatistics:
-    """Takes the moments of features [n, f]."""
+    """Returns the statistics of features [n, f]."""
     features = np.asarray(features, np.float32)
     return FeatureStatistics(moments(features), features, protocol)
 
 
 def compare(real: FeatureStatistics, generated: np.ndarray, neighbors: int) -> dict[str, float]:
-    """Returns the metrics of features [n, f] of samples; those that need all real ones if there.
+    """Returns the metrics of features [n, f] of samples; without `real.features`, the first alone.
 
     Args:
         real: of the real images.
@@ -90,8 +89,8 @@ def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -
         neighbors: of precision and recall.
 
     Returns:
-        Statistics of the evaluation split. To judge by: `floor_frechet_distance`, `floor_precision`
-        and `floor_recall`, which the training split has, and `real_confident_share`.
+        Statistics of the evaluation split. To judge by: the training split's
+        `floor_frechet_distance`, `floor_precision` and `floor_recall`, and `real_confident_share`.
 
     Raises:
         ConfigError: the training split has too few images.
@@ -107,7 +106,7 @@ def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -
             parts.append([rows[mask] for rows in jax.device_get(embed(batch["image"]))])
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
-    # The first images would not do: a folder's are in the order of their classes.
+    # Not the first images: a folder's are sorted by class.
     whole = datasets.load_source(data.dataset, data.train_split, data.height_and_width)
     source = selection.evenly_spaced(whole, MAX_FLOOR_IMAGES)
     check_count(f"config.data.train_split={data.train_split!r}", len(source), neighbors)
@@ -145,25 +144,25 @@ def real_images(data: pipeline.Data) -> dict[str, Any]:
 
 
 def floor_images(data: pipeline.Data, neighbors: int) -> dict[str, Any]:
-    """Describes what `to_judge_by` depends on beside the evaluation split."""
+    """Describes what `to_judge_by` depends on, apart from the evaluation split."""
     return {"floor.split": data.train_split, "floor.neighbors": neighbors}
 
 
 def statistics_hash(protocol: dict[str, Any], fingerprints: np.ndarray) -> str:
-    """Returns 12 hexadecimal digits that identify features by what they were made from.
+    """Returns the hash of the feature space and the images that features were computed from.
 
-    The features themselves differ in their last bits with devices and batches.
+    The features themselves differ in their last bits between devices and batch sizes.
 
     Args:
         protocol: of the feature space.
         fingerprints: of the images, see `fingerprint`.
     """
     parts = [protocol[key] for key in _SPACE] + [images_hash(fingerprints)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    return short_hash([json.dumps(parts).encode()])
 
 
 def save_statistics(path: str | Path, statistics: FeatureStatistics) -> None:
-    """Writes statistics that have features, at once or not at all: 4 n f + 8 f^2 bytes or so.
+    """Writes statistics that have features, atomically: about 4 n f + 8 f^2 bytes.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -188,8 +187,8 @@ def load_statistics(path: str | Path, protocol: dict[str, Any], width: int) -> F
 
     Args:
         path: of the file.
-        protocol: of the feature space that it has to be of: its hash and resizing must be the same.
-            A file with the moments alone tells neither.
+        protocol: of the feature space, whose hash and resizing the file's must equal. A file with
+            the moments alone has neither.
         width: number of features there.
 
     Raises:
@@ -197,7 +196,7 @@ def load_statistics(path: str | Path, protocol: dict[str, Any], width: int) -> F
     """
     path = Path(path).expanduser()
     try:
-        if not zipfile.is_zipfile(path):  # also of what is not there
+        if not zipfile.is_zipfile(path):  # also False if there is no file
             raise ValueError("no such file, or not an archive of NumPy")
         with np.load(path, allow_pickle=False) as archive:
             stored = {name: archive[name] for name in archive.files}
@@ -209,7 +208,7 @@ def load_statistics(path: str | Path, protocol: dict[str, Any], width: int) -> F
             if (other := found.get(key)) != protocol[key]:
                 raise ValueError(f"of other features: {key} {other!r}, not {protocol[key]!r}")
         arrays = {name: stored[name] for name in ("mu", "sigma", *["features"] * bool(record))}
-    except Exception as error:  # zipfile, zlib, NumPy and json each have their own
+    except Exception as error:  # zipfile, zlib, NumPy and json each raise their own
         raise ConfigError(f"statistics {path}: {one_line(error)}") from error
     count = len(arrays["features"]) if record else 0
     shapes = {"mu": (width,), "sigma": (width, width), "features": (count, width)}

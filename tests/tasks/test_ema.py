@@ -1,7 +1,5 @@
 """The moving average of the parameters: its decay, from the first step and with a warm-up."""
 
-import functools
-
 import jax
 import numpy as np
 import optax
@@ -9,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from tasks.classification import Classification
-from tasks.moving_average import average_rate
+from tasks.ema import ParameterEma
 
 
 class OneLayer(nn.Module):
@@ -54,7 +52,7 @@ def test_average_by_hand(warmup, decay):
 
 def test_rate_far_into_the_run_is_exact():
     """Taken as 1 - decay in float32, it would be off by one in ten thousand."""
-    rate = jax.jit(functools.partial(average_rate, decay=0.99996, warmup=True))
+    rate = jax.jit(ParameterEma(0.99996, warmup=True).rate)
     for step in (0, 1, 1000, 200_000, 300_000, 10**8):
         expected = max(1 - 0.99996, 9 / (10 + step))
         assert float(rate(np.int32(step))) == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,75 @@
+"""The task `classification` from its sections: model, optimizer, device_augment and task."""
+
+from typing import Any
+
+from jax.sharding import Mesh
+
+from data import pipeline
+from data.augment import mixing
+from harness.errors import ConfigError
+from harness.steps import Steps
+from harness.strict_config import check_model_section, check_section, check_subsections
+from tasks.classification import Classification
+from tasks.optimizers import PROVIDED, create_optimizer
+from tasks.protocol import Task
+from zoo.registry import create_model
+
+ALL_BUT_HEAD = ("^(?!head/)",)  # what config.task.linear_probe freezes
+# Arguments of Classification that the code gives, not the config.
+FROM_PARTS = (
+    *("model", "optimizer", "schedule", "freeze", "device_augment"),
+    *("image_shape", "num_classes", "mean", "std"),
+)
+
+
+def check_classification(config: dict[str, Any]) -> dict[str, Any]:
+    """Checks the sections that build_classification reads; returns them with their defaults."""
+    check_model_section(config["model"], "config.model")
+    create_model(**config["model"], num_classes=1)  # a module is a description: costs nothing
+    device_augment = check_subsections(
+        config["device_augment"], mixing.DEVICE_AUGMENTS, "config.device_augment"
+    )
+    mixing.create_device_augment(device_augment)
+    return {
+        "model": config["model"],
+        "device_augment": device_augment,
+        "optimizer": check_section(
+            config["optimizer"], create_optimizer, "config.optimizer", provided=PROVIDED
+        ),
+        "task": check_section(config["task"], Classification, "config.task", provided=FROM_PARTS),
+    }
+
+
+def build_classification(
+    config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh
+) -> Task:
+    """Builds the task of a classification from its sections."""
+    task, freeze = config["task"], config["optimizer"]["freeze"]
+    parts = task["accumulation_steps"]
+    if parts > 0 and steps.batch_size % (parts * mesh.size):
+        raise ConfigError(
+            f"config.data.batch_size={steps.batch_size} must be divisible by "
+            f"config.task.accumulation_steps={parts} times the number of devices, {mesh.size}"
+        )
+    model = create_model(**config["model"], num_classes=data.num_classes)
+    freeze += ALL_BUT_HEAD if task["linear_probe"] else ()
+    optimizer, schedule = create_optimizer(
+        **config["optimizer"] | {"freeze": freeze},
+        model=model,
+        batch_size=steps.batch_size,
+        steps_per_epoch=steps.per_epoch,
+        total_steps=steps.total,
+    )
+    mean, std = data.statistics
+    return Classification(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        mean=mean,
+        std=std,
+        device_augment=mixing.create_device_augment(config["device_augment"]),
+        freeze=freeze,
+        **task,
+    )

@@ -1,0 +1,50 @@
+"""The exponential moving average (EMA) of a network's parameters, and its warm-up."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from harness.trees import select
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterEma:
+    """The average that is evaluated in place of the newest parameters.
+
+    Attributes:
+        decay: per step; 0 or None: no average.
+        warmup: start with a shorter memory, decay min(decay, (1 + step) / (10 + step)), so that the
+            average does not hold on to the initial values for 1 / (1 - decay) steps.
+    """
+
+    decay: float | None
+    warmup: bool
+
+    def __post_init__(self):
+        if self.decay is not None and not 0 <= self.decay < 1:
+            raise ValueError(f"config.task.ema_decay={self.decay} is not in [0, 1); 0: off")
+
+    def init(self, params: Any) -> Any:
+        """Returns the average at step 0, None when off."""
+        return jax.tree.map(jnp.copy, params) if self.decay else None
+
+    def update(self, ema: Any, params: Any, step: jax.Array, trained: Any) -> Any:
+        """Returns the next average.
+
+        Args:
+            ema: the average so far.
+            params: the new parameters.
+            step: number of updates made before this one.
+            trained: tree of bools; where it is False, the average keeps its bits.
+        """
+        if not self.decay:
+            return None
+        return select(trained, optax.incremental_update(params, ema, self.rate(step)), ema)
+
+    def rate(self, step: jax.Array) -> jax.Array | float:
+        """Returns the share of the new parameters, 1 - decay, in update number `step`."""
+        rate = 1.0 - self.decay  # in float32 it would be off by one in ten thousand
+        return jnp.maximum(rate, 9.0 / (10.0 + step)) if self.warmup else rate
