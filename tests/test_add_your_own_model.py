@@ -1,6 +1,7 @@
-"""The steps of README, section "Add your own model", done with a toy model."""
+"""The steps of docs/extending.md, "Add your own model", done with a toy model."""
 
 import importlib
+import re
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import train
 from zoo.load import parameter_shapes
 from zoo.registry import MODELS, create_model
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 
 # Step 1: a linen module with plain fields, num_classes among them.
 MODULE = '''\
@@ -60,7 +61,7 @@ python evaluate.py --workdir=runs/toy
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """Does steps 1 to 3 beside the repository; returns the recipe's module."""
+    """Does steps 1 to 3 outside the repository; returns the recipe's module."""
     (tmp_path / "toy_model.py").write_text(MODULE)
     (tmp_path / "digits_toy.py").write_text(RECIPE)
     monkeypatch.syspath_prepend(tmp_path)
@@ -92,7 +93,8 @@ def test_fields_can_be_set_and_are_checked(toy):
         create_model("patch_perceptron", num_classes=10, dims=8)
 
 
-def test_readme_shows_these_steps():
-    section = README.read_text().split("## Add your own model")[1].split("\n## ")[0]
+def test_the_page_shows_these_steps():
+    section = PAGE.read_text().split("## Add your own model")[1].split("\n## ")[0]
+    section = re.sub("^    ", "", section, flags=re.M)  # code is indented in its step
     for part in (MODULE, ENTRY, RECIPE, COMMANDS):
         assert part.strip() in section
