@@ -3,7 +3,7 @@
     python train.py --config=configs/digits_tnt.py --workdir=runs/digits_tnt
 
 Argument: debug. Our own recipe, chosen by its accuracy on train[80%:] after training on train[:80%]
-(99.4 %, mean of seeds 0-2, 287 images, so 0.35 % per image); README has the accuracies on the test
+(99.4 %, mean of seeds 0-2, 287 images, so 0.35 % per image); docs/results.md has those on the test
 split. All that does not stand here is as in configs/digits_nest.py: data, augmentation, 60 epochs.
 """
 

@@ -8,10 +8,10 @@
 Argument: pretrain|finetune|scratch, debug. `scratch` learns the same 50 images from nothing.
 
 Our own recipe. The model has one level and coarse patches: 4x4 words in one block, no aggregation.
-That of configs/digits_nest.py learns the 50 images from nothing as well as after fine-tuning
-(README), so there is nothing to show with it. The 50 images are of the first half of the training
-split; the values of both stages were chosen by the accuracy on the second half, seeds 10 and 11
-(--config.data.eval_split='train[50%:]').
+That of configs/digits_nest.py learns the 50 images from nothing as well as after fine-tuning, so
+there is nothing to show with it (docs/fine-tuning.md). The 50 images are of the first half of the
+training split; the values of both stages were chosen by the accuracy on the second half, seeds 10
+and 11 (--config.data.eval_split='train[50%:]').
 """
 
 from configs import digits_nest

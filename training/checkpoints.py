@@ -174,7 +174,7 @@ class Checkpoints:
 
         Raises:
             ConfigError: the checkpoint is of another model (lists the differences), or there are
-            some and none is readable.
+                some and none is readable.
         """
         manager = {"latest": self._latest, "best": self._best}[which]
         for step in sorted(manager.all_steps(), reverse=True):

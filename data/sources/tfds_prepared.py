@@ -104,7 +104,7 @@ def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
 
 
 def is_name(name: str) -> bool:
-    """Returns whether `name` has the form set[/config][:version]."""
+    """Returns whether `name` has the form `set[/config][:version]`."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -130,7 +130,7 @@ def open_prepared(name: str, data_dir: str | os.PathLike | None) -> Prepared:
     """Reads the description of a prepared set, and nothing else.
 
     Args:
-        name: set[/config][:version]; without a version, the newest one there.
+        name: `set[/config][:version]`; without a version, the newest one there.
         data_dir: as `resolve_data_dir` takes it.
 
     Raises:
