@@ -24,9 +24,8 @@ class FullAttentionGenerator(nn.Module):
     embeddings.
 
     Attributes:
-        image_size, dims, depths, num_heads, num_channels, latent_dim, patch_size, mlp_ratio,
-            attention, qkv_bias, deaggregation, gelu, dtype: as in `NestGenerator`. TransGAN's own
-            de-aggregation is pixel shuffle.
+        deaggregation: as in `NestGenerator`; TransGAN's own is pixel shuffle.
+        dims and the rest: as in `NestGenerator`.
 
     Reference:
         Jiang, Chang and Wang, "TransGAN", arXiv 2102.07074, section 3 and figure 1: transformer

@@ -19,7 +19,7 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
     """Makes sure that a data set of TensorFlow Datasets is there as ArrayRecord.
 
     Args:
-        name: set[/config][:version].
+        name: `set[/config][:version]`.
         data_dir: folder of the prepared sets; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
         manual_dir: folder with archives that were downloaded by hand.
 

@@ -127,9 +127,8 @@ class NestDiscriminator(nn.Module):
 
     Attributes:
         num_classes: classes of a conditional discriminator. None: it takes no labels.
-        dims, depths, num_heads, patch_size, block_size, mlp_ratio, attention, aggregation,
-            drop_path_rate, dtype, remat: as in `nest.model.Nest`; its other fields keep their
-            defaults, the official choices.
+        dims and the rest: as in `nest.model.Nest`, whose other fields keep their defaults, the
+            official choices.
     """
 
     dims: tuple[int, ...]
