@@ -1,6 +1,7 @@
 """Settings of the whole test run, and a run small enough to train in seconds."""
 
 import os
+from pathlib import Path
 
 # Before jax is imported anywhere: the CPU, as eight simulated devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -44,6 +45,12 @@ def small_config():
         num_epochs=4.0, log_every_steps=3, evaluate_every_epochs=1.0, save_every_epochs=1.4
     )
     return config
+
+
+@pytest.fixture(scope="session")
+def fixtures():
+    """The folder of small weights and runs with known answers; its README says who made them."""
+    return Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="session")
