@@ -1,30 +1,45 @@
 """Settings of the whole test run, and a run small enough to train in seconds."""
 
 import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
 
-# Before jax is imported anywhere: the CPU, as eight simulated devices.
+# Before jax is imported anywhere, and for the processes that tests start.
+# The CPU, as eight simulated devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 if not os.environ.get("FULL_OPTIMIZATION"):
     # Optimizing code that runs for milliseconds would take most of the time. .ci/run repeats the
     # tests of exactness with what a real run has.
     flags.append("--xla_backend_optimization_level=0")
+    if version("jaxlib").startswith("0.10."):  # later ones lack the flag
+        flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(flags)
+# Compiled programs are shared by all tests, their processes, and the next run; the key has program,
+# flags and version of jaxlib, but not what the processor can do.
+ROOT = Path(__file__).parents[1]
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache" / platform.node()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import jax
 import pytest
 
 from configs import digits_nest
 
 
+def pytest_configure(config):
+    if sys.platform != "linux":
+        config.option.markexpr += " and not linux"
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """Lets the tests share compiled programs: most of them train the same small model."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # of all workers
-    jax.config.update("jax_compilation_cache_dir", str(folder / "jax_cache"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+def no_curves():
+    """Leaves curves.png out, which takes most of a second; runs by command line draw it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.reporting.draw_curves", lambda *_: None)
+        yield
 
 
 @pytest.fixture
@@ -44,6 +59,12 @@ def small_config():
         num_epochs=4.0, log_every_steps=3, evaluate_every_epochs=1.0, save_every_epochs=1.4
     )
     return config
+
+
+@pytest.fixture(scope="session")
+def fixtures():
+    """The folder of small weights and runs with known answers; its README says who made them."""
+    return Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Every recipe builds, is what its golden file says, and runs in its debug form."""
 
-import functools
+import dataclasses
 import importlib
 import json
 import os
@@ -11,12 +11,11 @@ import pytest
 
 import train
 from configs import common
+from data import datasets
 from harness import workdirs
 from harness.errors import ConfigError
-from nest.gan.generator import latent_shape
 from tasks.optimizers import decay_mask, parameter_paths
 from training import experiment
-from zoo.registry import create_discriminator, create_generator, create_model
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden" / "configs"
@@ -49,15 +48,13 @@ RECIPES = {
     "transfer_nest": ["cifar10", "cifar100", "flowers", "pets", "flowers,tiny", "debug"],
 }
 ALL = [(name, argument) for name, arguments in RECIPES.items() for argument in arguments]
-INPUTS = {  # channels and classes of data sets whose files tests do not have
-    "digits": (1, 10),
-    "synthetic": (3, 10),
-    "cifar10": (3, 10),
-    "cifar100": (3, 100),
-    "imagenet2012": (3, 1000),
-    "downsampled_imagenet/64x64": (3, 1),
-    "oxford_flowers102": (3, 102),
-    "oxford_iiit_pet": (3, 37),
+NUM_CLASSES = {  # of the data sets that have to be prepared
+    "cifar10": 10,
+    "cifar100": 100,
+    "imagenet2012": 1000,
+    "downsampled_imagenet/64x64": 1,
+    "oxford_flowers102": 102,
+    "oxford_iiit_pet": 37,
 }
 
 
@@ -81,45 +78,31 @@ def test_no_recipe_is_left_out():
     assert files == set(RECIPES)
 
 
-@functools.cache
-def parameter_shapes(name, argument):
+@pytest.fixture(scope="module", params=ALL, ids="-".join)
+def recipe(request):
+    """A recipe, built; of data that have to be prepared, with made-up images in as many classes."""
+    name, argument = request.param
     config = get_config(name, argument)
-    channels, num_classes = INPUTS[config.data.name]
-    if config.task.name == "gan":
-        return gan_parameter_shapes(config, channels)
-    shape = (config.data.image_size, config.data.image_size, channels)
-    num_classes = len(config.data.get("classes") or range(num_classes))
-    model = create_model(**config.model.to_dict(), num_classes=num_classes)
-    images = jax.ShapeDtypeStruct((1, *shape), "float32")
-    return jax.eval_shape(
-        lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
-    )["params"]
+    config.mesh.data = 1
+    with pytest.MonkeyPatch.context() as patch:
+        if (num_classes := NUM_CLASSES.get(config.data.name)) is not None:
+            data = dataclasses.replace(
+                datasets.open_dataset("synthetic"), name=config.data.name, num_classes=num_classes
+            )
+            patch.setitem(datasets.BUILT_IN, config.data.name, lambda: data)
+        run = experiment.build(config)
+    return name, argument, run
 
 
-def gan_parameter_shapes(config, channels):
-    size = config.data.image_size
-    generator = create_generator(
-        **config.generator.to_dict(), image_size=size, num_channels=channels, num_classes=None
-    )
-    discriminator = create_discriminator(**config.discriminator.to_dict(), num_classes=None)
-    noise = jax.ShapeDtypeStruct(latent_shape(generator, 1), "float32")
-    images = jax.ShapeDtypeStruct((1, size, size, channels), "float32")
-    key = jax.random.key(0)
-    return {
-        "generator": jax.eval_shape(generator.init, key, noise)["params"],
-        "discriminator": jax.eval_shape(discriminator.init, key, images)["params"],
-    }
-
-
-@pytest.mark.parametrize(("name", "argument"), ALL)
-def test_golden(name, argument):
+def test_golden(recipe):
     """The checked config and the parameters without weight decay, as text for review.
 
     Defaults that are newer than a file, and that the recipe leaves alone, are not in it.
     UPDATE_GOLDEN=1 python -m pytest tests/configs/test_recipes.py rewrites the files.
     """
+    name, argument, run = recipe
     config = checked_config(name, argument)
-    shapes = parameter_shapes(name, argument)
+    shapes = run.task.parameters(run.shapes)
     is_gan = config["task"]["name"] == "gan"
     optimizer = config["generator_optimizer" if is_gan else "optimizer"]
     mask = decay_mask(shapes, optimizer["decay_exclude"])
@@ -140,21 +123,21 @@ def test_golden(name, argument):
     assert path.read_text() == text
 
 
+def test_builds(recipe):
+    _, _, run = recipe
+    assert run.steps.total > 0
+
+
 @pytest.mark.parametrize(("name", "argument"), ALL)
-def test_builds_or_says_what_to_run(name, argument, tmp_path):
+def test_says_how_to_prepare_its_data(name, argument, tmp_path):
     config = get_config(name, argument)
-    config.mesh.data = 1
-    if config.data.name in ("digits", "synthetic"):
-        assert experiment.build(config).steps.total > 0
+    if config.data.name in datasets.BUILT_IN:
+        experiment.check_config(config)
         return
     config.data.data_dir = str(tmp_path)
     run_this = f"run: python tools/prepare_data.py {config.data.name} --data_dir={tmp_path}"
     with pytest.raises(ConfigError, match=f"{config.data.name}.* is not prepared .*{run_this}"):
         experiment.check_config(config)
-    # All but the data is right: with made-up images it builds, with its augmentation.
-    config.data.update(name="synthetic", eval_split="test", train_split="train")
-    run = experiment.build(config)
-    assert run.steps.total > 0
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -268,7 +268,7 @@ def children_bytes():
     return total
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="counts pages as Linux does")
+@pytest.mark.linux
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_memory_does_not_grow_over_three_epochs(tmp_path, num_workers):
     # An epoch decodes 96 MB and makes 24 MB of batches: keeping a tenth of it would show.

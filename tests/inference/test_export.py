@@ -146,6 +146,7 @@ def test_grey_images(tmp_path):
     assert (exported.num_channels, exported.class_names) == (1, tuple("abcd"))
 
 
+@pytest.mark.onnx
 @MODELS
 def test_onnx_gives_the_same(name, tmp_path):
     pytest.importorskip("jax2onnx")

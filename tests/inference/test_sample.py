@@ -53,9 +53,7 @@ def runs(tmp_path_factory):
     config.task.update(num_samples=90, conditional=True, r1_weight=0.0, augment=())
     config.task.features = str(folder / "classifier")
     config.loop.num_epochs = 0.4
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.reporting.draw_curves", lambda *_: None)  # takes seconds
-        metrics = train.train_and_evaluate(config, folder / "gan")
+    metrics = train.train_and_evaluate(config, folder / "gan")
     return folder, config, metrics
 
 

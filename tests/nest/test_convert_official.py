@@ -1,12 +1,6 @@
-"""Official NesT weights: logits of the official code, names there and back, and damaged files.
+"""Official NesT weights: logits of the official code, names there and back, and damaged files."""
 
-The fixtures are not part of the repository: they are looked for in $NEST_FIXTURES, else in
-../shared/fixtures, and the tests that need them are skipped where they are missing.
-"""
-
-import os
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -39,15 +33,6 @@ MODELS = {
         attention="multi_query",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def fixtures():
-    beside = Path(__file__).parents[3] / "shared" / "fixtures"
-    folder = Path(os.environ.get("NEST_FIXTURES", beside))
-    if not (folder / "nest_official_mha").is_dir():
-        pytest.skip(f"no fixtures in {folder}; NEST_FIXTURES names their folder")
-    return folder
 
 
 @pytest.fixture(params=sorted(MODELS))

@@ -1,13 +1,7 @@
-"""timm's NesT: logits of the fixtures, names there and back, and how the padding is found.
-
-The fixtures are not part of the repository: they are looked for in $NEST_FIXTURES, else in
-../shared/fixtures, and the tests that need them are skipped where they are missing.
-"""
+"""timm's NesT: logits of the fixtures, names there and back, and how the padding is found."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,15 +23,6 @@ SAME = Nest(
 )
 TORCH = SAME.clone(aggregation_padding="torch")
 FILES = {"nest_timm_jx": SAME, "nest_timm": TORCH}
-
-
-@pytest.fixture(scope="module")
-def fixtures():
-    beside = Path(__file__).parents[3] / "shared" / "fixtures"
-    folder = Path(os.environ.get("NEST_FIXTURES", beside))
-    if not (folder / "nest_timm.safetensors").is_file():
-        pytest.skip(f"no fixtures in {folder}; NEST_FIXTURES names their folder")
-    return folder
 
 
 def random_params(model, size=32, seed=0):

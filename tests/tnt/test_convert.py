@@ -1,17 +1,10 @@
-"""TNT weights of the official code and of timm: their logits, names there and back, damaged files.
-
-The fixtures are not part of the repository: they are looked for in $NEST_FIXTURES, else in
-../shared/fixtures, and the tests that need them are skipped where they are missing.
-"""
+"""TNT weights of the official code and of timm: logits, names there and back, damaged files."""
 
 import contextlib
-import importlib.util
-import os
 import pickle
 import sys
 import types
 import zipfile
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -35,15 +28,6 @@ FILES = {
     "tnt_timm_legacy": ("tnt_timm_legacy.safetensors", LEGACY),
 }
 TORCH_FILE = "tnt_official.pth.tar"
-
-
-@pytest.fixture(scope="module")
-def fixtures():
-    beside = Path(__file__).parents[3] / "shared" / "fixtures"
-    folder = Path(os.environ.get("NEST_FIXTURES", beside))
-    if not (folder / TORCH_FILE).is_file():
-        pytest.skip(f"no fixtures in {folder}; NEST_FIXTURES names their folder")
-    return folder
 
 
 def random_params(model, size=32, seed=0):
@@ -352,9 +336,9 @@ def test_other_names_and_other_models(saved):
 # Files of torch
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
 @pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".tar"])
-def test_torch_files_say_that_torch_is_missing(tmp_path, suffix):
+def test_torch_files_say_that_torch_is_missing(tmp_path, monkeypatch, suffix):
+    monkeypatch.setitem(sys.modules, "torch", None)
     file = tmp_path / f"tnt{suffix}"
     file.write_bytes(b"anything")
     refused(file, RELEASED, "needs torch, which is not installed: pip install torch")
