@@ -38,6 +38,7 @@ def close(one, other, **tolerances):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), one, other)
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_interrupted_equals_uninterrupted_and_evaluation_agrees(conv_config, tmp_path, monkeypatch):
     conv_config.loop.num_epochs = 2.0
     whole, parts = tmp_path / "whole", tmp_path / "parts"

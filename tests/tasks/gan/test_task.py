@@ -189,7 +189,7 @@ def final_record(config, workdir):
     return step, state, records, pictures
 
 
-def test_interrupted_equals_uninterrupted(gan_config, tmp_path, monkeypatch):
+def test_interrupted_equals_uninterrupted(compiled_once, gan_config, tmp_path, monkeypatch):
     """Both networks, both optimizers, the average, the noise: all arrays, numbers, pictures."""
     train.train_and_evaluate(gan_config, tmp_path / "whole")
     original = Gan.check
