@@ -1,7 +1,9 @@
 """Settings of the whole test run, and a run small enough to train in seconds."""
 
+import dataclasses
 import os
 import platform
+import runpy
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pytest
+from absl import app
+from absl.testing import flagsaver
 
 from configs import digits_nest
 
@@ -59,6 +63,54 @@ def small_config():
         num_epochs=4.0, log_every_steps=3, evaluate_every_epochs=1.0, save_every_epochs=1.4
     )
     return config
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Runs a script as its command line does, but in this process, which has imported everything.
+
+    Each script has one test that starts a process of its own.
+    """
+
+    def run(script, *arguments):
+        """Returns the exit code, stdout and stderr."""
+        app.define_help_flags()  # once for all: absl does not define them again
+        capsys.readouterr()
+        with monkeypatch.context() as patch, flagsaver.flagsaver():
+            patch.chdir(ROOT)
+            patch.setattr(sys, "argv", [script, *arguments])
+            with pytest.raises(SystemExit) as end:
+                runpy.run_path(script, run_name="__main__")
+        return end.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def compiled_steps():
+    return {}
+
+
+@pytest.fixture
+def compiled_once(monkeypatch, compiled_steps):
+    """Lets runs of one config share compiled steps, for tests that train it again and again."""
+    from training import experiment
+
+    build = experiment.build
+
+    def build_once(config, **options):
+        run, key = build(config, **options), config.to_json(sort_keys=True)
+        steps = {"train_step": run.train_step, "eval_step": run.eval_step}
+        return dataclasses.replace(run, **compiled_steps.setdefault(key, steps))
+
+    monkeypatch.setattr(experiment, "build", build_once)
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """The environment of a process that sees one device."""
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 @pytest.fixture(scope="session")

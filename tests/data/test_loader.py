@@ -54,7 +54,7 @@ def assert_same(left, right):
 # --- worker processes -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_workers", [2, 4])
+@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_change_nothing_and_resume_in_epoch_two(tmp_path, num_workers, monkeypatch):
     # Parts of three images: several workers make one batch.
     monkeypatch.setattr("data.batches.PART_BYTES", 3 * 16 * 16 * 3)

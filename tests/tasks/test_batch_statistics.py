@@ -35,6 +35,7 @@ def run_steps(config, steps):
     return run, np.asarray(jax.device_get(losses)), first, jax.device_get(state)
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_interrupted_equals_uninterrupted_and_evaluation_agrees(conv_config, tmp_path, monkeypatch):
     conv_config.loop.num_epochs = 2.0
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -1,7 +1,7 @@
 """tools/benchmark.py data and tools/visualize.py, as a person calls them and piece by piece."""
 
 import json
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +18,11 @@ from training import batch_pictures, experiment
 ROOT = Path(__file__).parents[2]
 
 
-def run(tool, *arguments):
+def run(environment, tool, *arguments):
     return subprocess.run(
         [sys.executable, f"tools/{tool}.py", *arguments],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -34,9 +34,10 @@ def checked(config):
     return experiment.check_config(config)
 
 
-def test_benchmark_prints_every_stage(tmp_path):
+def test_benchmark_prints_every_stage(one_device, tmp_path):
     output = tmp_path / "speed.jsonl"
     result = run(
+        one_device,
         "benchmark",
         "data",
         "--config=configs/imagenet_nest.py:tiny",
@@ -100,17 +101,16 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
         ),
     ],
 )
-def test_visualize_errors(arguments, words):
-    import re
-
-    result = run("visualize", *arguments)
-    assert result.returncode == 2
-    assert re.search(words, result.stderr) and len(result.stderr.strip().splitlines()) == 1
+def test_visualize_errors(run_script, arguments, words):
+    code, _, stderr = run_script("tools/visualize.py", *arguments)
+    assert code == 2
+    assert re.search(words, stderr) and len(stderr.strip().splitlines()) == 1
 
 
-def test_visualize_writes_a_picture(tmp_path):
+def test_visualize_writes_a_picture(one_device, tmp_path):
     path = tmp_path / "batch.png"
     result = run(
+        one_device,
         "visualize",
         "batch",
         "--config=configs/digits_nest.py",

@@ -200,7 +200,7 @@ def test_wrong_input(name, given, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_command_line():
+def test_command_line(run_script):
     command = [sys.executable, "tools/summary.py", "tnt_s_patch16_224", "--depth=2", "--json"]
     done = subprocess.run(
         [*command, "--image_size=32,64", "--gelu=tanh"], cwd=ROOT, capture_output=True, text=True
@@ -213,8 +213,8 @@ def test_command_line():
         for key in ("parameters", "multiply_adds", "activations", "kept_bytes")
     }
     assert result["total"] == total and total["kept_bytes"] > 0
-    wrong = subprocess.run([*command, "more"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.returncode == 2 and "unexpected argument 'more'" in wrong.stderr
+    code, _, stderr = run_script(*command[1:], "more")
+    assert code == 2 and "unexpected argument 'more'" in stderr
 
 
 def test_a_reader_that_has_enough():

@@ -80,7 +80,7 @@ def test_there_and_back_is_bit_exact(named, stored, tmp_path):
     with safe_open(there, framework="numpy") as file:
         assert "patch_embed.proj.weight" in file.keys() or "pixel_pos" in file.keys()
         assert file.metadata()["format"] == "pt"
-    assert convert(named, there, back, "npz").returncode == 0
+    convert_weights.main(flags(named, input=str(there), output=str(back), to="npz"))
     found = load_weights(back, model, image_size=32)
     jax.tree.map(np.testing.assert_array_equal, found, random_params(model))
 
@@ -139,10 +139,12 @@ def test_what_is_wrong_is_said(stored, tmp_path, monkeypatch, named, more, messa
     assert {file.name for file in tmp_path.iterdir()} == {"there.safetensors", "in.npz"}
 
 
-def test_exit_code_of_wrong_input(tmp_path):
-    result = convert(NEST, tmp_path / "absent.npz", tmp_path / "out.safetensors", "ours")
-    assert result.returncode == 2
-    assert "no such file or folder" in result.stderr and len(result.stderr.splitlines()) == 1
+def test_exit_code_of_wrong_input(run_script, tmp_path):
+    arguments = ["--model=nest_tiny_s16_32", f"--input={tmp_path / 'absent.npz'}"]
+    arguments += [f"--output={tmp_path / 'out.safetensors'}", "--to=ours"]
+    code, _, stderr = run_script("tools/convert_weights.py", *arguments)
+    assert code == 2
+    assert "no such file or folder" in stderr and len(stderr.splitlines()) == 1
 
 
 def test_grey_images(tmp_path):

@@ -25,9 +25,9 @@ def start(workdir, num_processes, *changes):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    count = f"device_count={4 // num_processes}"
     environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // num_processes}",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", count)
     }
     command = [sys.executable, "train.py", f"--workdir={workdir}", *RECIPE, *changes]
     processes = []

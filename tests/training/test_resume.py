@@ -1,6 +1,7 @@
 """Interrupted equals uninterrupted, bit for bit: state, average, optimizer and every metric."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from training.checkpoints import Checkpoints
 from training.trained_run import check_same_config
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def final_record(config, workdir):
@@ -72,15 +74,15 @@ def kill_when(monkeypatch, where, number):
             os.kill(os.getpid(), signal.SIGTERM)
 
     if where == "step":
-        jitted = experiment.jax.jit
+        build = experiment.build
 
-        def jit(function, **kwargs):
-            compiled = jitted(function, **kwargs)
-            if function.__name__ != "train_step":
-                return compiled
-            return lambda *args: (strike(), compiled(*args))[1]
+        def build_striking(config):
+            run = build(config)
+            return dataclasses.replace(
+                run, train_step=lambda *args: (strike(), run.train_step(*args))[1]
+            )
 
-        monkeypatch.setattr(experiment.jax, "jit", jit)
+        monkeypatch.setattr(experiment, "build", build_striking)
     elif where == "evaluation":
         original = train.evaluate
 

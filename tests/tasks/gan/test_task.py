@@ -189,7 +189,7 @@ def final_record(config, workdir):
     return step, state, records, pictures
 
 
-def test_interrupted_equals_uninterrupted(gan_config, tmp_path, monkeypatch):
+def test_interrupted_equals_uninterrupted(compiled_once, gan_config, tmp_path, monkeypatch):
     """Both networks, both optimizers, the average, the noise: all arrays, numbers, pictures."""
     with monkeypatch.context() as patch:  # compiled once, or per kind of batch that is evaluated
         for name, kinds in (("train_step", 1), ("eval_step", 3)):
