@@ -109,18 +109,20 @@ def train_and_evaluate(
             report.evaluation(step, evaluation, split)
             return evaluation.metrics
 
+        def next_batch(step):
+            try:
+                return next(batches)
+            except BadImage:
+                if jax.process_count() == 1:  # with several, no other is at a save now
+                    saved.save(step, state, loop_record(), wait=True)
+                raise
+
         if run.steps.evaluates_at(first_step):  # stopped before it could
             metrics = evaluate_now(first_step)
         for step in range(first_step + 1, run.steps.total + 1):
             if interrupts.requested():
                 stop(step - 1)
-            try:
-                batch = next(batches)
-            except BadImage:
-                if jax.process_count() == 1:  # with several, no other is at a save now
-                    saved.save(step - 1, state, loop_record(), wait=True)
-                raise
-            state, scalars = train_step(state, batch, run.key)
+            state, scalars = train_step(state, next_batch(step - 1), run.key)
             window.append(scalars)
             jax.block_until_ready(window[:-RUN_AHEAD][-1:])
             report.progress(step)

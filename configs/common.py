@@ -30,6 +30,7 @@ def base_config() -> ConfigDict:
     for section in (*sections, "mesh", "loop", "checkpoint"):
         config[section] = ConfigDict()
     config.task.name = "classification"
+    config.data.data_dir = config_dict.placeholder(str)  # typed: 2024_01 is a name, not a number
     return config
 
 
@@ -46,11 +47,12 @@ def gan_config() -> ConfigDict:
     for section in ("init", "model", "device_augment", "optimizer"):
         del config[section]
     config.task.name = "gan"
+    config.task.features = config.task.statistics = ""
     for network in ("generator", "discriminator"):
         config[network] = ConfigDict()
         config[f"{network}_optimizer"] = {
             "schedule": "constant",
-            "b1": 0.0,  # HiT-GAN and StyleGAN2, papers/nest.md section 5
+            "b1": 0.0,  # as in HiT-GAN and StyleGAN2
             "b2": 0.99,
         }
     config.checkpoint.best_metric = ""
@@ -90,7 +92,7 @@ def parse_argument(argument: str | None, **choices: tuple[str, ...]) -> ConfigDi
 
 
 def finetune_at_384(config: ConfigDict) -> ConfigDict:
-    """Makes an ImageNet recipe the fine-tuning of its model, trained at 224, at 384 x 384.
+    """Turns an ImageNet recipe into fine-tuning at 384 x 384 of a model trained at 224.
 
     Neither the NesT nor the TNT paper gives a recipe. Both train as DeiT does, so these are the
     values of DeiT's command (facebookresearch/deit, README_deit.md, commit 4da6691) for images

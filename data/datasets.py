@@ -31,9 +31,8 @@ class Dataset:
         name: as in the recipe.
         num_classes: number of labels, which are 0 to num_classes - 1.
         num_channels: 1 for grey, 3 for colour.
-        load: `load(split, image_size) -> Source` for a whole split. Only sources whose originals
-            are smaller than what anybody trains on (digits) and synthetic ones heed the image size;
-            the others give images in their own sizes.
+        load: `load(split, image_size) -> Source` for a whole split. Only
+            "digits" and "synthetic" use the image size; the others return images as they are.
         splits: names that `load` takes.
         aliases: other name of a split -> its name in `splits`.
         class_names: in the order of the labels, where known.

@@ -40,7 +40,7 @@ def save_png(path: Path, image: np.ndarray, *, least_side: int = 600) -> None:
     Args:
         path: of the file, there completely or not at all.
         image: grey or colour.
-        least_side: pixels that the longer side has at least, about.
+        least_side: pixels that the longer side gets, about, if it has fewer.
     """
     from PIL import Image
 

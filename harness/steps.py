@@ -25,10 +25,10 @@ class Steps:
     def evaluates_at(self, step: int) -> bool:
         """Returns whether the state after `step` updates is evaluated.
 
-        An evaluation at most half an interval before the last step is left out: epochs are rarely
-        a whole number of steps, and the last two evaluations would fall on nearly the same state.
+        One at most a tenth of an interval before the last step is left out: epochs are rarely a
+        whole number of steps, and the last two evaluations would fall on nearly the same state.
         """
-        is_near_the_end = 0 < self.total - step <= self.evaluate / 2
+        is_near_the_end = 0 < self.total - step <= max(1, self.evaluate / 10)
         return self._is_due(self.evaluate, step) and not is_near_the_end
 
     def saves_at(self, step: int) -> bool:

@@ -48,6 +48,18 @@ def _choices(expected: Any) -> list[str]:
     return list(dict.fromkeys(c for part in typing.get_args(expected) for c in _choices(part)))
 
 
+def _in_words(kind: Any) -> str:
+    """Returns "float", "None", "tuple[str, ...]", or the names that a Literal allows."""
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(_choices(kind))
+    if _choices(kind):
+        return f"a tuple of {', '.join(_choices(kind))}"
+    if kind is type(None):
+        return "None"
+    plain = inspect.isclass(kind) and not typing.get_args(kind)
+    return kind.__name__ if plain else str(kind).replace("typing.", "")
+
+
 def wrong_type(value: Any, expected: Any) -> str | None:
     """Returns what is wrong with a value, e.g. "of type str; allowed: float"; None if it is right.
 
@@ -68,8 +80,8 @@ def wrong_type(value: Any, expected: Any) -> str | None:
     for name in value if isinstance(value, tuple | list) else (value,):
         if isinstance(name, str) and choices and name not in choices:
             return unknown(name, choices)
-    name = expected.__name__ if inspect.isclass(expected) else str(expected)
-    return f"of type {type(value).__name__}; allowed: {name.replace('typing.', '')}"
+    allowed = " or ".join(map(_in_words, _alternatives(expected)))
+    return f"of type {type(value).__name__}; allowed: {allowed}"
 
 
 def _as_annotated(value: Any, expected: Any) -> Any:
@@ -87,7 +99,9 @@ def _as_annotated(value: Any, expected: Any) -> Any:
         return bool(value)
     for kind in kinds:
         if typing.get_origin(kind) is tuple:
-            items = tuple(value) if isinstance(value, list | tuple) else (value,)
+            if isinstance(value, bool):
+                break
+            items = tuple(value) if isinstance(value, list | tuple) else (value,) * (value != "")
             wanted = typing.get_args(kind)
             if wanted[1:] == (...,):
                 wanted = wanted[:1] * len(items)

@@ -73,14 +73,15 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """
     old, new = (flatten(json.loads(json.dumps(config))) for config in (old, new))  # no tuples
 
+    old, new = ({k: v for k, v in flat.items() if v is not None and v != {}} for flat in (old, new))
+
     def shown(flat, key):
-        value = flat.get(key)
-        return "(absent)" if value is None or value == {} else repr(value)
+        return repr(flat[key]) if key in flat else "(absent)"
 
     return [
         f"{key}: {shown(old, key)} there, {shown(new, key)} now"
         for key in sorted(old.keys() | new.keys())
-        if shown(old, key) != shown(new, key) and not FREE_KEYS.match(key)
+        if old.get(key) != new.get(key) and not FREE_KEYS.match(key)
     ]
 
 

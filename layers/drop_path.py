@@ -7,7 +7,7 @@ from jax import Array
 def drop_path_rates(max_rate: float, num_layers: int) -> tuple[float, ...]:
     """Returns the drop-path rate of each layer, growing linearly from 0 to `max_rate`.
 
-    The rates are Python floats: a NumPy scalar would promote bfloat16 activations to float64.
+    The rates are Python floats: a NumPy scalar would promote bfloat16 activations to float32.
 
     Args:
         max_rate: rate of the last layer.

@@ -38,7 +38,7 @@ class ParameterEma:
             ema: the average so far.
             params: the new parameters.
             step: number of updates made before this one.
-            trained: tree of bools; where it is False, the average keeps its bits.
+            trained: tree of bools; where it is False, the average stays bit-for-bit unchanged.
         """
         if not self.decay:
             return None

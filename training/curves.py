@@ -4,9 +4,9 @@ from pathlib import Path
 
 from harness.files import replacing
 
-# Numbers in metrics.jsonl that are no curves to look at.
-_NOT_DRAWN = {"kind", "step", "num_examples", "num_samples", "images_per_second", "input_wait"}
-_NOT_DRAWN.add("protocol")
+# Logged with the training metrics, but of the machine: not drawn, and different in every run.
+TIMINGS = ("images_per_second", "input_wait")
+_NOT_DRAWN = {"kind", "step", "num_examples", "num_samples", "protocol", *TIMINGS}
 
 
 def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None:

@@ -121,7 +121,7 @@ def build(config: ConfigDict, *, training: bool = True) -> Experiment:
     Args:
         config: the recipe.
         training: whether the training split has to be there; without it there is nothing to plan,
-            and `steps` are of one batch an epoch.
+            and `steps` are of one batch per epoch.
 
     Raises:
         ConfigError: anything in the config or the input that can't work.

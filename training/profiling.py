@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,34 +46,33 @@ def profiled(
         folder: receives plugins/profile/TIME/: TensorBoard shows it (with the package xprof), and
             https://ui.perfetto.dev opens the file perfetto_trace.json.gz in it.
 
-    Raises:
-        ConfigError: the first of the steps is made already.
     """
-    if steps and steps.start <= first_step:
-        raise ConfigError(
-            f"--profile_steps={steps.start}:{steps[-1]}: {first_step} steps of this run are made; "
-            "choose later ones, or another --workdir"
-        )
-    if not steps or jax.process_index() != 0:
+    left = range(max(steps.start, first_step + 1), steps.stop)
+    if len(left) < len(steps):  # a resumed run: no error, since the same command has to resume it
+        what = f"{left.start}:{left[-1]} are recorded" if left else "nothing is recorded"
+        print(f"note: --profile_steps: {first_step} steps are made; {what}", file=sys.stderr)
+    if not left or jax.process_index() != 0:
         yield train_step
         return
-    step = first_step
+    step, is_recording = first_step, False
 
     def recorded(state, batch, key):
-        nonlocal step
+        nonlocal step, is_recording
         step += 1
-        if step == steps.start:
+        if step == left.start:
             jax.block_until_ready(state)  # what came before stays out
             jax.profiler.start_trace(folder, create_perfetto_trace=True)
+            is_recording = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             result = train_step(state, batch, key)
-        if step == steps[-1]:
+        if step == left[-1]:
             jax.block_until_ready(result)
+            is_recording = False
             jax.profiler.stop_trace()
         return result
 
     try:
         yield recorded
     finally:
-        if step in steps[:-1]:  # interrupted in between
+        if is_recording:  # interrupted in between
             jax.profiler.stop_trace()

@@ -1,5 +1,6 @@
-"""What a person sees of a run, and what stays of it: lines or a progress bar, files, a picture."""
+"""Console output, metrics files and plots of a run."""
 
+import contextlib
 import json
 import math
 import sys
@@ -63,7 +64,8 @@ class Reporter:
             self._file.close()
             self._tensorboard.close()
             if kind is not KeyboardInterrupt:  # of somebody in a hurry
-                self._draw_curves()
+                with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
+                    self._draw_curves()
 
     def _records_until(self, step: int) -> list[dict]:
         """Rewrites metrics.jsonl without what will be logged again; returns what is left."""
@@ -84,7 +86,7 @@ class Reporter:
         return records
 
     def _restart_clock(self, step: int) -> None:
-        """Leaves what lies before out of images/s."""
+        """Restarts the timer, so that time before `step` does not count towards images/s."""
         self._clock, self._clock_step = time.perf_counter(), step
         self._clock_waited = self._batches.seconds_waited
 
@@ -107,8 +109,8 @@ class Reporter:
             f"{jax.process_count()} process(es), mesh {axes}"
         )
         self.say(
-            f"{steps.total} steps of {steps.batch_size} images, {steps.per_epoch:.1f} steps an "
-            f"epoch; everything goes to {self._workdir}"
+            f"{steps.total} steps of {steps.batch_size} images, {steps.per_epoch:.1f} steps "
+            f"per epoch; everything goes to {self._workdir}"
         )
         for note in notes:
             self.say(note)
@@ -172,7 +174,7 @@ class Reporter:
             )
 
     def evaluation(self, step: int, evaluation: Evaluation, split: str) -> None:
-        """Reports an evaluation, writes its pictures and, once a minute, redraws curves.png."""
+        """Reports an evaluation, writes its pictures and redraws curves.png, once a minute."""
         if not self._active:
             return
         self._record("eval", step, evaluation.metrics, {}, evaluation.protocol)
@@ -180,7 +182,8 @@ class Reporter:
         for name, picture in evaluation.pictures.items():
             save_png(self._workdir / f"{name}_{step:07d}.png", picture)
             self._tensorboard.add_image(name, picture, step, dataformats="HWC")
-        if time.perf_counter() - self._curves_clock >= SECONDS_BETWEEN_CURVES:
+        is_last = step == self._steps.total
+        if is_last or time.perf_counter() - self._curves_clock >= SECONDS_BETWEEN_CURVES:
             self._draw_curves()
         self._restart_clock(step)
 

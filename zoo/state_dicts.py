@@ -1,4 +1,4 @@
-"""PyTorch state dicts: whose names they use, and what that source fixes though no array shows it.
+"""PyTorch state dicts: which codebase one comes from, and the model fields which that implies.
 
 How the names map to this repository's is in the model's own room (nest/convert_timm.py,
 tnt/convert.py).

@@ -65,8 +65,7 @@ def mixup_cutmix(
 
     The partner of image i is image b - 1 - i; the middle one of an odd batch is its own. Mixup adds
     the two, weighted; cutmix takes a box from one and the rest from the other. One of them is drawn
-    per batch. An image's own weight, of which the partner has the rest to one, is
-
+    per batch. The partner's weight is one minus the image's own, which is
 
     - "nest" (official NesT, augment/augment_ops.py), with m = u^(1/alpha) / 2, u uniform, drawn per
       image. Not a Beta distribution, though it is called one there. Mixup: 1 - m. Cutmix:

@@ -125,11 +125,11 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 # --- geometry -------------------------------------------------------------------------------------
-# Each takes `interpolation` and `fill`, the level of what comes in from
-# outside the image, or three levels, of which a grey image takes the first. "nearest" is OpenCV's,
-# with coordinates counted from the centre of the first pixel, as in the official NesT code;
-# "bilinear" and "bicubic" are Pillow's own transform, which counts from that pixel's corner, as in
-# timm: shears differ by half their factor.
+# Each takes `interpolation` and `fill`, the level of what comes in from outside the image, or three
+# levels, of which a grey image takes the first. "nearest" is OpenCV's, with coordinates counted
+# from the centre of the first pixel, as in the official NesT code; "bilinear" and "bicubic" are
+# Pillow's own transform, which counts from that pixel's corner, as in timm: shears differ by half
+# their factor.
 
 
 def _transform(

@@ -58,6 +58,8 @@ def parse(monkeypatch):
         ("optimizer.freeze=('^level1_',)", ("^level1_",)),
         ("optimizer.freeze=^head/", ("^head/",)),
         ("data.mean=0.5", (0.5,)),
+        ("optimizer.decay_exclude=", ()),
+        ("data.data_dir=2024_01", "2024_01"),
         ("data.mean=(1,0.5,0)", (1.0, 0.5, 0.0)),
         ("task.linear_probe=1", True),
         ("init.ignore_fields=()", ()),
@@ -90,6 +92,7 @@ def test_flags_without_value(parse):
         ("optimizer.freeze=3", "freeze=3: of type int; allowed: tuple"),
         ("optimizer.freeze=None", "freeze=None: of type NoneType; allowed: tuple"),
         ("task.linear_probe=2", "linear_probe=2: of type int; allowed: bool"),
+        ("data.mean=True", "mean=True: of type bool; allowed: tuple"),
         ("data.mean=grey", "mean='grey': of type str; allowed: tuple"),
     ],
 )

@@ -48,7 +48,7 @@ def test_numbers_and_lists_become_what_is_annotated():
         ({"rate": "1"}, "config.f.rate='1': of type str; allowed: float"),
         ({"rate": True}, "config.f.rate=True: of type bool; allowed: float"),
         ({"rate": None}, "config.f.rate=None: of type NoneType; allowed: float"),
-        ({"rate": 1.0, "count": 2.0}, "config.f.count=2.0: of type float; allowed: int | None"),
+        ({"rate": 1.0, "count": 2.0}, "config.f.count=2.0: of type float; allowed: int or None"),
         ({"rate": 1.0, "is_on": 2}, "config.f.is_on=2: of type int; allowed: bool"),
         (
             {"rate": 1.0, "color": "gren"},

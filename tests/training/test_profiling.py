@@ -52,7 +52,22 @@ def test_wrong_steps(text):
         parse_steps(text, 8)
 
 
-def test_steps_that_are_made_already(tmp_path):
-    with pytest.raises(ConfigError, match="--profile_steps=3:5: 3 steps of this run are made"):
-        with profiled(train_step, range(3, 6), first_step=3, folder=tmp_path):
-            pass
+@pytest.mark.parametrize(
+    ("first_step", "recorded", "note"),
+    [(3, ["4", "5"], "3 steps are made; 4:5 are recorded"), (5, [], "nothing is recorded")],
+)
+def test_the_same_command_resumes(tmp_path, capsys, first_step, recorded, note):
+    assert sorted(run(tmp_path, range(3, 6), first_step=first_step)[1]) == recorded
+    assert note in capsys.readouterr().err
+
+
+def test_an_error_in_the_last_step_ends_the_trace(tmp_path):
+    def failing(*_):
+        raise ValueError
+
+    with (
+        pytest.raises(ValueError),
+        profiled(failing, range(1, 2), first_step=0, folder=tmp_path) as f,
+    ):
+        f(None, None, None)
+    assert run(tmp_path, range(1, 2))[1]  # another one can be recorded

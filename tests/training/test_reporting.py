@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from harness.errors import Interrupted
 from harness.steps import plan_steps
 from tasks.protocol import Evaluation
 from training import reporting
@@ -38,7 +39,9 @@ def test_curves_are_drawn_once_a_minute_and_at_the_end(reporter, monkeypatch):
             reporter.evaluation(step, Evaluation({"loss": 1.0 / step}), "test")
             clock[0] += 20.0
         assert drawn == [1, 4, 7]
-    assert drawn == [1, 4, 7, 8]
+        reporter.evaluation(10, Evaluation({"loss": 0.1}), "test")
+        assert drawn == [1, 4, 7, 9]  # the last step's, before the run is called done
+    assert drawn == [1, 4, 7, 9]
 
 
 def test_nothing_new_is_not_drawn_again(reporter, monkeypatch):
@@ -47,6 +50,16 @@ def test_nothing_new_is_not_drawn_again(reporter, monkeypatch):
     with reporter:
         reporter.evaluation(1, Evaluation({"loss": 1.0}), "test")
     assert drawn == [1]
+
+
+def test_a_full_disk_does_not_hide_what_ended_the_run(reporter, monkeypatch):
+    def no_space(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(reporting, "draw_curves", no_space)
+    with pytest.raises(Interrupted), reporter:
+        reporter.train(1, {"loss": 1.0})
+        raise Interrupted("saved")
 
 
 def test_in_a_hurry_nothing_is_drawn(reporter, monkeypatch):

@@ -23,6 +23,7 @@ from harness import workdirs
 from harness.errors import ConfigError, Interrupted, NonFiniteError
 from training import experiment
 from training.checkpoints import Checkpoints
+from training.curves import TIMINGS
 from training.trained_run import check_same_config
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def final_record(config, workdir):
         best_step, best_state, _ = saved.restore(run.shapes, "best")
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     for record in records:
-        for name in ("images_per_second", "input_wait"):
+        for name in TIMINGS:
             record.pop(name, None)
     return step, best_step, jax.device_get((state, best_state)), records
 

@@ -376,7 +376,7 @@ def test_equals_timm(timm, monkeypatch, name, increasing, interpolation):
         ({"magnitude": True}, ["magnitude=True: of type bool; allowed: float"]),
         ({"magnitude_std": -1}, ["magnitude_std", "-1", "0"]),
         ({"probability": 1.5}, ["probability", "1.5", "0 to 1"]),
-        ({"increasing": 1, "variant": "timm"}, ["increasing=1: of type int; allowed: bool"]),
+        ({"increasing": 2, "variant": "timm"}, ["increasing=2: of type int; allowed: bool"]),
         ({"increasing": True}, ["increasing", "True", "'timm'"]),
         ({"max_translate_fraction": 0.3}, ["max_translate_fraction", "0.3", "'timm'"]),
         ({"max_translate_pixels": 9, "variant": "timm"}, ["max_translate_pixels", "9", "'nest'"]),

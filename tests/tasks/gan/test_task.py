@@ -17,6 +17,7 @@ from harness.pictures import image_grid
 from tasks.gan.task import Gan
 from training import evaluation, experiment
 from training.checkpoints import Checkpoints
+from training.curves import TIMINGS
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def final_record(config, workdir):
         step, state, _ = saved.restore(run.shapes)
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     for record in records:
-        for name in ("images_per_second", "input_wait"):
+        for name in TIMINGS:
             record.pop(name, None)
     pictures = {path.name: path.read_bytes() for path in workdir.glob("*_*.png")}
     return step, state, records, pictures
