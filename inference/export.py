@@ -20,7 +20,7 @@ import numpy as np
 from data.pipeline import Data
 from harness.arguments import as_height_width
 from harness.errors import ConfigError, one_line
-from harness.files import write_text
+from harness.files import replacing, write_text
 from harness.trees import listed
 from inference.predict import Prediction, Predictor, predict_files
 
@@ -122,7 +122,8 @@ def export(
         serialized = exported.serialize()
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"not exported: {str(error).splitlines()[0]}") from error
-    with zipfile.ZipFile(file, "w") as members:  # weights do not compress
+    # Not compressed: weights do not shrink.
+    with replacing(file) as temporary, zipfile.ZipFile(temporary, "w") as members:
         members.writestr(_FUNCTION, bytes(serialized))
         members.writestr(_ABOUT, json.dumps(_about(predictor), indent=1))
 
