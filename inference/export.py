@@ -21,7 +21,7 @@ from data.pipeline import Data
 from harness.arguments import as_height_width
 from harness.errors import ConfigError, one_line
 from harness.files import replacing, write_text
-from harness.trees import listed
+from harness.strict_config import unknown_name
 from inference.predict import Prediction, Predictor, predict_files
 
 VERSION = 1
@@ -114,8 +114,9 @@ def export(
     Raises:
         ConfigError: an unknown platform, or JAX cannot export the model.
     """
-    if unknown := set(platforms) - set(PLATFORMS):
-        raise ConfigError(f"no platforms: {listed(sorted(unknown))}; there are {listed(PLATFORMS)}")
+    for name in platforms:
+        if name not in PLATFORMS:
+            raise ConfigError(unknown_name(f"platform {name!r}", name, PLATFORMS))
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:
         exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images)
