@@ -29,11 +29,32 @@ def unknown(name: Any, allowed: Iterable[str]) -> str:
     return f"unknown; {hint}allowed: {', '.join(allowed) or 'none'}"
 
 
-def check_range(key: str, value: float, least: float, most: float = math.inf) -> None:
-    """Raises a ValueError unless least <= value <= most."""
-    if not least <= value <= most:
-        allowed = f"at least {least}" if most == math.inf else f"{least} to {most}"
-        raise ValueError(problem(key, value, "out of range", allowed))
+def check_range(
+    key: str,
+    value: float,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raises a ValueError unless value is finite, least <= value <= most and above < value < below.
+
+    Args:
+        key: for the message.
+        value: a number.
+        least, most: the range with its ends.
+        above, below: the range without its ends.
+    """
+    if least <= value <= most and above < value < below:
+        return
+    ends = {"at least": least, "above": above, "at most": most, "below": below}
+    allowed = " and ".join(f"{word} {end}" for word, end in ends.items() if math.isfinite(end))
+    if math.isfinite(least) and math.isfinite(most):
+        allowed = f"{least} to {most}"
+    if abs(value) == math.inf:
+        allowed += " and finite"
+    raise ValueError(problem(key, value, "out of range", allowed))
 
 
 def check_interval(key: str, value: tuple[float, float], least: float, most: float) -> None:

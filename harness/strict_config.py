@@ -84,6 +84,22 @@ def wrong_type(value: Any, expected: Any) -> str | None:
     return f"of type {type(value).__name__}; allowed: {allowed}"
 
 
+def check_arguments(function: Callable, **arguments: Any) -> None:
+    """Checks arguments that a caller passes on from a person, such as names of choices.
+
+    Args:
+        function: whose annotations say what is allowed.
+        **arguments: some of its arguments.
+
+    Raises:
+        ValueError: one is of another type or an unknown name.
+    """
+    hints = typing.get_type_hints(function)
+    for name, value in arguments.items():
+        if wrong := wrong_type(value, hints[name]):
+            raise ValueError(problem(name, value, wrong))
+
+
 def _as_annotated(value: Any, expected: Any) -> Any:
     """Returns a value of the annotated type that plainly means the same, or the value itself.
 
@@ -164,7 +180,7 @@ def check_section(
     for key, value in section.items():
         checked[key] = _as_annotated(value, hints[key])
         if wrong_type(checked[key], hints[key]):
-            raise ConfigError(f"{path}.{key}={value!r}: {wrong_type(value, hints[key])}")
+            raise ConfigError(problem(f"{path}.{key}", value, wrong_type(value, hints[key])))
     return defaults | checked
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from data.pipeline import Data
 from harness.arguments import as_height_width
 from harness.errors import ConfigError, one_line
-from harness.files import write_text
-from harness.trees import listed
+from harness.files import replacing, write_text
+from harness.strict_config import unknown_name
 from inference.predict import Prediction, Predictor, predict_files
 
 VERSION = 1
@@ -114,15 +114,17 @@ def export(
     Raises:
         ConfigError: an unknown platform, or JAX cannot export the model.
     """
-    if unknown := set(platforms) - set(PLATFORMS):
-        raise ConfigError(f"no platforms: {listed(sorted(unknown))}; there are {listed(PLATFORMS)}")
+    for name in platforms:
+        if name not in PLATFORMS:
+            raise ConfigError(unknown_name(f"platform {name!r}", name, PLATFORMS))
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:
         exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images)
         serialized = exported.serialize()
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"not exported: {str(error).splitlines()[0]}") from error
-    with zipfile.ZipFile(file, "w") as members:  # weights do not compress
+    # Not compressed: weights do not shrink.
+    with replacing(file) as temporary, zipfile.ZipFile(temporary, "w") as members:
         members.writestr(_FUNCTION, bytes(serialized))
         members.writestr(_ABOUT, json.dumps(_about(predictor), indent=1))
 

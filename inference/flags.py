@@ -3,7 +3,7 @@
 import ast
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 from flax import linen as nn
@@ -13,6 +13,7 @@ from harness.errors import ConfigError, input_errors
 from inference.predict import Predictor, build_predictor
 from training.trained_run import checkpoint_folder, note_differences
 from zoo.find import CHECKPOINTS
+from zoo.fit import Resize
 from zoo.load import Report, load_variables
 from zoo.registry import create_model, default_image_size
 
@@ -67,7 +68,7 @@ def define_model_flags() -> None:
     flags.DEFINE_enum(
         "resize",
         None,
-        ["linear", "bicubic", "linear_in_blocks"],
+        get_args(Resize),
         "How position tables of another image size are resized; None: the model's own way.",
     )
     flags.DEFINE_list(

@@ -21,6 +21,7 @@ from data.class_names import imagenet_names, readable
 from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from harness import sharding, workdirs
+from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from inference.image_files import ImageFiles
 from tasks.classification import normalize
@@ -187,7 +188,10 @@ def build_predictor(
     """
     plain = check_config(config, needs_data=False)
     if plain["task"]["name"] != "classification":
-        raise ConfigError(f"config.task.name={plain['task']['name']!r} predicts no classes")
+        name = plain["task"]["name"]
+        raise ConfigError(
+            problem("config.task.name", name, "no classes to predict", "classification")
+        )
     with input_errors():
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
         dataset = _dataset(data)

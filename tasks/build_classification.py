@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from data import pipeline
 from data.augment import mixing
+from harness.arguments import problem
 from harness.errors import ConfigError
 from harness.steps import Steps
 from harness.strict_config import check_model_section, check_section, check_subsections
@@ -47,10 +48,12 @@ def build_classification(
     task, freeze = config["task"], config["optimizer"]["freeze"]
     parts = task["accumulation_steps"]
     if parts > 0 and steps.batch_size % (parts * mesh.size):
-        raise ConfigError(
-            f"config.data.batch_size={steps.batch_size} must be divisible by "
-            f"config.task.accumulation_steps={parts} times the number of devices, {mesh.size}"
+        what = (
+            f"does not split into config.task.accumulation_steps={parts} parts "
+            f"on {mesh.size} device(s)"
         )
+        allowed = f"multiples of {parts * mesh.size}"
+        raise ConfigError(problem("config.data.batch_size", steps.batch_size, what, allowed))
     model = create_model(**config["model"], num_classes=data.num_classes)
     freeze += ALL_BUT_HEAD if task["linear_probe"] else ()
     optimizer, schedule = create_optimizer(

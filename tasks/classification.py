@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from harness.arguments import check_range, problem
 from harness.trees import select
 from tasks.ema import ParameterEma
 from tasks.metrics import ClassificationMetrics, label_rank
@@ -69,7 +70,6 @@ class Classification(Task):
             no dropout, no drop path, batch norm with its stored statistics, which stay.
     """
 
-    name: Literal["classification"] = "classification"
     model: nn.Module = dataclasses.field()  # required, though Task's default is None
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -86,12 +86,10 @@ class Classification(Task):
     linear_probe: bool = False
 
     def __post_init__(self):
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"config.task.label_smoothing={self.label_smoothing} is not in [0, 1)")
+        check_range("config.task.label_smoothing", self.label_smoothing, 0, below=1)
+        check_range("config.task.accumulation_steps", self.accumulation_steps, 1)
         if self.ema_warmup and not self.ema.decay:
-            raise ValueError("config.task.ema_warmup=True needs config.task.ema_decay")
-        if self.accumulation_steps < 1:
-            raise ValueError(f"config.task.accumulation_steps={self.accumulation_steps} is below 1")
+            raise ValueError(problem("config.task.ema_warmup", True, "needs config.task.ema_decay"))
 
     @property
     def ema(self) -> ParameterEma:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from harness.arguments import check_range
 from harness.trees import select
 
 
@@ -24,8 +25,8 @@ class ParameterEma:
     warmup: bool
 
     def __post_init__(self):
-        if self.decay is not None and not 0 <= self.decay < 1:
-            raise ValueError(f"config.task.ema_decay={self.decay} is not in [0, 1); 0: off")
+        if self.decay is not None:
+            check_range("config.task.ema_decay", self.decay, 0, below=1)
 
     def init(self, params: Any) -> Any:
         """Returns the average at step 0, None when off."""

@@ -20,6 +20,7 @@ import jax
 from flax import linen as nn
 
 from baselines.vit import Vit
+from harness.arguments import problem
 from nest.model import Nest
 from tnt.model import Tnt
 
@@ -73,9 +74,9 @@ def layer_groups(model: nn.Module, params: Any) -> Any:
         ValueError: no rule for this kind of model, or for the name of a parameter.
     """
     if type(model) not in _RULES:
+        allowed = ", ".join(kind.__name__ for kind in _RULES)
         raise ValueError(
-            f"config.optimizer.layer_decay has no rule for {type(model).__name__}; it has for "
-            f"{', '.join(kind.__name__ for kind in _RULES)} (tasks/layer_decay.py)"
+            f"tasks/layer_decay.py has no rule for {type(model).__name__}, only for {allowed}"
         )
     num_layers, group_of = _RULES[type(model)]
 
@@ -84,8 +85,8 @@ def layer_groups(model: nn.Module, params: Any) -> Any:
         found = num_layers(model) + 1 if name in _LAST else group_of(model, name)
         if found is None:
             raise ValueError(
-                f"config.optimizer.layer_decay: tasks/layer_decay.py does not say in which "
-                f"layer of {type(model).__name__} {name!r} is"
+                f"tasks/layer_decay.py does not say in which layer of {type(model).__name__} "
+                f"{name!r} is"
             )
         return found
 
@@ -102,6 +103,9 @@ def layer_multipliers(model: nn.Module, params: Any, decay: float) -> Any:
     Raises:
         ValueError: see `layer_groups`.
     """
-    groups = layer_groups(model, params)
+    try:
+        groups = layer_groups(model, params)
+    except ValueError as error:
+        raise ValueError(problem("config.optimizer.layer_decay", decay, str(error))) from error
     last = _RULES[type(model)][0](model) + 1
     return jax.tree.map(lambda group: decay ** (last - group), groups)

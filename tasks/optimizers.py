@@ -1,6 +1,5 @@
 """Optimizers and learning-rate schedules, composed from optax."""
 
-import math
 import re
 from typing import Literal
 
@@ -8,6 +7,7 @@ import jax
 import optax
 from flax import linen as nn
 
+from harness.arguments import check_range, problem
 from harness.trees import flatten, path_name
 from tasks.layer_decay import layer_multipliers
 
@@ -25,13 +25,12 @@ def _matches(key: str, patterns: tuple[str, ...], path: str) -> list[bool]:
     try:
         return [bool(re.search(pattern, path)) for pattern in patterns]
     except re.error as error:
-        raise ValueError(f"{key}={patterns!r}: {error}") from None
+        raise ValueError(problem(key, patterns, f"no regular expression: {error}")) from None
 
 
 def _matches_nothing(key: str, value, paths: list[str]) -> ValueError:
-    return ValueError(
-        f"{key}={value!r} matches no parameter; they are called {', '.join(paths[:3])}, ..."
-    )
+    what = f"matches no parameter; they are called {', '.join(paths[:3])}, ..."
+    return ValueError(problem(key, value, what))
 
 
 def decay_mask(params, exclude: tuple[str, ...], section: str = SECTION):
@@ -69,7 +68,7 @@ def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
         if not any(found):
             raise _matches_nothing(key, pattern, paths)
     if all(any(found) for found in matches.values()):
-        raise ValueError(f"{key}={freeze!r} leaves no parameter to train")
+        raise ValueError(problem(key, freeze, "leaves no parameter to train"))
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not any(matches[path_name(path)]), params
     )
@@ -82,7 +81,6 @@ def create_schedule(
     final: float,
     warmup_steps: int,
     total_steps: int,
-    section: str = SECTION,
 ) -> optax.Schedule:
     """Linear warm-up from 0, then `kind` from `peak` to `final`.
 
@@ -92,22 +90,13 @@ def create_schedule(
     Args:
         kind: "cosine", "linear" or "constant".
         peak, final: learning rates; `final` is ignored by "constant".
-        warmup_steps, total_steps: in updates.
-        section: of the config, for messages.
+        warmup_steps, total_steps: in updates; the warm-up is shorter than the run.
 
     Returns:
         Function from the number of updates made so far to the learning rate.
 
-    Raises:
-        ValueError: a warm-up as long as the run.
-
     Reference: official libml/utils.py, get_learning_rate.
     """
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"{section}.warmup_epochs gives {warmup_steps} steps of warm-up; allowed: 0 to "
-            f"{total_steps - 1}, the run has {total_steps} steps"
-        )
     decay_steps = total_steps - warmup_steps
     decay = {
         "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak),
@@ -178,11 +167,9 @@ def create_optimizer(
     Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv 1711.05101;
     "sgd" follows train.py of the official NesT repository, for its convolutional networks.
     """
-    if not 0 < base_lr < math.inf:
-        raise ValueError(f"{section}.base_lr={base_lr} must be positive and finite")
+    check_range(f"{section}.base_lr", base_lr, above=0)
     for key, value in {"b1": b1, "b2": b2, "momentum": momentum}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{section}.{key}={value} is not in [0, 1)")
+        check_range(f"{section}.{key}", value, 0, below=1)
     for key, value in {
         "final_lr": final_lr,
         "warmup_epochs": warmup_epochs,
@@ -191,20 +178,23 @@ def create_optimizer(
         "reference_batch": reference_batch or 0,
         "grad_clip_norm": grad_clip_norm or 0.0,
     }.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{section}.{key}={value} must be finite and not negative")
-    if layer_decay and not 0 < layer_decay <= 1:
-        raise ValueError(f"{section}.layer_decay={layer_decay} is not in (0, 1]; 0: off")
+        check_range(f"{section}.{key}", value, 0)
+    if layer_decay:
+        check_range(f"{section}.layer_decay", layer_decay, most=1, above=0)
     if nesterov and not momentum:
-        raise ValueError(f"{section}.nesterov=True needs {section}.momentum above 0")
+        raise ValueError(problem(f"{section}.nesterov", True, f"needs {section}.momentum above 0"))
+    warmup_steps = round(warmup_epochs * steps_per_epoch)
+    if warmup_steps >= total_steps:
+        what = f"{warmup_steps} steps of warm-up in a run of {total_steps}"
+        allowed = f"below {total_steps / steps_per_epoch:g} epochs"
+        raise ValueError(problem(f"{section}.warmup_epochs", warmup_epochs, what, allowed))
     scale = batch_size / reference_batch if reference_batch else 1.0
     learning_rate = create_schedule(
         kind=schedule,
         peak=base_lr * scale,
         final=final_lr * scale,
-        warmup_steps=round(warmup_epochs * steps_per_epoch),
+        warmup_steps=warmup_steps,
         total_steps=total_steps,
-        section=section,
     )
 
     def mask(params):

@@ -19,7 +19,7 @@ class TaskBuilder:
 
     Attributes:
         sections: names of the sections that only this kind has.
-        check: checks its sections and `task`, returns them with their defaults.
+        check: checks its sections and `task` without its name; returns them with their defaults.
         build: makes the Task.
         optional: sections that may be absent, as in runs older than the section: then empty.
     """

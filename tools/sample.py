@@ -34,7 +34,7 @@ from harness import commandline
 from harness.errors import ConfigError
 from harness.files import replacing
 from harness.pictures import image_grid, save_png
-from inference.compare import compare, load_run, load_run_with_statistics
+from inference.compare_samples import compare, load_run, load_run_with_statistics
 from inference.flags import define_run_flags
 from inference.sample import load_generator
 

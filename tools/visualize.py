@@ -18,7 +18,9 @@ from absl import flags
 
 from data.images import decode_image
 from harness import commandline
+from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
+from harness.files import replacing
 from training import batch_pictures, experiment
 
 
@@ -36,7 +38,7 @@ def operations(args: flags.FlagValues) -> None:
         plain = experiment.check_config(_config(args))
         options = plain["augment"].get("randaugment")
         if options is None:
-            raise ConfigError("config.augment.randaugment is off: there is nothing to draw")
+            raise ConfigError(problem("config.augment.randaugment", None, "nothing to draw"))
         image = decode_image(Path(args.image).read_bytes()) if args.image else None
         figure = batch_pictures.draw_operations(options, plain["data"]["image_size"], image)
         _write(figure, args.output or "operations.png")
@@ -49,7 +51,8 @@ def _config(args: flags.FlagValues):
 
 
 def _write(figure, path: str) -> None:
-    figure.savefig(path, dpi=100)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
     print(f"wrote {path}")
 
 

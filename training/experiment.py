@@ -83,8 +83,8 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     """
     plain = config.to_dict()
     check_keys(plain.setdefault("task", {}), plain["task"], "config.task", required=("name",))
-    name = plain["task"]["name"]
-    if name not in TASKS:
+    name = plain["task"].pop("name")
+    if name not in list(TASKS):  # a list, because the name may be anything, also unhashable
         raise ConfigError(unknown_name(f"config.task.name={name!r}", name, TASKS))
     sections = (*COMMON_SECTIONS, *TASKS[name].sections)
     plain = ADDED | {key: {} for key in TASKS[name].optional} | plain
@@ -109,6 +109,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
         plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
         plain |= TASKS[name].check(plain)
+        plain["task"] = {"name": name} | plain["task"]
         data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
         if needs_data:
             data.check_there()
@@ -138,7 +139,7 @@ def build(config: ConfigDict, *, training: bool = True) -> Experiment:
             num_examples=data.num_train_examples if training else plain["data"]["batch_size"],
             batch_size=plain["data"]["batch_size"],
         )
-        task = TASKS[plain["task"]["name"]].build(plain, data, steps, mesh)
+        task = TASKS[plain["task"].pop("name")].build(plain, data, steps, mesh)
         best_metric = plain["checkpoint"]["best_metric"]
         if best_metric and best_metric not in task.metric_names():
             key = f"config.checkpoint.best_metric={best_metric!r}"

@@ -2,15 +2,18 @@
 
 import re
 from pathlib import Path
+from typing import Literal, get_args
 
+from harness.strict_config import check_arguments
 from harness.trees import listed
 
 # A folder from a model hub holds one of these.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-CHECKPOINTS = ("latest", "best")  # folders of a workdir's `checkpoints`
+Checkpoint = Literal["latest", "best"]
+CHECKPOINTS = get_args(Checkpoint)  # folders of a workdir's `checkpoints`
 
 
-def find_weights_file(path: str | Path, checkpoint: str = "latest") -> Path:
+def find_weights_file(path: str | Path, checkpoint: Checkpoint = "latest") -> Path:
     """Finds the weights that a path stands for.
 
     Args:
@@ -26,8 +29,7 @@ def find_weights_file(path: str | Path, checkpoint: str = "latest") -> Path:
         FileNotFoundError: nothing is there; the message names the checkpoints near it.
         ValueError: the path is empty or not on this machine, or `checkpoint` is another word.
     """
-    if checkpoint not in CHECKPOINTS:
-        raise ValueError(f"checkpoint={checkpoint!r} does not exist; choose from 'latest', 'best'")
+    check_arguments(find_weights_file, checkpoint=checkpoint)
     if not str(path).strip():
         raise ValueError("the weights path is empty")
     if "://" in str(path):
@@ -45,7 +47,7 @@ def find_weights_file(path: str | Path, checkpoint: str = "latest") -> Path:
     raise FileNotFoundError(f"weights {path}: no such file or folder{there}")
 
 
-def find_checkpoint(workdir: Path, checkpoint: str = "latest") -> Path:
+def find_checkpoint(workdir: Path, checkpoint: Checkpoint = "latest") -> Path:
     """Returns the folder of a run's newest "latest" or "best" checkpoint (".../best/1200").
 
     Raises:
@@ -62,7 +64,7 @@ def is_checkpoint(path: Path) -> bool:
 def _newest(folder: Path) -> Path:
     steps = [step for step in folder.glob("*") if is_checkpoint(step)]
     if not steps:
-        raise FileNotFoundError(f"weights {folder}: no finished checkpoint there")
+        raise FileNotFoundError(f"{folder}: no finished checkpoint there; no run has saved one")
     return max(steps, key=lambda step: int(step.name))
 
 

@@ -8,7 +8,7 @@ Shape letters: t blocks, n tokens of a block, c channels, h and w sides of a pla
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ import scipy.ndimage
 from flax import linen as nn
 
 from baselines.vit import Vit
+from harness.strict_config import check_arguments
 from harness.trees import shape_of
 from layers.initializers import truncated_normal
 from nest.blocks import block, unblock
@@ -185,13 +186,7 @@ def fit(
     Raises:
         ValueError: for an unknown `resize` or `reinit_head`.
     """
-    for key, value, allowed in (
-        ("resize", resize, (None, *get_args(Resize))),
-        ("reinit_head", reinit_head, get_args(Reinit)),
-    ):
-        if value not in allowed:
-            names = ", ".join(map(repr, allowed))
-            raise ValueError(f"{key}={value!r} does not exist; choose from {names}")
+    check_arguments(fit, resize=resize, reinit_head=reinit_head)
     fitted, resized, reinitialized = dict(arrays), {}, {}
     sources = _planes(model, stored_size)
     for name, table in position_tables(model, image_size).items():

@@ -146,7 +146,9 @@ def _from_arrays(
         both = [name for name in arrays if any(above in arrays for above in _folders(name))]
         if both:
             raise ValueError(f"weights {file}: what is above {listed(both)} is an array as well")
-        stored = StoredWeights(f"{file.suffix[1:]} of ours", unflatten_dict(arrays, sep="/"))
+        stored = StoredWeights(
+            f"{file.suffix[1:]} of this repository", unflatten_dict(arrays, sep="/")
+        )
     else:
         stored = convert_state_dict(file, arrays, model, metadata.get("architecture"))
     return dataclasses.replace(

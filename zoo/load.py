@@ -17,9 +17,10 @@ from absl import logging
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from harness.strict_config import check_arguments
 from harness.trees import check_tree, listed
 from zoo.fields import check_fields
-from zoo.find import find_weights_file, is_checkpoint
+from zoo.find import Checkpoint, find_weights_file, is_checkpoint
 from zoo.fit import Reinit, Resize, fit
 from zoo.formats import read_weights
 from zoo.run_checkpoints import read_checkpoint
@@ -110,7 +111,7 @@ def load_variables(
     *,
     image_size: int | tuple[int, ...],
     weights: Literal["raw", "ema"] = "raw",
-    checkpoint: Literal["latest", "best"] = "latest",
+    checkpoint: Checkpoint = "latest",
     resize: Resize | None = None,
     reinit_head: Reinit = "zeros",
     seed: int = 0,
@@ -146,8 +147,7 @@ def load_variables(
             are not finite, needs other fields of the model (names them), or is of another model
             (lists missing, extra and mis-shaped arrays).
     """
-    if weights not in ("raw", "ema"):
-        raise ValueError(f"weights={weights!r} does not exist; choose from 'raw', 'ema'")
+    check_arguments(load_variables, weights=weights)
     file = find_weights_file(path, checkpoint)
     read = read_checkpoint if is_checkpoint(file) else read_weights
     stored = read(file, model, weights)

@@ -36,7 +36,7 @@ def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> StoredWeigh
     key, what = {"raw": ("params", "weights"), "ema": ("ema", "moving average")}[weights]
     state, skipped = read_parts(folder, key, what, optional=("model_state",))
     return StoredWeights(
-        f"checkpoint of ours, step {folder.name}, {what}",
+        f"checkpoint of a run, step {folder.name}, {what}",
         {"params": state[key], **state.get("model_state", {})},
         fields=_config_fields(folder, model),
         skipped=skipped,

@@ -10,6 +10,7 @@ from flax import linen as nn
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from layers.initializers import truncated_normal
+from zoo.find import Checkpoint
 from zoo.fit import Reinit, Resize
 from zoo.load import Report, load_variables
 
@@ -30,7 +31,7 @@ def read_init_from(
     model: nn.Module,
     *,
     weights: Literal["raw", "ema"] = "raw",
-    checkpoint: Literal["latest", "best"] = "latest",
+    checkpoint: Checkpoint = "latest",
     resize: Resize | None = None,
     reinit_head: Reinit = "zeros",
     other_classes: bool | None = None,
@@ -61,10 +62,11 @@ def read_init_from(
     if path in (None, FROM_SCRATCH):
         return None
     if not path:
-        raise ConfigError(
-            "config.init_from is not set: this recipe fine-tunes. Give --config.init_from=PATH, "
-            f"weights or a workdir, or --config.init_from={FROM_SCRATCH} to train from scratch"
+        what = (
+            "this recipe fine-tunes; give --config.init_from=PATH, weights or a workdir, or "
+            f"--config.init_from={FROM_SCRATCH} to train from scratch"
         )
+        raise ConfigError(problem("config.init_from", path, what))
     with input_errors():
         variables, report = load_variables(
             path,
@@ -82,11 +84,11 @@ def read_init_from(
             other_classes = known and report.class_names != tuple(class_names)
         if other_classes and not report.reinitialized:
             if reinit_head == "never":
-                raise ValueError(
-                    f"weights {report.path}: made for other classes, which "
-                    "config.init.reinit_head='never' forbids; config.init.other_classes=False "
-                    "keeps the head"
+                what = (
+                    f"keeps the head of {report.path}, which was made for other classes; "
+                    "config.init.other_classes=False allows that"
                 )
+                raise ValueError(problem("config.init.reinit_head", reinit_head, what))
             variables, report = _with_new_head(variables, report, seed)
     return variables, report
 

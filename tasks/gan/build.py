@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from data import pipeline
+from harness.arguments import problem
 from harness.errors import ConfigError
 from harness.sharding import batch_sharding
 from harness.steps import Steps
@@ -40,15 +41,14 @@ GAN_SECTIONS = (*NETWORKS, *(f"{network}_optimizer" for network in NETWORKS))
 def check_gan(config: dict[str, Any]) -> dict[str, Any]:
     """Checks the sections that build_gan reads; returns them with their defaults."""
     if config["init_from"] not in (None, FROM_SCRATCH):
-        raise ConfigError(
-            f"config.init_from={config['init_from']!r}: a GAN starts from scratch or goes on in "
-            "its own workdir"
-        )
+        what = "a GAN starts from scratch or continues in its own workdir"
+        raise ConfigError(problem("config.init_from", config["init_from"], what))
     _check_unread(config)
     for key, provided in NETWORKS.items():
         check_model_section(config[key], f"config.{key}", provided=provided)
     if not isinstance(size := config["data"]["image_size"], int):
-        raise ConfigError(f"config.data.image_size={size!r} must be one number: images are square")
+        what = "the images of a GAN are square"
+        raise ConfigError(problem("config.data.image_size", size, what, "one number"))
     create_generator(**config["generator"], image_size=size, num_channels=1, num_classes=None)
     create_discriminator(**config["discriminator"], num_classes=None)
     checked = {
@@ -56,11 +56,9 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
         for key in GAN_SECTIONS[2:]
     }
     for key, section in checked.items():
-        if section["layer_decay"]:
-            raise ConfigError(
-                f"config.{key}.layer_decay={section['layer_decay']}: there are no rules for the "
-                "networks of a GAN; 0: off"
-            )
+        if value := section["layer_decay"]:
+            what = "there are no rules for the networks of a GAN"
+            raise ConfigError(problem(f"config.{key}.layer_decay", value, what, "0 or None"))
     task = check_section(config["task"], GanOptions, "config.task")
     GanOptions(**task)  # checks the values
     for key in ("features", "statistics"):  # a run may be resumed from another folder
@@ -115,23 +113,25 @@ def _create_evaluator(
     """Reads the features and the statistics that `options` name."""
     embedding = statistics = None
     expected = real_images(data)
-    where, count = f"config.data.eval_split={data.eval_split!r}", len(data.eval_source)
+    key, value, count = "config.data.eval_split", data.eval_split, len(data.eval_source)
     if options.features:
         embedding = load_embedding(
             options.features, num_channels=data.image_shape[-1], dataset=data.name
         )
     if options.statistics:
         if embedding is None:
-            raise ConfigError("config.task.statistics needs config.task.features")
+            what = "needs config.task.features"
+            raise ConfigError(problem("config.task.statistics", options.statistics, what))
         statistics = load_statistics(options.statistics, embedding.protocol, embedding.width)
-        where, count = f"config.task.statistics={options.statistics!r}", statistics.moments.count
-        _note_other_images(where, statistics, expected)
+        key, value = "config.task.statistics", options.statistics
+        count = statistics.moments.count
+        _note_other_images(value, statistics, expected)
     if embedding and not (statistics and statistics.features is None):
-        check_count(where, count, options.neighbors)
+        check_count(key, value, count, options.neighbors)
     return GanEvaluator(options, networks, expected, embedding, statistics, sharding)
 
 
-def _note_other_images(where: str, statistics: FeatureStatistics, expected: dict) -> None:
+def _note_other_images(file: str, statistics: FeatureStatistics, expected: dict) -> None:
     """Prints a note if the statistics are not of the evaluation split's images, or may not be."""
     there = statistics.protocol
     other = [
@@ -142,7 +142,8 @@ def _note_other_images(where: str, statistics: FeatureStatistics, expected: dict
     if (there and not other) or jax.process_index():
         return
     found = ", ".join(other) or "the file does not say of which images"
-    print(f"note: {where} stands in for the split: {found}", file=sys.stderr)
+    note = problem("config.task.statistics", file, f"stands in for the split: {found}")
+    print(f"note: {note}", file=sys.stderr)
 
 
 def _check_unread(config: dict[str, Any]) -> None:
@@ -150,10 +151,11 @@ def _check_unread(config: dict[str, Any]) -> None:
     defaults = check_section({}, read_init_from, "config.init", provided=INIT_PROVIDED)
     for key, value in config["init"].items():
         if value != defaults[key]:
-            raise ConfigError(f"config.init.{key}={value!r}: a GAN starts from no weights")
+            raise ConfigError(problem(f"config.init.{key}", value, "a GAN starts from no weights"))
     for key in ("mean", "std"):
         if (value := config["data"][key]) is not None:
-            raise ConfigError(f"config.data.{key}={value!r}: images of a GAN are in -1..1")
+            what = "images of a GAN are in -1..1"
+            raise ConfigError(problem(f"config.data.{key}", value, what, "None"))
 
 
 def _check_batches(task: Gan, data: pipeline.Data) -> None:
@@ -169,4 +171,4 @@ def _check_batches(task: Gan, data: pipeline.Data) -> None:
             variables = {"params": shapes.discriminator}
             jax.eval_shape(task.networks.discriminator.apply, variables, images, labels)
         except ValueError as error:
-            raise ConfigError(f"config.data.{key}={size}: {error}") from error
+            raise ConfigError(problem(f"config.data.{key}", size, str(error))) from error

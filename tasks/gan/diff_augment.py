@@ -9,6 +9,7 @@ Reference: Zhao et al., "Differentiable augmentation for data-efficient GAN trai
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -72,14 +73,15 @@ def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(rows & columns, 0.0, images)
 
 
-OPERATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+Operation = Literal["color", "translation", "cutout"]
+OPERATIONS: dict[Operation, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "color": color,
     "translation": translation,
     "cutout": cutout,
 }
 
 
-def diff_augment(key: jax.Array, images: jax.Array, names: tuple[str, ...]) -> jax.Array:
+def diff_augment(key: jax.Array, images: jax.Array, names: tuple[Operation, ...]) -> jax.Array:
     """Applies operations one after the other.
 
     Args:

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 
 from data import pipeline
 from harness import workdirs
+from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from tasks.gan.hashes import arrays_hash
 from zoo import inception
 from zoo.load import load_variables
 from zoo.registry import create_model
 
+_KEY = "config.task.features"  # for messages
 INCEPTION_SIZE = 299
 INCEPTION_CHUNK = 32  # images at once on a device: 0.3 GB on a CPU; 512 took 4.2 GB
 
@@ -116,10 +118,8 @@ def load_embedding(path: str, *, num_channels: int, dataset: str) -> Embedding:
     else:
         embedding = _load_classifier(location, dataset)
     if num_channels not in (1, channels := embedding.image_shape[-1]):
-        raise ConfigError(
-            f"config.task.features={path!r} takes images of {channels} channel(s), the "
-            f"generated ones have {num_channels}"
-        )
+        what = f"takes images of {channels} channel(s), the generated ones have {num_channels}"
+        raise ConfigError(problem(_KEY, path, what))
     return embedding
 
 
@@ -132,7 +132,7 @@ def load_inception(file: Path) -> Embedding:
     try:
         model, variables, source = inception.read_inception(file)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"config.task.features: {error}") from error
+        raise ConfigError(problem(_KEY, str(file), str(error))) from error
     protocol = {
         "features": f"pool3 of Inception-v3, {source}",
         "features_file": str(file),
@@ -159,17 +159,16 @@ def load_inception(file: Path) -> Embedding:
 def _load_classifier(folder: Path, dataset: str) -> Embedding:
     if not (folder / "checkpoints" / "latest").is_dir():
         recipe = next((r for r in ("digits", "cifar") if r in dataset), "imagenet")
-        raise ConfigError(
-            f"config.task.features={str(folder)!r} holds no trained classifier; train one: python "
-            f"train.py --config=configs/{recipe}_nest.py --workdir={folder}, or give a file of "
-            "Inception-v3's weights, or leave it empty"
+        what = (
+            f"holds no trained classifier; train one: python train.py --config=configs/{recipe}"
+            f"_nest.py --workdir={folder}, or give a file of Inception-v3's weights, or leave it "
+            "empty"
         )
+        raise ConfigError(problem(_KEY, str(folder), what))
     config = workdirs.read_config(folder).to_dict()
     if config["task"]["name"] != "classification":
-        raise ConfigError(
-            f"config.task.features={str(folder)!r} is a run of {config['task']['name']!r}; "
-            "features come from a run of 'classification'"
-        )
+        what = f"a run of task {config['task']['name']!r}"
+        raise ConfigError(problem(_KEY, str(folder), what, "a run of task 'classification'"))
     with input_errors():
         data = pipeline.Data(**config["data"])
         model = create_model(**config["model"], num_classes=data.num_classes)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import datasets, pipeline, selection
+from harness.arguments import problem
 from harness.errors import ConfigError, one_line
 from harness.files import replacing
 from tasks.gan.embedding import Embedding
@@ -109,7 +110,7 @@ def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -
     # Not the first images: a folder's are sorted by class.
     whole = datasets.load_source(data.dataset, data.train_split, data.height_and_width)
     source = selection.evenly_spaced(whole, MAX_FLOOR_IMAGES)
-    check_count(f"config.data.train_split={data.train_split!r}", len(source), neighbors)
+    check_count("config.data.train_split", data.train_split, len(source), neighbors)
     report_bad = functools.partial(data.bad.add, data.train_split)
     real, probabilities, fingerprints = embedded(data.eval_batches())
     train, *_ = embedded(data.batches_of(source, data.dataset.num_channels, report_bad))
@@ -127,13 +128,14 @@ def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -
     return dataclasses.replace(statistics, to_judge_by=to_judge_by)
 
 
-def check_count(where: str, count: int, neighbors: int) -> None:
-    """Raises ConfigError if a set of images is too small for precision and recall."""
+def check_count(key: str, value: str, count: int, neighbors: int) -> None:
+    """Raises ConfigError if a set of images, named by a key of the config, is too small."""
     if count <= neighbors:
-        raise ConfigError(
-            f"{where} has {count} images; precision and recall with config.task.neighbors="
-            f"{neighbors} need at least {neighbors + 1}"
+        what = (
+            f"{count} images; precision and recall with config.task.neighbors={neighbors} need at "
+            f"least {neighbors + 1}"
         )
+        raise ConfigError(problem(key, value, what))
 
 
 def real_images(data: pipeline.Data) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tasks.gan.diff_augment import diff_augment
+from tasks.gan.diff_augment import Operation, diff_augment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class GanNetworks:
         chex.assert_shape(images, (count, *self.image_shape))
         return images, labels
 
-    def judge(self, params: Any, key: jax.Array, augment: tuple[str, ...]) -> Callable:
+    def judge(self, params: Any, key: jax.Array, augment: tuple[Operation, ...]) -> Callable:
         """Returns `(images, labels) -> logits`, which applies `augment` to the images first."""
         augment_key, dropout_key = jax.random.split(key)
 

@@ -1,10 +1,10 @@
 """The section `task` of a GAN's config."""
 
 import dataclasses
-import math
 from typing import Literal
 
-from tasks.gan.diff_augment import OPERATIONS
+from harness.arguments import check_range, problem
+from tasks.gan.diff_augment import Operation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,12 @@ class GanOptions:
         ValueError: a value out of range, or two that exclude each other.
     """
 
-    name: Literal["gan"] = "gan"
     loss: Literal["logistic", "hinge", "wasserstein"] = "logistic"
     steps: Literal["alternating", "joint"] = "alternating"
     r1_weight: float = 10.0
     r1_every_steps: int = 16
     gradient_penalty: float = 10.0
-    augment: tuple[str, ...] = ("color", "translation", "cutout")
+    augment: tuple[Operation, ...] = ("color", "translation", "cutout")
     consistency: float = 0.0
     conditional: bool = False
     ema_decay: float | None = 0.999
@@ -59,12 +58,6 @@ class GanOptions:
     neighbors: int = 3
 
     def __post_init__(self):
-        for name in self.augment:
-            if name not in OPERATIONS:
-                raise ValueError(
-                    f"config.task.augment={self.augment!r}: {name!r} is none of "
-                    f"{', '.join(OPERATIONS)}"
-                )
         for key, least in (
             ("r1_weight", 0.0),
             ("gradient_penalty", 0.0),
@@ -74,15 +67,13 @@ class GanOptions:
             ("neighbors", 1),
             ("num_samples", self.neighbors + 1),
         ):
-            if not least <= (value := getattr(self, key)) < math.inf:
-                raise ValueError(f"config.task.{key}={value} must be finite and at least {least}")
+            check_range(f"config.task.{key}", getattr(self, key), least)
         if self.consistency and not self.augment:
-            raise ValueError(
-                f"config.task.consistency={self.consistency} has nothing to compare: "
-                "config.task.augment=()"
-            )
+            what = "has nothing to compare: config.task.augment=()"
+            raise ValueError(problem("config.task.consistency", self.consistency, what))
         if self.loss == "wasserstein" and self.r1_weight and self.gradient_penalty:
-            raise ValueError(
-                "config.task.loss='wasserstein' has a penalty of its own: set "
-                "config.task.r1_weight=0.0, or config.task.gradient_penalty=0.0 to have R1 instead"
+            what = (
+                "has a penalty of its own: set config.task.r1_weight=0.0, or "
+                "config.task.gradient_penalty=0.0 to have R1 instead"
             )
+            raise ValueError(problem("config.task.loss", self.loss, what))

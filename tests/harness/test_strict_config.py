@@ -6,7 +6,7 @@ import pytest
 
 from harness import arguments
 from harness.errors import ConfigError
-from harness.strict_config import check_section, wrong_type
+from harness.strict_config import check_arguments, check_section, wrong_type
 
 Color = Literal["red", "green"]
 
@@ -84,3 +84,18 @@ def test_ranges():
             arguments.check_range("config.f.rate", value, 0, 1)
     with pytest.raises(ValueError, match="config.f.rate=0: out of range; allowed: at least 1"):
         arguments.check_range("config.f.rate", 0, 1)
+    arguments.check_range("config.f.rate", 0.0, 0, below=1)
+    with pytest.raises(ValueError, match=r"=1.0: out of range; allowed: at least 0 and below 1$"):
+        arguments.check_range("config.f.rate", 1.0, 0, below=1)
+    with pytest.raises(ValueError, match=r"=0: out of range; allowed: above 0 and at most 1$"):
+        arguments.check_range("config.f.rate", 0, most=1, above=0)
+    with pytest.raises(ValueError, match=r"=inf: out of range; allowed: above 0 and finite$"):
+        arguments.check_range("config.f.rate", float("inf"), above=0)
+
+
+def test_arguments_of_a_function():
+    check_arguments(function, color="green", count=None)
+    with pytest.raises(ValueError, match=r"^color='gren': unknown; did you mean 'green'\? allowed"):
+        check_arguments(function, count=None, color="gren")
+    with pytest.raises(ValueError, match=r"^count='3': of type str; allowed: int | None"):
+        check_arguments(function, count="3")

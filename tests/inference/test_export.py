@@ -172,7 +172,7 @@ def test_onnx_gives_the_same(name, tmp_path):
         ({"weights": "absent.npz"}, "no such file or folder"),
         ({"weights": None}, "give one of --workdir=FOLDER and --weights=PATH"),
         ({"output": "model.h5"}, "the name must end with .jax"),
-        ({"platforms": ["abacus"]}, "no platforms: abacus; there are cpu, cuda"),
+        ({"platforms": ["abacus"]}, "platform 'abacus': unknown; allowed: cpu, cuda, rocm, tpu"),
         ({"format": "onnx", "output": "model.onnx"}, "--format=onnx needs the package jax2onnx"),
     ],
 )

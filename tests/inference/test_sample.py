@@ -16,7 +16,7 @@ from configs import digits_nest, digits_nest_gan
 from harness import workdirs
 from harness.errors import ConfigError
 from harness.pictures import image_grid, save_png
-from inference import compare
+from inference import compare_samples as compare
 from inference.sample import load_generator
 from tasks.gan.embedding import Embedding, load_embedding
 from tasks.gan.feature_statistics import from_features, load_statistics, save_statistics
@@ -87,7 +87,7 @@ def test_features_are_what_enters_the_head(runs):
     assert larger.shape == features.shape
     with pytest.raises(ConfigError, match="images of 1 channel.*generated ones have 3"):
         load_embedding(config.task.features, num_channels=3, dataset="digits")
-    with pytest.raises(ConfigError, match="is a run of 'gan'; features come from"):
+    with pytest.raises(ConfigError, match="features='.*gan': a run of task 'gan'; allowed: "):
         load_embedding(str(folder / "gan"), num_channels=1, dataset="digits")
 
 
@@ -281,7 +281,7 @@ def test_moments_alone_give_the_frechet_distance_alone(runs, tmp_path, capsys):
     assert protocol["real_images"] == "unknown: the file has mu and sigma alone"
     assert protocol["statistics_hash"] == arrays_hash(real.mean, real.covariance)
     assert (protocol["num_real"], protocol["statistics"]) == ("unknown", str(path))
-    with pytest.raises(ConfigError, match=r"config.task.statistics needs config.task.features"):
+    with pytest.raises(ConfigError, match="config.task.statistics='.*: needs config.task.features"):
         compare.load_run(folder / "gan", features="", statistics=str(path))
     with pytest.raises(ConfigError, match="--compare needs --features: a classifier's workdir"):
         compare.load_run(folder / "gan", features="")

@@ -59,5 +59,5 @@ def test_rate_far_into_the_run_is_exact():
 
 
 def test_warmup_needs_an_average():
-    with pytest.raises(ValueError, match="ema_warmup=True needs config.task.ema_decay"):
+    with pytest.raises(ValueError, match="ema_warmup=True: needs config.task.ema_decay"):
         task(ema_warmup=True)

@@ -123,7 +123,7 @@ def test_as_many_classes_but_others(finetune_config, other):
     chex.assert_trees_all_equal(arrays(variables["params"]), arrays(kept))
     finetune_config.init.update(reinit_head="never")
     if other is not False:
-        with pytest.raises(ConfigError, match="made for other classes"):
+        with pytest.raises(ConfigError, match="reinit_head='never': .*made for other classes"):
             experiment.build(finetune_config).read_weights()
     finetune_config.init.update(reinit_head="noise", other_classes=True)
     noise = experiment.build(finetune_config).read_weights()[0]["params"]["head"]["kernel"]
@@ -141,7 +141,7 @@ def test_report_is_shown_once_and_resume_needs_no_file(
     finetune_config.init_from = str(source)
     train.train_and_evaluate(finetune_config, tmp_path / "whole")
     shown = "".join(capsys.readouterr())
-    assert "checkpoint of ours" in shown
+    assert "checkpoint of a run" in shown
     assert re.search(
         r"resized +2  level1_position/embedding .*\n +re-initialised +2 .*head/", shown
     )
@@ -158,7 +158,7 @@ def test_report_is_shown_once_and_resume_needs_no_file(
     shutil.rmtree(source)
     monkeypatch.setattr(experiment.Experiment, "init", lambda *_: pytest.fail("fresh state"))
     train.train_and_evaluate(finetune_config, tmp_path / "parts")
-    assert "checkpoint of ours" not in "".join(capsys.readouterr())
+    assert "checkpoint of a run" not in "".join(capsys.readouterr())
     monkeypatch.setattr(experiment.Experiment, "init", original)
 
     states = [last_state(finetune_config, tmp_path / name) for name in ("whole", "parts")]
@@ -257,7 +257,9 @@ def test_files_know_their_classes(finetune_config, tmp_path):
 
 def test_finetuning_recipe_without_weights(finetune_config, tmp_path):
     finetune_config.init_from = ""
-    with pytest.raises(ConfigError, match="--config.init_from=PATH.*--config.init_from=none"):
+    with pytest.raises(
+        ConfigError, match="config.init_from='': .*--config.init_from=PATH.*--config.init_from=none"
+    ):
         train.train_and_evaluate(finetune_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     finetune_config.init_from = "none"
@@ -269,7 +271,7 @@ def test_finetuning_recipe_without_weights(finetune_config, tmp_path):
     ("changes", "message"),
     [
         (dict(init_from="nowhere.npz"), "nowhere.npz: no such file"),
-        (dict(init_from=3), "init_from=3 must be a path"),
+        (dict(init_from=3), "init_from=3: not a path"),
         ({"model.gelu": "exact"}, "needs a model with gelu='tanh'"),
         ({"model.dims": (16, 16)}, r"needs a model with dims=\(16, 32\)"),
         ({"init.reinit_head": "never"}, "head/bias .5,. instead of .3,."),
@@ -277,8 +279,8 @@ def test_finetuning_recipe_without_weights(finetune_config, tmp_path):
         ({"init.reinit_head": "ones"}, "config.init.reinit_head='ones': unknown; allowed: zeros"),
         ({"init.weight": "raw"}, "config.init.weight: unknown; did you mean 'weights'"),
         ({"init.image_size": 8}, "config.init.image_size: unknown"),
-        ({"optimizer.freeze": ("^level7_",)}, r"freeze='\^level7_' matches no parameter"),
-        ({"optimizer.freeze": ("^level1_", "(")}, "freeze=.*unterminated|missing"),
+        ({"optimizer.freeze": ("^level7_",)}, r"freeze='\^level7_': matches no parameter"),
+        ({"optimizer.freeze": ("^level1_", "(")}, "freeze=.*: no regular expression: "),
         ({"optimizer.freeze": (".",)}, "leaves no parameter to train"),
         ({"optimizer.layer_decay": 2.0}, "layer_decay=2.0"),
     ],

@@ -160,10 +160,10 @@ class Stranger(nn.Module):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="no rule for Stranger; it has for Nest, Tnt, Vit"):
-        layer_groups(Stranger(), {"head": {"kernel": 0}})
+    with pytest.raises(ValueError, match="layer_decay=0.5: .*no rule for Stranger, only for Nest,"):
+        layer_multipliers(Stranger(), {"head": {"kernel": 0}}, 0.5)
     with pytest.raises(ValueError, match="in which layer of Vit 'neck' is"):
         layer_groups(VIT, {"neck": {"kernel": 0}})
     for value in (-0.5, 1.5, float("nan")):
-        with pytest.raises(ValueError, match=r"layer_decay=.* is not in \(0, 1\]"):
+        with pytest.raises(ValueError, match="layer_decay=.*: out of range; allowed: above 0 and"):
             updates_of(layer_decay=value)

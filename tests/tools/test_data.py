@@ -89,7 +89,10 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
         ((), "command is missing"),
         (("weights",), "'weights'; allowed: batch: .*operations: "),
         (("batch",), "--config=FILE.py is needed"),
-        (("operations", "--config=configs/digits_nest.py"), "randaugment is off"),
+        (
+            ("operations", "--config=configs/digits_nest.py"),
+            "config.augment.randaugment=None: nothing to draw",
+        ),
         (
             (
                 "operations",

@@ -1,4 +1,4 @@
-"""Files and checkpoints of ours, what the report says, and what is refused."""
+"""Files and checkpoints of this repository, what the report says, and what is refused."""
 
 import gc
 import json
@@ -49,7 +49,7 @@ def refused(file, model, *parts, **options):
         assert part in message, message
 
 
-# Files of ours
+# This repository's files
 
 
 @pytest.fixture(params=[".safetensors", ".npz"])
@@ -127,7 +127,7 @@ def test_report_as_a_table(saved):
     model = MODEL.clone(num_classes=3)
     _, report = load_variables(saved, model, image_size=64)
     text = str(report).splitlines()
-    assert text[0] == f"weights {saved} ({saved.suffix[1:]} of ours)"
+    assert text[0] == f"weights {saved} ({saved.suffix[1:]} of this repository)"
     assert text[1].split() == ["loaded", str(len(flatten_dict(random_variables(MODEL))) - 4)]
     assert text[2].split(maxsplit=2) == [
         "resized",
@@ -191,7 +191,7 @@ def test_workdir_tells_the_fields_and_what_it_lacks(small_config, run):
     with pytest.raises(ValueError, match="of the model Nest, not ResNet"):
         load_weights(workdir, RESNET, image_size=shape)
     for key, value in (("weights", "average"), ("checkpoint", "newest")):
-        with pytest.raises(ValueError, match=f"{key}='{value}' does not exist; choose from"):
+        with pytest.raises(ValueError, match=f"{key}='{value}': unknown; .*allowed: "):
             load_weights(workdir, model, image_size=shape, **{key: value})
     (workdir / "checkpoints" / "nothing" / "latest").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="no finished checkpoint"):

@@ -1,11 +1,17 @@
 """Augmentation that gradients pass through: what each operation does, how far and how often."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.gan.diff_augment import OPERATIONS, diff_augment
+from tasks.gan.diff_augment import OPERATIONS, Operation, diff_augment
+
+
+def test_a_config_may_name_every_operation():
+    assert get_args(Operation) == tuple(OPERATIONS)
 
 
 @pytest.mark.parametrize(("name", "channels"), [("color", 1), *((n, 3) for n in OPERATIONS)])

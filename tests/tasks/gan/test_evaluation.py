@@ -127,11 +127,11 @@ def test_the_protocol_is_complete_and_the_same_on_any_devices(with_features):
 
 def test_splits_that_are_too_small(with_features):
     with_features.data.eval_split = "test[:4]"
-    with pytest.raises(ConfigError, match=r"eval_split='test\[:4\]' has 4 images; .* at least 5"):
+    with pytest.raises(ConfigError, match=r"eval_split='test\[:4\]': 4 images; .* at least 5"):
         experiment.build(with_features)
     with_features.task.features = ""  # nothing is compared then
     run = experiment.build(with_features)
-    with pytest.raises(ConfigError, match=r"train_split='train\[:80\]' has 80 .* at least 81"):
+    with pytest.raises(ConfigError, match=r"train_split='train\[:80\]': 80 .* at least 81"):
         real_statistics(run.data, Brightness(), neighbors=80)
 
 
