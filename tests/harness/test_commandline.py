@@ -63,7 +63,7 @@ CHANGES = [
     ("model.name", "nest_tini_s16_32", "did you mean 'nest_tiny_s16_32'"),
     ("model.dimms", (8, 8), "did you mean 'dims'"),
     ("model.num_classes", 7, "config.model.num_classes=7: leave it out"),
-    ("model.num_heads", (3, 3), "num_heads=3 does not divide dims=16"),
+    ("model.num_heads", (3, 3), "num_heads=3: does not divide dims=16"),
     ("model.aggregation", "pool", "conv_norm_maxpool"),
     ("model.dtype", "float8", "bfloat16"),
     ("data.name", "mnist", "digits"),
