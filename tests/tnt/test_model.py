@@ -470,7 +470,11 @@ def test_wrong_fields(overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "size", "message"),
     [
-        ({}, (10, 8), r"=\(10, 8\): .* multiples of patch_size=4; nearest height: 8 or 12, .*: 8 .fits"),
+        (
+            {},
+            (10, 8),
+            r"=\(10, 8\): .* multiples of patch_size=4; nearest height: 8 or 12, .*: 8 .fits",
+        ),
         ({}, (3, 0), "nearest height: 4, nearest width: 4"),
         (
             {"patch_stride": 3},

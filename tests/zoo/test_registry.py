@@ -1,13 +1,30 @@
 """The table of models: exact parameter counts of every variant, and what create_model refuses."""
 
 import itertools
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nest.gan.generator import generator_shapes
+from baselines.full_attention_generator import FullAttentionGenerator
+from layers.attention import ATTENTIONS, Attention
+from layers.mlp import GELUS, Gelu, Mlp
+from layers.transformer_layer import TransformerLayer
+from nest.aggregation import AGGREGATIONS, PADDINGS, Aggregation, AggregationName, Padding
+from nest.gan.deaggregation import DEAGGREGATIONS, DeaggregationName
+from nest.gan.generator import (
+    CLASS_CONDITIONINGS,
+    OUTPUT_ACTIVATIONS,
+    ClassConditioning,
+    OutputActivation,
+    generator_shapes,
+)
+from tnt.block import TransformerBlock
+from tnt.fusion import FUSIONS, FusionName
+from tnt.model import POOLINGS, Pooling, TntLayer
+from tnt.stem import STEMS, StemName
 from zoo.load import parameter_shapes
 from zoo.registry import (
     DISCRIMINATORS,
@@ -16,6 +33,7 @@ from zoo.registry import (
     create_discriminator,
     create_generator,
     create_model,
+    model_fields,
 )
 
 # name -> (classes, image size, parameters). The first six are those of the official code
