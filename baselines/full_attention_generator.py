@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from layers.attention import Attention
 from layers.embeddings import PositionEmbedding
+from layers.mlp import Gelu
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
-from nest.gan.deaggregation import DEAGGREGATIONS, pixel_shuffle
+from nest.gan.deaggregation import DEAGGREGATIONS, DeaggregationName, pixel_shuffle
 from nest.gan.generator import NestGenerator
 
 
@@ -41,10 +43,10 @@ class FullAttentionGenerator(nn.Module):
     latent_dim: int = 128
     patch_size: int = 1
     mlp_ratio: float = 4
-    attention: str = "multi_head"
+    attention: Attention = "multi_head"
     qkv_bias: bool = True
-    deaggregation: str = "pixel_shuffle"
-    gelu: str = "tanh"
+    deaggregation: DeaggregationName = "pixel_shuffle"
+    gelu: Gelu = "tanh"
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:

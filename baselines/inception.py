@@ -17,6 +17,8 @@ Shape letters: b batch, h and w sides of the image, c channels; a grid's sides a
 299x299 image.
 """
 
+from typing import Literal
+
 import chex
 import jax.numpy as jnp
 from flax import linen as nn
@@ -40,7 +42,7 @@ class ConvNorm(nn.Module):
     dim: int
     kernel_size: tuple[int, int]
     stride: int = 1
-    padding: str = "SAME"
+    padding: Literal["SAME", "VALID"] = "SAME"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -193,7 +195,7 @@ class InceptionV3(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, "num_classes")
+        check_counts(num_classes=self.num_classes)
         super().__post_init__()
 
     @nn.compact

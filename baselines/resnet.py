@@ -125,10 +125,10 @@ class ResNet(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, "num_classes")
-        check_tuples(self, "depths", "dims", per="stage")
-        check_rates(self, "batch_norm_momentum")
-        check_positive(self, "batch_norm_epsilon")
+        check_counts(num_classes=self.num_classes)
+        check_tuples("stage", depths=self.depths, dims=self.dims)
+        check_rates(batch_norm_momentum=self.batch_norm_momentum)
+        check_positive(batch_norm_epsilon=self.batch_norm_epsilon)
         super().__post_init__()
 
     @nn.compact

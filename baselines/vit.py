@@ -9,7 +9,7 @@ Shape letters: b batch, h and w sides of the plane of patches, n tokens (h * w, 
 class token), c channels.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from layers.embeddings import PositionEmbedding, patch_embedding
 from layers.field_checks import (
     check_choices,
     check_counts,
+    check_divisor,
     check_fields,
     check_image_size,
     check_mlp_ratio,
@@ -29,11 +30,11 @@ from layers.field_checks import (
     is_sides,
 )
 from layers.initializers import truncated_normal
-from layers.mlp import GELUS
+from layers.mlp import Gelu
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
 
-POOLINGS = ("class_token", "average")
+Pooling = Literal["class_token", "average"]
 
 
 def _deit(dim: int, num_heads: int) -> dict:
@@ -91,9 +92,9 @@ class Vit(nn.Module):
     num_heads: int
     patch_size: int | tuple[int, int]
     mlp_ratio: float = 4
-    pooling: str = "class_token"
+    pooling: Pooling = "class_token"
     qkv_bias: bool = True
-    gelu: str = "exact"
+    gelu: Gelu = "exact"
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -102,13 +103,21 @@ class Vit(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, "num_classes", "dim", "depth", "num_heads")
-        check_fields(self, ("patch_size",), is_sides, "a positive integer or a pair of them")
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} does not divide dim={self.dim}")
-        check_mlp_ratio(self, (self.dim,))
-        check_rates(self, "drop_path_rate", "dropout_rate", "attention_dropout_rate")
-        check_choices(self, pooling=POOLINGS, gelu=GELUS)
+        check_counts(
+            num_classes=self.num_classes,
+            dim=self.dim,
+            depth=self.depth,
+            num_heads=self.num_heads,
+        )
+        check_fields(is_sides, "a positive integer or a pair of them", patch_size=self.patch_size)
+        check_divisor(self.dim, f"dim={self.dim}", num_heads=self.num_heads)
+        check_mlp_ratio(self.mlp_ratio, (self.dim,))
+        check_rates(
+            drop_path_rate=self.drop_path_rate,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+        )
+        check_choices(self)
         super().__post_init__()
 
     @nn.compact
@@ -127,7 +136,7 @@ class Vit(nn.Module):
         """
         chex.assert_rank(images, 4, custom_message="images: [b, height, width, channels]")
         patch = height_and_width(self.patch_size)
-        rule = f"height and width must be multiples of patch_size={self.patch_size}"
+        rule = f"height and width multiples of patch_size={self.patch_size}"
         check_image_size(images.shape[1:3], patch, rule)
         shared = shared_fields(self, TransformerLayer, but=("drop_path_rate",))
         block_class = TransformerLayer

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 
 from baselines.resnet import PAD_1, batch_norm, he_normal_fan_out
-from layers.field_checks import check_counts, check_positive, check_rates
+from layers.field_checks import check_counts, check_positive, check_rates, field_error
 
 GROUP_DIMS = (16, 32, 64)  # at width 1; the first convolution has 16 channels at any width
 
@@ -96,11 +96,11 @@ class WideResNet(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, "num_classes", "depth", "width")
+        check_counts(num_classes=self.num_classes, depth=self.depth, width=self.width)
         if self.depth < 10 or (self.depth - 4) % 6:
-            raise ValueError(f"depth={self.depth} must be 6n + 4: 10, 16, 22, 28, ...")
-        check_rates(self, "dropout_rate", "batch_norm_momentum")
-        check_positive(self, "batch_norm_epsilon")
+            raise field_error("depth", self.depth, "wrong", "6n + 4: 10, 16, 22, 28, ...")
+        check_rates(dropout_rate=self.dropout_rate, batch_norm_momentum=self.batch_norm_momentum)
+        check_positive(batch_norm_epsilon=self.batch_norm_epsilon)
         super().__post_init__()
 
     @nn.compact

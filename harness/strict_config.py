@@ -4,10 +4,12 @@ The function's signature is the schema, so there is no second place to keep in s
 unknown key, a missing one, a wrong type or a wrong choice is an error before any device is touched.
 """
 
+import contextlib
 import inspect
+import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import typeguard
@@ -126,24 +128,44 @@ def _as_annotated(value: Any, expected: Any) -> Any:
     return value
 
 
-def check_model_section(
-    section: Mapping[str, Any], path: str, *, provided: Iterable[str] = ("num_classes",)
-) -> None:
-    """Checks the keys of a section that names a model, whose fields are the rest of it.
+@contextlib.contextmanager
+def field_errors(path: str, provided: Container[str] = ()) -> Iterator[None]:
+    """Names the section in a ValueError that begins with a field: "gelu='x': unknown; ...".
 
     Args:
-        section: the section.
+        path: of the section that has the field: "config.model".
+        provided: fields that follow from config.data instead.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if field := re.match(r"(\w+)[=:]", str(error)):
+            path = "config.data" if field[1] in provided else path
+            raise ConfigError(f"{path}.{error}") from error
+        raise
+
+
+def check_model_section(
+    section: Mapping[str, Any], path: str, create: Callable, **provided: Any
+) -> None:
+    """Checks a section that names a model by building it: a module without parameters costs little.
+
+    Args:
+        section: the section: the name, and fields of the model.
         path: of the section, for messages: "config.model".
-        provided: fields that the code gives, which the config must not.
+        create: what builds the model from the section and from `provided`.
+        **provided: fields that the code gives, which the config must not.
 
     Raises:
-        ConfigError: there is no name, or one of those fields.
+        ConfigError: there is no name, one of those fields, or what `create` does not take.
     """
     check_keys(section, section, path, required=("name",))
     for key in provided:
         if key in section:
             what = "leave it out, it follows from config.data and config.task"
             raise ConfigError(problem(f"{path}.{key}", section[key], what))
+    with field_errors(path, provided):
+        create(**section, **provided)
 
 
 def check_section(

@@ -5,13 +5,14 @@ g = h / k query heads per key head, d = c / h channels of a head.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from layers.field_checks import check_divisor
 from layers.initializers import truncated_normal
 
 
@@ -70,8 +71,7 @@ class SelfAttention(nn.Module):
     def _project_in(self, x: Array, *parts: int, name: str) -> Array:
         """Maps [..., n, c] to [..., n, *parts, d]."""
         dim = x.shape[-1]
-        if dim % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} does not divide the width {dim}")
+        check_divisor(dim, f"the width {dim}", num_heads=self.num_heads)
         return nn.DenseGeneral(
             (*parts, dim // self.num_heads),
             use_bias=self.qkv_bias,
@@ -123,4 +123,5 @@ class MultiQueryAttention(SelfAttention):
         return self._attend(query, key, value, deterministic)
 
 
+Attention = Literal["multi_head", "multi_query"]
 ATTENTIONS = {"multi_head": MultiHeadAttention, "multi_query": MultiQueryAttention}

@@ -1,8 +1,14 @@
 """What the fields of a model and the sides of its images may be.
 
-Every check raises a ValueError that names the field, its value and what is allowed.
+Checks of fields take plain values as `field=value`. Every check raises a ValueError in one form,
+which is also that of the errors of a config (harness/arguments.py):
+
+    depth=0: wrong; allowed: a positive integer
+    gelu='exct': unknown; did you mean 'exact'? allowed: tanh, exact
 """
 
+import difflib
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,72 +40,85 @@ def height_and_width(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
 
 
-def check_fields(
-    model: nn.Module, fields: Iterable[str], is_allowed: Callable[[Any], bool], allowed: str
-) -> None:
-    """Checks that the value of each field is allowed; `allowed` completes "must be ..."."""
-    for field in fields:
-        value = getattr(model, field)
+def field_error(field: str, value: object, what: str, allowed: str = "") -> ValueError:
+    """Returns the error "field=value: what is wrong; allowed: ..."."""
+    return ValueError(f"{field}={value!r}: {what}{f'; allowed: {allowed}' if allowed else ''}")
+
+
+def check_choices(module: nn.Module) -> None:
+    """Checks that each field of a module that is annotated as a Literal has one of its values."""
+    for field, annotation in typing.get_type_hints(type(module)).items():
+        if typing.get_origin(annotation) is not typing.Literal:
+            continue
+        value, choices = getattr(module, field), typing.get_args(annotation)
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{field}={value!r}: unknown; {hint}allowed: {', '.join(choices)}")
+
+
+def check_fields(is_allowed: Callable[[Any], bool], allowed: str, /, **fields: Any) -> None:
+    """Checks that each value is allowed; `allowed` says in words what is."""
+    for field, value in fields.items():
         if not is_allowed(value):
-            raise ValueError(f"{field}={value!r} must be {allowed}")
+            raise field_error(field, value, "wrong", allowed)
 
 
-def check_counts(model: nn.Module, *fields: str) -> None:
-    """Checks that fields are positive integers."""
-    check_fields(model, fields, is_count, "a positive integer")
+def check_counts(**fields: Any) -> None:
+    """Checks that values are positive integers."""
+    check_fields(is_count, "a positive integer", **fields)
 
 
-def check_optional_counts(model: nn.Module, *fields: str) -> None:
-    """Checks that fields are positive integers or None."""
+def check_optional_counts(**fields: Any) -> None:
+    """Checks that values are positive integers or None."""
     check_fields(
-        model, fields, lambda value: value is None or is_count(value), "a positive integer or None"
+        lambda value: value is None or is_count(value), "a positive integer or None", **fields
     )
 
 
-def check_rates(model: nn.Module, *fields: str) -> None:
-    """Checks that fields are numbers in [0, 1)."""
+def check_rates(**fields: Any) -> None:
+    """Checks that values are numbers in [0, 1)."""
     check_fields(
-        model,
-        fields,
         lambda value: is_number(value) and 0 <= value < 1,
         "a number, at least 0 and below 1",
+        **fields,
     )
 
 
-def check_positive(model: nn.Module, *fields: str) -> None:
-    """Checks that fields are finite numbers above 0."""
+def check_positive(**fields: Any) -> None:
+    """Checks that values are finite numbers above 0."""
     check_fields(
-        model,
-        fields,
         lambda value: is_number(value) and 0 < value < float("inf"),
         "a finite number above 0",
+        **fields,
     )
 
 
-def check_tuples(model: nn.Module, *fields: str, per: str) -> None:
-    """Checks that fields are tuples of positive integers with one entry per level, stage, ..."""
-    check_fields(model, fields, is_counts, f"a tuple of positive integers, one per {per}")
-    if len({len(getattr(model, field)) for field in fields}) > 1:
-        values = ", ".join(f"{field}={getattr(model, field)}" for field in fields)
-        raise ValueError(f"{', '.join(fields)} must each have one entry per {per}: {values}")
+def check_tuples(per: str, /, **fields: Any) -> None:
+    """Checks that values are tuples of positive integers with one entry per level, stage, ..."""
+    check_fields(is_counts, f"a tuple of positive integers, one per {per}", **fields)
+    (first, value), *others = fields.items()
+    if any(len(other) != len(value) for _, other in others):
+        listed = ", ".join(f"{field}={other}" for field, other in others)
+        raise field_error(
+            first, value, f"differs in length from {listed}", f"one entry per {per} in each"
+        )
 
 
-def check_choices(model: nn.Module, **choices: Iterable[str]) -> None:
-    """Checks that each field is one of its choices (field=choices)."""
-    for field, allowed in choices.items():
-        value = getattr(model, field)
-        if value not in allowed:
-            raise ValueError(f"{field}={value!r} does not exist; choose from {', '.join(allowed)}")
+def check_divisor(total: int, what: str, /, **fields: int) -> None:
+    """Checks that each value divides `total`, which is `what`: "dim=12"."""
+    for field, value in fields.items():
+        if total % value:
+            raise field_error(field, value, f"does not divide {what}", f"divisors of {total}")
 
 
-def check_mlp_ratio(model: nn.Module, dims: Iterable[int]) -> None:
+def check_mlp_ratio(mlp_ratio: Any, dims: Iterable[int]) -> None:
     """Checks that `mlp_ratio` leaves a hidden channel at every width in `dims`."""
-    check_positive(model, "mlp_ratio")
+    check_positive(mlp_ratio=mlp_ratio)
     for dim in dims:
-        if int(dim * model.mlp_ratio) < 1:
-            raise ValueError(
-                f"mlp_ratio={model.mlp_ratio!r} leaves no hidden channel at width {dim}"
-            )
+        if int(dim * mlp_ratio) < 1:
+            what = f"leaves no hidden channel at width {dim}"
+            raise field_error("mlp_ratio", mlp_ratio, what, f"at least 1/{dim}")
 
 
 def check_image_size(
@@ -114,7 +133,7 @@ def check_image_size(
     Args:
         image_size: (height, width) in pixels.
         steps: of both, or of (height, width), in pixels.
-        rule: the sentence that says so in the model's words: "height and width must be ...".
+        rule: what is allowed, in the model's words: "height and width multiples of ...".
         smallest: side in pixels; None: the step.
 
     Raises:
@@ -129,10 +148,8 @@ def check_image_size(
             f"{size} (fits)" if sizes == (size,) else " or ".join(map(str, sizes))
             for sizes, size in zip(near, image_size, strict=True)
         )
-        raise ValueError(
-            f"image size {image_size[0]}x{image_size[1]} does not fit: {rule}; "
-            f"nearest height: {height}, nearest width: {width}"
-        )
+        nearest = f"nearest height: {height}, nearest width: {width}"
+        raise field_error("image_size", tuple(image_size), "does not fit", f"{rule}; {nearest}")
 
 
 def nearest_sizes(size: int, step: int, smallest: int | None = None) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The two-layer perceptron of a transformer layer."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,6 +9,7 @@ from jax import Array
 
 from layers.initializers import truncated_normal
 
+Gelu = Literal["tanh", "exact"]
 # "tanh" is the approximation that the official NesT uses (the default of flax), "exact" the erf
 # form of PyTorch's default: TNT, DeiT and timm's port of NesT.
 GELUS = {
@@ -31,7 +32,7 @@ class Mlp(nn.Module):
     """
 
     hidden_dim: int
-    gelu: str = "exact"
+    gelu: Gelu = "exact"
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
 

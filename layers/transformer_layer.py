@@ -5,9 +5,9 @@ from typing import Any
 from flax import linen as nn
 from jax import Array
 
-from layers.attention import ATTENTIONS
+from layers.attention import ATTENTIONS, Attention
 from layers.drop_path import DropPath
-from layers.mlp import Mlp
+from layers.mlp import Gelu, Mlp
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -33,9 +33,9 @@ class TransformerLayer(nn.Module):
 
     num_heads: int
     mlp_ratio: float
-    gelu: str
+    gelu: Gelu
     dtype: Any
-    attention: str = "multi_head"
+    attention: Attention = "multi_head"
     qkv_bias: bool = True
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0

@@ -8,7 +8,7 @@ Padding: at stride 2 on an even side, "same" (the official code) adds one row af
 "torch" (timm) adds one before the first, so the 3x3 windows lie differently.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,11 +18,12 @@ from layers.initializers import truncated_normal
 from layers.transformer_layer import LAYER_NORM_EPSILON
 from nest.blocks import block, unblock
 
+Padding = Literal["same", "torch"]
 # (before, after) on each axis, for a window of 3 with stride 2 on an even side.
 PADDINGS = {"same": (0, 1), "torch": (1, 1)}
 
 
-def max_pool(x: Array, padding: str) -> Array:
+def max_pool(x: Array, padding: Padding) -> Array:
     """Takes the maximum over 3x3 windows with stride 2.
 
     Each axis in turn is a maximum over three shifted slices. Values and, away from ties, gradients
@@ -57,7 +58,7 @@ class Aggregation(nn.Module):
 
     dim: int
     block_size: tuple[int, int]
-    padding: str = "same"
+    padding: Padding = "same"
     dtype: Any = jnp.float32
 
     def _conv(self, x: Array, stride: int) -> Array:
@@ -169,6 +170,14 @@ class PatchMerging(Aggregation):
         )(self._norm(x))  # [b, h/2, w/2, dim]
 
 
+AggregationName = Literal[
+    "conv_norm_maxpool",
+    "conv_norm_maxpool_in_block",
+    "maxpool",
+    "avgpool",
+    "strided_conv",
+    "patch_merging",
+]
 AGGREGATIONS = {
     "conv_norm_maxpool": ConvNormMaxPool,
     "conv_norm_maxpool_in_block": ConvNormMaxPoolInBlock,

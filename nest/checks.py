@@ -1,36 +1,40 @@
 """Which fields of NesT and which image sizes fit together."""
 
-from flax import linen as nn
+from typing import Any
 
-from layers.field_checks import check_image_size, check_tuples, height_and_width, is_sides
+from layers.field_checks import (
+    check_divisor,
+    check_image_size,
+    check_tuples,
+    field_error,
+    height_and_width,
+    is_sides,
+)
+from nest.aggregation import AggregationName
 
 
-def check_levels(model: nn.Module) -> None:
+def check_levels(*, dims: Any, depths: Any, num_heads: Any) -> None:
     """Raises ValueError unless dims, depths and num_heads describe the same levels."""
-    check_tuples(model, "dims", "depths", "num_heads", per="level")
-    for level, (dim, heads) in enumerate(zip(model.dims, model.num_heads, strict=True), start=1):
-        if dim % heads:
-            raise ValueError(f"num_heads={heads} does not divide dims={dim} at level {level}")
+    check_tuples("level", dims=dims, depths=depths, num_heads=num_heads)
+    for level, (dim, heads) in enumerate(zip(dims, num_heads, strict=True), start=1):
+        check_divisor(dim, f"dims={dim} at level {level}", num_heads=heads)
 
 
 def check_block_size(
-    block_size: int | tuple[int, int] | None, *, aggregation: str, levels: int
+    block_size: int | tuple[int, int] | None, *, aggregation: AggregationName, levels: int
 ) -> None:
     """Raises ValueError for a block size that is none, or one that the aggregation cannot halve."""
     if block_size is None:
         return
     if not is_sides(block_size):
-        raise ValueError(
-            f"block_size={block_size!r} must be None, a positive integer or a pair of them"
-        )
+        allowed = "None, a positive integer or a pair of them"
+        raise field_error("block_size", block_size, "wrong", allowed)
     if any(side % _side_step(aggregation, levels) for side in height_and_width(block_size)):
-        raise ValueError(
-            f"block_size={block_size} must be even with aggregation={aggregation!r}, which halves "
-            "each block by itself"
-        )
+        what = f"odd, but {aggregation=} halves each block by itself"
+        raise field_error("block_size", block_size, what, "even sides")
 
 
-def _side_step(aggregation: str, levels: int) -> int:
+def _side_step(aggregation: AggregationName, levels: int) -> int:
     """Returns what the sides of a block in tokens must be multiples of."""
     return 2 if aggregation == "conv_norm_maxpool_in_block" and levels > 1 else 1
 
@@ -41,7 +45,7 @@ def block_sides(
     patch_size: int,
     levels: int,
     block_size: int | tuple[int, int] | None,
-    aggregation: str,
+    aggregation: AggregationName,
 ) -> tuple[int, int]:
     """Finds the sides of a block for an image.
 
@@ -65,15 +69,14 @@ def block_sides(
         check_image_size(
             image_size,
             step,
-            f"with patch_size={patch_size}, {levels} levels and aggregation={aggregation!r}, "
-            f"height and width must be multiples of {step}",
+            f"height and width multiples of {step} with {patch_size=}, {levels} levels and "
+            f"{aggregation=}",
         )
         return height // unit, width // unit
     sides = height_and_width(block_size)
-    if (height, width) != (unit * sides[0], unit * sides[1]):
-        raise ValueError(
-            f"image size {height}x{width} does not fit block_size={block_size}: with "
-            f"patch_size={patch_size} and {levels} levels it must be "
-            f"{unit * sides[0]}x{unit * sides[1]} (or leave block_size=None)"
-        )
+    fitting = (unit * sides[0], unit * sides[1])
+    if (height, width) != fitting:
+        what = f"does not fit {block_size=}, {patch_size=} and {levels} levels"
+        allowed = f"{fitting}, or others with block_size=None"
+        raise field_error("image_size", (height, width), what, allowed)
     return sides

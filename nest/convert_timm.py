@@ -148,7 +148,7 @@ def _array_in(name: str, array: np.ndarray, heads: int) -> np.ndarray | None:
 
 
 def _array_out(name: str, array: np.ndarray) -> np.ndarray:
-    """Converts an array of ours into theirs: the inverse of `_array_in`."""
+    """Converts an array of this model into timm's: the inverse of `_array_in`."""
     if name.endswith("/embedding"):
         return array[None]  # [1, t, n, c]
     if name.endswith("/qkv/kernel"):

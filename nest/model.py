@@ -17,16 +17,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from layers.attention import ATTENTIONS
+from layers.attention import Attention
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding, patch_embedding
 from layers.field_checks import check_choices, check_counts, check_mlp_ratio, check_rates
 from layers.initializers import truncated_normal
 from layers.intermediates import expose
-from layers.mlp import GELUS
+from layers.mlp import Gelu
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
-from nest.aggregation import AGGREGATIONS, PADDINGS
+from nest.aggregation import AGGREGATIONS, AggregationName, Padding
 from nest.blocks import block, unblock
 from nest.checks import block_sides, check_block_size, check_levels
 
@@ -70,11 +70,11 @@ class Nest(nn.Module):
     patch_size: int
     block_size: int | tuple[int, int] | None = None
     mlp_ratio: float = 4
-    attention: str = "multi_head"
+    attention: Attention = "multi_head"
     qkv_bias: bool = True
-    aggregation: str = "conv_norm_maxpool"
-    aggregation_padding: str = "same"
-    gelu: str = "tanh"
+    aggregation: AggregationName = "conv_norm_maxpool"
+    aggregation_padding: Padding = "same"
+    gelu: Gelu = "tanh"
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -83,17 +83,15 @@ class Nest(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, "num_classes", "patch_size")
-        check_levels(self)
-        check_choices(
-            self,
-            attention=ATTENTIONS,
-            aggregation=AGGREGATIONS,
-            aggregation_padding=PADDINGS,
-            gelu=GELUS,
+        check_counts(num_classes=self.num_classes, patch_size=self.patch_size)
+        check_levels(dims=self.dims, depths=self.depths, num_heads=self.num_heads)
+        check_choices(self)
+        check_rates(
+            drop_path_rate=self.drop_path_rate,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
         )
-        check_rates(self, "drop_path_rate", "dropout_rate", "attention_dropout_rate")
-        check_mlp_ratio(self, self.dims)
+        check_mlp_ratio(self.mlp_ratio, self.dims)
         check_block_size(self.block_size, aggregation=self.aggregation, levels=len(self.dims))
         super().__post_init__()
 

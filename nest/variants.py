@@ -4,6 +4,8 @@ Block sizes follow from the image, so that every variant takes any size that its
 the size that ends its name, a block has the s... tokens of the name.
 """
 
+from layers.attention import Attention
+
 
 def _imagenet(dim: int, num_heads: int, top_depth: int, drop_path_rate: float) -> dict:
     """Three levels; width and heads double from one to the next."""
@@ -17,7 +19,7 @@ def _imagenet(dim: int, num_heads: int, top_depth: int, drop_path_rate: float) -
     }
 
 
-def _cifar(dim: int, num_heads: int, depths: tuple[int, ...], attention: str) -> dict:
+def _cifar(dim: int, num_heads: int, depths: tuple[int, ...], attention: Attention) -> dict:
     """One pixel is one word; width and heads are the same at every level."""
     return {
         "patch_size": 1,

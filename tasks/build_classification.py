@@ -25,8 +25,7 @@ FROM_PARTS = (
 
 def check_classification(config: dict[str, Any]) -> dict[str, Any]:
     """Checks the sections that build_classification reads; returns them with their defaults."""
-    check_model_section(config["model"], "config.model")
-    create_model(**config["model"], num_classes=1)  # a module is a description: costs nothing
+    check_model_section(config["model"], "config.model", create_model, num_classes=1)
     device_augment = check_subsections(
         config["device_augment"], mixing.DEVICE_AUGMENTS, "config.device_augment"
     )

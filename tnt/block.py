@@ -8,7 +8,7 @@ from jax import Array
 
 from layers.attention import MultiHeadAttention
 from layers.initializers import truncated_normal
-from layers.mlp import Mlp
+from layers.mlp import Gelu, Mlp
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -50,7 +50,7 @@ class TransformerBlock(nn.Module):
     num_heads: int
     mlp_ratio: float
     qkv_bias: bool
-    gelu: str
+    gelu: Gelu
     drop_path_rate: float
     dropout_rate: float
     attention_dropout_rate: float

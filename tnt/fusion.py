@@ -6,7 +6,7 @@ three fusions differ in their layer norms; the paper's has none.
 Shape letters: b batch, n sentences, m words of a sentence, c channels of a word, d of a sentence.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -87,6 +87,7 @@ class Project(Fusion):
         return self._project(words.reshape(*words.shape[:2], -1), use_bias=True)  # [b, n, d]
 
 
+FusionName = Literal["released", "legacy", "paper"]
 FUSIONS = {
     "released": NormProjectNorm,
     "legacy": WordNormProject,

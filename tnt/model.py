@@ -13,7 +13,7 @@ Shape letters: b batch, n sentences, m words of a sentence, c channels of a word
 channels of a sentence (outer_dim).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax.numpy as jnp
@@ -22,16 +22,24 @@ from jax import Array
 
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding
-from layers.field_checks import check_choices, check_counts, check_mlp_ratio, check_rates
+from layers.field_checks import (
+    check_choices,
+    check_counts,
+    check_divisor,
+    check_mlp_ratio,
+    check_rates,
+    field_error,
+)
 from layers.initializers import truncated_normal
 from layers.intermediates import expose
-from layers.mlp import GELUS
+from layers.mlp import Gelu
 from layers.shared_fields import shared_fields
 from tnt.block import LAYER_NORM_EPSILON, TransformerBlock
 from tnt.checks import check_covered, check_inner_layers, check_patches
-from tnt.fusion import FUSIONS, NormProjectNorm
-from tnt.stem import STEMS
+from tnt.fusion import FUSIONS, FusionName, NormProjectNorm
+from tnt.stem import STEMS, StemName
 
+Pooling = Literal["class_token", "average"]
 POOLINGS = {
     "class_token": lambda sentences: sentences[:, 0],
     "average": lambda sentences: sentences[:, 1:].mean(axis=1),
@@ -51,10 +59,10 @@ class TntLayer(nn.Module):
     num_outer_heads: int
     has_inner: bool
     squeeze_excite: bool
-    fusion: str
+    fusion: FusionName
     mlp_ratio: float
     qkv_bias: bool
-    gelu: str
+    gelu: Gelu
     drop_path_rate: float
     dropout_rate: float
     attention_dropout_rate: float
@@ -127,16 +135,16 @@ class Tnt(nn.Module):
     patch_size: int = 16
     patch_stride: int | None = None
     word_size: int = 4
-    stem: str = "conv7"
-    fusion: str = "released"
+    stem: StemName = "conv7"
+    fusion: FusionName = "released"
     inner_layers: tuple[int, ...] | None = None
     squeeze_excite: bool = False
     sentence_position: bool = True
     word_position: bool = True
-    pooling: str = "class_token"
+    pooling: Pooling = "class_token"
     mlp_ratio: float = 4
     qkv_bias: bool = False
-    gelu: str = "exact"
+    gelu: Gelu = "exact"
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -145,17 +153,28 @@ class Tnt(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, "num_classes", "inner_dim", "outer_dim", "num_inner_heads")
-        check_counts(self, "num_outer_heads", "depth", "patch_size", "word_size")
-        for part in ("inner", "outer"):
-            dim, heads = getattr(self, f"{part}_dim"), getattr(self, f"num_{part}_heads")
-            if dim % heads:
-                raise ValueError(f"num_{part}_heads={heads} does not divide {part}_dim={dim}")
-        check_choices(self, stem=STEMS, fusion=FUSIONS, pooling=POOLINGS, gelu=GELUS)
-        check_rates(self, "drop_path_rate", "dropout_rate", "attention_dropout_rate")
-        check_mlp_ratio(self, (self.inner_dim, self.outer_dim))
-        if self.squeeze_excite and self.outer_dim < 4:
-            raise ValueError(f"squeeze_excite needs outer_dim={self.outer_dim} to be at least 4")
+        check_counts(
+            num_classes=self.num_classes,
+            inner_dim=self.inner_dim,
+            outer_dim=self.outer_dim,
+            num_inner_heads=self.num_inner_heads,
+            num_outer_heads=self.num_outer_heads,
+            depth=self.depth,
+            patch_size=self.patch_size,
+            word_size=self.word_size,
+        )
+        inner_dim, outer_dim = self.inner_dim, self.outer_dim
+        check_divisor(inner_dim, f"{inner_dim=}", num_inner_heads=self.num_inner_heads)
+        check_divisor(outer_dim, f"{outer_dim=}", num_outer_heads=self.num_outer_heads)
+        check_choices(self)
+        check_rates(
+            drop_path_rate=self.drop_path_rate,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+        )
+        check_mlp_ratio(self.mlp_ratio, (inner_dim, outer_dim))
+        if self.squeeze_excite and outer_dim < 4:
+            raise field_error("outer_dim", outer_dim, "too narrow for squeeze_excite", "at least 4")
         check_patches(
             patch_size=self.patch_size,
             word_size=self.word_size,

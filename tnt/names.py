@@ -132,7 +132,7 @@ def array_in(name: str, array: np.ndarray) -> np.ndarray | None:
 
 
 def array_out(theirs: str, array: np.ndarray) -> np.ndarray:
-    """Converts an array of ours into theirs: the inverse of `array_in`."""
+    """Converts an array of this model into theirs: the inverse of `array_in`."""
     if theirs == "cls_token":
         return array[None, None]  # [1, 1, d]
     if theirs == "pixel_pos":
@@ -173,7 +173,7 @@ def leaf_in(module: str, leaf: str, array: np.ndarray, heads: int) -> np.ndarray
 
 
 def leaf_out(module: str, leaf: str, array: np.ndarray) -> np.ndarray:
-    """Converts a leaf of ours ("kernel", "scale", "bias") into theirs: the inverse of `leaf_in`."""
+    """Converts a kernel, scale or bias of this model into theirs: the inverse of `leaf_in`."""
     name = module.rpartition("/")[2]
     if name in ("qk", "v"):
         array = np.moveaxis(array, 0, -1) if leaf == "kernel" else array  # [parts, h, e, in]

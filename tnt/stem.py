@@ -7,7 +7,7 @@ Shape letters: b batch, h and w sides of the image in pixels, gh and gw sides of
 patches, n = gh * gw patches, p side of a patch, m words of a patch, s side of a word, c channels.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +133,7 @@ class LinearWords(Stem):
         )(x)  # [b, n, m, c]
 
 
+StemName = Literal["conv7", "conv7_image", "linear"]
 STEMS = {
     "conv7": ConvOnPatches,
     "conv7_image": ConvOnImage,

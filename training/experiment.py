@@ -16,7 +16,13 @@ from harness import sharding
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
 from harness.steps import Steps, plan_steps
-from harness.strict_config import check_keys, check_section, check_subsections, unknown_name
+from harness.strict_config import (
+    check_keys,
+    check_section,
+    check_subsections,
+    field_errors,
+    unknown_name,
+)
 from tasks.protocol import Task
 from tasks.table import TASKS
 from training.checkpoints import Checkpoints
@@ -147,7 +153,8 @@ def build(config: ConfigDict, *, training: bool = True) -> Experiment:
             raise ConfigError(f"{unknown_name(key, best_metric, task.metric_names())}; {hint}")
         # Made on the devices: with several processes none can put it on the others' devices.
         key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
-        shapes = jax.eval_shape(task.init, key)
+        with field_errors("config.data"):  # of the image that the model does not take
+            shapes = jax.eval_shape(task.init, key)
     shardings = sharding.state_shardings(shapes, mesh)
     shapes = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

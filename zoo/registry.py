@@ -16,6 +16,7 @@ from baselines.vit import VARIANTS as VIT_VARIANTS
 from baselines.vit import Vit
 from baselines.wide_resnet import VARIANTS as WIDE_RESNET_VARIANTS
 from baselines.wide_resnet import WideResNet
+from harness.arguments import problem
 from harness.strict_config import unknown_name, wrong_type
 from nest.gan.discriminator import ConvDiscriminator, NestDiscriminator
 from nest.gan.generator import NestGenerator
@@ -27,7 +28,8 @@ from tnt.model import Tnt
 from tnt.variants import VARIANTS as TNT_VARIANTS
 
 # name -> (class, the variant's fields)
-MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+Table = dict[str, tuple[type[nn.Module], dict[str, Any]]]
+MODELS: Table = {
     **{name: (Nest, fields) for name, fields in NEST_VARIANTS.items()},
     **{name: (Vit, fields) for name, fields in VIT_VARIANTS.items()},
     **{name: (ResNet, fields) for name, fields in RESNET_VARIANTS.items()},
@@ -35,11 +37,11 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **{name: (Tnt, fields) for name, fields in TNT_VARIANTS.items()},
 }
 
-GENERATORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+GENERATORS: Table = {
     **{name: (NestGenerator, fields) for name, fields in NEST_GENERATORS.items()},
 }
 
-DISCRIMINATORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+DISCRIMINATORS: Table = {
     **{name: (ConvDiscriminator, fields) for name, fields in CONV_DISCRIMINATORS.items()},
     **{name: (NestDiscriminator, fields) for name, fields in NEST_DISCRIMINATORS.items()},
 }
@@ -67,9 +69,9 @@ def without_defaults(section: Mapping[str, Any]) -> dict[str, Any]:
     Two sections that describe the same network in more or fewer words become equal.
 
     Raises:
-        KeyError, ValueError: there is no such network, or no such value.
+        KeyError, ValueError: no network is named, there is none of that name, or no such value.
     """
-    model_class, variant = (MODELS | GENERATORS | DISCRIMINATORS)[section["name"]]
+    model_class, variant = _entry(section["name"], MODELS | GENERATORS | DISCRIMINATORS)
     own = {field.name: field.default for field in dataclasses.fields(model_class)} | variant
 
     def value_of(field: str, value: Any) -> Any:
@@ -96,9 +98,9 @@ def create_model(name: str, *, num_classes: int, **overrides: Any) -> nn.Module:
 
     Raises:
         ValueError: an unknown name or field (lists what exists), or a value that the model does
-            not take.
+            not take. It begins with the field, as harness/arguments.py shows.
     """
-    return _create("model", MODELS, name, {"num_classes": num_classes}, overrides)
+    return _create(MODELS, name, {"num_classes": num_classes}, overrides)
 
 
 def create_generator(
@@ -120,7 +122,7 @@ def create_generator(
         ValueError: as create_model, or if the variant's levels do not lead to such images.
     """
     given = {"image_size": image_size, "num_channels": num_channels, "num_classes": num_classes}
-    return _create("generator", GENERATORS, name, given, overrides)
+    return _create(GENERATORS, name, given, overrides)
 
 
 def create_discriminator(name: str, *, num_classes: int | None, **overrides: Any) -> nn.Module:
@@ -137,30 +139,33 @@ def create_discriminator(name: str, *, num_classes: int | None, **overrides: Any
     Raises:
         ValueError: as create_model.
     """
-    return _create("discriminator", DISCRIMINATORS, name, {"num_classes": num_classes}, overrides)
+    return _create(DISCRIMINATORS, name, {"num_classes": num_classes}, overrides)
+
+
+def _entry(name: Any, table: Table) -> tuple[type[nn.Module], dict[str, Any]]:
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(unknown_name(f"{name=}", name, table))
+    return table[name]
 
 
 def _create(
-    kind: str,
-    table: dict[str, tuple[type[nn.Module], dict[str, Any]]],
-    name: str,
+    table: Table,
+    name: Any,
     given: dict[str, Any],
     overrides: dict[str, Any],
 ) -> nn.Module:
     """Builds an entry of a table: the variant's fields, overrides over them, and those given."""
-    if name not in table:
-        raise ValueError(unknown_name(f"{kind} {name!r}", str(name), table))
-    model_class, variant = table[name]
-    allowed = model_fields(model_class)
+    model_class, variant = _entry(name, table)
+    allowed = [field for field in model_fields(model_class) if field not in given]
     for field in overrides:
         if field not in allowed:
-            raise ValueError(unknown_name(f"field {field!r} of {kind} {name}", field, allowed))
+            raise ValueError(unknown_name(field, field, allowed))
     overrides = {field: value for field, value in overrides.items() if value is not None}
     fields = {field: _plain(value) for field, value in {**variant, **overrides}.items()}
     hints = typing.get_type_hints(model_class)
     for field, value in fields.items():
-        if problem := wrong_type(value, hints[field]):
-            raise ValueError(f"{kind} {name}: {field}={value!r}: {problem}")
+        if what := wrong_type(value, hints[field]):
+            raise ValueError(problem(field, value, what))
     if "dtype" in fields:
         fields["dtype"] = _dtype(fields["dtype"])
     return model_class(**given, **fields)
@@ -174,8 +179,8 @@ def _plain(value: Any) -> Any:
 
 
 def _dtype(value: Any) -> Any:
-    if not isinstance(value, str):
+    if isinstance(value, str) and value in DTYPES:
+        return DTYPES[value]
+    if value in DTYPES.values():
         return value
-    if value not in DTYPES:
-        raise ValueError(f"dtype={value!r} does not exist; choose from {', '.join(DTYPES)}")
-    return DTYPES[value]
+    raise ValueError(unknown_name(f"dtype={value!r}", value, DTYPES))

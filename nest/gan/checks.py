@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 from jax import Array
 
-from layers.field_checks import nearest_sizes
+from layers.field_checks import field_error, nearest_sizes
+from nest.gan.deaggregation import DeaggregationName
 
 
-def check_shuffled_dims(dims: Sequence[int], deaggregation: str) -> None:
+def check_shuffled_dims(dims: Sequence[int], deaggregation: DeaggregationName) -> None:
     """Raises ValueError unless pixel shuffle can make four tokens of one at each level."""
     for level, dim in enumerate(dims[:-1], start=1):
         if deaggregation == "pixel_shuffle" and dim % 4:
-            raise ValueError(
-                f"dims={dim} at level {level} must be a multiple of 4 with "
-                f"deaggregation={deaggregation!r}, which makes four tokens of one"
-            )
+            what = f"at level {level}, {deaggregation=} makes four tokens of one"
+            raise field_error("dims", dim, what, "multiples of 4")
 
 
 def block_side(image_size: int, *, patch_size: int, levels: int, block_size: int | None) -> int:
@@ -33,20 +32,17 @@ def block_side(image_size: int, *, patch_size: int, levels: int, block_size: int
         ValueError: if the levels do not lead to the image, naming the nearest sizes that fit.
     """
     unit = patch_size * 2 ** (levels - 1)  # pixels of the image per token of a block's side
-    how = f"with patch_size={patch_size} and {levels} levels"
+    how = f"{patch_size=} and {levels} levels"
     if block_size is not None:
         if image_size != unit * block_size:
-            raise ValueError(
-                f"image_size={image_size} does not fit block_size={block_size}: {how} it must be "
-                f"{unit * block_size} (or leave block_size=None)"
-            )
+            what = f"does not fit {block_size=}, {how}"
+            allowed = f"{unit * block_size}, or others with block_size=None"
+            raise field_error("image_size", image_size, what, allowed)
         return block_size
     if image_size % unit:
         near = " or ".join(map(str, nearest_sizes(image_size, unit)))
-        raise ValueError(
-            f"image_size={image_size} does not fit: {how} it must be a multiple of {unit}; "
-            f"nearest: {near}"
-        )
+        allowed = f"multiples of {unit}; nearest: {near}"
+        raise field_error("image_size", image_size, f"does not fit {how}", allowed)
     return image_size // unit
 
 

@@ -5,7 +5,7 @@ cutting it into blocks of the old size gives four times as many. A field of the 
 one. Tokens on both sides of a block's border meet only in those with a convolution.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -125,6 +125,12 @@ class TransposedConv(Deaggregation):
         )(x)
 
 
+DeaggregationName = Literal[
+    "pixel_shuffle",
+    "conv_pixel_shuffle",
+    "nearest_conv",
+    "transposed_conv",
+]
 DEAGGREGATIONS = {
     "pixel_shuffle": PixelShuffle,
     "conv_pixel_shuffle": ConvPixelShuffle,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from layers.attention import Attention
 from layers.field_checks import (
     check_counts,
     check_image_size,
@@ -18,6 +19,7 @@ from layers.field_checks import (
     check_tuples,
 )
 from layers.shared_fields import shared_fields
+from nest.aggregation import AggregationName
 from nest.gan.checks import check_labels
 from nest.gan.stylegan import (
     ResidualBlock,
@@ -55,9 +57,9 @@ class ConvDiscriminator(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_tuples(self, "dims", per="resolution")
-        check_counts(self, "deviation_group")
-        check_optional_counts(self, "num_classes")
+        check_tuples("resolution", dims=self.dims)
+        check_counts(deviation_group=self.deviation_group)
+        check_optional_counts(num_classes=self.num_classes)
         super().__post_init__()
 
     @nn.compact
@@ -80,9 +82,7 @@ class ConvDiscriminator(nn.Module):
         chex.assert_rank(images, 4, custom_message="images: [b, h, w, channels]")
         check_labels(labels, self.num_classes, "discriminator")
         unit = 2 ** (len(self.dims) - 1)
-        rule = (
-            f"with {len(self.dims)} entries in dims, height and width must be multiples of {unit}"
-        )
+        rule = f"height and width multiples of {unit} with {len(self.dims)} entries in dims"
         check_image_size(images.shape[1:3], unit, rule)
         block_class = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         x = nn.Conv(
@@ -138,15 +138,15 @@ class NestDiscriminator(nn.Module):
     block_size: int | tuple[int, int] | None = None
     num_classes: int | None = None
     mlp_ratio: float = 4
-    attention: str = "multi_head"
-    aggregation: str = "conv_norm_maxpool"
+    attention: Attention = "multi_head"
+    aggregation: AggregationName = "conv_norm_maxpool"
     drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_optional_counts(self, "num_classes")
+        check_optional_counts(num_classes=self.num_classes)
         self._classifier(parent=None)
         super().__post_init__()
 

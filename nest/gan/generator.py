@@ -10,7 +10,7 @@ Shape letters: b batch, z latent channels, h and w sides of a level's plane in t
 n tokens of a block, c channels, p side of a patch in pixels, k channels of an image.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from layers.attention import ATTENTIONS
+from layers.attention import Attention
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding
 from layers.field_checks import (
@@ -30,18 +30,25 @@ from layers.field_checks import (
     check_rates,
 )
 from layers.initializers import truncated_normal
-from layers.mlp import GELUS
+from layers.mlp import Gelu
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
 from nest.blocks import block, unblock
 from nest.checks import check_levels
 from nest.gan.checks import block_side, check_labels, check_shuffled_dims
-from nest.gan.deaggregation import DEAGGREGATIONS, keep_variance, pixel_shuffle
+from nest.gan.deaggregation import (
+    DEAGGREGATIONS,
+    DeaggregationName,
+    keep_variance,
+    pixel_shuffle,
+)
 
+ClassConditioning = Literal["concatenate", "add"]
 CLASS_CONDITIONINGS = {
     "concatenate": lambda noise, classes: jnp.concatenate([noise, classes], axis=-1),
     "add": jnp.add,
 }
+OutputActivation = Literal["none", "tanh"]
 OUTPUT_ACTIVATIONS = {"none": lambda x: x, "tanh": jnp.tanh}
 
 
@@ -90,32 +97,30 @@ class NestGenerator(nn.Module):
     patch_size: int = 1
     block_size: int | None = None
     num_classes: int | None = None
-    class_conditioning: str = "concatenate"
+    class_conditioning: ClassConditioning = "concatenate"
     mlp_ratio: float = 4
-    attention: str = "multi_head"
+    attention: Attention = "multi_head"
     qkv_bias: bool = True
-    deaggregation: str = "pixel_shuffle"
-    gelu: str = "tanh"
-    output_activation: str = "none"
+    deaggregation: DeaggregationName = "pixel_shuffle"
+    gelu: Gelu = "tanh"
+    output_activation: OutputActivation = "none"
     drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
-        check_counts(self, "image_size", "num_channels", "latent_dim", "patch_size")
-        check_optional_counts(self, "num_classes", "block_size")
-        check_levels(self)
-        check_choices(
-            self,
-            attention=ATTENTIONS,
-            class_conditioning=CLASS_CONDITIONINGS,
-            deaggregation=DEAGGREGATIONS,
-            gelu=GELUS,
-            output_activation=OUTPUT_ACTIVATIONS,
+        check_counts(
+            image_size=self.image_size,
+            num_channels=self.num_channels,
+            latent_dim=self.latent_dim,
+            patch_size=self.patch_size,
         )
-        check_rates(self, "drop_path_rate")
-        check_mlp_ratio(self, self.dims)
+        check_optional_counts(num_classes=self.num_classes, block_size=self.block_size)
+        check_levels(dims=self.dims, depths=self.depths, num_heads=self.num_heads)
+        check_choices(self)
+        check_rates(drop_path_rate=self.drop_path_rate)
+        check_mlp_ratio(self.mlp_ratio, self.dims)
         self.block_side()
         check_shuffled_dims(self.dims, self.deaggregation)
         super().__post_init__()

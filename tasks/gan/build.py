@@ -12,7 +12,7 @@ from harness.arguments import problem
 from harness.errors import ConfigError
 from harness.sharding import batch_sharding
 from harness.steps import Steps
-from harness.strict_config import check_model_section, check_section
+from harness.strict_config import check_model_section, check_section, field_errors
 from nest.gan.generator import latent_shape
 from tasks.gan.embedding import load_embedding
 from tasks.gan.evaluation import GanEvaluator
@@ -30,11 +30,7 @@ from tasks.protocol import Task
 from zoo.registry import create_discriminator, create_generator
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, read_init_from
 
-# Network -> its fields that follow from other sections.
-NETWORKS = {
-    "generator": ("image_size", "num_channels", "num_classes"),
-    "discriminator": ("num_classes",),
-}
+NETWORKS = ("generator", "discriminator")
 GAN_SECTIONS = (*NETWORKS, *(f"{network}_optimizer" for network in NETWORKS))
 
 
@@ -44,13 +40,15 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
         what = "a GAN starts from scratch or continues in its own workdir"
         raise ConfigError(problem("config.init_from", config["init_from"], what))
     _check_unread(config)
-    for key, provided in NETWORKS.items():
-        check_model_section(config[key], f"config.{key}", provided=provided)
-    if not isinstance(size := config["data"]["image_size"], int):
+    size = config["data"]["image_size"]
+    if not isinstance(size, int):
         what = "the images of a GAN are square"
         raise ConfigError(problem("config.data.image_size", size, what, "one number"))
-    create_generator(**config["generator"], image_size=size, num_channels=1, num_classes=None)
-    create_discriminator(**config["discriminator"], num_classes=None)
+    for key, create, provided in (
+        ("generator", create_generator, {"image_size": size, "num_channels": 1}),
+        ("discriminator", create_discriminator, {}),
+    ):
+        check_model_section(config[key], f"config.{key}", create, num_classes=None, **provided)
     checked = {
         key: check_section(config[key], create_optimizer, f"config.{key}", provided=PROVIDED)
         for key in GAN_SECTIONS[2:]
@@ -160,7 +158,8 @@ def _check_unread(config: dict[str, Any]) -> None:
 
 def _check_batches(task: Gan, data: pipeline.Data) -> None:
     """Raises ConfigError if the discriminator does not take the batches of either size."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    with field_errors("config.data"):  # of the image that a network does not take
+        shapes = jax.eval_shape(task.init, jax.random.key(0))
     for key, size in (
         ("batch_size", data.batch_size),
         ("eval_batch_size", data.layout.round_up(data.eval_batch_size)),

@@ -34,9 +34,9 @@ def test_with_one_block_it_is_the_nest_generator(overrides):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"image_size": 9}, "image_size=9 does not fit: .*multiple of 2; nearest: 8 or 10"),
-        ({"num_heads": (3,)}, "num_heads=3 does not divide dims=16 at level 1"),
-        ({"gelu": "erf"}, "gelu='erf' does not exist; choose from tanh, exact"),
+        ({"image_size": 9}, "image_size=9: does not fit .*multiples of 2; nearest: 8 or 10"),
+        ({"num_heads": (3,)}, "num_heads=3: does not divide dims=16 at level 1"),
+        ({"gelu": "erf"}, "gelu='erf': unknown; .*allowed: tanh, exact"),
     ],
 )
 def test_wrong_fields(overrides, message):

@@ -195,12 +195,24 @@ def test_dropout_draws_in_training():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (dict(depths=(1, 1)), r"one entry per stage: depths=\(1, 1\), dims=\(4,\)"),
-        (dict(depths=(0,)), r"depths=\(0,\) must be a tuple of positive integers, one per stage"),
-        (dict(dims=[4]), r"dims=\[4\] must be a tuple of positive integers"),
-        (dict(batch_norm_momentum=1.0), "batch_norm_momentum=1.0 must be a number, at least 0"),
-        (dict(batch_norm_epsilon=0.0), "batch_norm_epsilon=0.0 must be a finite number above 0"),
-        (dict(num_classes=0), "num_classes=0 must be a positive integer"),
+        (
+            dict(depths=(1, 1)),
+            r"depths=\(1, 1\): .* from dims=\(4,\); allowed: one entry per stage",
+        ),
+        (
+            dict(depths=(0,)),
+            r"depths=\(0,\): wrong; allowed: a tuple of positive integers, one per stage",
+        ),
+        (dict(dims=[4]), r"dims=\[4\]: wrong; allowed: a tuple of positive integers"),
+        (
+            dict(batch_norm_momentum=1.0),
+            "batch_norm_momentum=1.0: wrong; allowed: a number, at least 0",
+        ),
+        (
+            dict(batch_norm_epsilon=0.0),
+            "batch_norm_epsilon=0.0: wrong; allowed: a finite number above 0",
+        ),
+        (dict(num_classes=0), "num_classes=0: wrong; allowed: a positive integer"),
     ],
 )
 def test_wrong_fields_of_resnet(make, message):
@@ -211,10 +223,10 @@ def test_wrong_fields_of_resnet(make, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (dict(depth=27), "depth=27 must be 6n . 4: 10, 16, 22, 28"),
-        (dict(depth=4), "depth=4 must be 6n . 4"),
-        (dict(width=1.5), "width=1.5 must be a positive integer"),
-        (dict(dropout_rate=1), "dropout_rate=1 must be a number"),
+        (dict(depth=27), "depth=27: wrong; allowed: 6n . 4: 10, 16, 22, 28"),
+        (dict(depth=4), "depth=4: wrong; allowed: 6n . 4"),
+        (dict(width=1.5), "width=1.5: wrong; allowed: a positive integer"),
+        (dict(dropout_rate=1), "dropout_rate=1: wrong; allowed: a number"),
     ],
 )
 def test_wrong_fields_of_wide_resnet(make, message):

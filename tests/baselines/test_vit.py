@@ -148,18 +148,24 @@ def test_train_draws_and_evaluation_does_not(rate):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"num_heads": 5}, "num_heads=5 does not divide dim=12"),
-        ({"depth": 0}, "depth=0 must be a positive integer"),
-        ({"dim": 12.0}, "dim=12.0 must be a positive integer"),
-        ({"num_classes": None}, "num_classes=None must be a positive integer"),
-        ({"patch_size": (4, 4, 4)}, "patch_size=.* must be a positive integer or a pair of them"),
-        ({"patch_size": 0}, "patch_size=0 must be a positive integer or a pair"),
-        ({"pooling": "max"}, "pooling='max' does not exist; choose from class_token, average"),
-        ({"gelu": "erf"}, "gelu='erf' does not exist; choose from tanh, exact"),
-        ({"drop_path_rate": 1.0}, "drop_path_rate=1.0 must be a number, at least 0 and below 1"),
-        ({"dropout_rate": np.float64(0.1)}, "dropout_rate=.* must be a number"),
-        ({"attention_dropout_rate": -0.1}, "attention_dropout_rate=-0.1 must be"),
-        ({"mlp_ratio": 0}, "mlp_ratio=0 must be a finite number above 0"),
+        ({"num_heads": 5}, "num_heads=5: does not divide dim=12"),
+        ({"depth": 0}, "depth=0: wrong; allowed: a positive integer"),
+        ({"dim": 12.0}, "dim=12.0: wrong; allowed: a positive integer"),
+        ({"num_classes": None}, "num_classes=None: wrong; allowed: a positive integer"),
+        (
+            {"patch_size": (4, 4, 4)},
+            "patch_size=.*: wrong; allowed: a positive integer or a pair of them",
+        ),
+        ({"patch_size": 0}, "patch_size=0: wrong; allowed: a positive integer or a pair"),
+        ({"pooling": "max"}, "pooling='max': unknown; .*allowed: class_token, average"),
+        ({"gelu": "erf"}, "gelu='erf': unknown; .*allowed: tanh, exact"),
+        (
+            {"drop_path_rate": 1.0},
+            "drop_path_rate=1.0: wrong; allowed: a number, at least 0 and below 1",
+        ),
+        ({"dropout_rate": np.float64(0.1)}, "dropout_rate=.*: wrong; allowed: a number"),
+        ({"attention_dropout_rate": -0.1}, "attention_dropout_rate=-0.1: wrong"),
+        ({"mlp_ratio": 0}, "mlp_ratio=0: wrong; allowed: a finite number above 0"),
         ({"mlp_ratio": 0.01}, "leaves no hidden channel at width 12"),
     ],
 )
@@ -172,8 +178,12 @@ def test_wrong_fields(overrides, message):
 @pytest.mark.parametrize(
     ("patch", "size", "message"),
     [
-        (4, (8, 10), "8x10 does not fit: .* of patch_size=4; .*: 8 .fits., .* width: 8 or 12"),
-        (4, (3, 8), "3x8 does not fit: .*patch_size=4; nearest height: 4, nearest width: 8 .fits"),
+        (
+            4,
+            (8, 10),
+            r"=\(8, 10\): does not fit; .* of patch_size=4; .*: 8 .fits., .* width: 8 or 12",
+        ),
+        (4, (3, 8), r"=\(3, 8\): .*patch_size=4; nearest height: 4, nearest width: 8 .fits"),
         ((2, 3), (4, 4), r"patch_size=\(2, 3\); nearest height: 4 \(fits\), .*: 3 or 6"),
     ],
 )

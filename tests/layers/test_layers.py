@@ -132,7 +132,7 @@ def test_attention_module_dropout_only_in_training(kind):
 
 @pytest.mark.parametrize("kind", sorted(ATTENTIONS))
 def test_heads_must_divide_the_width(kind):
-    with pytest.raises(ValueError, match="num_heads=5 does not divide the width 12"):
+    with pytest.raises(ValueError, match="num_heads=5: does not divide the width 12"):
         ATTENTIONS[kind](num_heads=5).init(jax.random.key(0), jnp.ones((1, 4, 12)), True)
 
 

@@ -119,7 +119,7 @@ TANH = {**NEST, "fields": {**NEST["fields"], "gelu": "tanh"}}
         (NEST, {"output": None}, "--output is missing"),
         (NEST, {"input": "absent.npz"}, "no such file or folder"),
         (NEST, {"input": None}, "--input is missing"),
-        (NEST, {"model": "nest_tiny"}, "model 'nest_tiny': unknown; did you mean"),
+        (NEST, {"model": "nest_tiny"}, "name='nest_tiny': unknown; did you mean"),
         (NEST, {"fields": ["gelu"]}, "--fields=gelu: looks like --fields=gelu=exact"),
         (NEST, {"image_size": ["32", "0"]}, "--image_size=32,0: looks like 224 or 224,320"),
         (TNT, {}, "of the model Nest, not Tnt"),

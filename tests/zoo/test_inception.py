@@ -92,7 +92,7 @@ def test_average_pool_is_its_definition(count_padding):
 def test_the_network_is_for_inference():
     with pytest.raises(ValueError, match="inference only"):
         InceptionV3(10, fid_pools=True).init(jax.random.key(0), jnp.zeros((1, 75, 75, 3)), True)
-    with pytest.raises(ValueError, match="num_classes=0 must be a positive integer"):
+    with pytest.raises(ValueError, match="num_classes=0: wrong; allowed: a positive integer"):
         InceptionV3(0, fid_pools=True)
 
 

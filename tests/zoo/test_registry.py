@@ -1,13 +1,30 @@
 """The table of models: exact parameter counts of every variant, and what create_model refuses."""
 
 import itertools
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nest.gan.generator import generator_shapes
+from baselines.full_attention_generator import FullAttentionGenerator
+from layers.attention import ATTENTIONS, Attention
+from layers.mlp import GELUS, Gelu, Mlp
+from layers.transformer_layer import TransformerLayer
+from nest.aggregation import AGGREGATIONS, PADDINGS, Aggregation, AggregationName, Padding
+from nest.gan.deaggregation import DEAGGREGATIONS, DeaggregationName
+from nest.gan.generator import (
+    CLASS_CONDITIONINGS,
+    OUTPUT_ACTIVATIONS,
+    ClassConditioning,
+    OutputActivation,
+    generator_shapes,
+)
+from tnt.block import TransformerBlock
+from tnt.fusion import FUSIONS, FusionName
+from tnt.model import POOLINGS, Pooling, TntLayer
+from tnt.stem import STEMS, StemName
 from zoo.load import parameter_shapes
 from zoo.registry import (
     DISCRIMINATORS,
@@ -16,6 +33,7 @@ from zoo.registry import (
     create_discriminator,
     create_generator,
     create_model,
+    model_fields,
 )
 
 # name -> (classes, image size, parameters). The first six are those of the official code
@@ -300,14 +318,60 @@ def test_overrides_become_plain_values():
     [
         ("nest_tiny_s16_23", {}, r"did you mean 'nest_tiny_s16_32'.*nest_base_s64_32"),
         ("inception", {}, r"'inception': unknown; allowed: .*nest_tiny_s196_224, "),
-        ("nest_tiny_s16_32", {"dim": 8}, "field 'dim' .*did you mean 'dims'.*patch_size"),
-        ("nest_tiny_s16_32", {"parent": None}, r"field 'parent' .*unknown"),
-        ("nest_tiny_s16_32", {"zzz": None}, r"field 'zzz' .*unknown; allowed: .*dims"),
-        ("nest_tiny_s16_32", {"dtype": "float8"}, r"dtype='float8'.*choose from float32, bfloat16"),
-        ("nest_tiny_s16_32", {"dims": [8, 8]}, r"one entry per level: dims=\(8, 8\), depths"),
+        ("nest_tiny_s16_32", {"dim": 8}, "^dim: unknown; did you mean 'dims'.*patch_size"),
+        ({}, {}, "^name={}: unknown; allowed: .*nest_tiny_s16_32"),
+        ([3], {}, r"^name=\[3\]: unknown; allowed: "),
+        (None, {}, "^name=None: unknown; allowed: "),
+        ("nest_tiny_s16_32", {"dtype": {}}, "^dtype={}: unknown; allowed: float32"),
+        ("nest_tiny_s16_32", {"dtype": "bfloat6"}, "^dtype='bfloat6': .*mean 'bfloat16'"),
+        (
+            "nest_tiny_s16_32",
+            {"gelu": "exct"},
+            "^gelu='exct': unknown; did you mean 'exact'. allowed: tanh, exact$",
+        ),
+        ("nest_tiny_s16_32", {"parent": None}, "^parent: unknown"),
+        ("nest_tiny_s16_32", {"zzz": None}, "^zzz: unknown; allowed: dims, "),
+        (
+            "nest_tiny_s16_32",
+            {"dtype": "float8"},
+            "dtype='float8': unknown; .*allowed: float32, bfloat16",
+        ),
+        (
+            "nest_tiny_s16_32",
+            {"dims": [8, 8]},
+            r"dims=\(8, 8\): .* from depths=.*one entry per level",
+        ),
     ],
 )
 def test_wrong_names_and_fields(name, overrides, message):
     with pytest.raises(ValueError, match=message) as error:
         create_model(name, num_classes=10, **overrides)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        (GELUS, Gelu),
+        (ATTENTIONS, Attention),
+        (AGGREGATIONS, AggregationName),
+        (PADDINGS, Padding),
+        (DEAGGREGATIONS, DeaggregationName),
+        (CLASS_CONDITIONINGS, ClassConditioning),
+        (OUTPUT_ACTIVATIONS, OutputActivation),
+        (STEMS, StemName),
+        (FUSIONS, FusionName),
+        (POOLINGS, Pooling),
+    ],
+)
+def test_literals_are_the_keys_of_their_tables(table, names):
+    assert tuple(table) == typing.get_args(names)
+
+
+def test_every_name_in_a_field_is_a_literal():
+    """A field annotated as str would take any name without a check."""
+    entries = MODELS | GENERATORS | DISCRIMINATORS
+    classes = {model_class for model_class, _ in entries.values()} | {FullAttentionGenerator}
+    for model_class in classes | {TransformerLayer, Mlp, TntLayer, TransformerBlock, Aggregation}:
+        hints = typing.get_type_hints(model_class)
+        assert not [name for name in model_fields(model_class) if hints[name] is str], model_class

@@ -242,13 +242,17 @@ def test_remat_changes_neither_names_nor_numbers():
 @pytest.mark.parametrize(
     ("create", "overrides", "message"),
     [
-        (conv, {"dims": ()}, "dims=.* must be a tuple of positive integers, one per resolution"),
-        (conv, {"dims": [8, 8]}, "dims=.* must be a tuple of positive integers"),
-        (conv, {"num_classes": 0}, "num_classes=0 must be a positive integer"),
-        (conv, {"deviation_group": 0}, "deviation_group=0 must be a positive integer"),
-        (nest, {"num_classes": 0}, "num_classes=0 must be a positive integer"),
-        (nest, {"dims": (8,)}, r"one entry per level: dims=\(8,\)"),
-        (nest, {"aggregation": "conv"}, "aggregation='conv' does not exist"),
+        (
+            conv,
+            {"dims": ()},
+            "dims=.*: wrong; allowed: a tuple of positive integers, one per resolution",
+        ),
+        (conv, {"dims": [8, 8]}, "dims=.*: wrong; allowed: a tuple of positive integers"),
+        (conv, {"num_classes": 0}, "num_classes=0: wrong; allowed: a positive integer"),
+        (conv, {"deviation_group": 0}, "deviation_group=0: wrong; allowed: a positive integer"),
+        (nest, {"num_classes": 0}, "num_classes=0: wrong; allowed: a positive integer"),
+        (nest, {"dims": (8,)}, r"dims=\(8,\): .* one entry per level"),
+        (nest, {"aggregation": "conv"}, "aggregation='conv': unknown"),
     ],
 )
 def test_wrong_fields(create, overrides, message):
@@ -264,10 +268,10 @@ def test_wrong_fields(create, overrides, message):
             conv(),
             (4, 18, 16, 3),
             None,
-            "18x16 does not fit: with 3 entries in dims.*16 or 20.*fits",
+            r"=\(18, 16\): does not fit; .*with 3 entries in dims.*16 or 20.*fits",
         ),
         (conv(), (6, 16, 16, 3), None, "batch of 6 images .*deviation_group=4"),
-        (nest(), (4, 18, 16, 3), None, "image size 18x16 does not fit"),
+        (nest(), (4, 18, 16, 3), None, r"image_size=\(18, 16\): does not fit"),
         (conv(), (4, 16, 16, 3), np.zeros(4, int), "labels are given, but .*num_classes=None"),
         (nest(num_classes=2), (4, 16, 16, 3), None, "labels are missing, but .*num_classes=2"),
     ],
@@ -280,10 +284,14 @@ def test_wrong_inputs(model, shape, labels, message):
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("conv_discriminator_23", {}, "discriminator 'conv_discriminator_23': unknown"),
-        ("conv_discriminator_small_32", {"depths": (1,)}, "field 'depths' of discriminator conv"),
+        ("conv_discriminator_23", {}, "name='conv_discriminator_23': unknown; did you mean"),
+        (
+            "conv_discriminator_small_32",
+            {"depths": (1,)},
+            "^depths: unknown; allowed: dims, deviation_group",
+        ),
         ("conv_discriminator_small_32", {"dims": 3}, "dims=3: of type int"),
-        ("nest_discriminator_small_s64_32", {"dtype": "half"}, "dtype='half' does not exist"),
+        ("nest_discriminator_small_s64_32", {"dtype": "half"}, "dtype='half': unknown"),
     ],
 )
 def test_wrong_names_and_overrides(name, overrides, message):

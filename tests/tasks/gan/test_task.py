@@ -121,6 +121,13 @@ WRONG = [
     ("data.mean", (0.5,), "config.data.mean=.*images of a GAN are in -1..1"),
     ("generator.num_classes", 10, "config.generator.num_classes=10: leave it out"),
     ("generator.image_size", 16, "config.generator.image_size=16: leave it out"),
+    ("generator.gelu", "exct", "^config.generator.gelu='exct': unknown; did you mean 'exact'"),
+    ("generator.latent_dims", 8, "^config.generator.latent_dims: unknown; .*'latent_dim'"),
+    ("discriminator.name", {}, "^config.discriminator.name={}: unknown; allowed: conv"),
+    ("discriminator.dims", (0,), "^config.discriminator.dims=.0,.: wrong; allowed: a tuple"),
+    ("data.image_size", -1, "^config.data.image_size=-1: wrong; allowed: a positive integer"),
+    ("data.image_size", 9, "^config.data.image_size=9: does not fit .*nearest: 8 or 10"),
+    ("data.image_size", (8, 8), "^config.data.image_size=.8, 8.: not one number"),
     ("discriminator.num_classes", 10, "config.discriminator.num_classes=10: leave it out"),
     ("generator_optimizer.base_lr", -1.0, "config.generator_optimizer.base_lr=-1.0: out"),
     ("generator_optimizer.layer_decay", 0.75, "config.generator_optimizer.layer_decay=0.75: there"),
@@ -138,7 +145,8 @@ def test_wrong_options_are_errors(gan_config, tmp_path, key, value, message):
     section, _, name = key.rpartition(".")
     if section == "init":
         gan_config.init = {}
-    (gan_config[section] if section else gan_config)[name] = value
+    with gan_config.ignore_type():
+        (gan_config[section] if section else gan_config)[name] = value
     with pytest.raises(ConfigError, match=message) as error:
         train.train_and_evaluate(gan_config, tmp_path / "run")
     assert "\n" not in str(error.value)
