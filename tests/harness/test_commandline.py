@@ -255,6 +255,7 @@ def test_a_run_from_the_command_line(tmp_path):
         "--config=configs/digits_nest.py:debug",
         f"--workdir={workdir}",
         "--config.model.depths=(1,1,1)",
+        "--config.model.dims=(16,16,16)",
         "--config.augment.random_affine=None",
         "--config.mesh.data=1",
     )

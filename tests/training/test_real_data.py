@@ -118,6 +118,7 @@ def train_arguments(folder, workdir):
     """Of a run of train.py on a folder with a small model."""
     return [
         "--config=configs/cifar_nest.py:debug",
+        "--config.model.dims=(24,24,24,24)",
         f"--config.data.name=folder:{folder}",
         "--config.data.train_split=train",
         "--config.data.eval_split=validation",

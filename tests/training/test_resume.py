@@ -301,8 +301,12 @@ def test_sigterm_to_a_real_process(tmp_path):
         "train.py",
         "--config=configs/digits_nest.py:debug",
         f"--workdir={tmp_path}",
-        "--config.loop.num_epochs=40.0",
+        "--config.loop.num_epochs=100.0",
         "--config.model.depths=(1,1,1)",
+        "--config.model.dims=(16,16,16)",
+        "--config.data.batch_size=32",
+        "--config.data.train_split=train[:64]",
+        "--config.data.eval_split=test[:101]",
         "--config.mesh.data=1",
     ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
