@@ -58,7 +58,7 @@ def test_as_a_person_calls_it(one_device, tmp_path):
 
 def test_unknown_generator():
     args = SimpleNamespace(generator="nest_generator_huge", image_size=64, dtype="float32")
-    with pytest.raises(ConfigError, match="generator 'nest_generator_huge': unknown"):
+    with pytest.raises(ConfigError, match="name='nest_generator_huge': unknown"):
         benchmark.generate(args)
 
 

@@ -187,7 +187,7 @@ def test_lists_all_models(capsys, monkeypatch):
     ("name", "given", "message"),
     [
         ("nest_tinny_s16_32", {}, "did you mean 'nest_tiny_s16_32'"),
-        ("nest_tiny_s16_32", {"stem": "linear"}, "'stem' of model nest_tiny_s16_32: unknown"),
+        ("nest_tiny_s16_32", {"stem": "linear"}, "stem: unknown; allowed: dims"),
         ("nest_tiny_s16_32", {"dtype": "float13"}, "float13"),
         ("nest_tiny_s16_32", {"image_size": ["30"]}, "nearest height: 24 or 32"),
         ("nest_tiny_s16_32", {"image_size": ["a"]}, "--image_size=a: looks like"),
