@@ -383,7 +383,7 @@ def test_equals_timm(timm, monkeypatch, name, increasing, interpolation):
         ({"max_translate_pixels": -1}, ["max_translate_pixels", "-1", "0"]),
         ({"max_translate_fraction": 2, "variant": "timm"}, ["max_translate_fraction", "2", "1"]),
         ({"fill": 256}, ["fill", "256", "255"]),
-        ({"fill": (1, 2)}, ["fill=(1, 2): of type tuple; allowed: int | tuple[int, int, int]"]),
+        ({"fill": (1, 2)}, ["fill=(1, 2): of type tuple; allowed: int or tuple[int, int, int]"]),
         ({"interpolation": "lanczos"}, ["interpolation='lanczos': unknown", "nearest, bilinear"]),
         (
             {"interpolation": ("bilinear", "cubic")},
