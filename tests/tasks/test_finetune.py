@@ -134,7 +134,7 @@ def test_as_many_classes_but_others(finetune_config, other):
 
 
 def test_report_is_shown_once_and_resume_needs_no_file(
-    finetune_config, tmp_path, monkeypatch, capsys
+    compiled_once, finetune_config, tmp_path, monkeypatch, capsys
 ):
     source = tmp_path / "source"
     shutil.copytree(finetune_config.init_from, source)
@@ -269,7 +269,7 @@ def test_finetuning_recipe_without_weights(finetune_config, tmp_path):
     ("changes", "message"),
     [
         (dict(init_from="nowhere.npz"), "nowhere.npz: no such file"),
-        (dict(init_from=3), "init_from=3 must be a path"),
+        (dict(init_from=3), "init_from=3: not a path"),
         ({"model.gelu": "exact"}, "needs a model with gelu='tanh'"),
         ({"model.dims": (16, 16)}, r"needs a model with dims=\(16, 32\)"),
         ({"init.reinit_head": "never"}, "head/bias .5,. instead of .3,."),
