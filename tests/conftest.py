@@ -1,6 +1,7 @@
 """Settings of the whole test run, and a run small enough to train in seconds."""
 
 import dataclasses
+import gc
 import os
 import platform
 import runpy
@@ -31,6 +32,9 @@ from absl import app
 from absl.testing import flagsaver
 
 from configs import digits_nest
+
+# Traced programs are millions of objects, which Python would look through again and again.
+gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_configure(config):

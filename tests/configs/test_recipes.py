@@ -140,7 +140,15 @@ def test_says_how_to_prepare_its_data(name, argument, tmp_path):
         experiment.check_config(config)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# One of each family of models and tasks in the default run.
+DEFAULT = ("digits_nest", "imagenet_tnt", "cifar_deit", "imagenet_resnet50", "cifar_wrn")
+DEFAULT += ("digits_nest_gan",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES],
+)
 def test_debug_runs(name, tmp_path):
     config = get_config(name, "debug")
     config.mesh.data = 1

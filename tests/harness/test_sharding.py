@@ -20,7 +20,8 @@ def losses_and_state(config, steps=20):
     return run, np.asarray(jax.device_get(losses)), state
 
 
-MESHES = [(8, 1), (1, 8), (4, 2)]
+SLOW = [pytest.param(*mesh, marks=pytest.mark.slow) for mesh in ((8, 1), (1, 8))]
+MESHES = [(4, 2), *SLOW]
 
 
 @pytest.fixture(scope="module")

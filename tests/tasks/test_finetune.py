@@ -134,7 +134,7 @@ def test_as_many_classes_but_others(finetune_config, other):
 
 
 def test_report_is_shown_once_and_resume_needs_no_file(
-    finetune_config, tmp_path, monkeypatch, capsys
+    compiled_once, finetune_config, tmp_path, monkeypatch, capsys
 ):
     source = tmp_path / "source"
     shutil.copytree(finetune_config.init_from, source)

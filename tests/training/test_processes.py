@@ -72,6 +72,7 @@ def one_process(tmp_path_factory):
     return records(workdir)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path, one_process):
     codes, output = finish(start(tmp_path, 2))
     assert codes == [0, 0], output

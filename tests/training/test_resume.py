@@ -109,7 +109,13 @@ def kill_when(monkeypatch, where, number):
 @pytest.mark.parametrize(
     ("where", "number"),
     # 20 steps; evaluation (2 batches) at 5, 10, 15, 20; saves at 7, 14, 20 and of the best.
-    [("step", 1), ("step", 11), ("step", 20), ("evaluation", 3), ("evaluation", 8), ("save", 2)],
+    [
+        *[("step", 11), ("evaluation", 3), ("save", 2)],
+        *(
+            pytest.param(*place, marks=pytest.mark.slow)
+            for place in (("step", 1), ("step", 20), ("evaluation", 8))
+        ),
+    ],
 )
 def test_interrupted_equals_uninterrupted(
     small_config, uninterrupted, tmp_path, monkeypatch, where, number
@@ -125,6 +131,7 @@ def test_interrupted_equals_uninterrupted(
     assert json.loads((tmp_path / "DONE").read_text()) == metrics
 
 
+@pytest.mark.slow
 def test_interrupted_again_and_again(small_config, uninterrupted, tmp_path, monkeypatch):
     expected = uninterrupted(small_config)
     for _ in range(3):
@@ -169,6 +176,7 @@ def test_damaged_newest_checkpoint(small_config, uninterrupted, tmp_path, monkey
     assert_equal_runs(final_record(small_config, tmp_path), expected)
 
 
+@pytest.mark.slow
 def test_damaged_best_checkpoint_is_replaced(small_config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         kill_when(patch, "step", 12)
@@ -182,6 +190,7 @@ def test_damaged_best_checkpoint_is_replaced(small_config, tmp_path, monkeypatch
     assert best_step >= 15
 
 
+@pytest.mark.slow
 def test_random_step(small_config, uninterrupted, tmp_path, monkeypatch):
     expected = uninterrupted(small_config)
     step = int(np.random.default_rng().integers(1, 21))
@@ -302,6 +311,8 @@ def test_sigterm_to_a_real_process(tmp_path):
         "--config=configs/digits_nest.py:debug",
         f"--workdir={tmp_path}",
         "--config.loop.num_epochs=100.0",
+        "--config.loop.evaluate_every_epochs=50.0",
+        "--config.loop.save_every_epochs=50.0",
         "--config.model.depths=(1,1,1)",
         "--config.model.dims=(16,16,16)",
         "--config.data.batch_size=32",
