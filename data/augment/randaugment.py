@@ -127,6 +127,15 @@ def largest_translations(
     return fraction * width, fraction * height
 
 
+def interpolations(
+    variant: Variant, interpolation: ops.Interpolation | tuple[ops.Interpolation, ...] | None
+) -> tuple[ops.Interpolation, ...]:
+    """Returns the interpolations to draw from; None: those of the variant's own code."""
+    if interpolation is None:
+        interpolation = "nearest" if variant == "nest" else ("bilinear", "bicubic")
+    return as_names("config.augment.randaugment.interpolation", interpolation)
+
+
 def randaugment(
     *,
     image_size: int | tuple[int, int],
@@ -190,9 +199,7 @@ def randaugment(
         if value is not None and variant != owner:
             what = f"only for variant={owner!r}"
             raise ValueError(problem(f"{section}.{key}", value, what))
-    if interpolation is None:
-        interpolation = "nearest" if variant == "nest" else ("bilinear", "bicubic")
-    names = as_names(f"{section}.interpolation", interpolation)
+    names = interpolations(variant, interpolation)
     max_translate = largest_translations(
         variant, height, width, max_translate_pixels, max_translate_fraction
     )

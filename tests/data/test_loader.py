@@ -269,7 +269,7 @@ def children_bytes():
 
 
 @pytest.mark.linux
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_over_three_epochs(tmp_path, num_workers):
     # An epoch decodes 96 MB and makes 24 MB of batches: keeping a tenth of it would show.
     write_folder(tmp_path, num_images=200, size=400)

@@ -197,8 +197,8 @@ def finite_checkpoints(config, workdir):
 @pytest.mark.parametrize(
     ("poison", "log_every"),  # with 100 the evaluation of step 15 comes first, or a save
     [
-        ("loss", 3),
         ("parameters", 100),
+        pytest.param("loss", 3, marks=pytest.mark.slow),
         pytest.param("loss", 100, marks=pytest.mark.slow),
         pytest.param("parameters", 3, marks=pytest.mark.slow),
     ],

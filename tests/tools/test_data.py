@@ -126,7 +126,7 @@ def test_visualize_writes_a_picture(one_device, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [imagenet_nest, imagenet_deit, cifar_nest])
-def test_the_batch_in_the_picture_is_what_the_training_step_sees(recipe):
+def test_the_batch_in_the_picture_is_what_the_training_step_sees(recipe, monkeypatch):
     config = recipe.get_config("debug")
     full = recipe.get_config()
     config.augment, config.device_augment, config.task = (
@@ -141,7 +141,11 @@ def test_the_batch_in_the_picture_is_what_the_training_step_sees(recipe):
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-5)
     # What train_step takes the loss of, at the same step of the same run.
     seen = []
-    run.task._accumulated_gradients = lambda state, batch, key: seen.append(batch) or 1 / 0
+    monkeypatch.setattr(
+        type(run.task),
+        "_accumulated_gradients",
+        lambda _, state, batch, key: seen.append(batch) or 1 / 0,
+    )
     state = run.init()
     state = state.replace(step=state.step + 3)
     with pytest.raises(ZeroDivisionError):

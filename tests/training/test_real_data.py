@@ -181,6 +181,7 @@ def processes_of_session(session):
     return listed.stdout.split("\n")[:-1]
 
 
+@pytest.mark.slow
 def test_workers_and_sigterm_through_the_command_line(one_device, photographs, tmp_path):
     """A run with worker processes stops, resumes without them, and leaves no process behind."""
     command = [sys.executable, "train.py", *train_arguments(photographs, tmp_path)]
