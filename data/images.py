@@ -69,7 +69,7 @@ def _is_for_opencv(encoded: bytes) -> bool:
             return False
         size = _jpeg_size(encoded)
     elif encoded.startswith(_PNG_START):
-        if not encoded.endswith(_PNG_END):
+        if not encoded.endswith(_PNG_END) or not _png_chunks_fit(encoded):
             return False
         size = int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
     else:
@@ -78,6 +78,14 @@ def _is_for_opencv(encoded: bytes) -> bool:
         return False
     _check_size(*size)
     return True
+
+
+def _png_chunks_fit(encoded: bytes) -> bool:
+    """Returns whether no chunk is longer than the file: OpenCV would allocate what it claims."""
+    place = len(_PNG_START)
+    while place < len(encoded):
+        place += 12 + int.from_bytes(encoded[place : place + 4], "big")
+    return place == len(encoded)
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:

@@ -258,6 +258,13 @@ def test_decompression_bombs(monkeypatch):
     assert_bad(ten_by_eight, "10 x 8", "79")
 
 
+def test_a_chunk_that_claims_gigabytes_is_not_for_opencv(monkeypatch):
+    encoded = bytearray(encode(np.zeros((6, 5, 3), np.uint8), "PNG"))
+    encoded[33] = 0xFF  # the length of the chunk after the header
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("allocates 4 GB"))
+    np.testing.assert_array_equal(decode_image(bytes(encoded)), 0)  # Pillow reads what is there
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_every_single_damaged_byte_gives_pixels_or_a_bad_image(monkeypatch):
     """No other error, whichever byte of a small file is turned over (every third is tried)."""
