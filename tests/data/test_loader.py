@@ -73,7 +73,7 @@ def test_workers_change_nothing_and_resume_in_epoch_two(tmp_path, num_workers, m
         resumed.set_state({"batches": k})
         assert_same(take(resumed, 11 - k), whole[k:])
     resumed = open_folder(name, augment=FLIP, num_workers=num_workers, num_threads=1)
-    for k in (5, 8, 9) if num_workers == 2 else (6, 7, 10):
+    for k in (5, 9) if num_workers == 2 else (6, 7, 8, 10):
         assert_same(take(resumed.train_batches(start=k), 11 - k), whole[k:])
     assert_same(list(data.eval_batches()), list(open_folder(name).eval_batches()))
 

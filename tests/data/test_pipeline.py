@@ -285,7 +285,7 @@ print(json.dumps([sorted(seen), len(data.eval_batches()), count]))
     assert one[2] + other[2] == 360
 
 
-@pytest.mark.parametrize("num_hosts", [2, 3])
+@pytest.mark.parametrize("num_hosts", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_hosts_with_several_devices_count_each_example_once(num_hosts, tmp_path):
     """A prime number of examples, batches of 1 to 17, real processes."""
     pixels, labels = np.zeros((NUM_TEST, 2, 2, 1), np.uint8), np.arange(NUM_TEST)

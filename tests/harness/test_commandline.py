@@ -239,6 +239,7 @@ def test_a_loss_that_explodes_by_itself(run_script, tmp_path):
         "--config=configs/digits_nest.py:debug",
         f"--workdir={tmp_path / 'run'}",
         "--config.mesh.data=1",
+        "--config.model.dims=(16,16,16)",
         "--config.optimizer.base_lr=1e38",
         "--config.loop.num_epochs=20.0",
     )

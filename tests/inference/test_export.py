@@ -72,7 +72,7 @@ def expected_probabilities(model, params, images):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-@MODELS
+@pytest.mark.parametrize("name", ["nest", pytest.param("tnt", marks=pytest.mark.slow)])
 def test_runs_with_jax_alone(name, tmp_path):
     config, weights = recipe(name), tmp_path / "in.npz"
     model, params = random_weights(weights, config)

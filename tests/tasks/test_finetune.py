@@ -133,6 +133,7 @@ def test_as_many_classes_but_others(finetune_config, other):
     assert not experiment.build(finetune_config).read_weights()[1].reinitialized
 
 
+@pytest.mark.slow
 def test_report_is_shown_once_and_resume_needs_no_file(
     compiled_once, finetune_config, tmp_path, monkeypatch, capsys
 ):

@@ -239,7 +239,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("conditional", "joint") else name
+        for name in OPTIONS
+    ],
+)
 def test_a_step_is_what_the_papers_say(name):
     """The first step has the lazy penalty, the second has not."""
     task = create_task(**OPTIONS[name])

@@ -66,26 +66,26 @@ def test_samples_do_not_depend_on_batches_and_devices(gan_config):
         np.testing.assert_allclose(one.pictures[name], other.pictures[name], atol=1)
 
 
-def test_devices_make_no_difference(gan_config):
+@pytest.mark.parametrize(("data", "fsdp"), [(2, 4), pytest.param(8, 1, marks=pytest.mark.slow)])
+def test_devices_make_no_difference(gan_config, data, fsdp):
     """Of 8 devices each has half a group of the minibatch deviation."""
     gan_config.generator.update(dims=(32,), depths=(1,), num_heads=(2,))
     gan_config.discriminator.dims = (16, 32)  # large enough for arrays that FSDP splits
     for optimizer in (gan_config.generator_optimizer, gan_config.discriminator_optimizer):
         optimizer.update(name="sgd", base_lr=1e-2)
     found, start = [], None
-    for data, fsdp in ((1, 1), (8, 1), (2, 4)):
-        gan_config.mesh.update(data=data, fsdp=fsdp)
+    for mesh in ({"data": 1, "fsdp": 1}, {"data": data, "fsdp": fsdp}):
+        gan_config.mesh.update(mesh)
         run = experiment.build(gan_config)
         start = jax.device_get(run.init()) if not found else start
         state, batches = jax.device_put(start, run.shardings), run.data.train_batches()
         for _ in range(2):  # the first has the lazy penalty
             state, scalars = run.train_step(state, next(batches), run.key)
-        assert len(state.step.sharding.device_set) == data * fsdp
+        assert len(state.step.sharding.device_set) == mesh["data"] * mesh["fsdp"]
         split = [x for x in jax.tree.leaves(state) if not x.sharding.is_fully_replicated]
-        assert bool(split) == (fsdp > 1)
+        assert bool(split) == (mesh["fsdp"] > 1)
         found.append(jax.device_get((state, scalars)))
-    for other in found[1:]:
-        chex.assert_trees_all_close(found[0], other, atol=1e-5, rtol=1e-5)
+    chex.assert_trees_all_close(*found, atol=1e-5, rtol=1e-5)
 
 
 def test_interpolations_begin_and_end_with_samples(gan_config):
