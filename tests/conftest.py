@@ -39,7 +39,8 @@ gc.set_threshold(50_000, 20, 100)
 
 def pytest_configure(config):
     if sys.platform != "linux":
-        config.option.markexpr += " and not linux"
+        others = config.option.markexpr
+        config.option.markexpr = f"({others}) and not linux" if others else "not linux"
 
 
 @pytest.fixture(scope="session", autouse=True)
