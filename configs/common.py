@@ -103,6 +103,7 @@ def finetune_at_384(config: ConfigDict) -> ConfigDict:
     config.data.image_size = 384
     config.data.batch_size = 512  # 16 GPUs of 32
     config.data.eval_batch_size = 512
+    config.device_augment.mixup_cutmix.groups = 16
     config.optimizer.base_lr = 5e-6
     config.optimizer.reference_batch = 512
     config.optimizer.final_lr = 5e-6  # --min-lr: constant after the warm-up

@@ -45,7 +45,12 @@ def get_config(argument: str | None = None):
     # SimCLR v2's, after RandAugment; strength 0.3 scales its constants.
     config.augment.color_jitter = {"strength": 0.3}
     config.device_augment.random_erasing = {"placement": "clipped"}
-    config.device_augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}
+    # Drawn on each device: Base 64 of 16 images, Tiny and Small 16 of 64.
+    config.device_augment.mixup_cutmix = {
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "groups": 64 if arg.size == "base" else 16,
+    }
 
     config.task.label_smoothing = 0.1  # before mixing
 

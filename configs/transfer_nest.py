@@ -33,6 +33,9 @@ def get_config(argument: str | None = None):
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
 
+    # The devices of the ImageNet recipe would leave groups of 2 in this batch.
+    config.device_augment.mixup_cutmix.groups = like.device_augment.mixup_cutmix.groups
+
     config.optimizer.base_lr = like.optimizer.base_lr
     config.optimizer.reference_batch = None  # the rate is not scaled with the batch
     config.optimizer.weight_decay = like.optimizer.weight_decay

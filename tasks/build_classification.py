@@ -71,7 +71,7 @@ def build_classification(
         num_classes=data.num_classes,
         mean=mean,
         std=std,
-        device_augment=mixing.create_device_augment(config["device_augment"]),
+        device_augment=mixing.create_device_augment(config["device_augment"], steps.batch_size),
         freeze=freeze,
         **task,
     )

@@ -54,12 +54,13 @@ class Classification(Task):
         image_shape: (h, w, c) of an image.
         num_classes: of the targets.
         mean, std: per channel, in units of 0..1.
-        device_augment: `augment(key, images, targets) -> (images, targets)` in training steps, of
-            normalised images and smoothed targets; None: off. It gets the global batch, before
-            accumulation splits it, so that the pairs that are mixed do not depend on the parts; as
-            float32, the batch is small compared with the activations of one part. The training
-            accuracy then counts the class with the largest share of the mixed target: an image's
-            own class often has the smaller share, and would make a correct model look wrong.
+        device_augment: `augment(key, images, targets, normalize) -> (images, targets)` in training
+            steps, of uint8 images and smoothed targets; None: off. It returns the images
+            normalised. It gets the global batch, before accumulation splits it, so that the pairs
+            that are mixed do not depend on the parts; as float32, the batch is small compared with
+            the activations of one part. The training accuracy then counts the class with the
+            largest share of the mixed target: an image's own class often has the smaller share, and
+            would make a correct model look wrong.
         freeze: see create_optimizer; frozen parameters keep their bits, in the average as well.
         label_smoothing: weight of the uniform distribution in the target.
         ema_decay, ema_warmup: see ParameterEma. Batch statistics are not averaged: the average is
@@ -168,8 +169,11 @@ class Classification(Task):
         """Returns normalised images and smoothed targets; an augmented batch brings its own."""
         if "target" in batch:
             return batch["image"], batch["target"]
+        return self._normalize(batch["image"]), self._targets(batch)
+
+    def _targets(self, batch) -> jax.Array:
         targets = jax.nn.one_hot(batch["label"], self.num_classes)
-        return self._normalize(batch["image"]), optax.smooth_labels(targets, self.label_smoothing)
+        return optax.smooth_labels(targets, self.label_smoothing)
 
     def augmented(self, batch, step: jax.Array | int, key: jax.Array):
         """Returns the batch as training step `step` sees it, and the key of the step's dropout.
@@ -187,7 +191,9 @@ class Classification(Task):
         if self.device_augment is None:
             return batch, key
         key, augment_key = jax.random.split(key)
-        images, targets = self.device_augment(augment_key, *self._inputs(batch))
+        images, targets = self.device_augment(
+            augment_key, batch["image"], self._targets(batch), self._normalize
+        )
         labels = jnp.argmax(targets, axis=-1).astype(batch["label"].dtype)
         return {**batch, "image": images, "target": targets, "label": labels}, key
 
