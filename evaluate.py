@@ -8,6 +8,7 @@ Prints one JSON line, and writes it next to what was evaluated. Without --config
 config counts. Exit codes: 0 done; 2 wrong config or input.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -17,83 +18,150 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from data.class_names import imagenet_names, is_imagenet
+from data.datasets import Dataset
+from data.pipeline import Data
 from harness import commandline, workdirs
+from harness.arguments import problem
+from harness.class_lists import assumed_order, check_order
 from harness.errors import ConfigError, input_errors
 from harness.files import write_text
 from inference.flags import check_recipe_flags, define_recipe_flags
 from training import experiment
 from training.evaluation import evaluate
 from training.trained_run import checkpoint_folder, note_differences, restore
-from zoo.load import load_variables
+from zoo.load import Report, load_with_own_head
+from zoo.registry import create_model
 
 
 def evaluate_workdir(
-    config: ConfigDict, workdir: str | Path, *, checkpoint: str = "latest", split: str | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    checkpoint: str = "latest",
+    split: str | None = None,
+    classes_file: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
+
+    The data set's classes are matched with the trained ones by name, in any order; it may have only
+    a part of them.
 
     Args:
         config: the recipe.
         workdir: of the run, whose checkpoints stay as they are.
         checkpoint: "latest" or "best".
         split: e.g. "test" or "train[:50%]"; None: the config's data.eval_split.
+        classes_file: file with one class name per line, in the order of the trained labels; None:
+            the workdir's classes.txt.
 
     Raises:
-        ConfigError: there is no checkpoint, or it is of another model.
+        ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
     """
     workdir = Path(workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     note_differences(workdir, config)
-    run = _build(config, split)
-    there, here = workdirs.find_classes(workdir), run.data.dataset.class_names
-    if None not in (there, here) and there != tuple(here):
-        raise ConfigError(
-            f"{workdir} was trained on other classes, or in another order: {list(there)}"
-        )
+    names = workdirs.find_classes(workdir)
+    if classes_file is not None:
+        names = _read_classes(classes_file, names)
+    run = _build(_with_split(config, split), names)
     step, state, folder = restore(run, workdir, checkpoint)
     return {"checkpoint": str(folder), "step": step} | _metrics(run, state)
 
 
 def evaluate_weights(
-    config: ConfigDict, weights: str | Path, *, split: str | None = None, ema: bool = False
+    config: ConfigDict,
+    weights: str | Path,
+    *,
+    split: str | None = None,
+    ema: bool = False,
+    classes_file: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a weights file or folder that zoo.load.load_variables reads.
+
+    Classes are matched by name as in evaluate_workdir, where the weights name them.
 
     Args:
         config: the recipe.
         weights: file or folder.
         split: as for evaluate_workdir.
         ema: evaluate the moving average of the weights.
+        classes_file: file with one class name per line, in the order of the weights' labels; None:
+            the names stored with the weights, or those of ImageNet.
 
     Raises:
-        ConfigError: the weights are missing, unreadable or of another model.
+        ConfigError: the weights are missing, unreadable or of another model, or the data has other
+            classes.
     """
-    run = _build(config, split)
-    if run.task.model is None:
+    config = _with_split(config, split)
+    plain = experiment.check_config(config)
+    if plain["task"]["name"] != "classification":
         raise ConfigError(
             f"--weights: there are no weights files of task {config.task.name!r}; give --workdir"
         )
     with input_errors():
-        loaded = load_variables(
+        data = Data(**plain["data"], augment=plain["augment"])
+        model, *loaded = load_with_own_head(
             weights,
-            run.task.model,
-            image_size=run.data.image_shape,
-            reinit_head="never",
+            functools.partial(create_model, **plain["model"]),
+            num_classes=data.num_classes,
+            image_size=data.image_shape,
             weights="ema" if ema else "raw",
         )
-    print(loaded[1], file=sys.stderr)
+        print(loaded[1], file=sys.stderr)
+        names = _classes_of_weights(classes_file, loaded[1], model.num_classes, data.dataset)
+    run = _build(config, names)
+    if run.data.num_classes != model.num_classes:
+        what = (
+            f"it has {run.data.num_classes} classes, the weights {model.num_classes}, and they are "
+            "not matched by name, because one side does not name them"
+        )
+        raise ConfigError(problem("config.data.name", data.name, what))
     metrics = _metrics(run, run.init(loaded))
     # There is one set of weights, so the metrics of an average would be the same again.
     metrics = {name: value for name, value in metrics.items() if not name.startswith("ema_")}
     return {"weights": str(weights)} | metrics
 
 
-def _build(config: ConfigDict, split: str | None) -> experiment.Experiment:
-    """Builds the run with another evaluation split, if one is given."""
+def _with_split(config: ConfigDict, split: str | None) -> ConfigDict:
+    """Returns the config with another evaluation split, if one is given."""
     if split is not None:
         config = config.copy_and_resolve_references()
         config.data.eval_split = split
-    return experiment.build(config, training=False)
+    return config
+
+
+def _build(config: ConfigDict, class_names: tuple[str, ...] | None) -> experiment.Experiment:
+    """Builds the run with its classes in the order of the trained ones, where both have names."""
+    run = experiment.build(config, training=False, class_names=class_names)
+    if note := run.data.dataset.note:
+        print(f"note: {note}", file=sys.stderr)
+    return run
+
+
+def _read_classes(file: str | Path, known: tuple[str, ...] | None) -> tuple[str, ...]:
+    with input_errors():
+        names = tuple(workdirs.read_classes(Path(file)))
+        check_order(file, names, known)
+    return names
+
+
+def _classes_of_weights(
+    file: str | Path | None, report: Report, num_classes: int, dataset: Dataset
+) -> tuple[str, ...] | None:
+    """Returns the names of the weights' classes in their order, None where nobody gives them."""
+    names, here = report.class_names, dataset.class_names
+    if file is not None:
+        names = _read_classes(file, report.class_names)
+    elif names is None and is_imagenet(num_classes, here):
+        names = tuple(imagenet_names())  # also of a part of it, such as ImageNet-A
+    if names is not None and len(names) != num_classes:
+        raise ValueError(
+            f"{file or report.path} names {len(names)} classes, the weights have {num_classes}"
+        )
+    if names is None and here is not None:
+        print(f"note: {assumed_order(here)}", file=sys.stderr)
+    return names
 
 
 def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:
@@ -104,13 +172,16 @@ def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:
 
 def define_flags() -> None:
     define_recipe_flags()
+    flags.DEFINE_string("classes", None, "File with one class name per line, as trained.")
     flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
 
 
 def main(args: flags.FlagValues) -> None:
     check_recipe_flags(args)
     if args.weights is not None:
-        result = evaluate_weights(args.config, args.weights, split=args.split, ema=args.ema)
+        result = evaluate_weights(
+            args.config, args.weights, split=args.split, ema=args.ema, classes_file=args.classes
+        )
         written = Path(args.weights).absolute()
         written = written.with_name(f"{written.name}.evaluation")
     else:
@@ -119,7 +190,13 @@ def main(args: flags.FlagValues) -> None:
         if config is None:
             config = workdirs.read_config(workdir)
             config.mesh = {"data": -1, "fsdp": 1}  # this machine, not the one it was trained on
-        result = evaluate_workdir(config, workdir, checkpoint=args.checkpoint, split=args.split)
+        result = evaluate_workdir(
+            config,
+            workdir,
+            checkpoint=args.checkpoint,
+            split=args.split,
+            classes_file=args.classes,
+        )
         written = workdir / f"evaluation_{args.checkpoint}"
     if jax.process_index() == 0:
         line = json.dumps(result)

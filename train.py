@@ -62,7 +62,7 @@ def train_and_evaluate(
 
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
-        run = experiment.build(config)
+        run = experiment.build(config, class_names=workdirs.own_classes(workdir))
         profile = parse_steps(profile_steps, run.steps.total)
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         stack.enter_context(workdirs.claimed(workdir, plain, run.data.dataset.class_names))

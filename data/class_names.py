@@ -35,3 +35,14 @@ def readable(names: Collection[str]) -> tuple[str, ...]:
         return tuple(names)
     table = imagenet_names()
     return tuple(table.get(name, name) for name in names)
+
+
+def is_imagenet(num_classes: int, names: Collection[str] | None) -> bool:
+    """Returns whether a model of so many classes, which knows data of these, is one of ImageNet.
+
+    Args:
+        num_classes: of the model.
+        names: of the data's classes: all of ImageNet's, or some.
+    """
+    known = imagenet_names()
+    return num_classes == len(known) and names is not None and known.keys() >= set(names)

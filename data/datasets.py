@@ -36,6 +36,7 @@ class Dataset:
         splits: names that `load` takes.
         aliases: other name of a split -> its name in `splits`.
         class_names: in the order of the labels, where known.
+        present: labels that occur, where others are known not to; see selection.by_name.
         note: a line that a person should see before training, or empty.
     """
 
@@ -46,6 +47,7 @@ class Dataset:
     splits: tuple[str, ...] = ("train", "test")
     aliases: Mapping[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
+    present: tuple[int, ...] | None = None
     note: str = ""
 
     @property

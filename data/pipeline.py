@@ -62,6 +62,8 @@ class Data:
         max_bad: with "replace", how many a process may meet before the run stops.
         augment: name in `transforms.TRANSFORMS` -> keyword arguments (None: off).
         seed: of order and augmentation, 0 to 2**32 - 1.
+        class_names: of a trained model, in the order of its labels, which the data set's classes
+            then have too, matched by name; None: the data set's own order.
         sharding: how the batch axis lies over the devices; None gives numpy batches.
         process_index, process_count: without sharding, which of how many parts of each batch to
             load; a sharding's mesh says it.
@@ -92,6 +94,7 @@ class Data:
     max_bad: int = 20
     augment: Mapping[str, Any] | None = None
     seed: int = 0
+    class_names: tuple[str, ...] | None = None
     sharding: NamedSharding | None = None
     process_index: int = 0
     process_count: int = 1
@@ -127,6 +130,9 @@ class Data:
                 raise ValueError(problem(f"config.data.{key}", values, "wrong length", allowed))
         _ = self.eval_source
         if training:
+            if absent := len(self.dataset.present or ()):
+                what = f"it has only {absent} of the {self.num_classes} classes of this run"
+                raise ValueError(problem("config.data.name", self.name, what))
             _ = self.train_source
         return self
 
@@ -134,7 +140,9 @@ class Data:
     def dataset(self) -> datasets.Dataset:
         """What is known about the data set: classes, channels, splits."""
         dataset = datasets.open_dataset(self.name, self.data_dir)
-        return dataset if self.classes is None else selection.keep_classes(dataset, self.classes)
+        if self.classes is not None:
+            dataset = selection.keep_classes(dataset, self.classes)
+        return selection.by_name(dataset, self.class_names) if self.class_names else dataset
 
     @functools.cached_property
     def train_source(self) -> arrays.Source:

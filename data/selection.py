@@ -1,8 +1,9 @@
-"""Parts of a data set: some of its classes, a few examples of each, or of the whole."""
+"""Parts of a data set, and its classes in another order."""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,23 +19,34 @@ def labels_of(source: Source) -> np.ndarray:
     return np.asarray([source[index]["label"] for index in range(len(source))], np.int64)
 
 
-class OfClasses(Subset):
-    """The records of some classes, whose labels become the places of the classes in `classes`."""
+class Relabelled:
+    """The records of another source under other labels: `new_label` maps the old ones."""
 
-    def __init__(self, source: Source, classes: Sequence[int]):
-        labels = labels_of(source)
-        indices = np.flatnonzero(np.isin(labels, classes))
-        super().__init__(source, indices)
-        self._new_label = {label: place for place, label in enumerate(classes)}
-        self._labels = np.asarray([self._new_label[label] for label in labels[indices]], np.int64)
+    def __init__(self, source: Source, new_label: Mapping[int, int]):
+        self._source = source
+        self._new_label = dict(new_label)
 
-    @property
+    @functools.cached_property
     def labels(self) -> np.ndarray:
-        return self._labels
+        """All labels, int64 [n]."""
+        old = labels_of(self._source)
+        return np.fromiter((self._new_label[label] for label in old.tolist()), np.int64, len(old))
+
+    def __len__(self) -> int:
+        return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        record = super().__getitem__(index)
+        record = self._source[index]
         return record | {"label": self._new_label[record["label"]]}
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(index)
+
+
+def of_classes(source: Source, classes: Sequence[int]) -> Relabelled:
+    """Returns the records of some classes; their labels become the classes' places in `classes`."""
+    indices = np.flatnonzero(np.isin(labels_of(source), classes))
+    return Relabelled(Subset(source, indices), {old: new for new, old in enumerate(classes)})
 
 
 def keep_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
@@ -57,7 +69,7 @@ def keep_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
 
     @functools.cache  # one look at the labels of a split, however many slices of it
     def load(split: str, image_size: tuple[int, int]) -> Source:
-        return OfClasses(dataset.load(split, image_size), classes)
+        return of_classes(dataset.load(split, image_size), classes)
 
     names = dataset.class_names
     return dataclasses.replace(
@@ -65,6 +77,61 @@ def keep_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
         num_classes=len(classes),
         class_names=names and tuple(names[label] for label in classes),
         load=load,
+    )
+
+
+def by_name(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
+    """Gives the classes of a data set the labels that a model knows them by.
+
+    Args:
+        dataset: any; one that does not name its classes stays as it is.
+        class_names: of the model, in the order of its labels.
+
+    Returns:
+        The data set with the model's classes; its note says what was mapped, and `present` which of
+        them it has, if it lacks some.
+
+    Raises:
+        ValueError: the data set has a class that the model does not know.
+    """
+    names, class_names = dataset.class_names, tuple(class_names)
+    if names is None or names == class_names:
+        return dataset
+    # The same name may be stored in two ways: file systems compose accents or take them apart.
+    ours, theirs = (
+        [unicodedata.normalize("NFC", name) for name in both] for both in (names, class_names)
+    )
+    place = {name: label for label, name in enumerate(theirs)}
+    if set(ours) - set(theirs) or len(place) < len(theirs) or len(set(ours)) < len(ours):
+        other = sorted(set(ours) ^ set(theirs)) or ["names that occur twice"]
+        more = f" and {len(other) - 5} more" if len(other) > 5 else ""
+        what = (
+            f"it has {len(names)} classes, the trained model {len(class_names)}; they differ in "
+            f"{', '.join(map(repr, other[:5]))}{more}"
+        )
+        raise ValueError(problem("config.data.name", dataset.name, what))
+    new_label = {label: place[name] for label, name in enumerate(ours)}
+
+    @functools.cache
+    def load(split: str, image_size: tuple[int, int]) -> Source:
+        return Relabelled(dataset.load(split, image_size), new_label)
+
+    present = tuple(sorted(new_label.values()))
+    notes = [dataset.note] if dataset.note else []
+    if len(present) < len(theirs):
+        notes.append(
+            f"{dataset.name} has {len(present)} of the {len(theirs)} classes that the model knows, "
+            "matched by name: answers are compared among these; metrics among_all_* are among all"
+        )
+    elif ours != theirs:
+        notes.append(f"the classes of {dataset.name} are in another order: matched by name")
+    return dataclasses.replace(
+        dataset,
+        num_classes=len(theirs),
+        class_names=class_names,
+        load=load,
+        present=present if len(present) < len(theirs) else None,
+        note="; ".join(notes),
     )
 
 

@@ -97,8 +97,7 @@ def claimed(
         class_names: in the order of the labels, None where they are not known.
 
     Raises:
-        ConfigError: the folder can't be written, another process trains in it, or it was begun
-            with other classes.
+        ConfigError: the folder can't be written, or another process trains in it.
     """
     if jax.process_index() != 0:
         yield
@@ -113,7 +112,8 @@ def claimed(
             raise ConfigError(f"another process is training in {workdir}") from None
         if not (workdir / "config.json").exists():
             write_config(workdir, config)
-        _keep_classes(workdir / "classes.txt", class_names)
+        if class_names is not None and own_classes(workdir) is None:
+            write_text(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
         yield
 
 
@@ -129,23 +129,14 @@ def find_classes(path: Path) -> tuple[str, ...] | None:
         The names in the order of the labels; None where they are not known.
     """
     path = path.absolute()
-    for folder in (path, *path.parents[:3]):  # workdir/checkpoints/best/1200
-        if (folder / "classes.txt").is_file():
-            return tuple(read_classes(folder / "classes.txt"))
-    return None
+    folders = (path, *path.parents[:3])  # workdir/checkpoints/best/1200
+    return next(filter(None, map(own_classes, folders)), None)
 
 
-def _keep_classes(path: Path, class_names: tuple[str, ...] | None) -> None:
-    if class_names is None:
-        return
-    if not path.exists():
-        write_text(path, "".join(f"{name}\n" for name in class_names))
-    elif (old := read_classes(path)) != list(class_names):
-        changed = sorted(set(old) ^ set(class_names)) or ["their order"]
-        raise ConfigError(
-            f"{path} lists {len(old)} classes, the data now has {len(class_names)}; "
-            f"they differ in {', '.join(changed[:5])}"
-        )
+def own_classes(workdir: Path) -> tuple[str, ...] | None:
+    """Returns the class names in a workdir's classes.txt, None if there is none."""
+    path = workdir / "classes.txt"
+    return tuple(read_classes(path)) if path.is_file() else None
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:

@@ -22,11 +22,12 @@ from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from harness import sharding, workdirs
 from harness.arguments import problem
+from harness.class_lists import assumed_order, check_order
 from harness.errors import ConfigError, input_errors
 from inference.image_files import ImageFiles
 from tasks.classification import normalize
 from training.experiment import check_config
-from zoo.load import Report, load_variables
+from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
 
 NUM_IMAGENET_CLASSES = 1000
@@ -197,23 +198,25 @@ def build_predictor(
         dataset = _dataset(data)
         channels = dataset.num_channels if dataset else 3
         load = functools.partial(
-            _load,
-            plain["model"],
-            weights=weights,
+            load_with_own_head,
+            weights,
+            functools.partial(create_model, **plain["model"]),
             num_classes=dataset.num_classes if dataset else NUM_IMAGENET_CLASSES,
-            options={"checkpoint": checkpoint, "weights": "ema" if ema else "raw"},
+            checkpoint=checkpoint,
+            weights="ema" if ema else "raw",
         )
         try:
-            model, variables, report = load(image_shape=(*data.height_and_width, channels))
+            model, variables, report = load(image_size=(*data.height_and_width, channels))
         except ValueError:
             if dataset or not data.name.startswith("npz:"):
                 raise
             channels = 1  # missing arrays may have been grey, as MNIST's are
-            model, variables, report = load(image_shape=(*data.height_and_width, channels))
+            model, variables, report = load(image_size=(*data.height_and_width, channels))
         statistics = default_statistics(data.name, channels)
         if dataset:
             statistics = dataset.mean, dataset.std
-        names = _class_names(classes_file, report, data.name, dataset, model.num_classes)
+        names, notes = _class_names(classes_file, report, data.name, dataset, model.num_classes)
+        report = dataclasses.replace(report, notes=(*report.notes, *notes))
     return Predictor(
         model=model,
         variables=variables,
@@ -234,40 +237,30 @@ def _dataset(data: Data) -> datasets.Dataset | None:
         return None
 
 
-def _load(
-    section: Mapping[str, Any],
-    *,
-    weights: str | Path,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    options: Mapping[str, str],
-) -> tuple[nn.Module, dict[str, Any], Report]:
-    """Loads weights into a model of as many classes as they have; `num_classes` is a guess."""
-    model = create_model(**section, num_classes=num_classes)
-    variables, report = load_variables(weights, model, image_size=image_shape, **options)
-    if "head/bias" in report.reinitialized:
-        stored, _ = report.reinitialized["head/bias"]
-        model = create_model(**section, num_classes=stored[0])
-        variables, report = load_variables(
-            weights, model, image_size=image_shape, reinit_head="never", **options
-        )
-    return model, variables, report
-
-
 def _class_names(
     file: str | Path | None,
     report: Report,
     name: str,
     dataset: datasets.Dataset | None,
     num_classes: int,
-) -> tuple[str, ...] | None:
-    """Returns the first list of names whose length is num_classes; see `build_predictor`."""
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Returns the first list of names whose length is num_classes; see `build_predictor`.
+
+    Also returns notes: what a person should know about them.
+    """
     if file is not None:
         names = workdirs.read_classes(Path(file))
         if len(names) != num_classes:
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
-        return readable(names)
-    lists = [report.class_names, dataset and dataset.class_names]
+        check_order(file, names, report.class_names)
+        return readable(names), ()
+    of_data = dataset and dataset.class_names
+    lists = [report.class_names, of_data]
     if "imagenet2012" in name or (name.startswith("folder:") and "imagenet" in name.lower()):
         lists.append(imagenet_names().values())  # other ImageNets have other orders
-    return next((readable(names) for names in lists if names and len(names) == num_classes), None)
+    names = next((names for names in lists if names and len(names) == num_classes), None)
+    if names is None:
+        return None, ()
+    # Only folders named by numbers have two orders in use.
+    is_doubtful = report.class_names is None and names is of_data and list(names) != sorted(names)
+    return readable(names), (assumed_order(names),) if is_doubtful else ()

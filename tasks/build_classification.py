@@ -19,7 +19,7 @@ ALL_BUT_HEAD = ("^(?!head/)",)  # what config.task.linear_probe freezes
 # Arguments of Classification that the code gives, not the config.
 FROM_PARTS = (
     *("model", "optimizer", "schedule", "freeze", "device_augment"),
-    *("image_shape", "num_classes", "mean", "std"),
+    *("image_shape", "num_classes", "answers", "mean", "std"),
 )
 
 
@@ -69,6 +69,7 @@ def build_classification(
         schedule=schedule,
         image_shape=data.image_shape,
         num_classes=data.num_classes,
+        answers=data.dataset.present,
         mean=mean,
         std=std,
         device_augment=mixing.create_device_augment(config["device_augment"], steps.batch_size),

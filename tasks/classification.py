@@ -53,6 +53,9 @@ class Classification(Task):
         optimizer, schedule: from create_optimizer.
         image_shape: (h, w, c) of an image.
         num_classes: of the targets.
+        answers: labels that occur in the evaluation's data, None for all. Its metrics then compare
+            the logits of these classes alone, as is the custom for ImageNet-A and -R, which have
+            200 of the 1,000 classes; "among_all_" metrics compare those of all.
         mean, std: per channel, in units of 0..1.
         device_augment: `augment(key, images, targets, normalize) -> (images, targets)` in training
             steps, of uint8 images and smoothed targets; None: off. It returns the images
@@ -78,6 +81,7 @@ class Classification(Task):
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    answers: tuple[int, ...] | None = None
     device_augment: Callable | None = None
     freeze: tuple[str, ...] = ()
     label_smoothing: float = 0.0
@@ -129,22 +133,31 @@ class Classification(Task):
         return state, metrics
 
     def eval_step(self, state: TrainState, batch, key: jax.Array):
-        def metrics(params):
-            variables = {"params": params, **state.model_state}
-            logits = self.model.apply(variables, self._normalize(batch["image"]), train=False)
-            chex.assert_shape(logits, (None, self.num_classes))
-            return ClassificationMetrics.of(logits, batch["label"], batch["mask"])
-
+        images, sums = self._normalize(batch["image"]), {}
         weights = {"raw": state.params} | ({"ema": state.ema} if self.ema.decay else {})
-        return {name: metrics(params) for name, params in weights.items()}, ()
+        for name, params in weights.items():
+            variables = {"params": params, **state.model_state}
+            logits = self.model.apply(variables, images, train=False)
+            chex.assert_shape(logits, (None, self.num_classes))
+            compared = {name: logits}
+            if self.answers is not None:
+                is_answer = jnp.isin(jnp.arange(self.num_classes), jnp.asarray(self.answers))
+                compared = {
+                    name: jnp.where(is_answer, logits, -jnp.inf),
+                    f"{name}_among_all": logits,
+                }
+            for key, values in compared.items():
+                sums[key] = ClassificationMetrics.of(values, batch["label"], batch["mask"])
+        return sums, ()
 
     def summarize(self, sums, rows) -> Evaluation:
-        summary = sums["raw"].summary()
-        if "ema" in sums:
-            averaged = sums["ema"].summary()
-            del averaged["num_examples"]
-            summary |= {f"ema_{name}": value for name, value in averaged.items()}
-        return Evaluation(summary)
+        metrics = sums["raw"].summary()
+        for key in sorted(sums.keys() - {"raw"}):
+            prefix = f"{key}_".removeprefix("raw_")  # "ema_", "ema_among_all_", "among_all_"
+            summary = sums[key].summary()
+            del summary["num_examples"]
+            metrics |= {f"{prefix}{name}": value for name, value in summary.items()}
+        return Evaluation(metrics)
 
     def metric_names(self) -> tuple[str, ...]:
         names = tuple(ClassificationMetrics.__annotations__)

@@ -69,6 +69,11 @@ class Experiment:
         return [note for note in (loaded, parameters, self.data.dataset.note) if note]
 
 
+# Arguments of pipeline.Data that the code gives rather than the section `data`.
+DATA_PROVIDED = (
+    *("augment", "seed", "class_names"),
+    *("sharding", "process_index", "process_count"),
+)
 VALUES = ("seed", "init_from")  # the keys that are no sections
 COMMON_SECTIONS = (*VALUES, "init", "task", "data", "augment", "mesh", "loop", "checkpoint")
 ADDED = {"init_from": None, "init": {}}  # what runs of earlier versions lack
@@ -103,7 +108,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         ("mesh", sharding.create_mesh, ()),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
-        ("data", pipeline.Data, ("augment", "seed", "sharding", "process_index", "process_count")),
+        ("data", pipeline.Data, DATA_PROVIDED),
     ):
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
     plain["augment"] = check_subsections(
@@ -122,13 +127,16 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     return plain
 
 
-def build(config: ConfigDict, *, training: bool = True) -> Experiment:
+def build(
+    config: ConfigDict, *, training: bool = True, class_names: tuple[str, ...] | None = None
+) -> Experiment:
     """Builds a run from its config: mesh, data, task, then the shapes and shardings of its state.
 
     Args:
         config: the recipe.
         training: whether the training split has to be there; without it there is nothing to plan,
             and `steps` are of one batch per epoch.
+        class_names: of a trained model, in whose order the labels are put, by name.
 
     Raises:
         ConfigError: anything in the config or the input that can't work.
@@ -138,7 +146,11 @@ def build(config: ConfigDict, *, training: bool = True) -> Experiment:
         mesh = sharding.create_mesh(**plain["mesh"])
         batch_sharding = sharding.batch_sharding(mesh)
         data = pipeline.Data(
-            **plain["data"], augment=plain["augment"], seed=plain["seed"], sharding=batch_sharding
+            **plain["data"],
+            augment=plain["augment"],
+            seed=plain["seed"],
+            class_names=class_names,
+            sharding=batch_sharding,
         ).open(training=training)
         steps = plan_steps(
             **plain["loop"],

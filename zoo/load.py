@@ -6,7 +6,7 @@ head (zoo/fit.py), then compare every name and shape with the model's.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ __all__ = [
     "find_weights_file",
     "load_variables",
     "load_weights",
+    "load_with_own_head",
     "parameter_shapes",
     "variable_shapes",
 ]
@@ -188,6 +189,32 @@ def load_variables(
     )
     paths = flatten_dict(expected, sep="/")
     return unflatten_dict({path: arrays[_name(path)] for path in paths}, sep="/"), report
+
+
+def load_with_own_head(
+    path: str | Path, create: Callable[..., nn.Module], *, num_classes: int, **options: Any
+) -> tuple[nn.Module, dict[str, Any], Report]:
+    """Reads weights into a model of as many classes as they have.
+
+    Args:
+        path: see `load_variables`.
+        create: makes the model, given `num_classes`.
+        num_classes: a guess; the right one saves reading twice.
+        **options: see `load_variables`.
+
+    Returns:
+        The model, its variables and a report.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_variables`.
+    """
+    model = create(num_classes=num_classes)
+    variables, report = load_variables(path, model, **options)
+    if "head/bias" in report.reinitialized:
+        stored, _ = report.reinitialized["head/bias"]
+        model = create(num_classes=stored[0])
+        variables, report = load_variables(path, model, reinit_head="never", **options)
+    return model, variables, report
 
 
 def variable_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:

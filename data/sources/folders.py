@@ -11,6 +11,7 @@ holds about the same mix of classes as the whole, on any machine.
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,8 @@ class Folder:
 
     Attributes:
         path: as given.
-        class_names: sorted names of the class folders of the training split, or of the first split
-            that exists.
+        class_names: names of the class folders of the training split, or of the first split that
+            exists, sorted by `in_label_order`.
         split_folders: "train", "validation" and "test", where they exist -> the folder that holds
             the split's class folders. Without a folder for evaluation, "train" and "validation"
             share one: a tenth of each class, at least one image of a class that has two, is held
@@ -185,7 +186,7 @@ def open_folder(path: Path) -> Folder:
     aliases = {"val": "validation" if validation else "test"}
     if not (validation and test):
         aliases |= {"validation": "test"} if test else {"test": "validation"}
-    class_names = tuple(_class_folders(train))
+    class_names = in_label_order(_class_folders(train))
     if not class_names:
         others = [name for name in found if path / name not in (train, validation, test)]
         hint = f" ({train.name!r} counts as a split, not as a class)" if others else ""
@@ -193,6 +194,14 @@ def open_folder(path: Path) -> Folder:
     if len(class_names) == 1:
         note += f"{'; ' if note else ''}{train} holds one class: every answer will be right"
     return Folder(path, class_names, folders, aliases, note)
+
+
+def in_label_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sorts class names; as numbers if all of them are, so that 2 comes before 10."""
+    names = sorted(names)
+    if all(re.fullmatch("[0-9]+", name) for name in names):
+        names.sort(key=int)
+    return tuple(names)
 
 
 def _split_folder(path: Path, found: Iterable[str], names: tuple[str, ...]) -> Path | None:

@@ -77,8 +77,8 @@ def kill_when(monkeypatch, where, number):
     if where == "step":
         build = experiment.build
 
-        def build_striking(config):
-            run = build(config)
+        def build_striking(config, **options):
+            run = build(config, **options)
             return dataclasses.replace(
                 run, train_step=lambda *args: (strike(), run.train_step(*args))[1]
             )
@@ -207,9 +207,9 @@ def test_signal_while_building(small_config, uninterrupted, tmp_path, monkeypatc
     expected = uninterrupted(small_config)
     original = experiment.build
 
-    def build(config):
+    def build(config, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(config)
+        return original(config, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "build", build)
