@@ -21,6 +21,7 @@ from nest.gan.generator import (
     OutputActivation,
     generator_shapes,
 )
+from nest.gan.stylegan import DESIGNS, DesignName
 from tnt.block import TransformerBlock
 from tnt.fusion import FUSIONS, FusionName
 from tnt.model import POOLINGS, Pooling, TntLayer
@@ -359,6 +360,7 @@ def test_wrong_names_and_fields(name, overrides, message):
         (DEAGGREGATIONS, DeaggregationName),
         (CLASS_CONDITIONINGS, ClassConditioning),
         (OUTPUT_ACTIVATIONS, OutputActivation),
+        (DESIGNS, DesignName),
         (STEMS, StemName),
         (FUSIONS, FusionName),
         (POOLINGS, Pooling),
