@@ -94,7 +94,12 @@ def test_attention_stays_inside_its_block():
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "meets"), [("conv_norm_maxpool", True), ("conv_norm_maxpool_in_block", False)]
+    ("aggregation", "meets"),
+    [
+        ("conv_norm_maxpool", True),
+        ("conv_norm_maxpool_in_block", False),
+        ("conv_in_block_conv_norm_maxpool", True),
+    ],
 )
 def test_aggregation_on_the_plane_crosses_blocks_and_in_blocks_does_not(aggregation, meets):
     model = small(aggregation=aggregation)
