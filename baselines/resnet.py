@@ -20,6 +20,7 @@ from flax import linen as nn
 from jax import Array
 
 from layers.field_checks import check_counts, check_positive, check_rates, check_tuples
+from layers.intermediates import expose
 
 # PyTorch's padding: the same on both sides. At stride 2, Flax's "SAME" would pad only on the right
 # and below, and so shift the picture.
@@ -95,7 +96,8 @@ class ResNet(nn.Module):
     Batch statistics are computed in float32 over the global batch (under jit the batch is one
     array, however many devices share it), or over each part of it when gradients are accumulated;
     their moving averages are the collection "batch_stats". Each stage's map is sown as
-    "intermediates" stage1, stage2, ...
+    "intermediates" stage1, stage2, ..., and the input of the head, [b, 4c], as pre_logits. For
+    gradients with respect to the maps, see `layers.intermediates.expose`.
 
     Attributes:
         num_classes: number of logits.
@@ -169,9 +171,10 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"stage{stage}_block{block}",
                 )(x)  # [b, h, w, 4c]
-            self.sow("intermediates", f"stage{stage}", x)
+            x = expose(self, f"stage{stage}", x)
 
         x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, 4c]
+        self.sow("intermediates", "pre_logits", x)
         head_init = nn.initializers.normal(0.01)
         logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(x)
         chex.assert_shape(logits, (None, self.num_classes))

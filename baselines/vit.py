@@ -30,6 +30,7 @@ from layers.field_checks import (
     is_sides,
 )
 from layers.initializers import truncated_normal
+from layers.intermediates import expose
 from layers.mlp import Gelu
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
@@ -61,7 +62,9 @@ class Vit(nn.Module):
     """Vision transformer.
 
     Height and width of the image must be multiples of the patch's. The tokens after each block,
-    [b, n, c] with the class token first, are sown as "intermediates" block1, block2, ...
+    [b, n, c] with the class token first, are sown as "intermediates" block1_tokens, ..., and the
+    input of the head, [b, c], as pre_logits. For gradients with respect to the tokens, see
+    `layers.intermediates.expose`.
 
     Attributes:
         num_classes: number of logits.
@@ -157,11 +160,12 @@ class Vit(nn.Module):
         for block, drop_path_rate in enumerate(rates, start=1):
             x = block_class(**shared, drop_path_rate=drop_path_rate, name=f"block{block}")(x, train)
             # Not under the block's own name: modules and sown values share one namespace.
-            self.sow("intermediates", f"block{block}_tokens", x)
+            x = expose(self, f"block{block}_tokens", x)
 
         x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
         x = x.astype(jnp.float32)
         x = x[:, 0] if self.pooling == "class_token" else x.mean(axis=1)  # [b, c]
+        self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
         chex.assert_shape(logits, (None, self.num_classes))
         return logits

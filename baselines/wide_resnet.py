@@ -19,6 +19,7 @@ from jax import Array
 
 from baselines.resnet import PAD_1, batch_norm, he_normal_fan_out
 from layers.field_checks import check_counts, check_positive, check_rates, field_error
+from layers.intermediates import expose
 
 GROUP_DIMS = (16, 32, 64)  # at width 1; the first convolution has 16 channels at any width
 
@@ -69,7 +70,8 @@ class WideResNet(nn.Module):
     """Wide residual network, for images of any size.
 
     Batch statistics as in `baselines.resnet.ResNet`. Each group's map is sown as "intermediates"
-    group1, group2, group3.
+    group1, group2, group3, and the input of the head, [b, c], as pre_logits. For gradients with
+    respect to the maps, see `layers.intermediates.expose`.
 
     Attributes:
         num_classes: number of logits.
@@ -141,9 +143,10 @@ class WideResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"group{group}_block{block}",
                 )(x, train)  # [b, h, w, c]
-            self.sow("intermediates", f"group{group}", x)
+            x = expose(self, f"group{group}", x)
         x = nn.relu(norm(name="norm")(x))
         x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, c]
+        self.sow("intermediates", "pre_logits", x)
         head_init = nn.initializers.he_normal()
         logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(x)
         chex.assert_shape(logits, (None, self.num_classes))

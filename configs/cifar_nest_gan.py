@@ -7,8 +7,9 @@ split: --config.task.features=runs/cifar_nest_tiny (configs/cifar_nest.py), or I
 weights: --config.task.features=pt_inception-2015-12-05-6726825d.pth.
 
 Argument: small|base, debug. The paper trains no such generator. Optimizer, loss, batch and decay of
-the average are those of HiT-GAN on ImageNet (arXiv 2106.07631, by the same authors), the
-augmentation is that of DiffAugment (arXiv 2006.10738). Length, weight of R1 (HiT-GAN's is 20 as
+the average are those of HiT-GAN on ImageNet (arXiv 2106.07631, by the same authors), but for Adam's
+epsilon (1e-7 there); the augmentation is that of DiffAugment (arXiv 2006.10738), the discriminator
+StyleGAN2's (HiT-GAN's is discriminator.design="hit_gan"). Length, weight of R1 (HiT-GAN's is 20 as
 we count), lazy R1, the warm-up of the average and alternating steps are our own. Not trained to the
 end here.
 """

@@ -7,6 +7,9 @@ from jax import Array
 def expose(module: nn.Module, name: str, x: Array) -> Array:
     """Makes a map readable as an intermediate and open to gradients; free when unused.
 
+    To read it, apply the model with mutable=["intermediates"]. For gradients with respect to it,
+    pass zeros under the names of all maps in the collection "perturbations": docs/explain.md does.
+
     Args:
         module: the module whose compact method is running.
         name: of the map, in the collections "intermediates" and "perturbations".

@@ -36,8 +36,8 @@ class Nest(nn.Module):
 
     The height and the width of the image must be multiples of patch_size * 2^(levels - 1).
     Each level's map on the image plane, [b, h, w, c] before aggregation, is sown as
-    "intermediates" level1, level2, ...; for gradients with respect to it, pass zeros under the same
-    names in the collection "perturbations".
+    "intermediates" level1, level2, ..., and the input of the head, [b, c], as pre_logits. For
+    gradients with respect to the maps, see `layers.intermediates.expose`.
 
     Attributes:
         num_classes: number of logits.
@@ -160,6 +160,7 @@ class Nest(nn.Module):
 
         x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
         x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, c]
+        self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
         chex.assert_shape(logits, (None, self.num_classes))
         return logits

@@ -88,8 +88,8 @@ class Tnt(nn.Module):
     The height and the width of the image must be multiples of patch_size, or patch_size plus a
     multiple of patch_stride. After each layer, the words [b, n, m, c] and the sentences
     [b, 1 + n, d], class token first, are sown as "intermediates" layer1_words, layer1_sentences,
-    ...; for gradients with respect to them, pass zeros under the same names in the collection
-    "perturbations".
+    ..., and the input of the head, [b, d], as pre_logits. For gradients with respect to words and
+    sentences, see `layers.intermediates.expose`.
 
     Attributes:
         num_classes: number of logits.
@@ -225,6 +225,7 @@ class Tnt(nn.Module):
 
         x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(sentences)
         x = POOLINGS[self.pooling](x.astype(jnp.float32))  # [b, d]
+        self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
         chex.assert_shape(logits, (None, self.num_classes))
         return logits

@@ -43,8 +43,9 @@ class Checkpoints:
     Args:
         workdir: of the run.
         keep_last: how many of the newest checkpoints stay.
-        best_metric: name of the evaluation metric that chooses the best checkpoint; "" or None:
-            keep no best one.
+        best_metric: name of the evaluation metric that chooses the best checkpoint; "": keep no
+            best one; None: the task's own choice, the Frechet distance of a GAN with features,
+            otherwise as "".
         best_mode: "max" or "min"; None: "min" for losses and distances, "max" for the others.
         is_good: of the Task: the states that it refuses are not saved. None: all are good.
         read_only: never write or delete (evaluation of a run that may still be going on).

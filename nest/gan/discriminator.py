@@ -13,6 +13,7 @@ from jax import Array
 
 from layers.attention import Attention
 from layers.field_checks import (
+    check_choices,
     check_counts,
     check_image_size,
     check_optional_counts,
@@ -22,11 +23,11 @@ from layers.shared_fields import shared_fields
 from nest.aggregation import AggregationName
 from nest.gan.checks import check_labels
 from nest.gan.stylegan import (
+    DESIGNS,
+    DesignName,
     ResidualBlock,
     conv3x3,
-    discriminator_kernel,
     minibatch_deviation,
-    scaled_leaky_relu,
 )
 from nest.model import Nest
 
@@ -40,17 +41,22 @@ class ConvDiscriminator(nn.Module):
     Attributes:
         dims: channels at each resolution, starting with the image's; each is half the one before.
         num_classes: classes of a conditional discriminator. None: it takes no labels.
+        design: a key of `nest.gan.stylegan.DESIGNS`: "stylegan2", but for the equalized learning
+            rate (see `discriminator_kernel`) and the order of blur and stride (see
+            `ResidualBlock`), or "hit_gan", without classes exactly the official HiT-GAN code's.
         deviation_group: images per group of the minibatch deviation; must divide the batch.
+            "hit_gan" has no such deviation and takes any batch.
         dtype: computation type. Parameters and logits are always float32.
         remat: whether to recompute each residual block in the backward pass, to save memory.
 
     Reference:
-        StyleGAN2, arXiv 1912.04958, section 4 and figure 7, which HiT-GAN (arXiv 2106.07631) uses
-        with its generator. Classes by projection: Miyato and Koyama, arXiv 1802.05637.
+        StyleGAN2, arXiv 1912.04958, section 4 and figure 7; HiT-GAN, arXiv 2106.07631, official
+        models/discriminators.py. Classes by projection: Miyato and Koyama, arXiv 1802.05637.
     """
 
     dims: tuple[int, ...]
     num_classes: int | None = None
+    design: DesignName = "stylegan2"
     deviation_group: int = 4
     dtype: Any = jnp.float32
     remat: bool = False
@@ -58,6 +64,7 @@ class ConvDiscriminator(nn.Module):
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
         check_tuples("resolution", dims=self.dims)
+        check_choices(self)
         check_counts(deviation_group=self.deviation_group)
         check_optional_counts(num_classes=self.num_classes)
         super().__post_init__()
@@ -85,27 +92,30 @@ class ConvDiscriminator(nn.Module):
         rule = f"height and width multiples of {unit} with {len(self.dims)} entries in dims"
         check_image_size(images.shape[1:3], unit, rule)
         block_class = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        first_kernel, activation, kernel_init, has_deviation = DESIGNS[self.design]
         x = nn.Conv(
             self.dims[0],
-            kernel_size=(1, 1),
+            kernel_size=(first_kernel, first_kernel),
             dtype=self.dtype,
-            kernel_init=discriminator_kernel,
+            kernel_init=kernel_init,
             name="from_pixels",
         )(images)  # [b, h, w, c]
-        x = scaled_leaky_relu(x)
+        x = activation(x)
         self.sow("intermediates", "level1", x)
         for level, dim in enumerate(self.dims[1:], start=2):
-            x = block_class(dim, self.dtype, name=f"level{level}_block")(x)  # [b, h/2, w/2, c]
+            block = block_class(
+                dim, activation, kernel_init, self.dtype, name=f"level{level}_block"
+            )
+            x = block(x)  # [b, h/2, w/2, c]
             self.sow("intermediates", f"level{level}", x)
 
-        x = minibatch_deviation(x, self.deviation_group)  # [b, h, w, c + 1]
-        x = scaled_leaky_relu(conv3x3(self.dims[-1], self.dtype, "last_conv")(x))  # [b, h, w, c]
-        x = x.reshape(x.shape[0], -1)  # [b, h * w * c]
-        x = nn.Dense(
-            self.dims[-1], dtype=self.dtype, kernel_init=discriminator_kernel, name="last_dense"
-        )(x)
-        x = scaled_leaky_relu(x).astype(jnp.float32)  # [b, c]
-        logits = nn.Dense(1, kernel_init=discriminator_kernel, name="head")(x)[:, 0]  # [b]
+        if has_deviation:
+            x = minibatch_deviation(x, self.deviation_group)  # [b, h, w, c + 1]
+        x = conv3x3(self.dims[-1], kernel_init, self.dtype, "last_conv")(x)  # [b, h, w, c]
+        x = activation(x).reshape(x.shape[0], -1)  # [b, h * w * c]
+        x = nn.Dense(self.dims[-1], dtype=self.dtype, kernel_init=kernel_init, name="last_dense")(x)
+        x = activation(x).astype(jnp.float32)  # [b, c]
+        logits = nn.Dense(1, kernel_init=kernel_init, name="head")(x)[:, 0]  # [b]
         if labels is None:
             return logits
         classes = nn.Embed(

@@ -1,14 +1,16 @@
-"""The parts of StyleGAN2's discriminator that `ConvDiscriminator` is built from.
+"""The parts that `ConvDiscriminator` is built from, and the two designs that combine them.
 
 Shape letters: b batch, h and w sides of a map, c channels, f images per group of the minibatch
 deviation.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
+from jax.nn.initializers import Initializer
 
 # Weights of variance 1 / inputs go with an activation that preserves the variance. StyleGAN2 draws
 # them with variance 1 and scales them in the forward pass ("equalized learning rate"), which is the
@@ -17,9 +19,40 @@ from jax import Array, lax
 discriminator_kernel = nn.initializers.lecun_normal()
 
 
+def plain_leaky_relu(x: Array) -> Array:
+    """Leaky ReLU of slope 0.2."""
+    return nn.leaky_relu(x, 0.2)
+
+
 def scaled_leaky_relu(x: Array) -> Array:
     """Leaky ReLU of slope 0.2, times sqrt(2)."""
-    return nn.leaky_relu(x, 0.2) * 2**0.5
+    return plain_leaky_relu(x) * 2**0.5
+
+
+class Design(NamedTuple):
+    """In what convolutional discriminators of the same blocks differ.
+
+    Attributes:
+        first_kernel: side of the convolution of the pixels.
+        activation: after each layer but the skips and the head.
+        kernel_init: initial values of all kernels.
+        has_deviation: whether the minibatch deviation enters before the last convolution.
+    """
+
+    first_kernel: int
+    activation: Callable[[Array], Array]
+    kernel_init: Initializer
+    has_deviation: bool
+
+
+DesignName = Literal["stylegan2", "hit_gan"]
+DESIGNS = {
+    # Karras et al., arXiv 1912.04958, figure 7c and section 4.
+    "stylegan2": Design(1, scaled_leaky_relu, discriminator_kernel, has_deviation=True),
+    # google-research/hit-gan, commit 06d310c: models/discriminators.py with what run.py sets
+    # (blur_resample; no equalized learning rate, no minibatch deviation) and Keras' initial values.
+    "hit_gan": Design(3, plain_leaky_relu, nn.initializers.glorot_uniform(), has_deviation=False),
+}
 
 
 def blur_pool(x: Array) -> Array:
@@ -89,6 +122,7 @@ class ResidualBlock(nn.Module):
 
     Attributes:
         dim: channels of the result.
+        activation, kernel_init: as in `Design`.
         dtype: computation type; parameters stay float32.
 
     Reference:
@@ -96,6 +130,8 @@ class ResidualBlock(nn.Module):
     """
 
     dim: int
+    activation: Callable[[Array], Array] = scaled_leaky_relu
+    kernel_init: Initializer = discriminator_kernel
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -106,17 +142,18 @@ class ResidualBlock(nn.Module):
             kernel_size=(1, 1),
             use_bias=False,
             dtype=self.dtype,
-            kernel_init=discriminator_kernel,
+            kernel_init=self.kernel_init,
             name="skip",
         )(blur_pool(x))  # [b, h/2, w/2, dim]
-        x = scaled_leaky_relu(conv3x3(x.shape[-1], self.dtype, "conv1")(x))  # [b, h, w, c]
+        x = self.activation(self._conv3x3(x.shape[-1], "conv1")(x))  # [b, h, w, c]
         x = blur_pool(x)  # [b, h/2, w/2, c]
-        x = scaled_leaky_relu(conv3x3(self.dim, self.dtype, "conv2")(x))  # [b, h/2, w/2, dim]
+        x = self.activation(self._conv3x3(self.dim, "conv2")(x))  # [b, h/2, w/2, dim]
         return (x + skip) / 2**0.5
 
+    def _conv3x3(self, dim: int, name: str) -> nn.Conv:
+        return conv3x3(dim, self.kernel_init, self.dtype, name)
 
-def conv3x3(dim: int, dtype: Any, name: str) -> nn.Conv:
+
+def conv3x3(dim: int, kernel_init: Initializer, dtype: Any, name: str) -> nn.Conv:
     """Returns a 3x3 convolution that keeps the sides of the map."""
-    return nn.Conv(
-        dim, kernel_size=(3, 3), dtype=dtype, kernel_init=discriminator_kernel, name=name
-    )
+    return nn.Conv(dim, kernel_size=(3, 3), dtype=dtype, kernel_init=kernel_init, name=name)

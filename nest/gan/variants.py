@@ -52,8 +52,8 @@ CONV_DISCRIMINATORS = {
     "conv_discriminator_tiny_16": {"dims": (32, 64, 128)},
     "conv_discriminator_small_32": {"dims": (64, 128, 256, 256)},
     "conv_discriminator_small_64": {"dims": (64, 128, 256, 256, 256)},
-    # StyleGAN2's widths (arXiv 1912.04958, official code: 16384 / side, at most 512), and those of
-    # StyleGAN2-ADA for 32x32 (arXiv 2006.06676, its configuration "cifar").
+    # StyleGAN2's widths (arXiv 1912.04958, official code: 16384 / side, at most 512), which HiT-GAN
+    # has too, and those of StyleGAN2-ADA for 32x32 (arXiv 2006.06676, its configuration "cifar").
     "conv_discriminator_base_32": {"dims": (512, 512, 512, 512)},
     "conv_discriminator_base_64": {"dims": (256, 512, 512, 512, 512)},
     "conv_discriminator_base_128": {"dims": (128, 256, 512, 512, 512, 512)},

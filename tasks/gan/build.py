@@ -62,7 +62,13 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
     for key in ("features", "statistics"):  # a run may be resumed from another folder
         if task[key]:
             task[key] = str(Path(task[key]).expanduser().absolute())
-    return checked | {key: config[key] for key in NETWORKS} | {"task": task}
+    checkpoint = config["checkpoint"]
+    if checkpoint["best_metric"] is None:
+        best_metric = "frechet_distance" if task["features"] else ""
+        checkpoint = checkpoint | {"best_metric": best_metric}
+    return (
+        checked | {key: config[key] for key in NETWORKS} | {"task": task, "checkpoint": checkpoint}
+    )
 
 
 def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh) -> Task:

@@ -126,6 +126,17 @@ def assert_close(ours, theirs, tolerance=1e-5):
     assert error < tolerance
 
 
+def apply_to(model, variables, images):
+    """Returns logits and pre-logits."""
+    apply = jax.jit(lambda v, x: model.apply(v, x, mutable=["intermediates"]))
+    logits, state = apply(variables, images)
+    return logits, state["intermediates"]["pre_logits"][0]
+
+
+def pre_logits_of(reference, images):
+    return reference.forward_head(reference.forward_features(images), pre_logits=True)
+
+
 def check_names(model, images, variables):
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     for collection in variables:
@@ -138,8 +149,9 @@ def test_deit_is_that_of_timm(torch, timm, ours, theirs):
     model = create_model(f"deit_{ours}_patch16_224", num_classes=1000)
     params, images = vit_params(arrays(reference), model), random_images(2, 224, 224, 3)
     check_names(model, images, {"params": params})
-    logits = jax.jit(model.apply)({"params": params}, images)
+    logits, pre_logits = apply_to(model, {"params": params}, images)
     assert_close(logits, reference(to_torch(torch, images)))
+    assert_close(pre_logits, pre_logits_of(reference, to_torch(torch, images)))
 
 
 @pytest.mark.parametrize("pooling", ["class_token", "average"])
@@ -162,6 +174,8 @@ def test_vit_on_a_rectangle_and_its_tokens(torch, timm, pooling):
     check_names(model, images, {"params": params})
     logits, state = model.apply({"params": params}, images, mutable=["intermediates"])
     assert_close(logits, reference(to_torch(torch, images)))
+    (pre_logits,) = state["intermediates"]["pre_logits"]
+    assert_close(pre_logits, pre_logits_of(reference, to_torch(torch, images)))
     theirs = reference.forward_intermediates(
         to_torch(torch, images),
         return_prefix_tokens=token,
@@ -188,8 +202,10 @@ def test_resnet50_is_theirs(torch, timm, source):
     images = random_images(2, 96, 128, 3)
     variables = resnet_variables(arrays(reference), model)
     check_names(model, images, variables)
-    logits = jax.jit(model.apply)(variables, images)
+    logits, pre_logits = apply_to(model, variables, images)
     assert_close(logits, reference.eval()(to_torch(torch, images)))
+    if source == "timm":
+        assert_close(pre_logits, pre_logits_of(reference, to_torch(torch, images)))
 
 
 def test_a_training_step_of_resnet_is_that_of_torchvision(torch, timm):

@@ -42,6 +42,7 @@ def test_any_size_that_the_patch_divides(patch, size, num_patches, pooling):
         lambda p, x: model.apply({"params": p}, x, mutable=["intermediates"]), params, images
     )
     assert logits.shape == (2, 10) and logits.dtype == jnp.float32
+    assert state["intermediates"].pop("pre_logits")[0].shape == (2, 12)
     assert sorted(state["intermediates"]) == ["block1_tokens", "block2_tokens"]
     for (tokens,) in state["intermediates"].values():
         assert tokens.shape == (2, num_tokens, 12)
@@ -126,6 +127,7 @@ def test_bfloat16_is_used_throughout(pooling):
     for train in (False, True):
         logits, state = run(exact.clone(dtype=jnp.bfloat16), train)
         assert logits.dtype == jnp.float32
+        state["intermediates"].pop("pre_logits")  # float32, as the logits
         assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("bfloat16")}
         if not train:
             expected = np.asarray(run(exact, train)[0])

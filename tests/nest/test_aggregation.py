@@ -69,14 +69,20 @@ def aggregation_reference(kind, x, params, padding, block_size):
     _, h, w, c = x.shape
     if kind == "conv_norm_maxpool":
         return conv_norm_maxpool_reference(x, params, padding)
+    bh, bw = block_size
+    corners = [(r, s) for r in range(0, h, bh) for s in range(0, w, bw)]
     if kind == "conv_norm_maxpool_in_block":
-        bh, bw = block_size
         out = half(x, params["conv"]["bias"].size)
-        for r in range(0, h, bh):
-            for s in range(0, w, bw):
-                one = conv_norm_maxpool_reference(x[:, r : r + bh, s : s + bw], params, padding)
-                out[:, r // 2 : (r + bh) // 2, s // 2 : (s + bw) // 2] = one
+        for r, s in corners:
+            one = conv_norm_maxpool_reference(x[:, r : r + bh, s : s + bw], params, padding)
+            out[:, r // 2 : (r + bh) // 2, s // 2 : (s + bw) // 2] = one
         return out
+    if kind == "conv_in_block_conv_norm_maxpool":
+        out = np.zeros_like(x)
+        for r, s in corners:
+            one = x[:, r : r + bh, s : s + bw]
+            out[:, r : r + bh, s : s + bw] = conv_reference(one, params["conv_in_block"])
+        return conv_norm_maxpool_reference(out, params, padding)
     if kind == "maxpool":
         return project(pool_reference(x, padding, np.max), params)
     if kind == "avgpool":
@@ -108,6 +114,40 @@ def test_aggregation_equals_loops(kind, padding, dim):
     expected = aggregation_reference(kind, x, params, padding, block_size)
     assert found.shape == (2, 4, 6, dim)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_of_the_two_convolutions_the_second_alone_sees_neighbouring_blocks():
+    """Where each convolution's result changes with the first token of the last of 2x2 blocks."""
+    x = random_array(1, 8, 12, 4)
+    changed = x.copy()
+    changed[:, 4, 6] += 1  # blocks of 4x6
+    module = AGGREGATIONS["conv_in_block_conv_norm_maxpool"](dim=6, block_size=(4, 6))
+    variables = {"params": random_params(module, x)}
+    before, after = (
+        module.apply(variables, x, capture_intermediates=True)[1]["intermediates"]
+        for x in (x, changed)
+    )
+
+    def places(name):
+        (first,), (second,) = (found[name]["__call__"] for found in (before, after))
+        return np.argwhere(np.any(np.asarray(first) != np.asarray(second), axis=-1)).tolist()
+
+    in_block = [[3, row, column] for row in (0, 1) for column in (0, 1)]  # [block, row, column]
+    assert places("conv_in_block") == in_block
+    on_plane = [[0, row, column] for row in range(3, 7) for column in range(5, 9)]
+    assert places("conv") == on_plane
+
+
+@pytest.mark.parametrize("kind", sorted(AGGREGATIONS))
+def test_aggregation_in_bfloat16(kind):
+    x = random_array(2, 4, 8, 4)
+    exact = AGGREGATIONS[kind](dim=6, block_size=(2, 4))
+    params = random_params(exact, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+    found = exact.clone(dtype=jnp.bfloat16).apply({"params": params}, x.astype(jnp.bfloat16))
+    expected = np.asarray(exact.apply({"params": params}, x))
+    assert found.dtype == jnp.bfloat16
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("padding", "flax"), [("same", "SAME"), ("torch", ((1, 1), (1, 1)))])

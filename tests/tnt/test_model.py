@@ -289,7 +289,7 @@ def test_any_size_that_the_patches_cover(form, size, stride, grid):
         lambda p, x: model.apply({"params": p}, x, mutable=["intermediates"]), params, images
     )
     assert logits.shape == (2, 10) and logits.dtype == jnp.float32
-    assert len(state["intermediates"]) == 2 * 3
+    assert len(state["intermediates"]) == 2 * 3 + 1  # and the input of the head
     for layer in (1, 2, 3):
         (words,) = state["intermediates"][f"layer{layer}_words"]
         (sentences,) = state["intermediates"][f"layer{layer}_sentences"]
@@ -392,6 +392,7 @@ def test_bfloat16_computes_in_half_and_keeps_the_rest(form):
             jax.random.key(0),
         )
         assert logits.dtype == jnp.float32
+        state["intermediates"].pop("pre_logits")  # float32, as the logits
         assert {m.dtype for m in jax.tree.leaves(state)} == {jnp.dtype("bfloat16")}
     expected = logits_of(exact, params, images)
     found = logits_of(model, params, images)

@@ -21,6 +21,7 @@ from nest.gan.generator import (
     OutputActivation,
     generator_shapes,
 )
+from nest.gan.stylegan import DESIGNS, DesignName
 from tnt.block import TransformerBlock
 from tnt.fusion import FUSIONS, FusionName
 from tnt.model import POOLINGS, Pooling, TntLayer
@@ -97,6 +98,18 @@ DISCRIMINATOR_COUNTS = {
     "nest_discriminator_small_s64_64": (64, 3, 6_264_193, 6_266_123),
 }
 
+# aggregation -> parameters of nest_tiny_s196_224 with it, by `count_aggregation`; the first is the
+# official code's.
+AGGREGATION_COUNTS = {
+    "conv_norm_maxpool": 17_057_608,
+    "conv_norm_maxpool_in_block": 17_057_608,
+    "conv_in_block_conv_norm_maxpool": 17_472_616,
+    "maxpool": 16_319_176,
+    "avgpool": 16_319_176,
+    "strided_conv": 17_057_608,
+    "patch_merging": 16_597_384,
+}
+
 # (name, attention, classes, image size, millions of parameters): not variants of their own.
 OTHER_COUNTS = [
     ("nest_tiny_s16_32", "multi_head", 10, 32, 6.60),
@@ -141,6 +154,24 @@ def count(dims, depths, heads, patch, attention, side, classes, channels=3):
             f = dims[level + 1]
             total += 9 * d * f + 3 * f
     return total + 2 * dims[-1] + (dims[-1] + 1) * classes
+
+
+def count_aggregation(kind, d, f):
+    """Counts the parameters of an aggregation from d to f > d channels by hand.
+
+    A 3x3 convolution from d to f has 9df + f, a norm of width f 2f, a projection df + f; patch
+    merging has a norm of width 4d and a projection 4df without bias.
+    """
+    conv_norm = 9 * d * f + 3 * f
+    return {
+        "conv_norm_maxpool": conv_norm,
+        "conv_norm_maxpool_in_block": conv_norm,
+        "conv_in_block_conv_norm_maxpool": 9 * d * d + d + conv_norm,
+        "maxpool": d * f + f,
+        "avgpool": d * f + f,
+        "strided_conv": conv_norm,
+        "patch_merging": 8 * d + 4 * d * f,
+    }[kind]
 
 
 def count_tnt(model, side, classes):
@@ -255,6 +286,17 @@ def test_nest_parameter_count_by_hand(name):
     assert by_hand == expected
 
 
+@pytest.mark.parametrize("kind", AGGREGATION_COUNTS)
+def test_aggregation_parameter_count(kind):
+    assert set(AGGREGATION_COUNTS) == set(AGGREGATIONS)
+    model = create_model("nest_tiny_s196_224", num_classes=1000, aggregation=kind)
+    by_hand = 17_057_608 + sum(
+        count_aggregation(kind, d, f) - count_aggregation("conv_norm_maxpool", d, f)
+        for d, f in itertools.pairwise(model.dims)
+    )
+    assert num_parameters(model, 224) == by_hand == AGGREGATION_COUNTS[kind]
+
+
 @pytest.mark.parametrize("name", GENERATOR_COUNTS)
 def test_generator_parameter_count(name):
     side, channels, *expected = GENERATOR_COUNTS[name]
@@ -359,6 +401,7 @@ def test_wrong_names_and_fields(name, overrides, message):
         (DEAGGREGATIONS, DeaggregationName),
         (CLASS_CONDITIONINGS, ClassConditioning),
         (OUTPUT_ACTIVATIONS, OutputActivation),
+        (DESIGNS, DesignName),
         (STEMS, StemName),
         (FUSIONS, FusionName),
         (POOLINGS, Pooling),

@@ -4,6 +4,8 @@ The golden file holds parameter names and shapes, which are a public format. To 
 an intended change: UPDATE_GOLDEN=1 python -m pytest tests/nest/gan/test_discriminator.py
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,9 @@ from scipy.ndimage import correlate1d
 from scipy.signal import correlate2d
 
 from nest.gan.discriminator import ConvDiscriminator, NestDiscriminator
-from nest.gan.stylegan import ResidualBlock, blur_pool, minibatch_deviation
+from nest.gan.stylegan import DESIGNS, ResidualBlock, blur_pool, minibatch_deviation
 from nest.model import Nest
+from tasks.gan.losses import r1_penalty
 from tests.model_inputs import check_golden, fill, lines_of, random_array
 from zoo.registry import create_discriminator
 
@@ -113,6 +116,74 @@ def test_residual_block_against_scipy():
     np.testing.assert_allclose(found, (y + skip) / np.sqrt(2), atol=1e-5)
 
 
+# HiT-GAN's
+
+
+@pytest.fixture(scope="module")
+def official(fixtures):
+    """What the official HiT-GAN code found, and its weights as our parameters."""
+    arrays = dict(np.load(fixtures / "hit_gan_discriminator.npz"))
+    trees = {"weights": {}, "r1_gradient": {}}
+    for path in [path for path in arrays if "/" in path]:
+        tree, *folders, name = path.split("/")
+        leaves = trees[tree]
+        for folder in folders:
+            leaves = leaves.setdefault(folder, {})
+        leaves[name] = arrays.pop(path)
+    return arrays | trees | {"images": arrays["images"].astype(np.float32)}
+
+
+def hit_gan(**overrides):
+    return conv(dims=(4, 8, 8, 8, 8), design="hit_gan", **overrides)
+
+
+def test_hit_gan_design_equals_the_official_code(official):
+    model = hit_gan()
+    shapes = shapes_of(model, official["images"])
+    assert lines_of(shapes) == lines_of(official["weights"])
+    logits = run(model, official["weights"], official["images"])
+    np.testing.assert_allclose(logits, official["logits"], rtol=1e-5)
+
+
+def test_r1_of_the_hit_gan_design_equals_the_official_code(official):
+    """Their weight of 10 is 20 of ours, which halves; also its gradient, of second order."""
+    model = hit_gan()
+
+    def penalty(params):
+        return 20.0 * r1_penalty(lambda x: model.apply({"params": params}, x), official["images"])
+
+    found, gradient = jax.jit(jax.value_and_grad(penalty))(official["weights"])
+    assert float(found) == pytest.approx(float(official["r1"]), rel=1e-5)
+    theirs = official["r1_gradient"]  # of the last bias they have None
+    gradient["head"].pop("bias")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), gradient, theirs)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_hit_gan_design_counts_the_official_parameters(official, size):
+    model = create_discriminator(
+        f"conv_discriminator_base_{size}", num_classes=None, design="hit_gan"
+    )
+    leaves = jax.tree.leaves(shapes_of(model, np.zeros((1, size, size, 3))))
+    expected = {64: 23_408_897, 128: 23_880_833}[size]  # count_params() of the official code
+    assert sum(leaf.size for leaf in leaves) == expected == official[f"count_{size}"]
+
+
+def test_hit_gan_design_starts_as_keras_does():
+    """Glorot's uniform: within sqrt(6 / (fan in + fan out)), for convolutions times their area."""
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    params = jax.jit(hit_gan().init)(jax.random.key(0), images)["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key == "bias":
+            assert not np.any(leaf)
+            continue
+        area = np.prod(leaf.shape[:-2])
+        bound = np.sqrt(6 / (area * sum(leaf.shape[-2:])))
+        assert 0.8 * bound < np.abs(leaf).max() <= bound
+        if leaf.size > 100:
+            assert np.std(leaf) == pytest.approx(bound / np.sqrt(3), rel=0.15)
+
+
 # The networks
 
 
@@ -177,7 +248,7 @@ def test_nest_discriminator_is_the_classifier():
     np.testing.assert_allclose(run(nest(), params, images), logits[:, 0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("create", [conv, nest])
+@pytest.mark.parametrize("create", [conv, functools.partial(conv, design="hit_gan"), nest])
 def test_gradient_of_the_gradient_penalty_is_finite(create):
     """R1 differentiates twice, also where all images are the same and the deviation is zero."""
     images, labels = random_array(4, 8, 8, 2), np.array([0, 1, 1, 0])
@@ -208,9 +279,10 @@ def test_eight_devices_judge_as_one():
     np.testing.assert_allclose(logits, run(model, params, images), rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_computes_in_half_and_keeps_the_rest():
+@pytest.mark.parametrize("design", DESIGNS)
+def test_bfloat16_computes_in_half_and_keeps_the_rest(design):
     images, labels = random_array(4, 8, 8, 3), np.array([0, 1, 1, 0])
-    exact = conv(num_classes=2)
+    exact = conv(num_classes=2, design=design)
     model = exact.clone(dtype=jnp.bfloat16)
     shapes = shapes_of(model, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
@@ -222,8 +294,9 @@ def test_bfloat16_computes_in_half_and_keeps_the_rest():
     assert np.abs(logits - expected).max() < 0.05 * np.abs(expected).max()
 
 
-def test_remat_changes_neither_names_nor_numbers():
-    plain, images = conv(dims=(6, 8)), random_array(4, 8, 8, 3)
+@pytest.mark.parametrize("design", DESIGNS)
+def test_remat_changes_neither_names_nor_numbers(design):
+    plain, images = conv(dims=(6, 8), design=design), random_array(4, 8, 8, 3)
     remat = plain.clone(remat=True)
     assert shapes_of(plain, images) == shapes_of(remat, images)
     params = fill(shapes_of(plain, images))
@@ -249,6 +322,7 @@ def test_remat_changes_neither_names_nor_numbers():
         ),
         (conv, {"dims": [8, 8]}, "dims=.*: wrong; allowed: a tuple of positive integers"),
         (conv, {"num_classes": 0}, "num_classes=0: wrong; allowed: a positive integer"),
+        (conv, {"design": "hitgan"}, "design='hitgan': unknown; did you mean 'hit_gan'.*stylegan2"),
         (conv, {"deviation_group": 0}, "deviation_group=0: wrong; allowed: a positive integer"),
         (nest, {"num_classes": 0}, "num_classes=0: wrong; allowed: a positive integer"),
         (nest, {"dims": (8,)}, r"dims=\(8,\): .* one entry per level"),
@@ -288,7 +362,7 @@ def test_wrong_inputs(model, shape, labels, message):
         (
             "conv_discriminator_small_32",
             {"depths": (1,)},
-            "^depths: unknown; allowed: dims, deviation_group",
+            "^depths: unknown; allowed: dims, design, deviation_group",
         ),
         ("conv_discriminator_small_32", {"dims": 3}, "dims=3: of type int"),
         ("nest_discriminator_small_s64_32", {"dtype": "half"}, "dtype='half': unknown"),

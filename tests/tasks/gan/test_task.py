@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import train
-from configs import digits_nest_gan
+from configs import digits_nest_gan, imagenet64_nest_gan
 from harness.errors import ConfigError, Interrupted, NonFiniteError
 from harness.pictures import image_grid
 from tasks.gan.task import Gan
@@ -66,11 +66,19 @@ def test_samples_do_not_depend_on_batches_and_devices(gan_config):
         np.testing.assert_allclose(one.pictures[name], other.pictures[name], atol=1)
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(2, 4), pytest.param(8, 1, marks=pytest.mark.slow)])
-def test_devices_make_no_difference(gan_config, data, fsdp):
+@pytest.mark.parametrize(
+    ("data", "fsdp", "design"),
+    [
+        (2, 4, "stylegan2"),
+        pytest.param(2, 4, "hit_gan", marks=pytest.mark.slow),
+        pytest.param(8, 1, "stylegan2", marks=pytest.mark.slow),
+    ],
+)
+def test_devices_make_no_difference(gan_config, data, fsdp, design):
     """Of 8 devices each has half a group of the minibatch deviation."""
     gan_config.generator.update(dims=(32,), depths=(1,), num_heads=(2,))
-    gan_config.discriminator.dims = (16, 32)  # large enough for arrays that FSDP splits
+    # Large enough for arrays that FSDP splits.
+    gan_config.discriminator.update(dims=(16, 32), design=design)
     for optimizer in (gan_config.generator_optimizer, gan_config.discriminator_optimizer):
         optimizer.update(name="sgd", base_lr=1e-2)
     found, start = [], None
@@ -151,6 +159,29 @@ def test_wrong_options_are_errors(gan_config, tmp_path, key, value, message):
         train.train_and_evaluate(gan_config, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("features", "given", "expected"),
+    [
+        ("", None, ""),
+        ("inception.pth", None, "frechet_distance"),
+        ("inception.pth", "precision", "precision"),
+        ("inception.pth", "", ""),
+    ],
+)
+def test_best_metric_of_its_own_choice_is_the_distance(gan_config, features, given, expected):
+    gan_config.task.features, gan_config.checkpoint.best_metric = features, given
+    checked = experiment.check_config(gan_config)["checkpoint"]
+    assert checked["best_metric"] == expected
+    assert checked["best_mode"] is None  # the smallest of distances, the largest of the others
+
+
+def test_imagenet64_keeps_the_best_by_fid():
+    config = imagenet64_nest_gan.get_config()
+    config.task.features = "inception.pth"
+    checked = experiment.check_config(config, needs_data=False)["checkpoint"]
+    assert (checked["best_metric"], checked["best_mode"]) == ("frechet_distance", None)
 
 
 def test_consistency_needs_augmentation(gan_config):
