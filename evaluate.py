@@ -92,7 +92,8 @@ def _build(config: ConfigDict, split: str | None) -> experiment.Experiment:
     """Builds the run with another evaluation split, if one is given."""
     if split is not None:
         config = config.copy_and_resolve_references()
-        config.data.eval_split = split
+        with config.data.ignore_type():
+            config.data.eval_split = split
     return experiment.build(config, training=False)
 
 

@@ -57,7 +57,7 @@ def read_config(workdir: Path) -> ConfigDict:
             return {key: with_tuples(item) for key, item in value.items()}
         return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value
 
-    return ConfigDict(with_tuples(config))
+    return ConfigDict(with_tuples(config), type_safe=False)
 
 
 # They decide where and how fast a run runs, not what it computes: a resumed run may change them.

@@ -37,8 +37,9 @@ def data(args: flags.FlagValues) -> list[dict]:
     if args.config is None:
         raise ConfigError("--config=FILE.py is needed; see --help")
     if args.data == "made":
-        args.config.data.name = "synthetic"  # checked like any other, then replaced
-        args.config.data.train_split, args.config.data.eval_split = "train", "test"
+        made = {"name": "synthetic", "train_split": "train", "eval_split": "test"}
+        with args.config.data.ignore_type():
+            args.config.data.update(made)  # checked like any other, then replaced
     plain = experiment.check_config(args.config)
     with input_errors():
         return input_pipeline.run(

@@ -17,6 +17,7 @@ from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
 from harness.steps import Steps, plan_steps
 from harness.strict_config import (
+    as_annotated,
     check_keys,
     check_section,
     check_subsections,
@@ -69,7 +70,7 @@ class Experiment:
         return [note for note in (loaded, parameters, self.data.dataset.note) if note]
 
 
-VALUES = ("seed", "init_from")  # the keys that are no sections
+VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
 COMMON_SECTIONS = (*VALUES, "init", "task", "data", "augment", "mesh", "loop", "checkpoint")
 ADDED = {"init_from": None, "init": {}}  # what runs of earlier versions lack
 
@@ -89,12 +90,14 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     """
     plain = config.to_dict()
     check_keys(plain.setdefault("task", {}), plain["task"], "config.task", required=("name",))
-    name = plain["task"].pop("name")
+    name = as_annotated(plain["task"].pop("name"), str)
     if name not in list(TASKS):  # a list, because the name may be anything, also unhashable
         raise ConfigError(unknown_name(f"config.task.name={name!r}", name, TASKS))
     sections = (*COMMON_SECTIONS, *TASKS[name].sections)
     plain = ADDED | {key: {} for key in TASKS[name].optional} | plain
     check_keys(plain, sections, "config", required=sections)
+    for key, expected in VALUES.items():
+        plain[key] = as_annotated(plain[key], expected)
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**31:
         raise ConfigError(problem("config.seed", plain["seed"], "wrong", "an integer in [0, 2^31)"))
     check_init_from(plain["init_from"])

@@ -44,16 +44,18 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(size, int):
         what = "the images of a GAN are square"
         raise ConfigError(problem("config.data.image_size", size, what, "one number"))
-    for key, create, provided in (
-        ("generator", create_generator, {"image_size": size, "num_channels": 1}),
-        ("discriminator", create_discriminator, {}),
-    ):
-        check_model_section(config[key], f"config.{key}", create, num_classes=None, **provided)
     checked = {
+        key: check_model_section(config[key], f"config.{key}", create, num_classes=None, **provided)
+        for key, create, provided in (
+            ("generator", create_generator, {"image_size": size, "num_channels": 1}),
+            ("discriminator", create_discriminator, {}),
+        )
+    }
+    optimizers = {
         key: check_section(config[key], create_optimizer, f"config.{key}", provided=PROVIDED)
         for key in GAN_SECTIONS[2:]
     }
-    for key, section in checked.items():
+    for key, section in optimizers.items():
         if value := section["layer_decay"]:
             what = "there are no rules for the networks of a GAN"
             raise ConfigError(problem(f"config.{key}.layer_decay", value, what, "0 or None"))
@@ -62,7 +64,7 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
     for key in ("features", "statistics"):  # a run may be resumed from another folder
         if task[key]:
             task[key] = str(Path(task[key]).expanduser().absolute())
-    return checked | {key: config[key] for key in NETWORKS} | {"task": task}
+    return checked | optimizers | {"task": task}
 
 
 def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh) -> Task:
