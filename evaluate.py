@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from harness import commandline, workdirs
 from harness.errors import ConfigError, input_errors
-from harness.files import write_text
+from harness.files import local_path, write_text
 from inference.flags import check_recipe_flags, define_recipe_flags
 from training import experiment
 from training.evaluation import evaluate
@@ -41,7 +41,7 @@ def evaluate_workdir(
     Raises:
         ConfigError: there is no checkpoint, or it is of another model.
     """
-    workdir = Path(workdir)
+    workdir = local_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     note_differences(workdir, config)
     run = _build(config, split)
@@ -111,11 +111,11 @@ def define_flags() -> None:
 def main(args: flags.FlagValues) -> None:
     check_recipe_flags(args)
     if args.weights is not None:
+        written = local_path("--weights", args.weights)
         result = evaluate_weights(args.config, args.weights, split=args.split, ema=args.ema)
-        written = Path(args.weights).absolute()
         written = written.with_name(f"{written.name}.evaluation")
     else:
-        workdir = Path(args.workdir).absolute()
+        workdir = local_path("--workdir", args.workdir)
         config = args.config
         if config is None:
             config = workdirs.read_config(workdir)

@@ -10,6 +10,7 @@ from pathlib import Path
 from data import array_records, datasets
 from data.sources import tfds_prepared
 from harness.errors import ConfigError, RunError, input_errors, one_line
+from harness.files import local_path
 
 INSTALL = "pip install -r requirements-prepare.txt"
 _LEAST_SIZE = 8
@@ -57,7 +58,8 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
 
 
 def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) -> None:
-    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+    manual = None if manual_dir is None else local_path("--manual_dir", manual_dir)
+    if manual and not manual.is_dir():
         raise ConfigError(f"--manual_dir={manual_dir} is not a folder")
     # Before TensorFlow is imported: it would take all memory of an accelerator that may be in use.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -75,7 +77,7 @@ def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) 
     download = tfds.download.DownloadConfig(
         # The files in the public bucket are TFRecord; prepare from the originals.
         try_download_gcs=False,
-        manual_dir=str(Path(manual_dir).expanduser()) if manual_dir else None,
+        manual_dir=str(manual) if manual else None,
     )
     try:
         builder = tfds.builder(
@@ -116,7 +118,7 @@ def resize(name: str, size: int, data_dir: str | None = None) -> Path:
         dataset = datasets.open_dataset(name, data_dir)
         kind, _, path = name.partition(":")
         if kind in ("folder", "npz"):
-            base, version = Path(path).expanduser().absolute().stem, "1.0.0"
+            base, version = local_path("NAME", path).stem, "1.0.0"
         else:
             base, version = kind, tfds_prepared.find_folder(name, data_dir).name
         copy = f"{re.sub(r'[^A-Za-z0-9_]+', '_', base)}_{size}"

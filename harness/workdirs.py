@@ -27,7 +27,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError, input_errors
-from harness.files import write_text
+from harness.files import local_path, write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -128,7 +128,7 @@ def find_classes(path: Path) -> tuple[str, ...] | None:
     Returns:
         The names in the order of the labels; None where they are not known.
     """
-    path = path.absolute()
+    path = local_path("path", path)
     for folder in (path, *path.parents[:3]):  # workdir/checkpoints/best/1200
         if (folder / "classes.txt").is_file():
             return tuple(read_classes(folder / "classes.txt"))

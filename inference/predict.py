@@ -23,6 +23,7 @@ from data.pixel_statistics import default_statistics
 from harness import sharding, workdirs
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
+from harness.files import local_path
 from inference.image_files import ImageFiles
 from tasks.classification import normalize
 from training.experiment import check_config
@@ -263,7 +264,7 @@ def _class_names(
 ) -> tuple[str, ...] | None:
     """Returns the first list of names whose length is num_classes; see `build_predictor`."""
     if file is not None:
-        names = workdirs.read_classes(Path(file))
+        names = workdirs.read_classes(local_path("--classes", file))
         if len(names) != num_classes:
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
         return readable(names)

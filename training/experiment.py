@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from data.augment import transforms
 from harness import sharding
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
+from harness.files import local_path
 from harness.steps import Steps, plan_steps
 from harness.strict_config import (
     as_annotated,
@@ -113,10 +113,13 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)
     )
     if plain["init_from"] not in (None, "", FROM_SCRATCH):
-        plain["init_from"] = str(Path(plain["init_from"]).expanduser().absolute())
+        plain["init_from"] = str(local_path("config.init_from", plain["init_from"]))
     with input_errors():
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
         plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
+        if plain["data"]["data_dir"]:
+            data_dir = local_path("config.data.data_dir", plain["data"]["data_dir"])
+            plain["data"]["data_dir"] = str(data_dir)
         plain |= TASKS[name].check(plain)
         plain["task"] = {"name": name} | plain["task"]
         data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing

@@ -1,7 +1,6 @@
 """The task `gan` from its sections: generator, discriminator, an optimizer for each, and task."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from data import pipeline
 from harness.arguments import problem
 from harness.errors import ConfigError
+from harness.files import local_path
 from harness.sharding import batch_sharding
 from harness.steps import Steps
 from harness.strict_config import check_model_section, check_section, field_errors
@@ -63,7 +63,7 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
     GanOptions(**task)  # checks the values
     for key in ("features", "statistics"):  # a run may be resumed from another folder
         if task[key]:
-            task[key] = str(Path(task[key]).expanduser().absolute())
+            task[key] = str(local_path(f"config.task.{key}", task[key]))
     return checked | optimizers | {"task": task}
 
 

@@ -84,7 +84,7 @@ def parse(load):
         ("optimizer.freeze=^head/", ("^head/",)),
         ("data.mean=0.5", (0.5,)),
         ("optimizer.decay_exclude=", ()),
-        ("data.data_dir=2024_01", "2024_01"),
+        ("data.data_dir=2024_01", str(Path("2024_01").absolute())),
         ("data.mean=(1,0.5,0)", (1.0, 0.5, 0.0)),
         ("task.linear_probe=1", True),
         ("init.ignore_fields=()", ()),
@@ -96,7 +96,7 @@ def parse(load):
         ("data.image_size=(16,24)", (16, 24)),  # listed as one number
         ("data.image_size=[16,24]", (16, 24)),
         ("data.image_size=16", 16),
-        ("data.data_dir=2023", "2023"),
+        ("data.data_dir=2023", str(Path("2023").absolute())),
         ("data.train_split=1", "1"),  # which no data set has
         ("augment.flip.probability=0.5", 0.5),  # not in the recipe
         ("device_augment.random_erasing.probability=1", 1.0),
