@@ -25,7 +25,7 @@ from harness import commandline, workdirs
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order
 from harness.errors import ConfigError, input_errors
-from harness.files import write_text
+from harness.files import local_path, write_text
 from inference.flags import check_recipe_flags, define_recipe_flags
 from training import experiment
 from training.evaluation import evaluate
@@ -58,7 +58,7 @@ def evaluate_workdir(
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
     """
-    workdir = Path(workdir)
+    workdir = local_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     note_differences(workdir, config)
     names = workdirs.find_classes(workdir)
@@ -127,7 +127,8 @@ def _with_split(config: ConfigDict, split: str | None) -> ConfigDict:
     """Returns the config with another evaluation split, if one is given."""
     if split is not None:
         config = config.copy_and_resolve_references()
-        config.data.eval_split = split
+        with config.data.ignore_type():
+            config.data.eval_split = split
     return config
 
 
@@ -141,7 +142,7 @@ def _build(config: ConfigDict, class_names: tuple[str, ...] | None) -> experimen
 
 def _read_classes(file: str | Path, known: tuple[str, ...] | None) -> tuple[str, ...]:
     with input_errors():
-        names = tuple(workdirs.read_classes(Path(file)))
+        names = tuple(workdirs.read_classes(local_path("--classes", file)))
         check_order(file, names, known)
     return names
 
@@ -179,13 +180,13 @@ def define_flags() -> None:
 def main(args: flags.FlagValues) -> None:
     check_recipe_flags(args)
     if args.weights is not None:
+        written = local_path("--weights", args.weights)
         result = evaluate_weights(
             args.config, args.weights, split=args.split, ema=args.ema, classes_file=args.classes
         )
-        written = Path(args.weights).absolute()
         written = written.with_name(f"{written.name}.evaluation")
     else:
-        workdir = Path(args.workdir).absolute()
+        workdir = local_path("--workdir", args.workdir)
         config = args.config
         if config is None:
             config = workdirs.read_config(workdir)

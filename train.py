@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from harness import commandline, workdirs
 from harness.errors import BadImage, ConfigError, Interrupted
+from harness.files import local_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
 from training import experiment
 from training.checkpoints import Checkpoints, can_resume
@@ -51,7 +52,7 @@ def train_and_evaluate(
         Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     started = time.perf_counter()
-    workdir = Path(workdir).absolute()
+    workdir = local_path("workdir", workdir)
 
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)

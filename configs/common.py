@@ -18,19 +18,19 @@ defaults; a recipe lists what differs from them, and what a reader looks for fir
 with the options of `init`; None: from scratch; "": to be given on the command line.
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 
 def base_config() -> ConfigDict:
     """Returns a config with the sections of a classification run; recipes fill in the rest."""
-    config = ConfigDict()
+    config = ConfigDict(type_safe=False)  # the strict checker knows what each key may be
     config.seed = 0
-    config.init_from = config_dict.placeholder(str)
+    config.init_from = None
     sections = ("init", "model", "data", "augment", "device_augment", "task", "optimizer")
     for section in (*sections, "mesh", "loop", "checkpoint"):
-        config[section] = ConfigDict()
+        config[section] = {}
     config.task.name = "classification"
-    config.data.data_dir = config_dict.placeholder(str)  # typed: 2024_01 is a name, not a number
+    config.data.data_dir = None
     return config
 
 
@@ -49,14 +49,14 @@ def gan_config() -> ConfigDict:
     config.task.name = "gan"
     config.task.features = config.task.statistics = ""
     for network in ("generator", "discriminator"):
-        config[network] = ConfigDict()
+        config[network] = {}
         config[f"{network}_optimizer"] = {
             "schedule": "constant",
             "b1": 0.0,  # as in HiT-GAN and StyleGAN2
             "b2": 0.99,
         }
     config.checkpoint.best_metric = ""
-    config.checkpoint.best_mode = config_dict.placeholder(str)  # distances: min; shares: max
+    config.checkpoint.best_mode = None  # distances: min; shares: max
     return config
 
 
@@ -126,9 +126,9 @@ def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     config.data.eval_batch_size = 16
     config.data.train_split = "train[:128]"
     config.data.eval_split = "test[:32]"
-    config.augment = ConfigDict()
+    config.augment = {}
     if "device_augment" in config:  # a GAN has none
-        config.device_augment = ConfigDict()
+        config.device_augment = {}
     config.init_from = None
     config.loop.num_epochs = 1.0
     config.loop.log_every_steps = 2

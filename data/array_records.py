@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
+from data.copy_sources import write_source
 from data.datasets import Dataset
 from data.images import decode_image
 from data.sources.arrays import Source
@@ -89,7 +91,14 @@ def _read_tfrecords(path: str) -> Iterator[bytes]:
             raise ValueError(f"{path} is damaged at byte {file.tell()}: a record is cut off")
 
 
-def write_resized(dataset: Dataset, name: str, version: str, data_dir: Path, size: int) -> Path:
+def write_resized(
+    dataset: Dataset,
+    name: str,
+    version: str,
+    data_dir: Path,
+    size: int,
+    described: dict[str, Any],
+) -> Path:
     """Writes a copy of a data set with smaller images, as a new set.
 
     Images whose short side is longer than `size` are shrunk to it and stored as JPEG; others, and
@@ -101,6 +110,7 @@ def write_resized(dataset: Dataset, name: str, version: str, data_dir: Path, siz
         version: of the copy, e.g. "1.0.0".
         data_dir: folder of the prepared sets.
         size: short side in pixels.
+        described: what the copy is made from, see data/copy_sources.py.
 
     Returns:
         The folder of the copy.
@@ -140,6 +150,7 @@ def write_resized(dataset: Dataset, name: str, version: str, data_dir: Path, siz
             for split, source in sources.items()
         ]
         _describe(dataset, name, version, size, splits, unfinished)
+        write_source(unfinished, described)
         unfinished.chmod(0o755)  # mkdtemp's folders are for the owner alone
         os.replace(unfinished, target)
     finally:

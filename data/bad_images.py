@@ -29,7 +29,7 @@ class BadImages:
     def __init__(self, policy: Policy, max_bad: int):
         self._limit = max_bad if policy == "replace" else 0
         self._policy = policy
-        self._seen: set[tuple[str, int]] = set()
+        self._seen: set[tuple[str, str]] = set()  # split and name: numbers change as folders grow
         self._path: Path | None = None
         self._lock = threading.Lock()  # training and evaluation batches are made by two threads
 
@@ -46,7 +46,7 @@ class BadImages:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
-                    self._seen.add((entry["split"], entry["index"]))
+                    self._seen.add((entry["split"], entry["name"]))
                 except (ValueError, KeyError, TypeError):
                     continue  # a line cut off by a crash: its image will be met and listed again
 
@@ -58,8 +58,8 @@ class BadImages:
         """
         with self._lock:
             for index, name, reason in entries:
-                if (split, index) not in self._seen:
-                    self._seen.add((split, index))
+                if (split, name) not in self._seen:
+                    self._seen.add((split, name))
                     logging.warning("%s (%s) cannot be read: %s", name, split, reason)
                     if self._path is not None:
                         entry = {"split": split, "index": index, "name": name, "reason": reason}

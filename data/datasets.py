@@ -7,7 +7,6 @@ anything else       a set that TensorFlow Datasets has prepared (data/sources/tf
 """
 
 import functools
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from data.pixel_statistics import default_statistics
 from data.sources import arrays, folders, npz, tfds_prepared
 from harness.arguments import problem, unknown
+from harness.files import local_path
 
 # Names of TensorFlow Datasets that the recipes have.
 _USUAL = ("cifar10", "cifar100", "imagenet2012")
@@ -84,8 +84,8 @@ def check_name(name: str, data_dir: str | None = None) -> None:
     check_form(name)
     if _is_path(name):
         kind, _, path = name.partition(":")
-        exists = os.path.isdir if kind == "folder" else os.path.isfile
-        if not exists(os.path.expanduser(path)):
+        place = local_path("config.data.name", path)
+        if not (place.is_dir() if kind == "folder" else place.is_file()):
             what = f"there is no {'folder' if kind == 'folder' else 'file'} {path!r}"
             raise ValueError(problem("config.data.name", name, what))
     elif name not in BUILT_IN:
@@ -102,7 +102,7 @@ def absolute_name(name: str) -> str:
     kind, colon, path = name.partition(":")
     if kind not in ("folder", "npz") or not colon:
         return name
-    return f"{kind}:{Path(path).expanduser().absolute()}"
+    return f"{kind}:{local_path('config.data.name', path)}"
 
 
 def _known() -> list[str]:
@@ -130,9 +130,9 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
     if name in BUILT_IN:
         return BUILT_IN[name]()
     if kind == "folder":
-        return _from_folder(name, Path(path).expanduser().absolute())
+        return _from_folder(name, local_path("config.data.name", path))
     if kind == "npz":
-        return _from_npz(name, Path(path).expanduser().absolute())
+        return _from_npz(name, local_path("config.data.name", path))
     return _from_tfds(name, data_dir)
 
 

@@ -70,6 +70,25 @@ def _bad(source: Source, index: int, error: Exception) -> tuple[int, str, str]:
     return index, source.describe(index), one_line(error)
 
 
+def first_unreadable(source: Source, most: int) -> list[tuple[int, str, str]]:
+    """Returns the records before the first readable one, if none of the first `most` + 1 is one.
+
+    Of a source with images that can be read this takes one of them, and the list is empty.
+
+    Args:
+        source: of images.
+        most: how many may be unreadable before a run stops anyway.
+    """
+    bad = []
+    for index in range(min(len(source), most + 1)):
+        try:
+            _read(source, index)
+            return []
+        except (BadImage, OSError) as error:
+            bad.append(_bad(source, index, error))
+    return bad
+
+
 class ReadTraining(grain.transforms.RandomMap):
     """Index -> augmented Sample; unreadable records are replaced."""
 

@@ -21,7 +21,7 @@ from data.augment import transforms
 from data.augment.crops import Interpolation, center_crop
 from data.bad_images import BadImages, Policy
 from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
-from data.loading import ReadEvaluation, ReadTraining, Repeat
+from data.loading import ReadEvaluation, ReadTraining, Repeat, first_unreadable
 from data.sources import arrays
 from harness.arguments import as_height_width, check_range, problem
 
@@ -128,13 +128,23 @@ class Data:
             if values is not None and len(values) not in (1, channels):
                 allowed = f"1 or {channels}, the number of channels"
                 raise ValueError(problem(f"config.data.{key}", values, "wrong length", allowed))
-        _ = self.eval_source
+        self._check_readable("eval_split", self.eval_source)
         if training:
             if absent := len(self.dataset.present or ()):
                 what = f"it has only {absent} of the {self.num_classes} classes of this run"
                 raise ValueError(problem("config.data.name", self.name, what))
-            _ = self.train_source
+            self._check_readable("train_split", self.train_source)
         return self
+
+    def _check_readable(self, key: str, source: arrays.Source) -> None:
+        bad = first_unreadable(source, self.max_bad)
+        if bad:
+            first = "; ".join(f"{name}: {reason}" for _, name, reason in bad[:3])
+            what = "no image can be read"
+            if len(bad) < len(source):
+                what = f"more than config.data.max_bad={self.max_bad} images cannot be read"
+            what = f"{what}: {first}{'; ...' if len(bad) > 3 else ''}"
+            raise ValueError(problem(f"config.data.{key}", getattr(self, key), what))
 
     @functools.cached_property
     def dataset(self) -> datasets.Dataset:

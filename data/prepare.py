@@ -7,9 +7,11 @@ import os
 import re
 from pathlib import Path
 
-from data import array_records, datasets
+from data import array_records, copy_sources, datasets
 from data.sources import tfds_prepared
+from harness.arguments import problem
 from harness.errors import ConfigError, RunError, input_errors, one_line
+from harness.files import local_path
 
 INSTALL = "pip install -r requirements-prepare.txt"
 _LEAST_SIZE = 8
@@ -57,7 +59,8 @@ def prepare(name: str, data_dir: str | None = None, manual_dir: str | None = Non
 
 
 def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) -> None:
-    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+    manual = None if manual_dir is None else local_path("--manual_dir", manual_dir)
+    if manual and not manual.is_dir():
         raise ConfigError(f"--manual_dir={manual_dir} is not a folder")
     # Before TensorFlow is imported: it would take all memory of an accelerator that may be in use.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -75,7 +78,7 @@ def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) 
     download = tfds.download.DownloadConfig(
         # The files in the public bucket are TFRecord; prepare from the originals.
         try_download_gcs=False,
-        manual_dir=str(Path(manual_dir).expanduser()) if manual_dir else None,
+        manual_dir=str(manual) if manual else None,
     )
     try:
         builder = tfds.builder(
@@ -94,19 +97,24 @@ def _prepare_with_tfds(name: str, data_dir: str | None, manual_dir: str | None) 
         ) from error
 
 
-def resize(name: str, size: int, data_dir: str | None = None) -> Path:
+def resize(name: str, size: int, data_dir: str | None = None, copy_name: str | None = None) -> Path:
     """Writes a copy of a data set with smaller images, unless it is there already.
+
+    The copy's folder says what it was made from. One of other images under the same name, or of a
+    set that has changed since, is neither taken for it nor replaced.
 
     Args:
         name: as data.name of a recipe.
         size: short side in pixels.
         data_dir: folder of the prepared sets, where the copy goes.
+        copy_name: of the copy; None: the name of the set and the size.
 
     Returns:
         The folder of the copy.
 
     Raises:
-        ConfigError: there is no such data set, or it is not one of image files.
+        ConfigError: there is no such data set, it is not one of image files, or a copy of other
+            images has this name.
     """
     if size < _LEAST_SIZE:
         raise ConfigError(f"--resize={size}; it must be a number of pixels from {_LEAST_SIZE}")
@@ -116,16 +124,28 @@ def resize(name: str, size: int, data_dir: str | None = None) -> Path:
         dataset = datasets.open_dataset(name, data_dir)
         kind, _, path = name.partition(":")
         if kind in ("folder", "npz"):
-            base, version = Path(path).expanduser().absolute().stem, "1.0.0"
+            original, version = local_path("NAME", path), "1.0.0"
+            base = original.stem
         else:
-            base, version = kind, tfds_prepared.find_folder(name, data_dir).name
-        copy = f"{re.sub(r'[^A-Za-z0-9_]+', '_', base)}_{size}"
+            original = tfds_prepared.find_folder(name, data_dir)
+            base, version = kind, original.name
+        copy = copy_name or f"{re.sub(r'[^A-Za-z0-9_]+', '_', base)}_{size}"
+        if copy_name and not re.fullmatch(r"[a-z]\w*", copy_name, re.ASCII):
+            what = "not a name"
+            raise ConfigError(problem("--copy_name", copy_name, what, "a-z, then a-z, 0-9 and _"))
         if not tfds_prepared.is_name(copy):  # it starts with a digit
             copy = f"folder_{copy}"
-        if folder := tfds_prepared.find_folder(f"{copy}:{version}", data_dir):
+        folder = tfds_prepared.find_folder(f"{copy}:{version}", data_dir)
+        described = copy_sources.describe_source(dataset, original, size)
+        if folder is not None:
+            if what := copy_sources.compare_source(folder, described):
+                raise ConfigError(
+                    f"{folder} is {what}; delete it and run this again, or give the new copy "
+                    "another name: --copy_name=NAME"
+                )
             print(f"{copy} is there already: {folder}")
             return folder
         root = tfds_prepared.resolve_data_dir(data_dir)
-        folder = array_records.write_resized(dataset, copy, version, root, size)
+        folder = array_records.write_resized(dataset, copy, version, root, size, described)
     print(f"written: {folder}; read it with --config.data.name={copy}")
     return folder

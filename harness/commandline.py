@@ -1,7 +1,5 @@
 """The command line of train.py, evaluate.py and the tools: absl flags, clear errors, exit codes."""
 
-import functools
-import operator
 import os
 import re
 import sys
@@ -13,15 +11,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from harness.errors import ConfigError, RunError
-
-# config_flags takes None for numbers; here also for a section, which None switches off.
-_NONE = re.compile(r"--?config\.([\w.]+)=None$")
+from harness.overrides import apply_overrides, split_overrides
 
 
 def define_config_flag() -> None:
     """Defines --config=FILE.py[:argument] with --config.section.key=value overrides.
 
-    None is a value for every key: --config.augment.flip=None leaves the flip out.
+    None is a value for every key: --config.augment.flip=None leaves the flip out, and
+    --config.augment.flip.probability=0.5 switches it on again.
 
     Keys that the recipe does not list are accepted here, as its sections list only what differs
     from the defaults; harness/strict_config.py then refuses misspelt ones.
@@ -31,7 +28,7 @@ def define_config_flag() -> None:
         None,
         "Recipe, e.g. configs/digits_nest.py or configs/imagenet_nest.py:tiny",
         lock_config=False,
-        accept_new_attributes=True,
+        sys_argv=[],  # the overrides are ours: config_flags goes by the type of the present value
     )
 
 
@@ -55,15 +52,23 @@ def _join_processes(args: flags.FlagValues) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS([argument for argument in argv if not _NONE.match(argument)])
-        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
-            flags.FLAGS.config.to_dict()  # a recipe that failed to load says so only here
-            for key in (match[1] for match in map(_NONE.match, argv) if match):
-                *sections, name = key.split(".")
-                functools.reduce(operator.getitem, sections, flags.FLAGS.config)[name] = None
+        if "config" not in flags.FLAGS:
+            return flags.FLAGS(argv)
+        argv = flags.FLAGS(argv, known_only=True)  # loads the recipe
+        config = flags.FLAGS.config
+        if config is not None:
+            config.to_dict()  # a recipe that failed to load says so only here
+        argv, overrides = split_overrides(argv, config)
+        rest = flags.FLAGS(argv)
+        if flags.FLAGS.config is not None:  # also where a flag before it ended the first look
+            apply_overrides(flags.FLAGS.config, overrides)
+        elif overrides:
+            raise ConfigError(f"--config.{overrides[0][0]} needs --config=FILE.py before it")
         return rest
     except (AttributeError, KeyError, OSError, TypeError, ValueError, flags.Error) as error:
         _fail(ConfigError(_essence(error)))
+    except ConfigError as error:
+        _fail(error)
 
 
 def _essence(error: Exception) -> str:

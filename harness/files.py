@@ -1,8 +1,42 @@
-"""Files that are there completely or not at all."""
+"""Where the paths that a person gives lead, and files that are there completely or not at all."""
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from harness.arguments import problem
+from harness.errors import ConfigError
+
+# Also with one slash, which is what pathlib makes of two; a single letter is a drive.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+class WrongPath(ConfigError, ValueError):
+    """A path that cannot be one on this machine."""
+
+
+def local_path(key: str, path: str | os.PathLike) -> Path:
+    """Returns a path that a person gave as an absolute one: relative to here, ~ is their home.
+
+    Every path of a config or a flag goes through this, before anything is read or written.
+
+    Args:
+        key: what the path is the value of, for messages: "config.init_from", "--workdir".
+        path: as given.
+
+    Raises:
+        WrongPath: it is empty or a URL.
+    """
+    text = os.fspath(path)
+    if not text.strip() or _URL.match(text):
+        what = "a URL: copy remote files to this machine first" if text.strip() else "empty"
+        raise WrongPath(problem(key, text, what, "a path on this machine"))
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # ~name of nobody
+        raise WrongPath(problem(key, text, str(error))) from None
 
 
 @contextlib.contextmanager

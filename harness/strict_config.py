@@ -15,7 +15,8 @@ from typing import Any
 import typeguard
 
 from harness.arguments import problem, unknown
-from harness.errors import ConfigError
+from harness.errors import ConfigError, input_errors
+from harness.overrides import Override
 
 
 def unknown_name(what: str, name: Any, allowed: Iterable[str]) -> str:
@@ -102,12 +103,22 @@ def check_arguments(function: Callable, **arguments: Any) -> None:
             raise ValueError(problem(name, value, wrong))
 
 
-def _as_annotated(value: Any, expected: Any) -> Any:
+def as_annotated(value: Any, expected: Any) -> Any:
     """Returns a value of the annotated type that plainly means the same, or the value itself.
 
-    The command line reads a key that the recipe does not list as a Python literal: 1 where a float
-    or a bool is meant, a list where a tuple is, one item for a tuple of any length.
+    Of the command line's text the literal counts, such as 1, None or ("a", "b"), and otherwise the
+    text where a string is allowed: 2024_01 is a name. Of a literal, 1 may stand for a float or a
+    bool, a list for a tuple, one item for a tuple of any length.
+
+    Args:
+        value: from a recipe, a config.json or, as an Override, the command line.
+        expected: an annotation.
     """
+    if isinstance(value, Override):
+        text, value = str(value), value.literal
+        converted = as_annotated(value, expected)
+        is_string = value is not None and wrong_type(text, expected) is None
+        return text if is_string and wrong_type(converted, expected) else converted
     kinds = _alternatives(expected)
     if wrong_type(value, expected) is None and not (type(value) is int and int not in kinds):
         return value
@@ -124,8 +135,19 @@ def _as_annotated(value: Any, expected: Any) -> Any:
             if wanted[1:] == (...,):
                 wanted = wanted[:1] * len(items)
             if len(wanted) == len(items):
-                return tuple(map(_as_annotated, items, wanted))
+                converted = tuple(map(as_annotated, items, wanted))
+                if len(kinds) == 1 or wrong_type(converted, kind) is None:
+                    return converted
     return value
+
+
+def checked_value(key: str, value: Any, expected: Any) -> Any:
+    """Returns `as_annotated`; raises a ValueError that names the key if it is of another type."""
+    checked = as_annotated(value, expected)
+    if wrong_type(checked, expected) is None:
+        return checked
+    given = value.literal if isinstance(value, Override) else value
+    raise ValueError(problem(key, given, wrong_type(given, expected)))
 
 
 @contextlib.contextmanager
@@ -147,7 +169,7 @@ def field_errors(path: str, provided: Container[str] = ()) -> Iterator[None]:
 
 def check_model_section(
     section: Mapping[str, Any], path: str, create: Callable, **provided: Any
-) -> None:
+) -> dict[str, Any]:
     """Checks a section that names a model by building it: a module without parameters costs little.
 
     Args:
@@ -155,6 +177,9 @@ def check_model_section(
         path: of the section, for messages: "config.model".
         create: what builds the model from the section and from `provided`.
         **provided: fields that the code gives, which the config must not.
+
+    Returns:
+        The section, its values as the fields are annotated.
 
     Raises:
         ConfigError: there is no name, one of those fields, or what `create` does not take.
@@ -165,7 +190,11 @@ def check_model_section(
             what = "leave it out, it follows from config.data and config.task"
             raise ConfigError(problem(f"{path}.{key}", section[key], what))
     with field_errors(path, provided):
-        create(**section, **provided)
+        hints = typing.get_type_hints(type(create(**section, **provided)))
+    return {
+        key: value if value is None else as_annotated(value, hints[key] if key != "name" else str)
+        for key, value in section.items()
+    }
 
 
 def check_section(
@@ -200,9 +229,8 @@ def check_section(
     hints = typing.get_type_hints(target)
     checked = {}
     for key, value in section.items():
-        checked[key] = _as_annotated(value, hints[key])
-        if wrong_type(checked[key], hints[key]):
-            raise ConfigError(problem(f"{path}.{key}", value, wrong_type(value, hints[key])))
+        with input_errors():
+            checked[key] = checked_value(f"{path}.{key}", value, hints[key])
     return defaults | checked
 
 

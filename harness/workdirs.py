@@ -27,7 +27,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError, input_errors
-from harness.files import write_text
+from harness.files import local_path, write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -57,7 +57,7 @@ def read_config(workdir: Path) -> ConfigDict:
             return {key: with_tuples(item) for key, item in value.items()}
         return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value
 
-    return ConfigDict(with_tuples(config))
+    return ConfigDict(with_tuples(config), type_safe=False)
 
 
 # They decide where and how fast a run runs, not what it computes: a resumed run may change them.
@@ -128,7 +128,7 @@ def find_classes(path: Path) -> tuple[str, ...] | None:
     Returns:
         The names in the order of the labels; None where they are not known.
     """
-    path = path.absolute()
+    path = local_path("path", path)
     folders = (path, *path.parents[:3])  # workdir/checkpoints/best/1200
     return next(filter(None, map(own_classes, folders)), None)
 

@@ -20,7 +20,7 @@ import numpy as np
 from data.pipeline import Data
 from harness.arguments import as_height_width
 from harness.errors import ConfigError, one_line
-from harness.files import replacing, write_text
+from harness.files import local_path, replacing, write_text
 from harness.strict_config import unknown_name
 from inference.predict import Prediction, Predictor, predict_files
 
@@ -159,6 +159,7 @@ def load_exported(file: str | Path) -> Exported:
     Raises:
         ConfigError: the file is missing or damaged, or a later version wrote it.
     """
+    file = local_path("--exported", file)
     try:
         with zipfile.ZipFile(file) as members:  # checksums what it reads
             about = json.loads(members.read(_ABOUT))

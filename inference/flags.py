@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from harness import commandline, workdirs
 from harness.errors import ConfigError, input_errors
+from harness.files import local_path
 from inference.predict import Predictor, build_predictor
 from training.trained_run import checkpoint_folder, note_differences
 from zoo.find import CHECKPOINTS
@@ -99,7 +100,8 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
     check_recipe_flags(args)
     if args.workdir is None:
         options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": args.classes}
-        predictor = build_predictor(args.config, args.weights, **options)
+        weights = local_path("--weights", args.weights)
+        predictor = build_predictor(args.config, weights, **options)
     else:
         predictor = _of_workdir(args, args.config, args.classes)
     if predictor.report.resized or predictor.report.notes:
@@ -108,7 +110,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
 
 
 def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
-    workdir = Path(args.workdir).expanduser()
+    workdir = local_path("--workdir", args.workdir)
     trained = workdirs.read_config(workdir)
     folder = checkpoint_folder(workdir, args.checkpoint)
     if config is not None:
@@ -142,7 +144,7 @@ def load_model(
         model = create_model(args.model, num_classes=args.num_classes, **fields)
         image_shape = (*as_image_size(args.image_size, args.model), args.channels)
         variables, report = load_variables(
-            args.input,
+            local_path("--input", args.input),
             model,
             image_size=image_shape,
             weights="ema" if args.ema else "raw",
@@ -190,7 +192,7 @@ def check_output(path: str | None, suffixes: tuple[str, ...], overwrite: bool) -
     """
     if not path:
         raise ConfigError("--output is missing; see --help")
-    file = Path(path).expanduser()
+    file = local_path("--output", path)
     if file.suffix not in suffixes:
         raise ConfigError(f"--output={path}: the name must end with {' or '.join(suffixes)}")
     if not file.parent.is_dir():

@@ -24,6 +24,7 @@ from harness import sharding, workdirs
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order
 from harness.errors import ConfigError, input_errors
+from harness.files import local_path
 from inference.image_files import ImageFiles
 from tasks.classification import normalize
 from training.experiment import check_config
@@ -249,7 +250,7 @@ def _class_names(
     Also returns notes: what a person should know about them.
     """
     if file is not None:
-        names = workdirs.read_classes(Path(file))
+        names = workdirs.read_classes(local_path("--classes", file))
         if len(names) != num_classes:
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
         check_order(file, names, report.class_names)

@@ -98,6 +98,11 @@ def to_timm(params: Mapping[str, Any], model: Nest) -> State:
     return state
 
 
+def names_of(model: Nest) -> set[str]:
+    """Returns the names of all arrays that timm's files of a model may have."""
+    return {theirs for theirs, _, _ in _arrays(model)}
+
+
 def _arrays(model: Nest) -> Iterator[tuple[str, str, int]]:
     """Yields (timm's name, our name, heads) of every array that a model may have."""
     modules = [("patch_embed.proj", "patch_embedding", 0), ("norm", "norm", 0), ("head", "head", 0)]

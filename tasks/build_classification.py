@@ -25,13 +25,13 @@ FROM_PARTS = (
 
 def check_classification(config: dict[str, Any]) -> dict[str, Any]:
     """Checks the sections that build_classification reads; returns them with their defaults."""
-    check_model_section(config["model"], "config.model", create_model, num_classes=1)
+    model = check_model_section(config["model"], "config.model", create_model, num_classes=1)
     device_augment = check_subsections(
         config["device_augment"], mixing.DEVICE_AUGMENTS, "config.device_augment"
     )
     mixing.create_device_augment(device_augment)
     return {
-        "model": config["model"],
+        "model": model,
         "device_augment": device_augment,
         "optimizer": check_section(
             config["optimizer"], create_optimizer, "config.optimizer", provided=PROVIDED

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from clu.metrics import Average, Collection
 
-from harness.errors import NonFiniteError
+from harness.errors import BadImage, NonFiniteError
 
 
 def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -70,6 +70,8 @@ class ClassificationMetrics(Collection):
     def summary(self) -> dict[str, float]:
         """Returns each metric and `num_examples`, as Python numbers."""
         metrics = jax.device_get(self)  # NumPy divides counts in float64
+        if not metrics.loss.count:
+            raise BadImage("no example was evaluated: none of the split's images could be read")
         averages = {name: float(value) for name, value in metrics.compute().items()}
         return averages | {"num_examples": int(metrics.loss.count)}
 

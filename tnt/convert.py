@@ -1,7 +1,8 @@
 """PyTorch parameter names of TNT <-> ours. Pure functions on dicts of NumPy arrays.
 
-Three files are known: those of the official code (huawei-noah), of timm, and of timm's first port,
-whose names are timm's. Layers count from 0 there and from 1 here:
+Four files are known: those of the official code (huawei-noah), of timm, of timm's first port, whose
+names are timm's, and of mmpretrain, which copied that port under names of its own (tnt/names.py).
+Layers count from 0 there and from 1 here:
 
     official                     timm                       ours
     patch_embed.proj             pixel_embed.proj           word_embedding/projection
@@ -31,12 +32,21 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tnt.model import Tnt
-from tnt.names import NAMINGS, array_in, array_out, check_exists, leaf_in, leaf_out
+from tnt.names import (
+    NAMINGS,
+    array_in,
+    array_out,
+    check_exists,
+    from_mmpretrain,
+    leaf_in,
+    leaf_out,
+)
 
 State = dict[str, np.ndarray]  # as in PyTorch: "blocks.0.proj.weight" -> array
 
-# An array that only files of this naming have.
+# An array that only files of this naming have; mmpretrain's have timm's, and blocks named layers.
 _MARKS = {"official": "outer_pos", "timm": "patch_pos"}
+MARKS = tuple(_MARKS.values())
 
 
 def from_pytorch(state: Mapping[str, np.ndarray], model: Tnt) -> dict[str, Any]:
@@ -70,13 +80,27 @@ def from_pytorch(state: Mapping[str, np.ndarray], model: Tnt) -> dict[str, Any]:
 
 
 def naming_of(state: Mapping[str, Any]) -> str:
-    """Returns whose names these are, "official" or "timm"; ValueError if neither."""
+    """Returns whose names these are: "official", "timm" or "mmpretrain"; ValueError if none's."""
     naming = next((naming for naming, key in _MARKS.items() if key in state), None)
     if naming is None:
         raise ValueError(
             f"parameter names are not those of a TNT: none of {', '.join(_MARKS.values())}"
         )
+    if naming == "timm" and any(name.startswith("layers.") for name in state):
+        return "mmpretrain"
     return naming
+
+
+def names_of(model: Tnt) -> set[str]:
+    """Returns the names of all arrays that files of a model may have, mmpretrain's blocks apart."""
+    names = {"outer_tokens"}
+    for modules, block_modules, arrays in NAMINGS.values():
+        blocks = (f"blocks.{n}.{module}" for n in range(model.depth) for module in block_modules)
+        leaves = {
+            f"{module}.{leaf}" for module in (*modules, *blocks) for leaf in ("weight", "bias")
+        }
+        names |= leaves | arrays.keys()
+    return names
 
 
 def fields_of(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,6 +163,8 @@ def to_timm(params: Mapping[str, Any], model: Tnt) -> State:
 
 
 def _from(naming: str, state: Mapping[str, np.ndarray], model: Tnt) -> dict[str, Any]:
+    if naming == "mmpretrain":
+        naming, state = "timm", from_mmpretrain(state)
     modules, block_modules, arrays = NAMINGS[naming]
     ours = {}
     for theirs, array in state.items():

@@ -9,12 +9,19 @@ Shape letters: h heads, e channels of a head, n sentences, m words of a sentence
 columns, c channels of a word, d of a sentence.
 """
 
+import re
+from collections.abc import Mapping
+
 import numpy as np
 
 from tnt.model import Tnt
 
 # naming -> what its code fixes and no array shows. timm has either pooling.
-FIELDS = {"official": {"gelu": "exact", "pooling": "class_token"}, "timm": {"gelu": "exact"}}
+FIELDS = {
+    "official": {"gelu": "exact", "pooling": "class_token"},
+    "timm": {"gelu": "exact"},
+    "mmpretrain": {"gelu": "exact", "pooling": "class_token"},
+}
 
 # naming -> (fusion, stem) that exist there. timm's second is its first port.
 _STARTS = {
@@ -110,6 +117,44 @@ NAMINGS = {
         },
     ),
 }
+
+
+# Modules of mmpretrain (mmpretrain/models/backbones/tnt.py), a port of timm's first one -> timm's.
+_IN_TIMM = {
+    "projection": "proj",
+    "norm_proj": "norm1_proj",
+    **{
+        f"{part}_block.{theirs}": timms
+        for part, short, mlp in (("inner", "in", "mlp_in"), ("outer", "out", "mlp"))
+        for theirs, timms in {
+            "norm_attn": f"norm_{short}",
+            "attn.attn.out_proj": f"attn_{short}.proj",
+            "norm_ffn": f"norm_{mlp}",
+            "ffn.layers.0.0": f"{mlp}.fc1",
+            "ffn.layers.1": f"{mlp}.fc2",
+        }.items()
+    },
+}
+_JOINED = {"inner_block.attn.attn": "attn_in", "outer_block.attn.attn": "attn_out"}
+
+
+def from_mmpretrain(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames and regroups arrays of mmpretrain's TNT as in timm; others stay as they are."""
+    timms = {}
+    for name, array in state.items():
+        layer = re.fullmatch(r"layers\.(\d+)\.(.+)\.(\w+)", name)
+        start, module, leaf = (f"blocks.{layer[1]}.", layer[2], layer[3]) if layer else ("", "", "")
+        if not layer and name.startswith("projection."):
+            module, leaf = name.rsplit(".", 1)
+        if module in _JOINED and leaf == "in_proj_weight" and len(array) % 3 == 0:
+            qk, value = np.split(array, [len(array) // 3 * 2])  # query, key, value
+            timms[f"{start}{_JOINED[module]}.qk.weight"] = qk
+            timms[f"{start}{_JOINED[module]}.v.weight"] = value
+        elif module in _IN_TIMM:
+            timms[f"{start}{_IN_TIMM[module]}.{leaf}"] = array
+        else:
+            timms[name] = array
+    return timms
 
 
 def array_in(name: str, array: np.ndarray) -> np.ndarray | None:

@@ -27,7 +27,7 @@ from absl import flags
 from benchmarks import generators, input_pipeline
 from harness import commandline
 from harness.errors import ConfigError, input_errors
-from harness.files import write_text
+from harness.files import local_path, write_text
 from training import experiment
 from zoo.registry import DTYPES, create_generator
 
@@ -37,8 +37,9 @@ def data(args: flags.FlagValues) -> list[dict]:
     if args.config is None:
         raise ConfigError("--config=FILE.py is needed; see --help")
     if args.data == "made":
-        args.config.data.name = "synthetic"  # checked like any other, then replaced
-        args.config.data.train_split, args.config.data.eval_split = "train", "test"
+        made = {"name": "synthetic", "train_split": "train", "eval_split": "test"}
+        with args.config.data.ignore_type():
+            args.config.data.update(made)  # checked like any other, then replaced
     plain = experiment.check_config(args.config)
     with input_errors():
         return input_pipeline.run(
@@ -86,12 +87,13 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues, command: str) -> None:
     measure = commandline.choose_command(command, COMMANDS)
-    if args.output and not Path(args.output).absolute().parent.is_dir():  # before it takes minutes
+    output = args.output and local_path("--output", args.output)
+    if output and not output.parent.is_dir():  # before it takes minutes
         raise ConfigError(f"--output={args.output}: there is no such folder")
     results = measure(args)
-    if args.output:
+    if output:
         with input_errors():
-            write_text(Path(args.output), "".join(json.dumps(r) + "\n" for r in results))
+            write_text(output, "".join(json.dumps(r) + "\n" for r in results))
 
 
 if __name__ == "__main__":

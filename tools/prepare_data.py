@@ -11,7 +11,9 @@ archives are. Only this needs TensorFlow (pip install -r requirements-prepare.tx
 already prepared as TFRecord is converted next to the old files, which may be removed afterwards.
 
 --resize=256 writes a copy whose images have a short side of 256 pixels, as a data set of its own,
-to be read as --config.data.name=imagenet2012_256 (birds_256 for the folder).
+to be read as --config.data.name=imagenet2012_256 (birds_256 for the folder). It records what it was
+made from: another folder of the same name, or one that has changed, is refused; --copy_name=NAME
+makes another copy.
 
 An interrupted preparation leaves nothing that looks finished: run the same line again. Exit codes:
 0 done; 1 the preparation failed; 2 wrong input.
@@ -36,6 +38,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("manual_dir", None, "Folder with archives downloaded by hand.")
     flags.DEFINE_integer("resize", None, "Write a copy with this short side in pixels.")
+    flags.DEFINE_string("copy_name", None, "Name of the copy; None: NAME_SIZE.")
 
 
 def main(args: flags.FlagValues, name: str) -> None:
@@ -43,7 +46,7 @@ def main(args: flags.FlagValues, name: str) -> None:
     if is_tfds or args.resize is None:
         prepare(name, args.data_dir, args.manual_dir)
     if args.resize is not None:
-        resize(name, args.resize, args.data_dir)
+        resize(name, args.resize, args.data_dir, args.copy_name)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError
-from harness.files import replacing
+from harness.files import local_path, replacing
 from harness.pictures import image_grid, save_png
 from inference.compare_samples import compare, load_run, load_run_with_statistics
 from inference.flags import define_run_flags
@@ -58,25 +58,28 @@ def main(args: flags.FlagValues) -> None:
     for flag in ("features", "statistics"):
         if args[flag].value and not args.compare:
             raise ConfigError(f"--{flag} is for --compare")
-    workdir = Path(args.workdir).absolute()
+    workdir = local_path("--workdir", args.workdir)
+    grid, npz = (
+        args[key].value and local_path(f"--{key}", args[key].value) for key in ("grid", "npz")
+    )
     options = {"checkpoint": args.checkpoint, "features": args.features}
     if args.compare:
         if args.statistics:
-            file = Path(args.statistics).expanduser().absolute()
+            file = local_path("--statistics", args.statistics)
             run, state = load_run_with_statistics(workdir, file, **options)
         else:
             run, state = load_run(workdir, **options)
         print(json.dumps(compare(run, state)))
-    if not (args.grid or args.npz):
+    if not (grid or npz):
         return
     generator = load_generator(workdir, checkpoint=args.checkpoint)
     images, labels = generator.draw(num=args.num, seed=args.seed, label=args["class"].value)
     try:
-        if args.grid:
-            save_png(Path(args.grid), image_grid(images, args.columns))
-        if args.npz:
+        if grid:
+            save_png(grid, image_grid(images, args.columns))
+        if npz:
             named = {} if labels is None else {"labels": labels}
-            with replacing(Path(args.npz)) as temporary, temporary.open("wb") as file:
+            with replacing(npz) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, images=images, **named)
     except OSError as error:
         raise ConfigError(str(error)) from None

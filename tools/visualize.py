@@ -20,7 +20,7 @@ from data.images import decode_image
 from harness import commandline
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
-from harness.files import replacing
+from harness.files import local_path, replacing
 from training import batch_pictures, experiment
 
 
@@ -39,7 +39,9 @@ def operations(args: flags.FlagValues) -> None:
         options = plain["augment"].get("randaugment")
         if options is None:
             raise ConfigError(problem("config.augment.randaugment", None, "nothing to draw"))
-        image = decode_image(Path(args.image).read_bytes()) if args.image else None
+        image = None
+        if args.image:
+            image = decode_image(local_path("--image", args.image).read_bytes())
         figure = batch_pictures.draw_operations(options, plain["data"]["image_size"], image)
         _write(figure, args.output or "operations.png")
 
@@ -51,7 +53,7 @@ def _config(args: flags.FlagValues):
 
 
 def _write(figure, path: str) -> None:
-    with replacing(Path(path)) as temporary:
+    with replacing(local_path("--output", path)) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
     print(f"wrote {path}")
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,8 +14,10 @@ from data.augment import transforms
 from harness import sharding
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
+from harness.files import local_path
 from harness.steps import Steps, plan_steps
 from harness.strict_config import (
+    as_annotated,
     check_keys,
     check_section,
     check_subsections,
@@ -74,7 +75,7 @@ DATA_PROVIDED = (
     *("augment", "seed", "class_names"),
     *("sharding", "process_index", "process_count"),
 )
-VALUES = ("seed", "init_from")  # the keys that are no sections
+VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
 COMMON_SECTIONS = (*VALUES, "init", "task", "data", "augment", "mesh", "loop", "checkpoint")
 ADDED = {"init_from": None, "init": {}}  # what runs of earlier versions lack
 
@@ -94,12 +95,14 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     """
     plain = config.to_dict()
     check_keys(plain.setdefault("task", {}), plain["task"], "config.task", required=("name",))
-    name = plain["task"].pop("name")
+    name = as_annotated(plain["task"].pop("name"), str)
     if name not in list(TASKS):  # a list, because the name may be anything, also unhashable
         raise ConfigError(unknown_name(f"config.task.name={name!r}", name, TASKS))
     sections = (*COMMON_SECTIONS, *TASKS[name].sections)
     plain = ADDED | {key: {} for key in TASKS[name].optional} | plain
     check_keys(plain, sections, "config", required=sections)
+    for key, expected in VALUES.items():
+        plain[key] = as_annotated(plain[key], expected)
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**31:
         raise ConfigError(problem("config.seed", plain["seed"], "wrong", "an integer in [0, 2^31)"))
     check_init_from(plain["init_from"])
@@ -115,10 +118,13 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)
     )
     if plain["init_from"] not in (None, "", FROM_SCRATCH):
-        plain["init_from"] = str(Path(plain["init_from"]).expanduser().absolute())
+        plain["init_from"] = str(local_path("config.init_from", plain["init_from"]))
     with input_errors():
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
         plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
+        if plain["data"]["data_dir"]:
+            data_dir = local_path("config.data.data_dir", plain["data"]["data_dir"])
+            plain["data"]["data_dir"] = str(data_dir)
         plain |= TASKS[name].check(plain)
         plain["task"] = {"name": name} | plain["task"]
         data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Literal, get_args
 
+from harness.files import local_path
 from harness.strict_config import check_arguments
 from harness.trees import listed
 
@@ -30,11 +31,7 @@ def find_weights_file(path: str | Path, checkpoint: Checkpoint = "latest") -> Pa
         ValueError: the path is empty or not on this machine, or `checkpoint` is another word.
     """
     check_arguments(find_weights_file, checkpoint=checkpoint)
-    if not str(path).strip():
-        raise ValueError("the weights path is empty")
-    if "://" in str(path):
-        raise ValueError(f"weights {path}: copy remote files to this machine first")
-    path = Path(path).expanduser().absolute()  # its parents say which run it is of
+    path = local_path("weights", path)  # its parents say which run it is of
     if path.is_file():
         return path
     if path.is_dir():
@@ -53,7 +50,7 @@ def find_checkpoint(workdir: Path, checkpoint: Checkpoint = "latest") -> Path:
     Raises:
         FileNotFoundError: the run has saved none.
     """
-    return _newest(workdir.expanduser().absolute() / "checkpoints" / checkpoint)
+    return _newest(local_path("workdir", workdir) / "checkpoints" / checkpoint)
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -26,7 +26,7 @@ from harness.trees import listed
 from nest.convert_official import FIELDS as OFFICIAL_NEST_FIELDS
 from nest.convert_official import from_official
 from nest.model import Nest
-from zoo.state_dicts import convert_state_dict
+from zoo.state_dicts import convert_state_dict, select
 from zoo.stored_weights import StoredWeights, damaged
 from zoo.torch_files import SUFFIXES as TORCH_SUFFIXES
 from zoo.torch_files import read_torch
@@ -51,14 +51,17 @@ def read_weights(file: Path, model: nn.Module, weights: str) -> StoredWeights:
         raise ValueError(f"weights {file}: unknown format; files that can be read: {known}")
     if file.stat().st_size == 0:
         raise ValueError(f"weights {file}: the file is empty")
-    stored = READERS[file.suffix](file, model, weights)
-    if weights == "ema" and file.suffix not in TORCH_SUFFIXES:
+    return READERS[file.suffix](file, model, weights)
+
+
+def _check_raw(file: Path, weights: str) -> None:
+    if weights == "ema":
         raise ValueError(f"weights {file}: there is no moving average in this file")
-    return stored
 
 
-def _read_official_nest(file: Path, model: nn.Module, _: str) -> StoredWeights:
+def _read_official_nest(file: Path, model: nn.Module, weights: str) -> StoredWeights:
     """Reads a .flax file as clu writes it: a train state with `optimizer.target` in MessagePack."""
+    _check_raw(file, weights)
     if not isinstance(model, Nest):
         raise ValueError(f"weights {file}: official .flax checkpoints are of NesT models only")
     try:
@@ -104,11 +107,11 @@ def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         raise damaged(file, error) from error
 
 
-def _read_safetensors(file: Path, model: nn.Module, _: str) -> StoredWeights:
-    return _from_arrays(file, *read_safetensors(file), model)
+def _read_safetensors(file: Path, model: nn.Module, weights: str) -> StoredWeights:
+    return _from_arrays(file, *read_safetensors(file), model, weights)
 
 
-def _read_npz(file: Path, model: nn.Module, _: str) -> StoredWeights:
+def _read_npz(file: Path, model: nn.Module, weights: str) -> StoredWeights:
     try:
         if not zipfile.is_zipfile(file):
             raise ValueError("not a NumPy archive")
@@ -119,11 +122,15 @@ def _read_npz(file: Path, model: nn.Module, _: str) -> StoredWeights:
     metadata = {}
     if arrays.get(METADATA, np.zeros(0)).dtype.kind == "U":
         metadata[METADATA] = str(arrays.pop(METADATA))
-    return _from_arrays(file, arrays, metadata, model)
+    return _from_arrays(file, arrays, metadata, model, weights)
 
 
 def _from_arrays(
-    file: Path, arrays: dict[str, np.ndarray], metadata: Mapping[str, str], model: nn.Module
+    file: Path,
+    arrays: dict[str, np.ndarray],
+    metadata: Mapping[str, str],
+    model: nn.Module,
+    weights: str,
 ) -> StoredWeights:
     """Reads arrays under this repository's names, or a state dict in the same kind of file."""
     odd = [name for name, array in arrays.items() if not _is_numbers(array)]
@@ -143,6 +150,7 @@ def _from_arrays(
     if kind is not None and kind != type(model).__name__:
         raise ValueError(f"weights {file}: of the model {kind}, not {type(model).__name__}")
     if any(name.startswith("params/") for name in arrays):
+        _check_raw(file, weights)
         both = [name for name in arrays if any(above in arrays for above in _folders(name))]
         if both:
             raise ValueError(f"weights {file}: what is above {listed(both)} is an array as well")
@@ -150,7 +158,8 @@ def _from_arrays(
             f"{file.suffix[1:]} of this repository", unflatten_dict(arrays, sep="/")
         )
     else:
-        stored = convert_state_dict(file, arrays, model, metadata.get("architecture"))
+        copy = select(file, arrays, model, weights)
+        stored = convert_state_dict(file, copy, model, metadata.get("architecture"))
     return dataclasses.replace(
         stored, fields={**fields, **stored.fields}, image_size=image_size, class_names=names
     )

@@ -53,7 +53,7 @@ def read_inception(file: Path) -> tuple[InceptionV3, dict, str]:
     if file.suffix == ".safetensors":
         state, _ = read_safetensors(file)
     else:
-        state = read_torch_state(file).arrays
+        state = read_torch_state(file)
     rows = len(state["fc.bias"]) if np.ndim(state.get("fc.bias")) == 1 else None
     if rows not in NETWORKS:
         counts = " or ".join(map(str, NETWORKS))

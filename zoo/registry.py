@@ -16,8 +16,7 @@ from baselines.vit import VARIANTS as VIT_VARIANTS
 from baselines.vit import Vit
 from baselines.wide_resnet import VARIANTS as WIDE_RESNET_VARIANTS
 from baselines.wide_resnet import WideResNet
-from harness.arguments import problem
-from harness.strict_config import unknown_name, wrong_type
+from harness.strict_config import as_annotated, checked_value, unknown_name
 from nest.gan.discriminator import ConvDiscriminator, NestDiscriminator
 from nest.gan.generator import NestGenerator
 from nest.gan.variants import CONV_DISCRIMINATORS, NEST_DISCRIMINATORS
@@ -155,17 +154,17 @@ def _create(
     overrides: dict[str, Any],
 ) -> nn.Module:
     """Builds an entry of a table: the variant's fields, overrides over them, and those given."""
-    model_class, variant = _entry(name, table)
+    model_class, variant = _entry(as_annotated(name, str), table)
     allowed = [field for field in model_fields(model_class) if field not in given]
     for field in overrides:
         if field not in allowed:
             raise ValueError(unknown_name(field, field, allowed))
     overrides = {field: value for field, value in overrides.items() if value is not None}
-    fields = {field: _plain(value) for field, value in {**variant, **overrides}.items()}
     hints = typing.get_type_hints(model_class)
-    for field, value in fields.items():
-        if what := wrong_type(value, hints[field]):
-            raise ValueError(problem(field, value, what))
+    fields = {
+        field: checked_value(field, _plain(value), hints[field])
+        for field, value in {**variant, **overrides}.items()
+    }
     if "dtype" in fields:
         fields["dtype"] = _dtype(fields["dtype"])
     return model_class(**given, **fields)

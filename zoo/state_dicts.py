@@ -4,6 +4,7 @@ How the names map to this repository's is in the model's own room (nest/convert_
 tnt/convert.py).
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -18,22 +19,44 @@ from nest.model import Nest
 from tnt import convert as tnt_weights
 from tnt.model import Tnt
 from tnt.names import FIELDS as TNT_FIELDS
+from zoo.state_dict_copies import Copy, find_copy
 from zoo.stored_weights import StoredWeights
 
 State = Mapping[str, np.ndarray]  # "blocks.0.proj.weight" -> array
 
-# What PyTorch's wrappers put before every name.
-_PREFIXES = ("module.", "_orig_mod.")
+
+def select(file: Path, state: Mapping[str, Any], model: nn.Module, weights: str) -> Copy:
+    """Finds a model's arrays in a state dict, under whatever prefix.
+
+    Args:
+        file: where it comes from, for messages.
+        state: name -> array, of NumPy or PyTorch.
+        model: the model that it is for.
+        weights: "raw", or "ema" for their moving average.
+
+    Raises:
+        ValueError: no state dict of this class of model is known, or not one copy is to be found.
+    """
+    if type(model) not in STATE_DICTS:
+        known = ", ".join(model_class.__name__ for model_class in STATE_DICTS)
+        raise ValueError(
+            f"weights {file}: state dicts can be read for {known}, not for {type(model).__name__}"
+        )
+    _, marks, names = STATE_DICTS[type(model)]
+    try:
+        return find_copy(state, marks, names(model), weights)
+    except ValueError as error:
+        raise ValueError(f"weights {file}: {error}") from None
 
 
 def convert_state_dict(
-    file: Path, state: State, model: nn.Module, architecture: str | None = None
+    file: Path, copy: Copy, model: nn.Module, architecture: str | None = None
 ) -> StoredWeights:
     """Renames the arrays of a state dict to the model's parameters.
 
     Args:
         file: where it comes from; its name may include timm's architecture.
-        state: name -> array.
+        copy: of the model, as `select` gives it, in NumPy's arrays.
         model: the model that it is for.
         architecture: timm's name of the model, if the file itself names it.
 
@@ -41,21 +64,16 @@ def convert_state_dict(
         The parameters; names that have no place in the model stay as they are.
 
     Raises:
-        ValueError: no state dict of this class of model is known, or this one is of another model.
+        ValueError: the state dict is of another model.
     """
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): array for name, array in state.items()}
-    convert = STATE_DICTS.get(type(model))
-    if convert is None:
-        known = ", ".join(model_class.__name__ for model_class in STATE_DICTS)
-        raise ValueError(
-            f"weights {file}: state dicts can be read for {known}, not for {type(model).__name__}"
-        )
+    convert, _, _ = STATE_DICTS[type(model)]
     try:
-        return convert(file, state, model, architecture)
+        stored = convert(file, copy.arrays, model, architecture)
     except (ValueError, IndexError, AttributeError) as error:  # names of some other model
         raise ValueError(f"weights {file}: {error}") from error
+    return dataclasses.replace(
+        stored, skipped=(*stored.skipped, *copy.skipped), notes=(*stored.notes, *copy.notes)
+    )
 
 
 def _nest(file: Path, state: State, model: Nest, architecture: str | None) -> StoredWeights:
@@ -99,8 +117,9 @@ def _timm_name(text: str) -> str | None:
     return found and found[2] + ("_jx" if found[1] or found[3] else "")
 
 
-# model class -> function (file, state dict, model, architecture) -> renamed weights
-STATE_DICTS: dict[type[nn.Module], Callable[[Path, State, Any, str | None], StoredWeights]] = {
-    Nest: _nest,
-    Tnt: _tnt,
+# model class -> function (file, state dict, model, architecture) -> renamed weights; names of which
+# each file has one; function (model) -> all names that files have
+STATE_DICTS: dict[type[nn.Module], tuple[Callable, tuple[str, ...], Callable]] = {
+    Nest: (_nest, (nest_timm.MARK,), nest_timm.names_of),
+    Tnt: (_tnt, tnt_weights.MARKS, tnt_weights.names_of),
 }

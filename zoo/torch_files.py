@@ -4,14 +4,13 @@ import argparse
 import dataclasses
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from flax import linen as nn
 
 from harness.errors import one_line
-from zoo.state_dicts import convert_state_dict
+from zoo.state_dicts import convert_state_dict, select
 from zoo.stored_weights import StoredWeights
 
 SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .tar: *.pth.tar
@@ -19,23 +18,8 @@ SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .tar: *.pth.tar
 # The first release whose weights_only=True executes nothing (CVE-2025-32434).
 _OLDEST = (2, 6)
 
-# Keys of the weights in files of training scripts, the official TNT's and timm's among them.
-_KEYS = {"raw": ("state_dict", "model"), "ema": ("state_dict_ema", "model_ema")}
-
-
-@dataclasses.dataclass(frozen=True)
-class TorchState:
-    """The tensors of a file.
-
-    Attributes:
-        arrays: name -> float32 array.
-        key: the file's key that holds them; None: they are the whole file.
-        others: the file's other keys.
-    """
-
-    arrays: dict[str, np.ndarray]
-    key: str | None
-    others: tuple[str, ...]
+# Keys of the weights in files of training scripts.
+_KEYS = ("state_dict", "model")
 
 
 def read_torch(file: Path, model: nn.Module, weights: str) -> StoredWeights:
@@ -49,26 +33,39 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> StoredWeights:
     Raises:
         ValueError: see `read_torch_state`; or the file is of another model.
     """
-    state = read_torch_state(file, weights)
-    stored = convert_state_dict(file, state.arrays, model)
+    content = _load(file)
+    tensors, others = _flatten(content)
+    if not tensors:
+        raise ValueError(f"weights {file}: no tensors by name, nor under state_dict, in this file")
+    named = {".".join(path): tensor for path, tensor in tensors.items()}
+    copy = select(file, named, model, weights)
+    arrays = {name: _as_array(file, name, tensor) for name, tensor in copy.arrays.items()}
+    stored = convert_state_dict(file, dataclasses.replace(copy, arrays=arrays), model)
+    # The keys of nested dicts that lead to the copy are no part of its names.
+    keys = [path[:-1] for path in tensors if ".".join(path).startswith(copy.prefix)]
+    key = ".".join(min(keys, key=len, default=()))
+    skipped = dict.fromkeys((*stored.skipped, *others))
     return dataclasses.replace(
-        stored,
-        kind=f"{stored.kind}, {state.key}" if state.key else stored.kind,
-        skipped=(*stored.skipped, *state.others),
+        stored, kind=f"{stored.kind}, {key}" if key else stored.kind, skipped=tuple(skipped)
     )
 
 
-def read_torch_state(file: Path, weights: str = "raw") -> TorchState:
-    """Reads a file of torch.save: names and tensors, or those under a key such as `state_dict`.
-
-    Args:
-        file: the file.
-        weights: "raw", or "ema" for their moving average.
+def read_torch_state(file: Path) -> dict[str, np.ndarray]:
+    """Reads a file of torch.save: names and tensors, or those under `state_dict` or `model`.
 
     Raises:
         ValueError: PyTorch is missing or too old, the file is damaged, or it holds more than
             tensors and plain values.
     """
+    content = _load(file)
+    content = next((content[key] for key in _KEYS if isinstance(content.get(key), dict)), content)
+    tensors, others = _flatten(content)
+    if not tensors or others:
+        raise ValueError(f"weights {file}: no tensors by name, nor under state_dict, in this file")
+    return {".".join(path): _as_array(file, path[-1], tensor) for path, tensor in tensors.items()}
+
+
+def _load(file: Path) -> dict[Any, Any]:
     try:
         import torch
     except ImportError as error:
@@ -90,30 +87,22 @@ def read_torch_state(file: Path, weights: str = "raw") -> TorchState:
             f"weights {file}: truncated or damaged file, or one that holds more than tensors, "
             f"which is never executed: save its state_dict by itself ({_first_sentence(error)})"
         ) from error
-    content = content if isinstance(content, dict) else {}
-    keys = [key for key in _KEYS[weights] if isinstance(content.get(key), dict)]
-    is_state = _is_state(torch, content)
-    if weights == "ema" and not keys:
-        raise ValueError(f"weights {file}: no moving average in this file: no state_dict_ema")
-    if not keys and not is_state:
-        others = [key for key in _KEYS["ema"] if key in content]
-        hint = f"; weights='ema' reads its {others[0]}" if others else ""
-        raise ValueError(
-            f"weights {file}: no tensors by name, nor under state_dict, in this file{hint}"
-        )
-    state = content[keys[0]] if keys else content
-    if not _is_state(torch, state):
-        raise ValueError(f"weights {file}: no tensors by name under {keys[0]}")
-    arrays = {name: _as_array(file, name, tensor) for name, tensor in state.items()}
-    others = tuple(str(key) for key in content if key not in keys[:1]) if keys else ()
-    return TorchState(arrays, keys[0] if keys else None, others)
+    return content if isinstance(content, dict) else {}
 
 
-def _is_state(torch: ModuleType, content: dict[Any, Any]) -> bool:
-    """Returns whether `content` is one or more tensors by name."""
-    return bool(content) and all(
-        isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in content.items()
-    )
+def _flatten(content: dict[Any, Any]) -> tuple[dict[tuple[str, ...], Any], list[str]]:
+    """Returns the tensors in nested dicts by their keys, and the outer keys of all else."""
+    tensors, others = {}, []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            inner, _ = _flatten(value)
+            tensors |= {(str(key), *path): tensor for path, tensor in inner.items()}
+            others += [str(key)] * (not inner)
+        elif hasattr(value, "detach"):
+            tensors[str(key),] = value
+        else:
+            others.append(str(key))
+    return tensors, others
 
 
 def _as_array(file: Path, name: str, tensor: Any) -> np.ndarray:

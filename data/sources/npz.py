@@ -1,12 +1,17 @@
 """Images and labels as arrays in one .npz file, held in memory.
 
-train_images, test_images (or validation_images)    uint8 [n, h, w], [n, h, w, 1] or [n, h, w, 3]
-train_labels, test_labels (or validation_labels)    integers [n]
-class_names                                         strings [classes], may be left out
+train_images, test_images, validation_images    uint8 [n, h, w], [n, h, w, 1] or [n, h, w, 3]
+train_labels, test_labels, validation_labels    integers [n] or [n, 1]
+class_names                                     text [classes], may be left out
+
+One of the evaluation splits is enough. The names that MedMNIST has, val_images and val_labels, and
+Keras, x_train and y_train, do as well.
 """
 
+import itertools
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +21,19 @@ from data.sources.arrays import ArraySource
 from harness.errors import one_line
 
 _EVALUATION = ("test", "validation")
+_SPLITS = ("train", *_EVALUATION)
+_SHORT = {"train": ("train",), "test": ("test",), "validation": ("validation", "val")}
+# Our name of an array -> the names that it may have.
+_NAMES = {
+    **{
+        f"{split}_{kind}": tuple(
+            name for word in words for name in (f"{word}_{kind}", f"{letter}_{word}")
+        )
+        for split, words in _SHORT.items()
+        for kind, letter in (("images", "x"), ("labels", "y"))
+    },
+    "class_names": ("class_names",),
+}
 
 
 @dataclass(frozen=True)
@@ -48,39 +66,65 @@ def read_npz(path: Path) -> Arrays:
         ValueError: it is not such a file, or its arrays are not what they have to be.
     """
     arrays = _read(path)
+    named = _named(path, arrays)
     for key in ("train_images", "train_labels"):
-        if key not in arrays:
+        if key not in named:
             raise ValueError(f"{path} has no array {key!r}; it has: {', '.join(sorted(arrays))}")
     class_names = None
-    num_classes = None
-    if "class_names" in arrays:
-        class_names = tuple(str(name) for name in arrays["class_names"].ravel())
-        num_classes = len(class_names)
-    _check_labels(path, "train_labels", arrays["train_labels"], num_classes)
+    if "class_names" in named:
+        class_names = tuple(map(_text, arrays["class_names"].ravel()))
+    labels = {
+        split: _one_label_each(path, named[key], arrays[named[key]])
+        for split in _SPLITS
+        if (key := f"{split}_labels") in named
+    }
+    num_classes = len(class_names) if class_names else None
+    _check_range(path, named["train_labels"], labels["train"], num_classes)
     if num_classes is None:
-        num_classes = int(arrays["train_labels"].max()) + 1
+        num_classes = int(labels["train"].max()) + 1
+        _check_no_gaps(path, named["train_labels"], labels)
 
     sources, num_channels = {}, None
-    for split in ("train", *_EVALUATION):
-        if {f"{split}_images", f"{split}_labels"} <= arrays.keys():
-            images = _check_images(path, f"{split}_images", arrays[f"{split}_images"])
-            labels = arrays[f"{split}_labels"]
-            _check_labels(path, f"{split}_labels", labels, num_classes)
-            if len(images) != len(labels):
-                raise ValueError(
-                    f"{path}: there are {len(images)} {split}_images but {len(labels)} "
-                    f"{split}_labels"
-                )
-            num_channels = num_channels or images.shape[3]
-            if images.shape[3] != num_channels:
-                raise ValueError(
-                    f"{path}: {split}_images have {images.shape[3]} channels but train_images "
-                    f"{num_channels}"
-                )
-            sources[split] = ArraySource(images, labels, f"{path.name} {split}")
+    for split in labels:
+        key, labels_key = named[f"{split}_images"], named[f"{split}_labels"]
+        images = _check_images(path, key, arrays[key])
+        _check_range(path, labels_key, labels[split], num_classes)
+        if len(images) != len(labels[split]):
+            raise ValueError(
+                f"{path}: there are {len(images)} {key} but {len(labels[split])} {labels_key}"
+            )
+        num_channels = num_channels or images.shape[3]
+        if images.shape[3] != num_channels:
+            raise ValueError(
+                f"{path}: {key} have {images.shape[3]} channels but {named['train_images']} "
+                f"{num_channels}"
+            )
+        sources[split] = ArraySource(images, labels[split], f"{path.name} {split}")
     pairs = (_EVALUATION, _EVALUATION[::-1])
     aliases = {a: b for a, b in pairs if a not in sources and b in sources}
     return Arrays(sources, num_classes, class_names, num_channels, aliases)
+
+
+def _named(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns our name -> the file's name of each array that is there."""
+    named = {}
+    for ours, names in _NAMES.items():
+        there = [name for name in names if name in arrays]
+        if len(there) > 1:
+            raise ValueError(f"{path} has {' and '.join(there)}, which mean the same")
+        if there:
+            named[ours] = there[0]
+    for split, (kind, other) in itertools.product(
+        _EVALUATION, (("images", "labels"), ("labels", "images"))
+    ):
+        if f"{split}_{kind}" in named and f"{split}_{other}" not in named:
+            wanted = " or ".join(_NAMES[f"{split}_{other}"])
+            raise ValueError(f"{path} has {named[f'{split}_{kind}']} but no {wanted}")
+    return named
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
 
 
 def _check_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
@@ -98,11 +142,22 @@ def _check_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
     return with_channels
 
 
-def _check_labels(path: Path, key: str, labels: np.ndarray, num_classes: int | None) -> None:
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+def _one_label_each(path: Path, key: str, labels: np.ndarray) -> np.ndarray:
+    """Returns labels [n]; refuses those that are no whole numbers, and several for an image."""
+    what = f"{path}: {key} are {labels.dtype} {labels.shape}"
+    if labels.ndim == 2 and labels.shape[1] > 1:
         raise ValueError(
-            f"{path}: {key} are {labels.dtype} {labels.shape}; they must be integers [n], not empty"
+            f"{what}: several numbers for an image; one class each is needed, as integers [n] or "
+            "[n, 1] (of one-hot rows, their argmax)"
         )
+    if labels.ndim == 2:
+        labels = labels[:, 0] if labels.shape[1] else labels
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        raise ValueError(f"{what}; they must be integers [n] or [n, 1], not empty")
+    return labels
+
+
+def _check_range(path: Path, key: str, labels: np.ndarray, num_classes: int | None) -> None:
     if labels.min() < 0 or (num_classes is not None and labels.max() >= num_classes):
         last = "the number of classes less 1" if num_classes is None else num_classes - 1
         raise ValueError(
@@ -110,9 +165,28 @@ def _check_labels(path: Path, key: str, labels: np.ndarray, num_classes: int | N
         )
 
 
+def _check_no_gaps(path: Path, key: str, labels: Mapping[str, np.ndarray]) -> None:
+    """Refuses a label above those without an example: one outlier would make a million classes."""
+    last = int(labels["train"].max())
+    there = np.unique(np.concatenate([*labels.values()]).astype(np.int64))
+    there = there[(there >= 0) & (there <= last)]
+    above = np.concatenate([there, [last + 1]])
+    below = np.concatenate([[-1], there])
+    gaps = [
+        str(low + 1) if high - low == 2 else f"{low + 1} to {high - 1}"
+        for low, high in zip(below.tolist(), above.tolist(), strict=True)
+        if high - low > 1
+    ]
+    if gaps:
+        listed = ", ".join(gaps[:5]) + (", ..." if len(gaps) > 5 else "")
+        raise ValueError(
+            f"{path}: {key} go up to {last}, but no image has label {listed}; number the classes "
+            "from 0 without gaps, or add an array class_names with the name of every class"
+        )
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
-    splits = ("train", *_EVALUATION)
-    wanted = {"class_names", *(f"{s}_{kind}" for s in splits for kind in ("images", "labels"))}
+    wanted = set(itertools.chain(*_NAMES.values()))
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no zip archive")

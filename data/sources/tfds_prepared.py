@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError
 
 from data.sources.arrays import Record, check_index
 from harness.errors import BadImage, one_line
+from harness.files import local_path
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -99,8 +100,8 @@ class Prepared:
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
     """Returns the folder of prepared sets: as given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser().absolute()
+    key = "data_dir" if data_dir else "TFDS_DATA_DIR"
+    return local_path(key, data_dir or os.environ.get(key) or "~/tensorflow_datasets")
 
 
 def is_name(name: str) -> bool:

@@ -1,7 +1,6 @@
 """The task `gan` from its sections: generator, discriminator, an optimizer for each, and task."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from data import pipeline
 from harness.arguments import problem
 from harness.errors import ConfigError
+from harness.files import local_path
 from harness.sharding import batch_sharding
 from harness.steps import Steps
 from harness.strict_config import check_model_section, check_section, field_errors
@@ -44,16 +44,18 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(size, int):
         what = "the images of a GAN are square"
         raise ConfigError(problem("config.data.image_size", size, what, "one number"))
-    for key, create, provided in (
-        ("generator", create_generator, {"image_size": size, "num_channels": 1}),
-        ("discriminator", create_discriminator, {}),
-    ):
-        check_model_section(config[key], f"config.{key}", create, num_classes=None, **provided)
     checked = {
+        key: check_model_section(config[key], f"config.{key}", create, num_classes=None, **provided)
+        for key, create, provided in (
+            ("generator", create_generator, {"image_size": size, "num_channels": 1}),
+            ("discriminator", create_discriminator, {}),
+        )
+    }
+    optimizers = {
         key: check_section(config[key], create_optimizer, f"config.{key}", provided=PROVIDED)
         for key in GAN_SECTIONS[2:]
     }
-    for key, section in checked.items():
+    for key, section in optimizers.items():
         if value := section["layer_decay"]:
             what = "there are no rules for the networks of a GAN"
             raise ConfigError(problem(f"config.{key}.layer_decay", value, what, "0 or None"))
@@ -61,14 +63,12 @@ def check_gan(config: dict[str, Any]) -> dict[str, Any]:
     GanOptions(**task)  # checks the values
     for key in ("features", "statistics"):  # a run may be resumed from another folder
         if task[key]:
-            task[key] = str(Path(task[key]).expanduser().absolute())
+            task[key] = str(local_path(f"config.task.{key}", task[key]))
     checkpoint = config["checkpoint"]
     if checkpoint["best_metric"] is None:
         best_metric = "frechet_distance" if task["features"] else ""
         checkpoint = checkpoint | {"best_metric": best_metric}
-    return (
-        checked | {key: config[key] for key in NETWORKS} | {"task": task, "checkpoint": checkpoint}
-    )
+    return checked | optimizers | {"task": task, "checkpoint": checkpoint}
 
 
 def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh) -> Task:

@@ -12,6 +12,7 @@ from data import pipeline
 from harness import workdirs
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
+from harness.files import local_path
 from tasks.gan.hashes import arrays_hash
 from zoo import inception
 from zoo.load import load_variables
@@ -112,7 +113,7 @@ def load_embedding(path: str, *, num_channels: int, dataset: str) -> Embedding:
     Raises:
         ConfigError: there is none, or it is no classifier of such images.
     """
-    location = Path(path).expanduser()
+    location = local_path(_KEY, path)
     if location.is_file() or location.suffix in inception.SUFFIXES:
         embedding = load_inception(location)
     else:

@@ -24,7 +24,7 @@ import numpy as np
 from data import datasets, pipeline, selection
 from harness.arguments import problem
 from harness.errors import ConfigError, one_line
-from harness.files import replacing
+from harness.files import local_path, replacing
 from tasks.gan.embedding import Embedding
 from tasks.gan.hashes import fingerprint, images_hash, short_hash
 from tasks.gan.metrics import Moments, frechet_distance, kernel_distance, moments, precision_recall
@@ -169,7 +169,7 @@ def save_statistics(path: str | Path, statistics: FeatureStatistics) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = local_path("statistics", path)
     record = {"protocol": statistics.protocol, "to_judge_by": statistics.to_judge_by}
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -196,7 +196,7 @@ def load_statistics(path: str | Path, protocol: dict[str, Any], width: int) -> F
     Raises:
         ConfigError: the file is missing, damaged, or of other features.
     """
-    path = Path(path).expanduser()
+    path = local_path("statistics", path)
     try:
         if not zipfile.is_zipfile(path):  # also False if there is no file
             raise ValueError("no such file, or not an archive of NumPy")

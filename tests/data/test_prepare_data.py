@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -158,6 +159,68 @@ def test_smaller_copy_of_a_folder(birds, tmp_path, capsys):
             assert small["image"].startswith(b"\xff\xd8")
     assert prepare_data.resize(f"folder:{birds}", 64, str(data_dir)) == folder
     assert "is there already" in capsys.readouterr().out
+
+
+def refused(name, data_dir, *words, **options):
+    with pytest.raises(ConfigError) as error:
+        prepare_data.resize(name, 64, str(data_dir), **options)
+    for word in (*words, "--copy_name=NAME"):
+        assert word in str(error.value), error.value
+
+
+def test_a_copy_is_of_what_it_says(birds, tmp_path, capsys):
+    """Two folders of one name; the second one's images would have been those of the first."""
+    years = [tmp_path / year / "birds" for year in ("2023", "2024")]
+    for year in years:
+        shutil.copytree(birds, year)
+    (years[1] / "train/wren/1.jpg").write_bytes(jpeg(90, 90, 7))
+    data_dir = tmp_path / "prepared"
+    first = prepare_data.resize(f"folder:{years[0]}", 64, str(data_dir))
+    refused(f"folder:{years[1]}", data_dir, f"{first} is a copy of {years[0]}, not of {years[1]}")
+    second = prepare_data.resize(f"folder:{years[1]}", 64, str(data_dir), "birds_2024")
+    assert second == data_dir / "birds_2024/1.0.0"
+    found = [
+        [r["image"] for r in records(n, "train", data_dir)] for n in ("birds_64", "birds_2024")
+    ]
+    assert found[0] != found[1]
+    capsys.readouterr()
+    shutil.move(years[0], tmp_path / "moved" / "birds")  # the same files elsewhere are no others
+    assert prepare_data.resize(f"folder:{tmp_path / 'moved/birds'}", 64, str(data_dir)) == first
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_folder_that_has_changed(birds, tmp_path):
+    data_dir, name = tmp_path / "prepared", f"folder:{birds}"
+    folder = prepare_data.resize(name, 64, str(data_dir))
+    new = birds / "train/wren/new.jpg"
+    new.write_bytes(jpeg(90, 90))
+    refused(
+        name, data_dir, f"{folder} is a copy of {birds} as it was", "train had 14 images and has 15"
+    )
+    new.rename(birds / "val/wren/new.jpg")
+    refused(name, data_dir, "validation had 6 images and has 7")
+    (birds / "val/wren/new.jpg").rename(new)
+    (birds / "train/wren/1.jpg").unlink()
+    refused(name, data_dir, "some of its files are other ones")
+    (birds / "train/wren").rename(birds / "train/tit")
+    (birds / "val/wren").rename(birds / "val/tit")
+    refused(name, data_dir, "its classes differ in tit, wren")
+    (folder / "source.json").unlink()  # as copies of earlier versions
+    refused(name, data_dir, "a copy that does not say what it is of")
+    shutil.rmtree(folder)
+    assert prepare_data.resize(name, 64, str(data_dir)) == folder
+
+
+def test_a_copy_of_a_copy_that_has_changed(birds, tmp_path):
+    """The same of sets by name: their records count."""
+    data_dir = tmp_path / "prepared"
+    folder = prepare_data.resize(f"folder:{birds}", 64, str(data_dir))
+    assert prepare_data.resize("birds_64", 32, str(data_dir)).name == "1.0.0"
+    shutil.rmtree(folder)
+    (birds / "train/wren/1.jpg").write_bytes(jpeg(90, 90, 7))
+    prepare_data.resize(f"folder:{birds}", 64, str(data_dir))
+    with pytest.raises(ConfigError, match=r"birds_64_32.* as it was before: some of its files"):
+        prepare_data.resize("birds_64", 32, str(data_dir))
 
 
 def test_smaller_copy_in_several_files(birds, tmp_path, monkeypatch):

@@ -36,9 +36,20 @@ def start(script, *arguments):
         (["--config=configs/digits_nest.py"], "--workdir=FOLDER"),
         (["--config=configs/digit_nest.py"], "No such file.*configs/digit_nest.py"),
         (["--config=configs/digits_nest.py:tiny"], "'tiny' is unknown; allowed: .*debug"),
-        (["--config=configs/digits_nest.py", "--config.optimiser.base_lr=1"], "optimizer"),
-        (["--config=configs/digits_nest.py", "--config.optimizer.base_lr=fast"], "fast"),
-        (["--config=configs/digits_nest.py", "--config.augmant.flip=None"], "augment"),
+        (
+            ["--config=configs/digits_nest.py", "--config.optimiser.base_lr=1", "--workdir=W"],
+            "optimizer",
+        ),
+        (
+            ["--config=configs/digits_nest.py", "--config.optimizer.base_lr=fast", "--workdir=W"],
+            "fast",
+        ),
+        (
+            ["--config=configs/digits_nest.py", "--config.augmant.flip=None", "--workdir=W"],
+            "augment",
+        ),
+        (["--config=configs/digits_nest.py", "--config.seed.x=1"], "config.seed=0: has no keys"),
+        (["--workdir=W", "--config.seed=1"], "--config.seed needs --config=FILE.py"),
         (["--config=configs/digits_nest.py", "--wrkdir=x"], "wrkdir"),
         (["configs/digits_nest.py"], "unexpected argument"),
         (

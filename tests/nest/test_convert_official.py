@@ -192,7 +192,7 @@ def test_missing_weights(folder):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         find_weights_file(folder / "a" / "b" / "c")
     for path in ("", "  "):
-        with pytest.raises(ValueError, match="path is empty"):
+        with pytest.raises(ValueError, match="empty; allowed: a path"):
             find_weights_file(path)
     with pytest.raises(ValueError, match="copy remote files to this machine"):
         find_weights_file("gs://gresearch/nest-checkpoints/nest-b_imagenet")

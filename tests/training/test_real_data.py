@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,15 @@ from sklearn.datasets import load_sample_image
 
 import train
 from configs import digits_nest
+from data import loading
+from data.bad_images import BadImages
 from data.sources import arrays
 from evaluate import evaluate_workdir
 from harness import workdirs
-from harness.errors import ConfigError
+from harness.errors import BadImage, ConfigError
 from tests.configs.test_recipes import get_config
+from training import experiment
+from training.evaluation import evaluate
 
 ROOT = Path(__file__).parents[2]
 RECIPES = (
@@ -114,6 +119,58 @@ def test_a_run_meets_bad_images(run_script, photographs, tmp_path):
     assert code == 2 and "max_bad" in error
     assert all("cannot be read" in line for line in warnings)
     assert any((strict / "checkpoints/latest").iterdir())
+
+
+@pytest.mark.parametrize(("split", "key"), [("val", "eval_split"), ("train", "train_split")])
+def test_a_split_without_a_readable_image(run_script, photographs, tmp_path, split, key):
+    """Found before anything is written, with the names and reasons; ends in no division by zero."""
+    folder, workdir = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(photographs, folder)
+    for number, path in enumerate(sorted((folder / split).rglob("*.jpg"))):
+        path.write_bytes(b"" if number % 2 else b"not an image")
+    arguments = train_arguments(folder, workdir)
+    lines = [("train.py", arguments)]
+    if split == "val":
+        weights = tmp_path / "w.safetensors"  # not read before the images
+        weights.touch()
+        lines.append(("evaluate.py", [arguments[0], *arguments[2:5], f"--weights={weights}"]))
+    for script, given in lines:
+        code, _, stderr = run_script(script, *given)
+        (line,) = stderr.strip().splitlines()
+        assert code == 2 and f"config.data.{key}=" in line and "no image can be read: " in line
+        assert line.count(f"{folder / split}/") == 3 and line.endswith("; ..."), line
+        assert not workdir.exists()
+    code, _, stderr = run_script("train.py", *arguments, "--config.data.max_bad=1")
+    assert code == 2 and "more than config.data.max_bad=1 images cannot be read: " in stderr
+
+
+def test_a_split_that_can_be_read_costs_one_image(photographs, monkeypatch):
+    config, read = small("cifar_nest", photographs), []
+    decode = loading.decode_image
+    monkeypatch.setattr(loading, "decode_image", lambda image: read.append(0) or decode(image))
+    experiment.build(config)
+    assert len(read) == 2  # of each split one
+
+
+def test_images_that_become_unreadable_later(photographs, tmp_path):
+    """None is left when the evaluation comes."""
+    folder = tmp_path / "images"
+    shutil.copytree(photographs, folder)
+    run = experiment.build(small("cifar_nest", folder))
+    for path in (folder / "val").rglob("*.jpg"):
+        path.unlink()
+    state = run.init()
+    with pytest.raises(BadImage, match="no example was evaluated: none of the split's images"):
+        evaluate(run.eval_step, run.task, state, run.data.eval_batches(), key=run.key)
+
+
+def test_unreadable_images_count_by_name(tmp_path):
+    """A folder that grows between two runs gives its files other numbers."""
+    for numbers in ((3, 7), (4, 9)):
+        bad = BadImages("replace", 2)
+        bad.keep_in(tmp_path / "bad_images.jsonl")
+        bad.add("train", [(n, name, "why") for n, name in zip(numbers, "ab", strict=True)])
+        assert len(bad) == 2
 
 
 def train_arguments(folder, workdir):

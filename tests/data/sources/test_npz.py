@@ -58,6 +58,72 @@ def test_grey_images_class_names_and_validation(tmp_path):
     np.testing.assert_array_equal(source[13]["image"], IMAGES[1, ..., :1])
 
 
+def check_splits(dataset, **expected):
+    for split, (images, labels) in expected.items():
+        source = datasets.load_source(dataset, split, images.shape[1:3])
+        assert [source[i]["label"] for i in range(len(source))] == labels.tolist()
+        found = np.stack([source[i]["image"] for i in range(len(source))])
+        np.testing.assert_array_equal(found, images)
+
+
+def test_a_file_of_medmnist(tmp_path):
+    """Names, [n, 1] labels and types as in pathmnist.npz and bloodmnist.npz."""
+    labels = LABELS.astype(np.uint8)[:, None]
+    name = save(
+        tmp_path / "bloodmnist.npz",
+        train_images=IMAGES,
+        train_labels=labels,
+        val_images=IMAGES[:3],
+        val_labels=labels[:3],
+        test_images=IMAGES[3:7],
+        test_labels=labels[3:7],
+    )
+    dataset = datasets.open_dataset(name)
+    assert dataset.num_classes == 3 and dataset.splits == ("train", "test", "validation")
+    check_splits(
+        dataset,
+        train=(IMAGES, LABELS),
+        validation=(IMAGES[:3], LABELS[:3]),
+        test=(IMAGES[3:7], LABELS[3:7]),
+    )
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_a_file_of_keras(tmp_path, shape):
+    """Names as in mnist.npz; its labels are [n], those of cifar10.load_data() are [n, 1]."""
+    labels = LABELS.astype(np.uint8)
+    np.savez(
+        tmp_path / "mnist.npz",
+        x_test=IMAGES[:4, ..., 0],
+        x_train=IMAGES[..., 0],
+        y_train=labels.reshape(shape),
+        y_test=labels[:4].reshape(shape),
+    )
+    dataset = datasets.open_dataset(f"npz:{tmp_path / 'mnist.npz'}")
+    assert (dataset.num_classes, dataset.num_channels) == (3, 1)
+    grey = IMAGES[..., :1]
+    check_splits(dataset, train=(grey, LABELS), test=(grey[:4], LABELS[:4]))
+
+
+@pytest.mark.parametrize("names", [[b"ant", "\u00e4ffchen".encode(), b"b'c0'"]])
+def test_class_names_as_bytes(tmp_path, names):
+    dataset = datasets.open_dataset(save(tmp_path / "a.npz", **GOOD, class_names=np.array(names)))
+    assert dataset.class_names == ("ant", "\u00e4ffchen", "b'c0'")
+
+
+def test_class_names_fill_gaps(tmp_path):
+    gap = {**GOOD, "train_labels": LABELS * 2, "test_labels": LABELS[:4] * 2}
+    dataset = datasets.open_dataset(
+        save(tmp_path / "a.npz", **gap, class_names=np.array([*"abcdef"]))
+    )
+    assert dataset.num_classes == 6
+    # An evaluation split may have the only image of a class.
+    dataset = datasets.open_dataset(
+        save(tmp_path / "b.npz", **{**gap, "test_labels": [1, 3, 1, 3]})
+    )
+    assert dataset.num_classes == 5
+
+
 def test_without_evaluation(tmp_path):
     name = save(tmp_path / "a.npz", train_images=IMAGES, train_labels=LABELS)
     dataset = datasets.open_dataset(name)
@@ -80,6 +146,21 @@ def test_without_evaluation(tmp_path):
         ({"test_images": IMAGES[:3]}, ["3 test_images", "4 test_labels"]),
         ({"train_labels": LABELS.astype(float)}, ["train_labels", "float64", "integers"]),
         ({"train_labels": np.eye(12, dtype=int)}, ["train_labels", "(12, 12)"]),
+        ({"train_labels": np.eye(12, dtype=int)}, ["several numbers for an image", "[n, 1]"]),
+        ({"test_labels": np.ones((4, 14), int)}, ["test_labels", "(4, 14)", "several numbers"]),
+        ({"train_labels": LABELS[:, None, None]}, ["train_labels", "(12, 1, 1)"]),
+        (
+            {"train_labels": np.where(np.arange(12) == 5, 10**6, LABELS)},
+            ["train_labels go up to 1000000, but no image has label 3 to 999999; "],
+        ),
+        ({"train_labels": LABELS * 2}, ["go up to 4, but no image has label 3; "]),
+        ({"train_labels": LABELS * 3 + 1}, ["up to 7, but no image has label 3, 5 to 6; "]),
+        ({"x_train": IMAGES}, ["has train_images and x_train, which mean the same"]),
+        (
+            {"val_images": IMAGES},
+            ["has val_images but no validation_labels or y_validation or val"],
+        ),
+        ({"test_images": None}, ["has test_labels but no test_images"]),
         ({"train_labels": LABELS - 1}, ["train_labels", "-1 to 1", "0 to"]),
         ({"test_labels": LABELS[:4] + 1}, ["test_labels", "1 to 3", "0 to 2"]),
         ({"class_names": np.array(["a", "b"])}, ["train_labels", "0 to 2", "0 to 1"]),

@@ -364,7 +364,7 @@ def test_wrong_inputs(model, shape, labels, message):
             {"depths": (1,)},
             "^depths: unknown; allowed: dims, design, deviation_group",
         ),
-        ("conv_discriminator_small_32", {"dims": 3}, "dims=3: of type int"),
+        ("conv_discriminator_small_32", {"dims": 3.5}, "dims=3.5: of type float"),
         ("nest_discriminator_small_s64_32", {"dtype": "half"}, "dtype='half': unknown"),
     ],
 )

@@ -1,0 +1,103 @@
+"""Values of a recipe that the command line replaces: --config.section.key=value.
+
+What the recipe has there does not decide how the text is read: the annotation of the key does, once
+the strict checker (harness/strict_config.py) knows it. Until then the text is kept as an Override.
+"""
+
+import ast
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from harness.arguments import problem
+from harness.errors import ConfigError
+
+_OVERRIDE = re.compile(r"--?(?P<no>no)?config\.(?P<key>[\w.]+)(?:=(?P<text>.*))?", re.DOTALL)
+
+
+class Override(str):
+    """The text of a value on the command line, whose key may want a string or a literal."""
+
+    @property
+    def literal(self) -> Any:
+        """The Python literal that the text is, "true" and "false" too, or the text: a word."""
+        text = self.capitalize() if self in ("true", "false") else str(self)
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            return str(self)
+
+
+def split_overrides(
+    argv: Iterable[str], config: ConfigDict | None
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes the overrides out of a command line.
+
+    A key without "=" takes the next argument, "--config.data.batch_size 8", if the recipe has a
+    value there that is no bool; otherwise it is switched on, or off as "--noconfig.key".
+
+    Args:
+        argv: the command line.
+        config: the recipe.
+
+    Returns:
+        The other arguments, and (key, text) of each override.
+    """
+    rest, overrides, arguments = [], [], iter(argv)
+    for argument in arguments:
+        if argument == "--":  # what follows is no flag
+            return [*rest, argument, *arguments], overrides
+        match = _OVERRIDE.fullmatch(argument)
+        if match is None:
+            rest.append(argument)
+            continue
+        text = match["text"]
+        if text is None:
+            has_value = not isinstance(_value(config, match["key"]), bool | None)
+            text = next(arguments, "") if has_value and not match["no"] else str(not match["no"])
+        overrides.append((match["key"], text))
+    return rest, overrides
+
+
+def _value(config: ConfigDict | None, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name] if isinstance(config, ConfigDict) and name in config else None
+    return config
+
+
+def apply_overrides(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
+    """Sets values of a recipe; sections that it lacks, or that are switched off, are made.
+
+    Args:
+        config: the recipe.
+        overrides: (key, text), the later ones last.
+
+    Raises:
+        ConfigError: a key leads into a value that is no section.
+    """
+    for key, text in overrides:
+        *sections, last = key.split(".")
+        place = config
+        for number, name in enumerate(sections, start=1):
+            if _value(place, name) is None:
+                _set(place, name, ConfigDict(type_safe=False))
+            place = place[name]
+            if not isinstance(place, ConfigDict):
+                path = ".".join(["config", *sections[:number]])
+                raise ConfigError(problem(path, place, f"has no keys such as {last!r}"))
+        value = Override(text)
+        is_plain = value.literal is None or isinstance(value.literal, dict)  # off, or a section
+        _set(place, last, value.literal if is_plain else value)
+
+
+def _set(section: ConfigDict, name: str, value: Any) -> None:
+    field = dict(section.items(preserve_field_references=True)).get(name)
+    if isinstance(field, FieldReference) and isinstance(value, Override):
+        # What the recipe computes from it follows, and needs the value itself.
+        field.set(str(value) if field.get_type() is str else value.literal, type_safe=False)
+        return
+    if name in section:
+        del section[name]  # with the type that it had
+    section[name] = value

@@ -1,0 +1,129 @@
+"""Where the paths of configs and flags lead."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import train
+from configs import digits_nest, digits_nest_gan
+from harness.errors import ConfigError
+from harness.files import local_path
+from training import experiment
+from zoo.find import find_weights_file
+
+ROOT = Path(__file__).parents[2]
+URL = "gs://bucket/a/b"
+
+
+def test_local_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for given, expected in {
+        "a/b": tmp_path / "a" / "b",
+        "~/a": Path("/home/somebody/a"),
+        "/a/": Path("/a"),
+        Path("a"): tmp_path / "a",
+        "a:b/c": tmp_path / "a:b" / "c",  # one letter is no scheme
+        "2023": tmp_path / "2023",
+    }.items():
+        assert local_path("--workdir", given) == expected
+
+
+@pytest.mark.parametrize("path", [URL, "s3://b", "https://host/x.npz", "hf-hub:/x", Path(URL)])
+def test_urls_are_not_paths(path):
+    with pytest.raises(ConfigError, match=r"^--x='\S+': a URL: copy remote files to this machine"):
+        local_path("--x", path)
+
+
+def test_no_path_at_all():
+    for path in ("", " "):
+        with pytest.raises(ConfigError, match="^--x=' ?': empty; allowed: a path on this machine"):
+            local_path("--x", path)
+    with pytest.raises(ConfigError, match="^--x='~nobody_of_this_name/a': "):
+        local_path("--x", "~nobody_of_this_name/a")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "value"),
+    [
+        (digits_nest, "init_from", URL),
+        (digits_nest, "data.name", f"folder:{URL}"),
+        (digits_nest, "data.name", f"npz:{URL}"),
+        (digits_nest, "data.data_dir", URL),
+        (digits_nest_gan, "task.features", URL),
+        (digits_nest_gan, "task.statistics", URL),
+    ],
+)
+def test_urls_in_a_config(recipe, key, value, tmp_path):
+    """As given: "gs:/bucket" or a path below this folder would hide what is wrong."""
+    config = recipe.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError) as error:
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert str(error.value).startswith(f"config.{key}='{URL}': a URL: copy remote files"), error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("train.py --config=configs/digits_nest.py --workdir={}", "workdir"),
+        ("evaluate.py --workdir={}", "--workdir"),
+        ("evaluate.py --config=configs/digits_nest.py --weights={}", "--weights"),
+        ("tools/predict.py --workdir={} a.png", "--workdir"),
+        ("tools/predict.py --config=configs/digits_nest.py --weights={} a.png", "--weights"),
+        ("tools/predict.py --exported={} a.png", "--exported"),
+        ("tools/sample.py --workdir={} --grid=a.png", "--workdir"),
+        ("tools/sample.py --workdir=. --grid={}", "--grid"),
+        ("tools/sample.py --workdir=. --compare --statistics={}", "--statistics"),
+        ("tools/export.py --workdir=. --output={}", "--output"),
+        ("tools/convert_weights.py --workdir=. --output={}", "--output"),
+        (
+            "tools/convert_weights.py --model=nest_tiny_s16_32 --input={} --output=/a.safetensors",
+            "--input",
+        ),
+        ("tools/prepare_data.py folder:{} --resize=16", "config.data.name"),
+        ("tools/prepare_data.py downsampled_imagenet --data_dir={}", "data_dir"),
+        ("tools/benchmark.py data --config=configs/digits_nest.py --output={}", "--output"),
+        (
+            "tools/visualize.py operations --config=configs/imagenet_nest.py:tiny,debug "
+            "--config.augment.randaugment.num_layers=2 --image={}",
+            "--image",
+        ),
+    ],
+)
+def test_urls_in_flags(run_script, line, key):
+    script, *arguments = (word.format(URL) for word in line.split())
+    code, _, stderr = run_script(script, *arguments)
+    assert code == 2
+    (message,) = stderr.strip().splitlines()
+    assert f"{key}='{URL}': a URL: copy remote files to this machine first" in message
+
+
+def test_home_in_a_flag(run_script, monkeypatch, tmp_path):
+    """The shell leaves the ~ of --workdir=~/run as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _, stderr = run_script("evaluate.py", "--workdir=~/run")
+    assert code == 2 and str(tmp_path / "run" / "config.json") in stderr
+
+
+def test_relative_paths_of_a_config_are_recorded_absolutely(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = digits_nest.get_config()
+    config.init_from, config.data.data_dir = "weights", "sets"
+    plain = experiment.check_config(config)
+    assert plain["init_from"] == str(tmp_path / "weights")
+    assert plain["data"]["data_dir"] == str(tmp_path / "sets")
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "weights")):
+        find_weights_file("weights")
+
+
+def test_no_other_function_makes_paths_absolute():
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).parts
+        if parts[0] == "tests" or parts[0].startswith((".", "venv", "runs")):
+            continue
+        names = {n.attr for n in ast.walk(ast.parse(path.read_text())) if hasattr(n, "attr")}
+        if parts != ("harness", "files.py"):
+            assert names.isdisjoint({"absolute", "expanduser", "abspath"}), path
