@@ -93,7 +93,11 @@ def _build(config: ConfigDict, split: str | None) -> experiment.Experiment:
     if split is not None:
         config = config.copy_and_resolve_references()
         config.data.eval_split = split
-    return experiment.build(config, training=False)
+    run = experiment.build(config, training=False)
+    if jax.process_index() == 0:
+        for note in run.data.dataset.notes:
+            print(f"note: {note}", file=sys.stderr)
+    return run
 
 
 def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:

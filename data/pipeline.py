@@ -50,6 +50,8 @@ class Data:
         eval_crop_ratio: in evaluation the image's short side becomes image_size / ratio, of which
             the centre is cut out.
         eval_crop_interpolation: how it is resized, see data/augment/crops.py.
+        exif_orientation: whether photographs are turned as the orientation tag of their file says.
+            Off, because the papers' numbers are without: TensorFlow and Pillow ignore the tag.
         repeats: augmented copies of each image in an epoch's order (repeated augmentation).
         num_threads: threads that make batches, per worker process if there are any; None: as many
             as there are cores, over all workers; 0 leaves it to the prefetch thread.
@@ -84,6 +86,7 @@ class Data:
     std: tuple[float, ...] | None = None
     eval_crop_ratio: float = 1.0
     eval_crop_interpolation: Interpolation = "bilinear"
+    exif_orientation: bool = False
     repeats: int = 1
     num_threads: int | None = None
     num_workers: int = 0
@@ -133,7 +136,9 @@ class Data:
     @functools.cached_property
     def dataset(self) -> datasets.Dataset:
         """What is known about the data set: classes, channels, splits."""
-        dataset = datasets.open_dataset(self.name, self.data_dir)
+        dataset = datasets.open_dataset(
+            self.name, self.data_dir, exif_orientation=self.exif_orientation
+        )
         return dataset if self.classes is None else selection.keep_classes(dataset, self.classes)
 
     @functools.cached_property
@@ -193,7 +198,9 @@ class Data:
         if self.repeats > 1:
             repeat = Repeat(records, num_records, self.repeats)
             records = grain.MapDataset.range(len(records)).map(repeat).seed(self.seed)
-        records = records.random_map(ReadTraining(self.train_source, self._train_steps))
+        records = records.random_map(
+            ReadTraining(self.train_source, self._train_steps, self.exif_orientation)
+        )
         bad = functools.partial(self.bad.add, self.train_split)
         return Batches(self._reader(records, self.batch_size, self.image_shape, bad), start)
 
@@ -223,7 +230,8 @@ class Data:
             num_channels: 1 or 3.
             report_bad: gets (index, name, reason) of each image that cannot be read.
         """
-        records = grain.MapDataset.range(len(source)).map(ReadEvaluation(source, self._crop))
+        read = ReadEvaluation(source, self._crop, self.exif_orientation)
+        records = grain.MapDataset.range(len(source)).map(read)
         shape = (*self.height_and_width, num_channels)
         return self._reader(records, self.layout.round_up(self.eval_batch_size), shape, report_bad)
 

@@ -66,7 +66,7 @@ class Experiment:
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
         loaded = str(weights[1]) if weights else ""
-        return [note for note in (loaded, parameters, self.data.dataset.note) if note]
+        return [*([loaded] if loaded else []), parameters, *self.data.dataset.notes]
 
 
 VALUES = ("seed", "init_from")  # the keys that are no sections

@@ -17,10 +17,9 @@ from PIL import Image
 from configs import digits_nest, digits_nest_gan
 from data.class_names import imagenet_names, readable
 from data.sources.arrays import digits_source
-from data.sources.folders import SUFFIXES
 from harness import workdirs
 from harness.errors import ConfigError
-from inference.image_files import ImageFiles, find_images
+from inference.image_files import ImageFiles, find_files
 from inference.predict import Prediction, build_predictor
 from tests.training.test_trained_run import write_old_config
 from tools import predict
@@ -271,13 +270,15 @@ def test_bad_images_are_named_and_the_others_predicted(folder, trained, tmp_path
 
 
 def test_folders_are_listed_in_order(tmp_path):
-    for name in ("b/2.JPG", "b/10.jpg", "a.webp", "c.txt", "b/d/x.tiff"):
+    for name in ("b/2.JPG", "b/10.jpg", "a.webp", "c.txt", "b/d/x.tiff", "b/e.avif", "b/f.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    files, problems = find_images([str(tmp_path), str(tmp_path / "c.txt")])
+    files, problems, notes = find_files([str(tmp_path), str(tmp_path / "c.txt")])
     found = [str(file.relative_to(tmp_path)) for file in files]
-    assert found == ["a.webp", "b/10.jpg", "b/2.JPG", "b/d/x.tiff", "c.txt"] and not problems
-    assert ".webp" in SUFFIXES
+    expected = ["a.webp", "b/10.jpg", "b/2.JPG", "b/d/x.tiff", "b/e.avif", "c.txt"]
+    assert found == expected and not problems
+    left_out = "2 files left out: 1 .txt, 1 .mp4; 4 of 5 images lie in subfolders"
+    assert notes == [f"{tmp_path}: {left_out}"]
 
 
 def test_without_the_data_set(folder, config, trained, tmp_path):
