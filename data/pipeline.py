@@ -256,7 +256,10 @@ class Data:
         try:
             return arrays.tried(datasets.load_source(self.dataset, split, self.height_and_width))
         except ValueError as error:
-            raise ValueError(f"config.data.{key}={split!r}: {error}") from None
+            hint = ""
+            if key == "train_split" and "train" not in self.dataset.splits:
+                hint = "; there is nothing to train on, it can only be evaluated"
+            raise ValueError(f"config.data.{key}={split!r}: {error}{hint}") from None
 
     def _reader(
         self, records: grain.MapDataset, batch_size: int, image_shape: tuple, report_bad: ReportBad

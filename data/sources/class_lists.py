@@ -108,8 +108,8 @@ def read_list(
 
 
 def _rows(path: Path, lines: list[str]) -> list[list[str]]:
-    """Splits lines into columns, at tabs, commas or the first space."""
-    separator = next((s for s in "\t," if all(s in line for line in lines)), None)
+    """Splits lines into columns, at tabs, commas or the first space: what most lines have."""
+    separator = next((s for s in "\t," if sum(s in line for line in lines) > len(lines) / 2), None)
     if separator is None:
         return [line.split(maxsplit=1) for line in lines]
     try:
@@ -168,9 +168,8 @@ def _by_file(
         rows, found = rows[1:], found[1:]
     unknown = [row[0] for row, place in zip(rows, found, strict=True) if place is None]
     if unknown:
-        raise ValueError(
-            f"{path} names {len(unknown):,} files that are not there, such as {unknown[0]!r}"
-        )
+        example = f"{unknown[0]!r} (in all {len(unknown):,})"
+        raise ValueError(f"{path} names files that are not there, such as {example}")
     classes: list[str | None] = [None] * len(files)
     for row, place in zip(rows, found, strict=True):
         if place < 0:
@@ -183,7 +182,7 @@ def _by_file(
     if None in classes:
         example = os.fsdecode(files[classes.index(None)])
         raise ValueError(
-            f"{path} lacks {classes.count(None):,} of {len(files):,} images, such as {example!r}"
+            f"{path} lacks images, such as {example!r} ({classes.count(None):,} of {len(files):,})"
         )
     return classes
 
@@ -210,7 +209,7 @@ def _check_classes(
     if unknown := sorted(set(classes) - set(known)):
         raise ValueError(
             printable(
-                f"{path} names {len(unknown):,} classes that the training split lacks, such as "
-                f"{unknown[0]!r}{hint}"
+                f"{path} names classes that the training split lacks, such as {unknown[0]!r} (in "
+                f"all {len(unknown):,}){hint}"
             )
         )

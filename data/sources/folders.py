@@ -14,6 +14,7 @@ holds about the same mix of classes as the whole, on any machine.
 import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +168,8 @@ class Folder:
         files = [[] for _ in self.class_names]
         for name, class_name in zip(names, classes, strict=True):
             files[label_of[class_name]].append(name)
+        if listed.parent == folder:
+            tally.left_out -= Counter({listed.suffix: 1})
         self._tell(f"{folder}: the classes of its images are those in {listed}")
         self._tell(tally.note(folder))
         return FolderSource(folder, ("",) * len(files), files)

@@ -79,7 +79,7 @@ def find_images(folder: str | os.PathLike, tally: Tally) -> list[bytes]:
         try:
             here = _identity(os.path.join(root, prefix))
             if here in above:
-                tally.left_out["link to a folder that holds it"] += 1
+                tally.left_out["that lead to a folder above"] += 1
                 continue
             with os.scandir(os.path.join(root, prefix)) as entries:
                 for entry in entries:

@@ -1,5 +1,6 @@
 """tools/predict.py gives what evaluate.py's own batches and step give, whatever is around."""
 
+import dataclasses
 import io
 import json
 import math
@@ -12,15 +13,16 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from configs import digits_nest, digits_nest_gan
 from data.class_names import imagenet_names, readable
+from data.pipeline import Data
 from data.sources.arrays import digits_source
 from harness import workdirs
 from harness.errors import ConfigError
 from inference.image_files import ImageFiles, find_files
-from inference.predict import Prediction, build_predictor
+from inference.predict import Prediction, build_predictor, predict_files
 from tests.training.test_trained_run import write_old_config
 from tools import predict
 from training import experiment
@@ -166,6 +168,33 @@ def test_images_and_logits_are_those_of_evaluation(config, trained):
         variables = {"params": state.params}
         theirs = logits(variables, np.asarray(theirs["image"]))
         np.testing.assert_array_equal(logits(predictor.variables, ours["image"]), theirs)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_photographs_that_lie_on_their_side(tmp_path, channels, suffix):
+    """With data.exif_orientation they are predicted as `exif_transpose` turns them."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(0, (24, 16)).save(tmp_path / f"lying.{suffix}", exif=exif, quality=95)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / f"lying.{suffix}"))
+    assert upright.size == (16, 24)
+    upright.save(tmp_path / "upright.png")
+    files = [tmp_path / f"lying.{suffix}", tmp_path / "upright.png"]
+    seen = {}
+
+    def brightness(images):
+        seen[data.exif_orientation] = np.array(images)
+        return images.mean(axis=(1, 2))
+
+    for exif_orientation in (False, True):
+        data = Data(name="synthetic", image_size=(24, 16), batch_size=2, eval_batch_size=2)
+        data = dataclasses.replace(data, exif_orientation=exif_orientation)
+        given = dict(num_channels=channels, batch_size=2, images_sharding=None)
+        assert len(list(predict_files(files, brightness, data=data, **given))) == 2
+    np.testing.assert_array_equal(seen[True][0], seen[True][1])
+    np.testing.assert_array_equal(seen[True][1], seen[False][1])
+    assert np.abs(seen[False][0].astype(int) - seen[False][1]).mean() > 10
 
 
 def test_grey_models_get_grey_images(tmp_path):
@@ -326,6 +355,9 @@ def test_names_of_classes(trained, config, tmp_path):
     assert names[999] == ("n15075141", "toilet tissue, toilet paper, bathroom tissue")
     assert readable(["n15075141", "n99999999", "cat"])[1:] == ("n99999999", "cat")
     (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    chosen = build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
+    assert chosen.class_names == ("x", "y", "z")
+    (tmp_path / "names.txt").write_bytes("\ufeffx\r\ny\r\nz\r\n".encode())  # Notepad's
     chosen = build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
     assert chosen.class_names == ("x", "y", "z")
     (tmp_path / "names.txt").write_text("x\ny\n")

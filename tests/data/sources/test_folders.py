@@ -214,7 +214,13 @@ def test_one_class_is_said(tmp_path):
 
 
 def test_what_is_wrong_with_a_folder(tmp_path):
-    assert_refused(make(tmp_path / "flat", ["x.png", "y.png"]), "flat", "one folder for each class", "labels.txt", "flat.csv")
+    assert_refused(
+        make(tmp_path / "flat", ["x.png", "y.png"]),
+        "flat",
+        "one folder for each class",
+        "labels.txt",
+        "flat.csv",
+    )
     assert_refused(make(tmp_path / "none", [".keep"]), "none", "one folder for each class")
     assert_refused(make(tmp_path / "b", ["train/x.png", "val/a/x.png"]), "train", "each class")
     assert_refused(
