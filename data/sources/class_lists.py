@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data.images import endings
+from data.sources.arrays import NoLabel
 from harness.errors import printable
 from harness.files import read_lines
 
@@ -87,6 +88,7 @@ def read_list(
         The classes in the order of `files`.
 
     Raises:
+        NoLabel: it has no classes, as Kaggle's test.csv.
         ValueError: a file without a class or a class without a file, a class that is not known, or
             no such list; one line.
     """
@@ -99,6 +101,9 @@ def read_list(
     rows = _rows(path, lines)
     places = _places(files)
     found = [places.get(row[0].strip()) for row in rows]
+    num_found = sum(place is not None for place in found)
+    if all(len(row) == 1 for row in rows) and num_found >= max(1, len(rows) - 1):  # and a header
+        raise NoLabel(f"{path} lists files but no classes")
     if not _names_files(rows, found, known):
         classes = _by_order(path, [line.strip() for line in lines], files)
     else:
@@ -200,7 +205,7 @@ def _class_of(row: list[str], known: Collection[str] | None) -> str:
 def _check_classes(
     path: Path, classes: list[str], known: Collection[str] | None, takes_numbers: bool
 ) -> None:
-    are_numbers = all(name.isdigit() for name in classes)
+    are_numbers = all(name.isdecimal() for name in classes)
     hint = "; numbers do not say which order of the classes they mean" if are_numbers else ""
     if known is None:
         if are_numbers and not takes_numbers:

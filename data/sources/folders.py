@@ -141,7 +141,8 @@ class Folder:
             todo = class_lists.what_would_do(folder)
             raise NoLabel(f"{folder} holds no class folder; there must be {todo}")
         if unknown := sorted(set(found) - set(self.class_names)):
-            raise ValueError(
+            has_labels = len(unknown) < len(found)  # Tiny ImageNet's test has one folder, "images"
+            raise (ValueError if has_labels else NoLabel)(
                 f"{folder} has a class folder {unknown[0]!r} that the training split lacks (such "
                 f"folders: {len(unknown)})"
             )

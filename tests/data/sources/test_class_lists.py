@@ -147,10 +147,12 @@ def test_a_flat_folder_without_a_list(tmp_path):
         datasets.open_dataset(f"folder:{root / 'val'}")
 
 
-def test_a_split_without_labels_is_left_out_of_a_smaller_copy(tmp_path, capsys):
-    """As Kaggle's ImageNet comes: class folders, a flat val with its list, a flat test without."""
+@pytest.mark.parametrize("test", ["ILSVRC2012_test_00000001.JPEG", "images/test_0.JPEG"])
+def test_a_split_without_labels_is_left_out_of_a_smaller_copy(tmp_path, test, capsys):
+    """As Kaggle's ImageNet comes: class folders, a flat val with its list, a test without."""
     root = make(tmp_path / "imagenet")
-    picture(root / "test/ILSVRC2012_test_00000001.JPEG")
+    picture(root / "test" / test)
+    (root / "test.csv").write_text(f"id\n{test}\n")
     (tmp_path / "LOC_val_solution.csv").write_text(KAGGLE)
     prepare.resize(f"folder:{root}", 8, str(tmp_path / "prepared"))
     assert "the split 'test' is left out" in capsys.readouterr().out
