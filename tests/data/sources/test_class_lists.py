@@ -1,6 +1,8 @@
 """Lists that give the images of one folder their classes, as they are published."""
 
 import os
+from collections import Counter
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -212,3 +214,14 @@ def test_an_order_that_is_not_clear(tmp_path):
     (tmp_path / "two/val/val.csv").write_text("1.jpg,n01440764\na/b/1.jpg,n01440764\n")
     with pytest.raises(ValueError, match="several files '1.jpg'"):
         labels(tmp_path / "two")
+
+
+def test_imagenets_own_50000_labels(tmp_path):
+    """The list as TensorFlow Datasets ships it; the labels of the first five are widely known."""
+    package = resources.files("tensorflow_datasets.datasets") / "imagenet2012"
+    synsets = (package / "labels.txt").read_text().split()
+    (tmp_path / TENSORFLOW).write_text((package / "validation_labels.txt").read_text())
+    files = [f"ILSVRC2012_val_{i:08d}.JPEG".encode() for i in range(1, 50_001)]
+    classes = read_list(tmp_path / TENSORFLOW, files, synsets)
+    assert [synsets.index(name) for name in classes[:5]] == [65, 970, 230, 809, 516]
+    assert set(Counter(classes).values()) == {50} and set(classes) == set(synsets)
