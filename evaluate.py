@@ -135,8 +135,9 @@ def _with_split(config: ConfigDict, split: str | None) -> ConfigDict:
 def _build(config: ConfigDict, class_names: tuple[str, ...] | None) -> experiment.Experiment:
     """Builds the run with its classes in the order of the trained ones, where both have names."""
     run = experiment.build(config, training=False, class_names=class_names)
-    if note := run.data.dataset.note:
-        print(f"note: {note}", file=sys.stderr)
+    if jax.process_index() == 0:
+        for note in run.data.dataset.notes:
+            print(f"note: {note}", file=sys.stderr)
     return run
 
 

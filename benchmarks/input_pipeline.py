@@ -203,6 +203,9 @@ def run(
             names.append(name)
             stages[", ".join(names)] = loader_stage(options, dict(augment))
 
+        if not made:
+            for note in Data(**options).open().dataset.notes:
+                say(f"note: {note}")
         say(
             f"{what}; batches of {options['batch_size']}, {options['num_workers']} workers, "
             f"{options['num_threads'] or num_cores()} threads, {num_cores()} cores"

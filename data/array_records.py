@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from data.copy_sources import write_source
 from data.datasets import Dataset
-from data.images import decode_image
-from data.sources.arrays import Source
-from data.sources.tfds_prepared import FORMAT, NoLabel, Prepared, Shard
+from data.images import decode_as_stored, with_orientation
+from data.sources.arrays import NoLabel, Source
+from data.sources.tfds_prepared import FORMAT, Prepared, Shard
 from harness.errors import BadImage
 from harness.files import replacing, write_text
 
@@ -101,8 +101,9 @@ def write_resized(
 ) -> Path:
     """Writes a copy of a data set with smaller images, as a new set.
 
-    Images whose short side is longer than `size` are shrunk to it and stored as JPEG; others, and
-    unreadable ones, are copied unchanged, so that record numbers stay the same.
+    Images whose short side is longer than `size` are shrunk to it and stored as JPEG, with their
+    EXIF orientation; others, and unreadable ones, are copied unchanged, so that record numbers stay
+    the same.
 
     Args:
         dataset: a set whose images are encoded.
@@ -120,8 +121,8 @@ def write_resized(
     """
     sources = {}
     for split in dataset.splits:
-        source = dataset.load(split, (size, size))
         try:
+            source = dataset.load(split, (size, size))
             is_encoded = isinstance(source[0]["image"], bytes)
         except NoLabel as error:
             print(f"the split {split!r} is left out: {error}")
@@ -132,6 +133,8 @@ def write_resized(
                 "for sets of image files"
             )
         sources[split] = source
+    for note in dataset.notes:
+        print(f"note: {note}")
     target = data_dir / name / version
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix="incomplete.", dir=target.parent))
@@ -206,9 +209,12 @@ def _write_split(source: Source, folder: Path, name: str, split: str, size: int)
 
 
 def shrink(encoded: bytes, size: int) -> bytes:
-    """Returns a JPEG whose short side is `size`, or the file itself if smaller or unreadable."""
+    """Returns a JPEG whose short side is `size`, or the file itself if smaller or unreadable.
+
+    The pixels stay as they are stored: the copy has the same orientation tag.
+    """
     try:
-        image = decode_image(encoded)
+        image, orientation = decode_as_stored(encoded)
     except BadImage:
         return encoded
     height, width = image.shape[:2]
@@ -221,7 +227,7 @@ def shrink(encoded: bytes, size: int) -> bytes:
     _, jpeg = cv2.imencode(
         ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
-    return jpeg.tobytes()
+    return with_orientation(jpeg.tobytes(), orientation)
 
 
 def _describe(
@@ -256,6 +262,6 @@ def _describe(
         "supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}},
     }
     if dataset.class_names:
-        (folder / "label.labels.txt").write_text("\n".join(dataset.class_names) + "\n")
+        write_text(folder / "label.labels.txt", "".join(f"{n}\n" for n in dataset.class_names))
     (folder / "features.json").write_text(json.dumps(features, indent=2))
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))

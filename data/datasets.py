@@ -8,7 +8,7 @@ anything else       a set that TensorFlow Datasets has prepared (data/sources/tf
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,10 @@ class Dataset:
         class_names: in the order of the labels, where known.
         present: labels that occur, where others are known not to; see selection.by_name.
         note: a line that a person should see before training, or empty.
+        load_notes: further such lines, on the splits loaded so far.
+
+    Raises:
+        ValueError: the name of a class holds a line end: lists of classes have one a line.
     """
 
     name: str
@@ -49,6 +53,17 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     present: tuple[int, ...] | None = None
     note: str = ""
+    load_notes: Callable[[], Sequence[str]] = tuple
+
+    def __post_init__(self):
+        for name in self.class_names or ():
+            if "\n" in name or "\r" in name:
+                raise ValueError(f"{self.name}: the name of the class {name!r} holds a line end")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should see, in lines."""
+        return [note for note in (self.note, *self.load_notes()) if note]
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -110,7 +125,9 @@ def _known() -> list[str]:
     return [*BUILT_IN, "folder:/path", "npz:/path.npz", *_USUAL, others]
 
 
-def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
+def open_dataset(
+    name: str, data_dir: str | None = None, *, exif_orientation: bool = False
+) -> Dataset:
     """Opens a data set: what is known about it, and how its splits are loaded.
 
     Args:
@@ -118,6 +135,7 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
             by TensorFlow Datasets as ArrayRecord: "cifar10", "downsampled_imagenet/64x64", with a
             version if need be ("imagenet2012:5.1.0").
         data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        exif_orientation: whether images will be turned as their tags say.
 
     Returns:
         The data set; its splits are read when `load` is called.
@@ -133,7 +151,7 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
         return _from_folder(name, local_path("config.data.name", path))
     if kind == "npz":
         return _from_npz(name, local_path("config.data.name", path))
-    return _from_tfds(name, data_dir)
+    return _from_tfds(name, data_dir, exif_orientation)
 
 
 def _digits() -> Dataset:
@@ -173,6 +191,7 @@ def _from_folder(name: str, path: Path) -> Dataset:
         aliases=folder.aliases,
         class_names=folder.class_names,
         note=folder.note,
+        load_notes=lambda: folder.load_notes,
     )
 
 
@@ -189,16 +208,17 @@ def _from_npz(name: str, path: Path) -> Dataset:
     )
 
 
-def _from_tfds(name: str, data_dir: str | None) -> Dataset:
+def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Dataset:
     prepared = tfds_prepared.open_prepared(name, data_dir)
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> arrays.Source:
         source = tfds_prepared.ArrayRecordSource(prepared, split)
         height, width, _ = prepared.image_shape
-        if height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY:
-            return arrays.hold_in_memory(source, (height, width, 3), f"{name} {split}")
-        return source
+        is_small = height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY
+        if not is_small or exif_orientation:  # turned images may have another shape
+            return source
+        return arrays.hold_in_memory(source, (height, width, 3), f"{name} {split}")
 
     return Dataset(
         name=name,

@@ -1,16 +1,18 @@
-"""Encoded images to pixels, for files as they are found in the wild.
+"""Encoded images to pixels, for files as they are found in the wild; and which formats are images.
 
 OpenCV decodes JPEG and PNG files whose structure is intact, and releases Python's lock meanwhile.
 Everything else, including files with their end missing, is left to Pillow, which reads more formats
 and raises on damage that OpenCV fills with grey.
 """
 
+import contextlib
+import functools
 import io
 import warnings
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from harness.errors import BadImage, one_line
 
@@ -32,21 +34,81 @@ _JPEG_FRAMES = {0xC0, 0xC1, 0xC2}
 _JPEG_SEGMENTS = {0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE}
 
 
-def decode_image(encoded: bytes) -> np.ndarray:
+_USUAL = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# What Pillow opens that is no photograph, or that other programs would have to decode.
+_NO_PHOTOGRAPHS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+# Formats that Pillow reads under another one's name.
+_READ_AS = {"MPO": "JPEG"}
+# Orientation tag -> what brings the image upright.
+_UPRIGHT = {
+    2: functools.partial(cv2.flip, flipCode=1),
+    3: functools.partial(cv2.rotate, rotateCode=cv2.ROTATE_180),
+    4: functools.partial(cv2.flip, flipCode=0),
+    5: cv2.transpose,
+    6: functools.partial(cv2.rotate, rotateCode=cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
+    8: functools.partial(cv2.rotate, rotateCode=cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+# Where a PNG may keep its orientation. Without any of these Pillow need not decode it once more.
+_PNG_NOTES = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Returns Pillow's names of the formats that `decode_image` reads, the usual ones first."""
+    Image.init()
+    known = [*_USUAL, *sorted(set(Image.ID) - set(_USUAL))]
+    return tuple(name for name in known if name in Image.OPEN and name not in _NO_PHOTOGRAPHS)
+
+
+@functools.cache
+def endings() -> frozenset[str]:
+    """Returns the endings of files in these formats, in lower case: ".jpg", ".avif" and others."""
+    # A .pfm holds floating-point numbers, whose range is not known.
+    return frozenset(
+        ending
+        for ending, name in Image.registered_extensions().items()
+        if _READ_AS.get(name, name) in formats() and ending != ".pfm"
+    )
+
+
+def decode_image(encoded: bytes, *, exif_orientation: bool = False) -> np.ndarray:
     """Decodes an image file.
 
-    The contents, not the name of the file, decide the format. Orientation tags are ignored, as in
-    TensorFlow and Pillow. Grey, palette and CMYK images become RGB, 16-bit samples keep their high
-    byte, alpha is dropped, and of an animation the first frame is taken.
+    The contents, not the name of the file, decide the format. Grey, palette and CMYK images become
+    RGB, 16-bit samples keep their high byte, alpha is dropped, and of an animation the first frame
+    is taken.
 
     Args:
-        encoded: contents of a file in a format that Pillow knows.
+        encoded: contents of a file in one of the `formats`.
+        exif_orientation: whether to turn or mirror the image as its orientation tag says, as
+            Pillow's `ImageOps.exif_transpose` does. Without, the tag is ignored, as TensorFlow and
+            Pillow ignore it (except in TIFF files, where Pillow always heeds it).
 
     Returns:
         uint8 `[h, w, 3]`, contiguous, RGB.
 
     Raises:
         BadImage: empty, truncated or damaged, not an image, or more than `MAX_PIXELS` pixels.
+    """
+    image, orientation = decode_as_stored(encoded, with_orientation=exif_orientation)
+    return _UPRIGHT[orientation](image) if orientation in _UPRIGHT else image
+
+
+def decode_as_stored(
+    encoded: bytes, *, with_orientation: bool = True
+) -> tuple[np.ndarray, int | None]:
+    """Decodes an image file as `decode_image` does, but leaves its orientation to the caller.
+
+    Args:
+        encoded: contents of a file in one of the `formats`.
+        with_orientation: whether to look for the tag.
+
+    Returns:
+        The image as it is stored, and its orientation tag, 1 to 8, or None.
+
+    Raises:
+        BadImage: as `decode_image`.
     """
     if not encoded:
         raise BadImage("the file is empty (0 bytes)")
@@ -56,8 +118,40 @@ def decode_image(encoded: bytes) -> np.ndarray:
         except cv2.error:
             image = None
         if image is not None:
-            return image
-    return _decode_with_pillow(encoded)
+            is_plain = encoded.startswith(_PNG_START) and not any(n in encoded for n in _PNG_NOTES)
+            if is_plain or not with_orientation:
+                return image, None
+            with contextlib.suppress(Exception), Image.open(io.BytesIO(encoded)) as opened:
+                return image, _orientation(opened)
+            return image, None
+    return _decode_with_pillow(encoded, with_orientation)
+
+
+def with_orientation(jpeg: bytes, orientation: int | None) -> bytes:
+    """Returns a JPEG that has no EXIF with an orientation tag; unchanged for None or 1, upright."""
+    if orientation not in _UPRIGHT:
+        return jpeg
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    segment = exif.tobytes()  # goes first, as the standard has it
+    length = (2 + len(segment)).to_bytes(2, "big")
+    return jpeg[:2] + b"\xff\xe1" + length + segment + jpeg[2:]
+
+
+def is_image(path: str | bytes) -> bool:
+    """Returns whether a file starts like an image, in one of the `formats` that can be told so."""
+    tellable = [name for name in formats() if Image.OPEN[name][1]]  # those with a first mark
+    with contextlib.suppress(Exception), Image.open(path, formats=tellable):
+        return True
+    return False
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Returns the orientation tag of an image that Pillow has opened or loaded; None without."""
+    with contextlib.suppress(Exception):  # damaged EXIF in an image that is whole
+        tag = image.getexif().get(ExifTags.Base.Orientation)
+        return tag if tag in range(1, 9) else None
+    return None
 
 
 def _is_for_opencv(encoded: bytes) -> bool:
@@ -112,16 +206,18 @@ def _check_size(width: int, height: int) -> None:
         raise BadImage(f"it has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
 
 
-def _decode_with_pillow(encoded: bytes) -> np.ndarray:
+def _decode_with_pillow(encoded: bytes, with_orientation: bool) -> tuple[np.ndarray, int | None]:
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=formats()) as image:
             _check_size(*image.size)
             if image.mode == "F":
                 raise BadImage("its pixels are floating-point numbers, whose range is not known")
+            image.load()  # a TIFF is turned here already, and its tag removed
+            orientation = _orientation(image) if with_orientation else None
             if image.mode.startswith("I"):  # I;16 and its byte orders, or 16 bits held in 32
                 high_byte = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
-                return np.repeat(high_byte[:, :, None], 3, axis=2)
-            return np.array(image.convert("RGB"))
+                return np.repeat(high_byte[:, :, None], 3, axis=2), orientation
+            return np.array(image.convert("RGB")), orientation
     except BadImage:
         raise
     except UnidentifiedImageError:

@@ -59,11 +59,13 @@ def replacement(index: int, attempt: int, num_records: int) -> int:
     return int(np.random.default_rng((index, attempt)).integers(num_records))
 
 
-def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
+def _read(source: Source, index: int, exif_orientation: bool) -> tuple[np.ndarray, int]:
     """Returns the image and label of a record; raises BadImage or OSError."""
     record = source[index]
     image = record["image"]
-    return decode_image(image) if isinstance(image, bytes) else image, record["label"]
+    if isinstance(image, bytes):
+        image = decode_image(image, exif_orientation=exif_orientation)
+    return image, record["label"]
 
 
 def _bad(source: Source, index: int, error: Exception) -> tuple[int, str, str]:
@@ -92,16 +94,17 @@ def first_unreadable(source: Source, most: int) -> list[tuple[int, str, str]]:
 class ReadTraining(grain.transforms.RandomMap):
     """Index -> augmented Sample; unreadable records are replaced."""
 
-    def __init__(self, source: Source, steps: Sequence[Transform]):
+    def __init__(self, source: Source, steps: Sequence[Transform], exif_orientation: bool):
         self._source = source
         self._steps = steps
+        self._exif_orientation = exif_orientation
 
     def random_map(self, index: int, rng: np.random.Generator) -> Sample:
         bad = []
         wanted = index
         while True:
             try:
-                image, label = _read(self._source, index)
+                image, label = _read(self._source, index, self._exif_orientation)
                 break
             except (BadImage, OSError) as error:
                 bad.append(_bad(self._source, index, error))
@@ -118,13 +121,19 @@ class ReadTraining(grain.transforms.RandomMap):
 class ReadEvaluation(grain.transforms.Map):
     """Index -> Sample for evaluation; an unreadable one is left out, so that none counts twice."""
 
-    def __init__(self, source: Source, crop: Callable[[np.ndarray], np.ndarray]):
+    def __init__(
+        self,
+        source: Source,
+        crop: Callable[[np.ndarray], np.ndarray],
+        exif_orientation: bool,
+    ):
         self._source = source
         self._crop = crop
+        self._exif_orientation = exif_orientation
 
     def map(self, index: int) -> Sample:
         try:
-            image, label = _read(self._source, index)
+            image, label = _read(self._source, index, self._exif_orientation)
         except (BadImage, OSError) as error:
             return Sample(None, 0, (_bad(self._source, index, error),))
         return Sample(self._crop(image), label)

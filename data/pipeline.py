@@ -50,6 +50,8 @@ class Data:
         eval_crop_ratio: in evaluation the image's short side becomes image_size / ratio, of which
             the centre is cut out.
         eval_crop_interpolation: how it is resized, see data/augment/crops.py.
+        exif_orientation: whether photographs are turned as the orientation tag of their file says.
+            Off, because the papers' numbers are without: TensorFlow and Pillow ignore the tag.
         repeats: augmented copies of each image in an epoch's order (repeated augmentation).
         num_threads: threads that make batches, per worker process if there are any; None: as many
             as there are cores, over all workers; 0 leaves it to the prefetch thread.
@@ -86,6 +88,7 @@ class Data:
     std: tuple[float, ...] | None = None
     eval_crop_ratio: float = 1.0
     eval_crop_interpolation: Interpolation = "bilinear"
+    exif_orientation: bool = False
     repeats: int = 1
     num_threads: int | None = None
     num_workers: int = 0
@@ -149,7 +152,9 @@ class Data:
     @functools.cached_property
     def dataset(self) -> datasets.Dataset:
         """What is known about the data set: classes, channels, splits."""
-        dataset = datasets.open_dataset(self.name, self.data_dir)
+        dataset = datasets.open_dataset(
+            self.name, self.data_dir, exif_orientation=self.exif_orientation
+        )
         if self.classes is not None:
             dataset = selection.keep_classes(dataset, self.classes)
         return selection.by_name(dataset, self.class_names) if self.class_names else dataset
@@ -211,7 +216,9 @@ class Data:
         if self.repeats > 1:
             repeat = Repeat(records, num_records, self.repeats)
             records = grain.MapDataset.range(len(records)).map(repeat).seed(self.seed)
-        records = records.random_map(ReadTraining(self.train_source, self._train_steps))
+        records = records.random_map(
+            ReadTraining(self.train_source, self._train_steps, self.exif_orientation)
+        )
         bad = functools.partial(self.bad.add, self.train_split)
         return Batches(self._reader(records, self.batch_size, self.image_shape, bad), start)
 
@@ -241,7 +248,8 @@ class Data:
             num_channels: 1 or 3.
             report_bad: gets (index, name, reason) of each image that cannot be read.
         """
-        records = grain.MapDataset.range(len(source)).map(ReadEvaluation(source, self._crop))
+        read = ReadEvaluation(source, self._crop, self.exif_orientation)
+        records = grain.MapDataset.range(len(source)).map(read)
         shape = (*self.height_and_width, num_channels)
         return self._reader(records, self.layout.round_up(self.eval_batch_size), shape, report_bad)
 
@@ -266,7 +274,10 @@ class Data:
         try:
             return arrays.tried(datasets.load_source(self.dataset, split, self.height_and_width))
         except ValueError as error:
-            raise ValueError(f"config.data.{key}={split!r}: {error}") from None
+            hint = ""
+            if key == "train_split" and "train" not in self.dataset.splits:
+                hint = "; there is nothing to train on, it can only be evaluated"
+            raise ValueError(f"config.data.{key}={split!r}: {error}{hint}") from None
 
     def _reader(
         self, records: grain.MapDataset, batch_size: int, image_shape: tuple, report_bad: ReportBad

@@ -46,3 +46,9 @@ def input_errors():
 def one_line(error: Exception) -> str:
     """Returns an error's message, or its type, as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Returns a line that any stream takes: names of files may hold newlines, or be no text."""
+    line = " ".join(text.split("\n"))
+    return line.encode("utf-8", "backslashreplace").decode()

@@ -1,5 +1,6 @@
-"""Where the paths that a person gives lead, and files that are there completely or not at all."""
+"""Where paths lead, files that are there completely or not at all, and lists that people write."""
 
+import codecs
 import contextlib
 import os
 import re
@@ -63,3 +64,21 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a list that a person may have written, on any system.
+
+    Line ends of Windows, a byte-order mark (also that of UTF-16) and empty lines at the end do not
+    count. Bytes that are not valid text are kept, as `write_text` writes them.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: it is broken UTF-16.
+    """
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16")
+    else:
+        text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    return text.replace("\r\n", "\n").rstrip("\n").split("\n")

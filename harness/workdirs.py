@@ -27,7 +27,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, write_text
+from harness.files import local_path, read_lines, write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -118,8 +118,8 @@ def claimed(
 
 
 def read_classes(path: Path) -> list[str]:
-    """Returns the names in a file with one class per line."""
-    return path.read_bytes().decode("utf-8", "surrogateescape").rstrip("\n").split("\n")
+    """Returns the names in a file with one class per line; see `read_lines`."""
+    return read_lines(path)
 
 
 def find_classes(path: Path) -> tuple[str, ...] | None:

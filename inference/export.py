@@ -28,6 +28,7 @@ VERSION = 1
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _FUNCTION, _ABOUT = "function", "about.json"
 _DATA_KEYS = ("name", "image_size", "eval_crop_ratio", "eval_crop_interpolation")
+_DATA_KEYS += ("exif_orientation",)
 
 
 @dataclasses.dataclass(frozen=True)

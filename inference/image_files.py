@@ -8,22 +8,24 @@ import cv2
 
 from data.images import decode_image
 from data.sources.arrays import Record
-from data.sources.folders import SUFFIXES
+from data.sources.image_search import Tally, find_images
 from harness.errors import BadImage
 
 
 class ImageFiles:
     """Image files as a source: one record per file, without a label."""
 
-    def __init__(self, paths: Sequence[Path], num_channels: int):
+    def __init__(self, paths: Sequence[Path], num_channels: int, *, exif_orientation: bool = False):
         """Takes the paths in the order of the records.
 
         Args:
             paths: of files, which need not exist before they are read.
             num_channels: 3, or 1: grey, by the luma of Rec. 601.
+            exif_orientation: whether a grey image, decoded here, is turned as its tag says.
         """
         self._paths = list(paths)
         self._is_grey = num_channels == 1
+        self._exif_orientation = exif_orientation
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -35,42 +37,38 @@ class ImageFiles:
             raise BadImage(f"it cannot be read: {error.strerror}") from error
         if not self._is_grey:
             return {"image": encoded, "label": 0}
-        grey = cv2.cvtColor(decode_image(encoded), cv2.COLOR_RGB2GRAY)
-        return {"image": grey[..., None], "label": 0}
+        image = decode_image(encoded, exif_orientation=self._exif_orientation)
+        return {"image": cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], "label": 0}
 
     def describe(self, index: int) -> str:
         return str(self._paths[index])
 
 
-def find_images(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
+def find_files(paths: Iterable[str]) -> tuple[list[Path], list[str], list[str]]:
     """Finds the files to predict.
 
     Args:
-        paths: files, taken as they are, and folders, whose image files (by their suffix, without
-            hidden ones) are taken in sorted order, recursively.
+        paths: files, taken as they are, and folders, whose images (data/sources/image_search.py)
+            are taken in sorted order.
 
     Returns:
-        The files, and one line per folder that holds none or cannot be listed.
+        The files; a line per folder that has none or cannot be listed; and a line per folder of
+        which files are left out, or whose images lie in subfolders.
     """
-    files, problems = [], []
-
-    def note(error: OSError) -> None:
-        problems.append(f"{error.filename}: the folder cannot be read: {error.strerror}")
-
+    files, problems, notes = [], [], []
     for path in map(Path, paths):
         if not path.is_dir():
             files.append(path)
             continue
-        found = []
-        for folder, below, names in os.walk(path, onerror=note):
-            below[:] = [name for name in below if not name.startswith(".")]
-            found += [
-                Path(folder, name)
-                for name in names
-                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-            ]
-        if not found:
-            endings = ", ".join(SUFFIXES)
-            problems.append(f"{path}: the folder holds no image; known endings: {endings}")
+        tally = Tally()
+        found = [path / os.fsdecode(name) for name in find_images(path, tally)]
         files += sorted(found)
-    return files, problems
+        for error in tally.errors:
+            folder = Path(os.fsdecode(error.filename))
+            problems.append(f"{folder}: the folder cannot be read: {error.strerror}")
+        if not found:
+            told = f" ({tally.told()})" if tally.told() else ""
+            problems.append(f"{path}: the folder holds no image{told}")
+        elif note := tally.note(path):
+            notes.append(note)
+    return files, problems, notes

@@ -156,7 +156,7 @@ def predict_files(
         problems.update((index, reason) for index, _, reason in entries)
 
     indexed = enumerate(paths)
-    source = ImageFiles(paths, num_channels)
+    source = ImageFiles(paths, num_channels, exif_orientation=data.exif_orientation)
     for batch in data.batches_of(source, num_channels, report_bad):
         rows = np.asarray(probabilities(batch["image"]))
         for row, (index, path) in zip(rows, indexed, strict=False):  # the last rows are padding

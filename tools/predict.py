@@ -6,9 +6,9 @@
     python tools/predict.py --exported=birds.jax photo.jpg
 
 Images are prepared as in the recipe's evaluation; a model of grey images gets grey ones. A folder
-stands for all image files in and below it, sorted. Prints a table, or with --json one JSON object
-per line. Class names are those of --classes, those stored with the weights, the data set's, or
-ImageNet's; the data set itself is not needed.
+stands for all images in and below it, sorted; a note says what is left out. Prints a table, or
+with --json one JSON object per line. Class names are those of --classes, those stored with the
+weights, the data set's, or ImageNet's; the data set itself is not needed.
 
 Exit codes: 0 done; 2 wrong input, or an image could not be read: it is named on stderr, and the
 others are predicted.
@@ -28,7 +28,7 @@ from harness import commandline
 from harness.errors import ConfigError
 from inference.export import Exported, load_exported
 from inference.flags import define_predictor_flags, load_predictor
-from inference.image_files import find_images
+from inference.image_files import find_files
 from inference.predict import Predictor
 
 
@@ -100,7 +100,9 @@ def _predictor(args: flags.FlagValues) -> Predictor | Exported:
 
 def main(args: flags.FlagValues, images: list[str]) -> None:
     predictor = _predictor(args)
-    files, problems = find_images(images)
+    files, problems, notes = find_files(images)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     for problem in problems:
         print(f"{sys.argv[0]}: {problem}", file=sys.stderr)
     bad = 0

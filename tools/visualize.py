@@ -28,6 +28,8 @@ def batch(args: flags.FlagValues) -> None:
     """An augmented training batch as the model sees it."""
     with input_errors():
         run = experiment.build(_config(args))
+        for note in run.data.dataset.notes:
+            print(f"note: {note}")
         figure = batch_pictures.draw_batch(run, num_images=args.num_images, start=args.batch)
         _write(figure, args.output or "batch.png")
 
@@ -41,7 +43,9 @@ def operations(args: flags.FlagValues) -> None:
             raise ConfigError(problem("config.augment.randaugment", None, "nothing to draw"))
         image = None
         if args.image:
-            image = decode_image(local_path("--image", args.image).read_bytes())
+            exif_orientation = plain["data"]["exif_orientation"]
+            encoded = local_path("--image", args.image).read_bytes()
+            image = decode_image(encoded, exif_orientation=exif_orientation)
         figure = batch_pictures.draw_operations(options, plain["data"]["image_size"], image)
         _write(figure, args.output or "operations.png")
 

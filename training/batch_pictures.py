@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data.augment import crops, randaugment
+from harness.errors import printable
 from training import experiment
 
 COLUMNS = 8
@@ -40,7 +41,7 @@ def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray,
 def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
     """Returns "cat" or "cat 0.7 + dog 0.3" for a target [classes]."""
     order = np.argsort(-target)[:2]
-    shown = [names[c].split(",")[0] if names else str(c) for c in order]
+    shown = [printable(names[c].split(",")[0]) if names else str(c) for c in order]
     if target[order[0]] > 0.995:
         return shown[0]
     return " + ".join(
@@ -64,7 +65,7 @@ def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Fi
     rows = -(-count // columns)
     figure = Figure(figsize=(1.9 * columns, 2.15 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{data.name} {data.train_split}, batch {start}")
+    figure.suptitle(printable(f"{data.name} {data.train_split}, batch {start}"))
     for position in range(count):
         axes = figure.add_subplot(rows, columns, position + 1)
         axes.imshow(_shown(images[position]), interpolation="nearest")

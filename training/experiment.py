@@ -67,7 +67,7 @@ class Experiment:
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
         loaded = str(weights[1]) if weights else ""
-        return [note for note in (loaded, parameters, self.data.dataset.note) if note]
+        return [*([loaded] if loaded else []), parameters, *self.data.dataset.notes]
 
 
 # Arguments of pipeline.Data that the code gives rather than the section `data`.

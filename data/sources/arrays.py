@@ -22,6 +22,10 @@ from harness.errors import BadImage
 Record = dict[str, Any]  # image: uint8 [h, w, c] or encoded bytes; label: int
 
 
+class NoLabel(ValueError):
+    """A split or a record has no label, or one that is none of the classes."""
+
+
 class Source(Protocol):
     """What every source offers."""
 

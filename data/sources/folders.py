@@ -4,6 +4,9 @@
     birds/train/wren/a.png      or     birds/wren/a.png
     birds/val/robin/7.jpg
 
+Class folders may have subfolders; data/sources/image_search.py says which files count. In place of
+class folders a list may give each image its class, see data/sources/class_lists.py.
+
 The order of a split's records is pseudo-random, but fixed by their paths within the split: a slice
 holds about the same mix of classes as the whole, on any machine.
 """
@@ -12,19 +15,19 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from data.sources.arrays import Record, Subset, check_index
-from harness.errors import BadImage
+from data.images import endings
+from data.sources import class_lists
+from data.sources.arrays import NoLabel, Record, Subset, check_index
+from data.sources.image_search import Tally, find_images
+from harness.errors import BadImage, printable
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pnm"),
-)
 HELD_OUT = 0.1
 _TRAIN = ("train", "training")
 _VALIDATION = ("validation", "val", "valid")
@@ -32,22 +35,24 @@ _TEST = ("test",)
 
 
 class FolderSource:
-    """The image files of class folders, read one by one and left encoded."""
+    """The image files of a split, read one by one and left encoded."""
 
-    def __init__(self, root: Path, class_names: tuple[str, ...], files: list[list[bytes]]):
+    def __init__(self, root: Path, class_folders: Sequence[str], files: list[list[bytes]]):
         """Puts the files in order.
 
         Args:
-            root: folder that holds the class folders.
-            class_names: names of the class folders, in the order of the labels.
-            files: for each class the names of its files, as the operating system encodes them.
+            root: folder of the split.
+            class_folders: name of each class's folder in it, in the order of the labels; "": the
+                images of the class lie in `root` itself.
+            files: for each class the paths of its files within the class's folder, as the operating
+                system encodes them.
         """
         self._root = str(root)
-        self._class_names = class_names
+        self._class_folders = tuple(class_folders)
         labels = np.repeat(np.arange(len(files), dtype=np.int32), [len(names) for names in files])
         keys, names = [], []
-        for class_name, class_files in zip(class_names, files, strict=True):
-            prefix = os.fsencode(class_name) + b"/"
+        for class_folder, class_files in zip(class_folders, files, strict=True):
+            prefix = os.fsencode(os.path.join(class_folder, ""))
             names += sorted(class_files)
             keys += [_hash(prefix + name) for name in names[len(keys) :]]
         order = np.argsort(np.array(keys, np.uint64), kind="stable")
@@ -71,7 +76,8 @@ class FolderSource:
     def describe(self, index: int) -> str:
         check_index(index, len(self))
         name = self._names[self._ends[index] : self._ends[index + 1]]
-        return os.path.join(self._root, self._class_names[self.labels[index]], os.fsdecode(name))
+        class_folder = self._class_folders[self.labels[index]]
+        return os.path.join(self._root, class_folder, os.fsdecode(name))
 
 
 def _hash(path: bytes) -> int:
@@ -93,6 +99,7 @@ class Folder:
         aliases: other name of a split -> its name in `split_folders`. "val" is "validation", and
             the only evaluation split answers to both "validation" and "test".
         note: what to know about the splits, or empty.
+        load_notes: lines on what the splits loaded so far hold besides images in class folders.
     """
 
     path: Path
@@ -100,6 +107,7 @@ class Folder:
     split_folders: dict[str, Path]
     aliases: dict[str, str]
     note: str = ""
+    load_notes: list[str] = field(default_factory=list)
 
     def load(self, split: str) -> FolderSource | Subset:
         """Opens a split.
@@ -111,7 +119,7 @@ class Folder:
             ValueError: a class that the training split lacks, or one without an image.
         """
         folders = self.split_folders
-        if folders.get("validation") != folders.get("train"):
+        if "train" not in folders or folders.get("validation") != folders["train"]:
             return self._scan(folders[split])
         whole = self._whole
         held_out = _held_out(whole.labels, len(self.class_names))
@@ -128,22 +136,92 @@ class Folder:
 
     def _scan(self, folder: Path) -> FolderSource:
         found = _class_folders(folder)
+        if listed := _find_list(folder, found, self.class_names):
+            return self._scan_listed(folder, listed)
         if not found:
-            raise ValueError(f"{folder} holds no class folder")
+            todo = class_lists.what_would_do(folder)
+            raise NoLabel(f"{folder} holds no class folder; there must be {todo}")
         if unknown := sorted(set(found) - set(self.class_names)):
-            raise ValueError(
+            has_labels = len(unknown) < len(found)  # Tiny ImageNet's test has one folder, "images"
+            raise (ValueError if has_labels else NoLabel)(
                 f"{folder} has a class folder {unknown[0]!r} that the training split lacks (such "
                 f"folders: {len(unknown)})"
             )
-        files = []
+        files, whole = [], Tally()
+        if beside := _num_images_in(folder):
+            whole.left_out["beside the class folders"] = beside
         for name in self.class_names:
-            files.append(_image_files(folder / name) if name in found else [])
-            if name in found and not files[-1]:
-                raise ValueError(
-                    f"the class folder {folder / name} holds no image; known endings are "
-                    f"{', '.join(SUFFIXES)}"
-                )
+            files.append([])
+            if name not in found:
+                continue
+            tally = Tally()
+            files[-1] = _found(folder / name, tally)
+            if not files[-1]:
+                told = f" ({tally.told()})" if tally.told() else ""
+                raise ValueError(printable(f"the class folder {folder / name} has no image{told}"))
+            whole.add(tally)
+        self._tell(whole.note(folder, "subfolders of the class folders"))
         return FolderSource(folder, self.class_names, files)
+
+    def _scan_listed(self, folder: Path, listed: Path) -> FolderSource:
+        tally = Tally()
+        names, classes = _read_listed(folder, listed, self.class_names, tally)
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        files = [[] for _ in self.class_names]
+        for name, class_name in zip(names, classes, strict=True):
+            files[label_of[class_name]].append(name)
+        if listed.parent == folder:
+            tally.left_out -= Counter({listed.suffix: 1})
+        self._tell(f"{folder}: the classes of its images are those in {listed}")
+        self._tell(tally.note(folder))
+        return FolderSource(folder, ("",) * len(files), files)
+
+    def _tell(self, note: str) -> None:
+        if note:
+            self.load_notes.append(note)
+
+
+def _found(folder: Path, tally: Tally) -> list[bytes]:
+    files = find_images(folder, tally)
+    for error in tally.errors:
+        where = Path(os.fsdecode(error.filename))
+        raise ValueError(printable(f"the folder {where} cannot be read: {error.strerror}"))
+    return files
+
+
+def _num_images_in(folder: Path) -> int:
+    """Counts the files that are images by their ending, without looking at subfolders."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    return sum(os.path.splitext(name)[1].lower() in endings() for name in names)
+
+
+def _find_list(folder: Path, found: list[str], known: Iterable[str] | None) -> Path | None:
+    """Finds the list that stands for class folders in a split's folder.
+
+    Args:
+        folder: of the split.
+        found: folders in it. With two there is no list, and one may hold the images, as in Tiny
+            ImageNet, unless it has the name of a class.
+        known: names of the classes; None: those of the list.
+    """
+    if len(found) > 1:
+        return None
+    listed = class_lists.find_list(folder, beside=not found)
+    if listed and set(found) & set(class_lists.words(listed) if known is None else known):
+        return None
+    return listed
+
+
+def _read_listed(
+    folder: Path, listed: Path, known: Sequence[str] | None, tally: Tally
+) -> tuple[list[bytes], list[str]]:
+    """Returns the images of a split's folder, and the class of each by its list."""
+    names = sorted(_found(folder, tally))
+    if not names:
+        raise ValueError(f"{folder} has no image")
+    takes_numbers = folder.name.lower() in _TRAIN
+    return names, class_lists.read_list(listed, names, known, takes_numbers=takes_numbers)
 
 
 def _held_out(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -187,10 +265,13 @@ def open_folder(path: Path) -> Folder:
     if not (validation and test):
         aliases |= {"validation": "test"} if test else {"test": "validation"}
     class_names = in_label_order(_class_folders(train))
+    if listed := _find_list(train, class_names, None):
+        class_names = in_label_order(set(_read_listed(train, listed, None, Tally())[1]))
     if not class_names:
         others = [name for name in found if path / name not in (train, validation, test)]
         hint = f" ({train.name!r} counts as a split, not as a class)" if others else ""
-        raise ValueError(f"{train} holds no folder; there must be one for each class{hint}")
+        todo = class_lists.what_would_do(train)
+        raise ValueError(f"{train} holds no folder; there must be {todo}{hint}")
     if len(class_names) == 1:
         note += f"{'; ' if note else ''}{train} holds one class: every answer will be right"
     return Folder(path, class_names, folders, aliases, note)
@@ -218,14 +299,3 @@ def _class_folders(path: Path) -> list[str]:
             return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     except OSError as error:
         raise ValueError(f"the folder {path} cannot be read: {error.strerror}") from None
-
-
-def _image_files(path: Path) -> list[bytes]:
-    with os.scandir(path) as entries:
-        return [
-            os.fsencode(entry.name)
-            for entry in entries
-            if entry.name.lower().endswith(SUFFIXES)
-            and not entry.name.startswith(".")
-            and not entry.is_dir()
-        ]

@@ -25,19 +25,15 @@ from typing import Any
 from array_record.python import array_record_data_source
 from google.protobuf.message import DecodeError
 
-from data.sources.arrays import Record, check_index
+from data.sources.arrays import NoLabel, Record, check_index
 from harness.errors import BadImage, one_line
-from harness.files import local_path
+from harness.files import local_path, read_lines
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 FORMAT = "array_record"
 PREPARE = "python tools/prepare_data.py"
-
-
-class NoLabel(ValueError):
-    """A record has no label, or one that is none of the classes."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         num_classes = int(features[label_key]["classLabel"]["numClasses"])
         names_file = folder / f"{label_key}.labels.txt"
         if names_file.is_file():
-            class_names = tuple(names_file.read_text().split("\n"))[:num_classes]
+            class_names = tuple(read_lines(names_file))[:num_classes]
     shape = features[image_key]["image"].get("shape", {}).get("dimensions", ("-1",) * 3)
     return Prepared(
         name=name,

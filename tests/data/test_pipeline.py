@@ -35,7 +35,7 @@ def counting(monkeypatch):
 
     dataset = datasets.Dataset("counting", NUM_TEST, 1, load)
     monkeypatch.setattr(datasets, "check_name", lambda name, data_dir: None)
-    monkeypatch.setattr(datasets, "open_dataset", lambda name, data_dir: dataset)
+    monkeypatch.setattr(datasets, "open_dataset", lambda name, data_dir, **options: dataset)
 
     def create(**kwargs):
         defaults = {"name": "counting", "image_size": 6, "batch_size": 10, "eval_batch_size": 10}

@@ -108,6 +108,7 @@ assert not {{"flax", "nest", "tnt", "training", "layers"}} & set(sys.modules)
 def test_predict_takes_it_with_preprocessing_and_names(batch_size, tmp_path, capsys):
     """The same lines as from the weights, with images of all sizes and one that is broken."""
     config, weights, output = recipe("nest"), tmp_path / "in.npz", tmp_path / "model.jax"
+    config.data.exif_orientation = True
     random_weights(weights, config)
     given = dict(config=config, weights=weights)
     export.main(flags(**given, output=output, batch_size=batch_size))
@@ -116,7 +117,9 @@ def test_predict_takes_it_with_preprocessing_and_names(batch_size, tmp_path, cap
     (tmp_path / "images").mkdir()
     for index in range(4):
         pixels = rng.integers(0, 256, (40 + 7 * index, 50, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+        exif = Image.Exif()
+        exif[0x0112] = 3 + 3 * index  # turned, turned aside, and two without meaning
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png", exif=exif)
     (tmp_path / "images" / "2.png").write_bytes(b"no image")
     lines = []
     capsys.readouterr()
@@ -125,6 +128,7 @@ def test_predict_takes_it_with_preprocessing_and_names(batch_size, tmp_path, cap
             predict.main(predict_flags(**which), [str(tmp_path / "images")])
         lines.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
     one, other = lines
+    assert load_exported(output).data.exif_orientation
     assert len(one) == 3 and len({line["predictions"][0]["probability"] for line in one}) == 3
     for row, same in zip(one, other, strict=True):
         assert row["image"] == same["image"]

@@ -1,5 +1,6 @@
 """tools/predict.py gives what evaluate.py's own batches and step give, whatever is around."""
 
+import dataclasses
 import io
 import json
 import math
@@ -12,16 +13,16 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from configs import digits_nest, digits_nest_gan
 from data.class_names import imagenet_names, readable
+from data.pipeline import Data
 from data.sources.arrays import digits_source
-from data.sources.folders import SUFFIXES
 from harness import workdirs
 from harness.errors import ConfigError
-from inference.image_files import ImageFiles, find_images
-from inference.predict import Prediction, build_predictor
+from inference.image_files import ImageFiles, find_files
+from inference.predict import Prediction, build_predictor, predict_files
 from tests.training.test_trained_run import write_old_config
 from tools import predict
 from training import experiment
@@ -169,6 +170,33 @@ def test_images_and_logits_are_those_of_evaluation(config, trained):
         np.testing.assert_array_equal(logits(predictor.variables, ours["image"]), theirs)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_photographs_that_lie_on_their_side(tmp_path, channels, suffix):
+    """With data.exif_orientation they are predicted as `exif_transpose` turns them."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(0, (24, 16)).save(tmp_path / f"lying.{suffix}", exif=exif, quality=95)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / f"lying.{suffix}"))
+    assert upright.size == (16, 24)
+    upright.save(tmp_path / "upright.png")
+    files = [tmp_path / f"lying.{suffix}", tmp_path / "upright.png"]
+    seen = {}
+
+    def brightness(images):
+        seen[data.exif_orientation] = np.array(images)
+        return images.mean(axis=(1, 2))
+
+    for exif_orientation in (False, True):
+        data = Data(name="synthetic", image_size=(24, 16), batch_size=2, eval_batch_size=2)
+        data = dataclasses.replace(data, exif_orientation=exif_orientation)
+        given = dict(num_channels=channels, batch_size=2, images_sharding=None)
+        assert len(list(predict_files(files, brightness, data=data, **given))) == 2
+    np.testing.assert_array_equal(seen[True][0], seen[True][1])
+    np.testing.assert_array_equal(seen[True][1], seen[False][1])
+    assert np.abs(seen[False][0].astype(int) - seen[False][1]).mean() > 10
+
+
 def test_grey_models_get_grey_images(tmp_path):
     config = small(digits_nest.get_config())
     config.data.eval_split = "test[:3]"
@@ -271,13 +299,15 @@ def test_bad_images_are_named_and_the_others_predicted(folder, trained, tmp_path
 
 
 def test_folders_are_listed_in_order(tmp_path):
-    for name in ("b/2.JPG", "b/10.jpg", "a.webp", "c.txt", "b/d/x.tiff"):
+    for name in ("b/2.JPG", "b/10.jpg", "a.webp", "c.txt", "b/d/x.tiff", "b/e.avif", "b/f.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    files, problems = find_images([str(tmp_path), str(tmp_path / "c.txt")])
+    files, problems, notes = find_files([str(tmp_path), str(tmp_path / "c.txt")])
     found = [str(file.relative_to(tmp_path)) for file in files]
-    assert found == ["a.webp", "b/10.jpg", "b/2.JPG", "b/d/x.tiff", "c.txt"] and not problems
-    assert ".webp" in SUFFIXES
+    expected = ["a.webp", "b/10.jpg", "b/2.JPG", "b/d/x.tiff", "b/e.avif", "c.txt"]
+    assert found == expected and not problems
+    left_out = "2 files left out: 1 .txt, 1 .mp4; 4 of 5 images lie in subfolders"
+    assert notes == [f"{tmp_path}: {left_out}"]
 
 
 def test_without_the_data_set(folder, config, trained, tmp_path):
@@ -325,6 +355,9 @@ def test_names_of_classes(trained, config, tmp_path):
     assert names[999] == ("n15075141", "toilet tissue, toilet paper, bathroom tissue")
     assert readable(["n15075141", "n99999999", "cat"])[1:] == ("n99999999", "cat")
     (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    chosen = build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
+    assert chosen.class_names == ("x", "y", "z")
+    (tmp_path / "names.txt").write_bytes("\ufeffx\r\ny\r\nz\r\n".encode())  # Notepad's
     chosen = build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
     assert chosen.class_names == ("x", "y", "z")
     (tmp_path / "names.txt").write_text("x\ny\n")

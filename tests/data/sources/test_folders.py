@@ -161,12 +161,13 @@ def test_linked_classes_and_images_with_odd_names(tmp_path):
     assert dataset.class_names == ("a", "linked", "ä")
     source = datasets.load_source(dataset, "train", (8, 8))
     labels = [source[i]["label"] for i in range(len(source))]
-    assert sorted(labels) == [0, 0, 1, 1, 2]
-    assert all(source[i]["image"] == PNG for i in range(5))
+    assert sorted(labels) == [0, 0, 1, 1, 1, 2]  # "linked" has "ä" as a subfolder
+    assert all(source[i]["image"] == PNG for i in range(6))
 
 
 def test_a_folder_called_like_an_image_is_none(tmp_path):
-    make(tmp_path, [*many(2, "train/a", "val/a"), "train/a/nested.png/x.png"])
+    make(tmp_path, many(2, "train/a", "val/a"))
+    (tmp_path / "train/a/nested.png").mkdir()
     assert len(names(open_folder(tmp_path), "train", tmp_path)) == 2
 
 
@@ -213,8 +214,14 @@ def test_one_class_is_said(tmp_path):
 
 
 def test_what_is_wrong_with_a_folder(tmp_path):
-    assert_refused(make(tmp_path / "flat", ["x.png", "y.png"]), "flat", "one for each class")
-    assert_refused(make(tmp_path / "none", [".keep"]), "none", "one for each class")
+    assert_refused(
+        make(tmp_path / "flat", ["x.png", "y.png"]),
+        "flat",
+        "one folder for each class",
+        "labels.txt",
+        "flat.csv",
+    )
+    assert_refused(make(tmp_path / "none", [".keep"]), "none", "one folder for each class")
     assert_refused(make(tmp_path / "b", ["train/x.png", "val/a/x.png"]), "train", "each class")
     assert_refused(
         make(tmp_path / "extra", ["train/a/x.png", "val/a/x.png", "val/new/x.png"]),
@@ -223,7 +230,7 @@ def test_what_is_wrong_with_a_folder(tmp_path):
     )
     assert_refused(
         make(tmp_path / "empty", ["train/a/x.png", "train/b/x.txt", "val/a/x.png"]),
-        *("train/b", "no image", ".jpg"),
+        *("train/b", "has no image", "1 file left out: 1 .txt"),
         split="train",
     )
     assert_refused(make(tmp_path / "only", ["val/a/x.png"]), "'train'", "validation", split="train")

@@ -20,6 +20,7 @@ from PIL import Image
 
 from data import datasets
 from data.sources import tfds_prepared
+from data.sources.arrays import ArraySource
 from harness.errors import BadImage
 
 ROOT = Path(__file__).parents[3]
@@ -204,6 +205,15 @@ def test_several_labels_an_image_are_refused(tmp_path):
     write_set(tmp_path, features=features, keys=("image", "real_label"))
     with pytest.raises(ValueError, match="one class each"):
         datasets.check_name("birds", str(tmp_path))
+
+
+def test_a_set_of_one_size_is_held_in_memory_unless_its_images_are_turned(tmp_path):
+    image = {"image": {"dtype": "uint8", "shape": {"dimensions": ["4", "6", "3"]}}}
+    write_set(tmp_path, features=FEATURES | {"image": FEATURES["image"] | image})
+    held = load(tmp_path, "test")
+    assert isinstance(held, ArraySource)
+    turned = datasets.open_dataset("birds", str(tmp_path), exif_orientation=True)
+    assert isinstance(turned.load("test", (4, 6))[0]["image"], bytes)
 
 
 def test_records_without_a_label_are_refused(tmp_path):
