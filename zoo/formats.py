@@ -27,7 +27,7 @@ from nest.convert_official import FIELDS as OFFICIAL_NEST_FIELDS
 from nest.convert_official import from_official
 from nest.model import Nest
 from zoo.state_dicts import convert_state_dict
-from zoo.stored_weights import StoredWeights, damaged
+from zoo.stored_weights import NoAverage, StoredWeights, damaged
 from zoo.torch_files import SUFFIXES as TORCH_SUFFIXES
 from zoo.torch_files import read_torch
 
@@ -53,7 +53,7 @@ def read_weights(file: Path, model: nn.Module, weights: str) -> StoredWeights:
         raise ValueError(f"weights {file}: the file is empty")
     stored = READERS[file.suffix](file, model, weights)
     if weights == "ema" and file.suffix not in TORCH_SUFFIXES:
-        raise ValueError(f"weights {file}: there is no moving average in this file")
+        raise NoAverage(f"weights {file}: there is no moving average in this file")
     return stored
 
 

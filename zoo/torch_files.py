@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from harness.errors import one_line
 from zoo.state_dicts import convert_state_dict
-from zoo.stored_weights import StoredWeights
+from zoo.stored_weights import NoAverage, StoredWeights
 
 SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .tar: *.pth.tar
 
@@ -94,7 +94,7 @@ def read_torch_state(file: Path, weights: str = "raw") -> TorchState:
     keys = [key for key in _KEYS[weights] if isinstance(content.get(key), dict)]
     is_state = _is_state(torch, content)
     if weights == "ema" and not keys:
-        raise ValueError(f"weights {file}: no moving average in this file: no state_dict_ema")
+        raise NoAverage(f"weights {file}: no moving average in this file: no state_dict_ema")
     if not keys and not is_state:
         others = [key for key in _KEYS["ema"] if key in content]
         hint = f"; weights='ema' reads its {others[0]}" if others else ""
