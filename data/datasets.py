@@ -3,6 +3,7 @@
 digits, synthetic   ship with the code
 folder:/path        a folder of images per class (data/sources/folders.py)
 npz:/path.npz       arrays in one file (data/sources/npz.py)
+inat:/path          an iNaturalist competition as downloaded (data/sources/inaturalist.py)
 anything else       a set that TensorFlow Datasets has prepared (data/sources/tfds_prepared.py)
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.pixel_statistics import default_statistics
-from data.sources import arrays, folders, npz, tfds_prepared
+from data.sources import arrays, folders, inaturalist, npz, tfds_prepared
 from harness.arguments import problem, unknown
 
 # Names of TensorFlow Datasets that the recipes have.
@@ -60,7 +61,8 @@ class Dataset:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith(("folder:", "npz:"))
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind in PATHS
 
 
 def check_form(name: str) -> None:
@@ -80,13 +82,15 @@ def check_name(name: str, data_dir: str | None = None) -> None:
         ValueError: malformed, or not there; one line that says what to do.
     """
     check_form(name)
+    if name in BUILT_IN:
+        return
     if _is_path(name):
         kind, _, path = name.partition(":")
-        exists = os.path.isdir if kind == "folder" else os.path.isfile
-        if not exists(os.path.expanduser(path)):
-            what = f"there is no {'folder' if kind == 'folder' else 'file'} {path!r}"
+        if not PATHS[kind][0](os.path.expanduser(path)):
+            what = f"there is no {'file' if kind == 'npz' else 'folder'} {path!r}"
+            what += "" if path else f"; give its path, --config.data.name={kind}:/path"
             raise ValueError(problem("config.data.name", name, what))
-    elif name not in BUILT_IN:
+    else:
         try:
             tfds_prepared.open_prepared(name, data_dir)
         except ValueError as error:
@@ -97,24 +101,24 @@ def check_name(name: str, data_dir: str | None = None) -> None:
 
 def absolute_name(name: str) -> str:
     """Returns the name with its path, if any, made absolute, so that runs go on from anywhere."""
-    kind, colon, path = name.partition(":")
-    if kind not in ("folder", "npz") or not colon:
+    kind, _, path = name.partition(":")
+    if not _is_path(name) or not path:
         return name
     return f"{kind}:{Path(path).expanduser().absolute()}"
 
 
 def _known() -> list[str]:
     others = "any other set of TensorFlow Datasets"
-    return [*BUILT_IN, "folder:/path", "npz:/path.npz", *_USUAL, others]
+    return [*BUILT_IN, "folder:/path", "npz:/path.npz", "inat:/path", *_USUAL, others]
 
 
 def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
     """Opens a data set: what is known about it, and how its splits are loaded.
 
     Args:
-        name: "digits", "synthetic", "folder:/path", "npz:/path.npz", or the name of a set prepared
-            by TensorFlow Datasets as ArrayRecord: "cifar10", "downsampled_imagenet/64x64", with a
-            version if need be ("imagenet2012:5.1.0").
+        name: "digits", "synthetic", "folder:/path", "npz:/path.npz", "inat:/path", or the name of a
+            set prepared by TensorFlow Datasets as ArrayRecord: "cifar10",
+            "downsampled_imagenet/64x64", with a version if need be ("imagenet2012:5.1.0").
         data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
@@ -127,10 +131,8 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
     kind, _, path = name.partition(":")
     if name in BUILT_IN:
         return BUILT_IN[name]()
-    if kind == "folder":
-        return _from_folder(name, Path(path).expanduser().absolute())
-    if kind == "npz":
-        return _from_npz(name, Path(path).expanduser().absolute())
+    if _is_path(name):
+        return PATHS[kind][1](name, Path(path).expanduser().absolute())
     return _from_tfds(name, data_dir)
 
 
@@ -187,6 +189,14 @@ def _from_npz(name: str, path: Path) -> Dataset:
     )
 
 
+def _from_inaturalist(name: str, path: Path) -> Dataset:
+    found = inaturalist.open_competition(path)
+    load = functools.cache(found.load)
+    splits = {"splits": tuple(found.annotations), "aliases": inaturalist.ALIASES}
+    names = found.class_names
+    return Dataset(name, len(names), 3, lambda split, _: load(split), **splits, class_names=names)
+
+
 def _from_tfds(name: str, data_dir: str | None) -> Dataset:
     prepared = tfds_prepared.open_prepared(name, data_dir)
 
@@ -209,6 +219,12 @@ def _from_tfds(name: str, data_dir: str | None) -> Dataset:
     )
 
 
+# Kind of a name with a path -> what the path has to be, and what opens it.
+PATHS = {
+    "folder": (os.path.isdir, _from_folder),
+    "npz": (os.path.isfile, _from_npz),
+    "inat": (os.path.isdir, _from_inaturalist),
+}
 _PART = re.compile(r"(?P<base>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 _Part = tuple[str, str | None, str | None]
 

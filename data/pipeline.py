@@ -37,7 +37,8 @@ class Data:
 
     Attributes:
         name: of the data set, see data/datasets.py: "digits", "cifar10", "imagenet2012",
-            "folder:/path", "npz:/path.npz", any classification set of TensorFlow Datasets.
+            "folder:/path", "npz:/path.npz", "inat:/path", any classification set of TensorFlow
+            Datasets.
         image_size: height and width in pixels, or one number for both.
         batch_size: global, over all devices and processes.
         eval_batch_size: the same for evaluation; any number will do.

@@ -115,7 +115,7 @@ def resize(name: str, size: int, data_dir: str | None = None) -> Path:
     with input_errors():
         dataset = datasets.open_dataset(name, data_dir)
         kind, _, path = name.partition(":")
-        if kind in ("folder", "npz"):
+        if kind in datasets.PATHS:
             base, version = Path(path).expanduser().absolute().stem, "1.0.0"
         else:
             base, version = kind, tfds_prepared.find_folder(name, data_dir).name
