@@ -133,4 +133,6 @@ def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     config.loop.log_every_steps = 2
     if "optimizer" in config:  # a GAN has two, which start at once
         config.optimizer.warmup_epochs = 0.25
+        shorter = {"cooldown_epochs": 0.25, "step_epochs": (0.5, 0.75)}
+        config.optimizer.update({k: v for k, v in shorter.items() if k in config.optimizer})
     return config
