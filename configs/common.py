@@ -96,7 +96,8 @@ def finetune_at_384(config: ConfigDict) -> ConfigDict:
 
     Neither the NesT nor the TNT paper gives a recipe. Both train as DeiT does, so these are the
     values of DeiT's command (facebookresearch/deit, README_deit.md, commit 4da6691) for images
-    of 384; augmentation, label smoothing and drop path stay as in the recipe, as there.
+    of 384; augmentation and label smoothing stay as in the recipe, as there. So does drop path,
+    which DeiT turns off (main.py, 418): --config.model.drop_path_rate=0.0.
     """
     config.init_from = ""
     config.init.reinit_head = "never"  # the same classes
