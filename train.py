@@ -42,7 +42,8 @@ def train_and_evaluate(
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
 
     Returns:
-        The metrics of the last step's evaluation.
+        The metrics of the last step's evaluation, and the best value of
+        config.checkpoint.best_metric with its epoch.
 
     Raises:
         ConfigError: something in the config, the data or the workdir is wrong; nothing is written.
@@ -139,6 +140,7 @@ def train_and_evaluate(
                 metrics = evaluate_now(step)
 
         saved.wait()
+        metrics |= saved.best(run.steps.per_epoch)
         workdirs.write_done(workdir, metrics)
         report.finish(metrics, split, seconds=time.perf_counter() - started)
     return metrics

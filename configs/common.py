@@ -96,7 +96,8 @@ def finetune_at_384(config: ConfigDict) -> ConfigDict:
 
     Neither the NesT nor the TNT paper gives a recipe. Both train as DeiT does, so these are the
     values of DeiT's command (facebookresearch/deit, README_deit.md, commit 4da6691) for images
-    of 384; augmentation, label smoothing and drop path stay as in the recipe, as there.
+    of 384; augmentation and label smoothing stay as in the recipe, as there. So does drop path,
+    which DeiT turns off (main.py, 418): --config.model.drop_path_rate=0.0.
     """
     config.init_from = ""
     config.init.reinit_head = "never"  # the same classes
@@ -134,4 +135,6 @@ def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     config.loop.log_every_steps = 2
     if "optimizer" in config:  # a GAN has two, which start at once
         config.optimizer.warmup_epochs = 0.25
+        shorter = {"cooldown_epochs": 0.25, "step_epochs": (0.5, 0.75)}
+        config.optimizer.update({k: v for k, v in shorter.items() if k in config.optimizer})
     return config

@@ -5,7 +5,11 @@
 Argument: debug. The official docstring promises about 76 % top-1; the TNT paper's row is 76.2.
 
 Values are those of the official configs/resnet50_imagenet.py (google-research/nested-transformer,
-commit 59c0d6a) unless a comment says otherwise.
+commit 59c0d6a) unless a comment says otherwise. The network is torchvision's. That repository's
+(models/resnet_v1.py) starts the head's kernel as zeros (183) and convolutions from LeCun's normal,
+pads as "SAME" (160-168: at stride 2 on the right and below only), and has no ReLU after the first
+norm (167). Flax's example, its model, pads the first convolution as we do, the pooling as "SAME",
+and starts the last norm of each block as zeros. docs/differences.md has it all.
 """
 
 from configs.common import base_config, parse_argument, shrink

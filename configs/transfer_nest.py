@@ -3,9 +3,12 @@
     python train.py --config=configs/transfer_nest.py:pets --workdir=runs/pets_nest_base \
         --config.init_from=nest-b_imagenet/
 
-Argument: cifar10|cifar100|flowers|pets, base|small|tiny, debug. Ours: the NesT paper transfers to
-no other data set. Rates, epochs and splits are those of configs/transfer_tnt.py, with their sources
-there; model and augmentation are as in configs/imagenet_nest.py.
+Argument: cifar10|cifar100|flowers|pets|inat2019, base|small|tiny, debug. Ours: the NesT paper
+transfers to no other data set. Rates, epochs and splits are those of configs/transfer_tnt.py, with
+their sources there; model and augmentation are as in configs/imagenet_nest.py. The official code
+has a path for CIFAR after ImageNet (libml/input_pipeline.py, 148-165, commit 59c0d6a) but no recipe
+that takes it: images come first to 256/224 of the input size, and CIFAR's own statistics, the
+default here, normalise them.
 """
 
 from configs import imagenet_nest, transfer_tnt
@@ -29,9 +32,8 @@ def get_config(argument: str | None = None):
             )
         }
     )
-    # CIFAR's own would be another input than the weights were trained with.
-    config.data.mean = (0.485, 0.456, 0.406)
-    config.data.std = (0.229, 0.224, 0.225)
+    if arg.dataset.startswith("cifar"):
+        config.augment.enlarge = {}
 
     # The devices of the ImageNet recipe would leave groups of 2 in this batch.
     config.device_augment.mixup_cutmix.groups = like.device_augment.mixup_cutmix.groups
@@ -40,6 +42,7 @@ def get_config(argument: str | None = None):
     config.optimizer.reference_batch = None  # the rate is not scaled with the batch
     config.optimizer.weight_decay = like.optimizer.weight_decay
     config.optimizer.warmup_epochs = like.optimizer.warmup_epochs
+    config.optimizer.cooldown_epochs = like.optimizer.cooldown_epochs
     config.optimizer.final_lr = like.optimizer.final_lr
 
     config.loop.update(like.loop)

@@ -3,17 +3,18 @@
 digits, synthetic   ship with the code
 folder:/path        a folder of images per class (data/sources/folders.py)
 npz:/path.npz       arrays in one file (data/sources/npz.py)
+inat:/path          an iNaturalist competition as downloaded (data/sources/inaturalist.py)
 anything else       a set that TensorFlow Datasets has prepared (data/sources/tfds_prepared.py)
 """
 
 import functools
-import re
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.pixel_statistics import default_statistics
-from data.sources import arrays, folders, npz, tfds_prepared
+from data.sources import arrays, folders, inaturalist, npz, tfds_prepared
 from harness.arguments import problem, unknown
 from harness.files import local_path
 
@@ -77,7 +78,8 @@ class Dataset:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith(("folder:", "npz:"))
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind in PATHS
 
 
 def check_form(name: str) -> None:
@@ -97,13 +99,16 @@ def check_name(name: str, data_dir: str | None = None) -> None:
         ValueError: malformed, or not there; one line that says what to do.
     """
     check_form(name)
+    if name in BUILT_IN:
+        return
     if _is_path(name):
         kind, _, path = name.partition(":")
-        place = local_path("config.data.name", path)
-        if not (place.is_dir() if kind == "folder" else place.is_file()):
-            what = f"there is no {'folder' if kind == 'folder' else 'file'} {path!r}"
+        place = local_path("config.data.name", path) if path else None
+        if place is None or not PATHS[kind][0](place):
+            what = f"there is no {'file' if kind == 'npz' else 'folder'} {path!r}"
+            what += "" if path else f"; give its path, --config.data.name={kind}:/path"
             raise ValueError(problem("config.data.name", name, what))
-    elif name not in BUILT_IN:
+    else:
         try:
             tfds_prepared.open_prepared(name, data_dir)
         except ValueError as error:
@@ -114,15 +119,15 @@ def check_name(name: str, data_dir: str | None = None) -> None:
 
 def absolute_name(name: str) -> str:
     """Returns the name with its path, if any, made absolute, so that runs go on from anywhere."""
-    kind, colon, path = name.partition(":")
-    if kind not in ("folder", "npz") or not colon:
+    kind, _, path = name.partition(":")
+    if not _is_path(name) or not path:
         return name
     return f"{kind}:{local_path('config.data.name', path)}"
 
 
 def _known() -> list[str]:
     others = "any other set of TensorFlow Datasets"
-    return [*BUILT_IN, "folder:/path", "npz:/path.npz", *_USUAL, others]
+    return [*BUILT_IN, "folder:/path", "npz:/path.npz", "inat:/path", *_USUAL, others]
 
 
 def open_dataset(
@@ -131,9 +136,9 @@ def open_dataset(
     """Opens a data set: what is known about it, and how its splits are loaded.
 
     Args:
-        name: "digits", "synthetic", "folder:/path", "npz:/path.npz", or the name of a set prepared
-            by TensorFlow Datasets as ArrayRecord: "cifar10", "downsampled_imagenet/64x64", with a
-            version if need be ("imagenet2012:5.1.0").
+        name: "digits", "synthetic", "folder:/path", "npz:/path.npz", "inat:/path", or the name of a
+            set prepared by TensorFlow Datasets as ArrayRecord: "cifar10",
+            "downsampled_imagenet/64x64", with a version if need be ("imagenet2012:5.1.0").
         data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
         exif_orientation: whether images will be turned as their tags say.
 
@@ -147,10 +152,8 @@ def open_dataset(
     kind, _, path = name.partition(":")
     if name in BUILT_IN:
         return BUILT_IN[name]()
-    if kind == "folder":
-        return _from_folder(name, local_path("config.data.name", path))
-    if kind == "npz":
-        return _from_npz(name, local_path("config.data.name", path))
+    if _is_path(name):
+        return PATHS[kind][1](name, local_path("config.data.name", path))
     return _from_tfds(name, data_dir, exif_orientation)
 
 
@@ -208,6 +211,14 @@ def _from_npz(name: str, path: Path) -> Dataset:
     )
 
 
+def _from_inaturalist(name: str, path: Path) -> Dataset:
+    found = inaturalist.open_competition(path)
+    load = functools.cache(found.load)
+    splits = {"splits": tuple(found.annotations), "aliases": inaturalist.ALIASES}
+    names = found.class_names
+    return Dataset(name, len(names), 3, lambda split, _: load(split), **splits, class_names=names)
+
+
 def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Dataset:
     prepared = tfds_prepared.open_prepared(name, data_dir)
 
@@ -231,72 +242,9 @@ def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Datas
     )
 
 
-_PART = re.compile(r"(?P<base>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
-_Part = tuple[str, str | None, str | None]
-
-
-def parse_split(dataset: Dataset, split: str) -> list[_Part]:
-    """Takes a split like "train[:80%]+validation" apart.
-
-    Args:
-        dataset: whose split it is.
-        split: names in the data set's `splits` or `aliases`, each optionally with a slice, joined
-            by "+". Slice boundaries are whole percents or record numbers, negative ones count from
-            the end, as in TensorFlow Datasets.
-
-    Returns:
-        For each part its split's name and the two boundaries as written, None where left out.
-
-    Raises:
-        ValueError: malformed, or no such split.
-    """
-    names = {**{name: name for name in dataset.splits}, **dataset.aliases}
-    parsed = []
-    for part in split.split("+"):
-        match = _PART.fullmatch(part.strip())
-        if match is None or match["base"] not in names:
-            what = unknown(part.split("[")[0], names)
-            raise ValueError(
-                f"{part.strip()!r} is {what} of {dataset.name!r}, each also sliced, as "
-                "'train[:80%]' or 'train[100:200]', and joined, as 'train+test[:50%]'"
-            )
-        parsed.append((names[match["base"]], match["start"], match["stop"]))
-    return parsed
-
-
-def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> arrays.Source:
-    """Loads a split, a slice of one, or several joined.
-
-    Args:
-        dataset: from `open_dataset`.
-        split: as `parse_split` takes it.
-        image_size: height and width in pixels of the images wanted.
-
-    Returns:
-        A random-access source.
-
-    Raises:
-        ValueError: an unknown split, or a slice outside the split or without a record.
-    """
-    parts = [_load_part(dataset, part, image_size) for part in parse_split(dataset, split)]
-    return parts[0] if len(parts) == 1 else arrays.Concatenated(parts)
-
-
-def _load_part(dataset: Dataset, part: _Part, image_size: tuple[int, int]) -> arrays.Source:
-    base, start, stop = part
-    source = dataset.load(base, image_size)
-    total = len(source)
-    first = 0 if start is None else _boundary(start, total)
-    last = total if stop is None else _boundary(stop, total)
-    if not 0 <= first < last <= total:
-        raise ValueError(
-            f"records {first} to {last} of {base!r} of {dataset.name!r}; allowed: at least one "
-            f"record of 0 to {total}"
-        )
-    return source if (first, last) == (0, total) else arrays.Subset(source, range(first, last))
-
-
-def _boundary(text: str, total: int) -> int:
-    """Returns the record number that a slice boundary such as "80%", "100" or "-20%" means."""
-    number = round(int(text[:-1]) * total / 100) if text.endswith("%") else int(text)
-    return number + total if text.startswith("-") else number
+# Kind of a name with a path -> what the path has to be, and what opens it.
+PATHS = {
+    "folder": (os.path.isdir, _from_folder),
+    "npz": (os.path.isfile, _from_npz),
+    "inat": (os.path.isdir, _from_inaturalist),
+}

@@ -16,7 +16,7 @@ from typing import Any
 import grain
 from jax.sharding import NamedSharding
 
-from data import datasets, selection
+from data import datasets, selection, splits
 from data.augment import transforms
 from data.augment.crops import Interpolation, center_crop
 from data.bad_images import BadImages, Policy
@@ -37,7 +37,8 @@ class Data:
 
     Attributes:
         name: of the data set, see data/datasets.py: "digits", "cifar10", "imagenet2012",
-            "folder:/path", "npz:/path.npz", any classification set of TensorFlow Datasets.
+            "folder:/path", "npz:/path.npz", "inat:/path", any classification set of TensorFlow
+            Datasets.
         image_size: height and width in pixels, or one number for both.
         batch_size: global, over all devices and processes.
         eval_batch_size: the same for evaluation; any number will do.
@@ -272,7 +273,7 @@ class Data:
 
     def _source(self, key: str, split: str) -> arrays.Source:
         try:
-            return arrays.tried(datasets.load_source(self.dataset, split, self.height_and_width))
+            return arrays.tried(splits.load_source(self.dataset, split, self.height_and_width))
         except ValueError as error:
             hint = ""
             if key == "train_split" and "train" not in self.dataset.splits:

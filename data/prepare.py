@@ -123,7 +123,7 @@ def resize(name: str, size: int, data_dir: str | None = None, copy_name: str | N
     with input_errors():
         dataset = datasets.open_dataset(name, data_dir)
         kind, _, path = name.partition(":")
-        if kind in ("folder", "npz"):
+        if kind in datasets.PATHS:
             original, version = local_path("NAME", path), "1.0.0"
             base = original.stem
         else:

@@ -7,7 +7,7 @@ checkpoints/   see training/checkpoints.py
 metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events
 curves.png     the same as a picture
-DONE           final metrics; exists once the run is finished
+DONE           final metrics, the best and its epoch; exists once the run is finished
 """
 
 import contextlib

@@ -76,35 +76,51 @@ def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
 
 def create_schedule(
     *,
-    kind: Literal["cosine", "linear", "constant"],
+    kind: Literal["cosine", "linear", "constant", "steps"],
     peak: float,
     final: float,
     warmup_steps: int,
     total_steps: int,
+    start: float = 0.0,
+    decay_from: Literal["warmup", "start"] = "warmup",
+    cooldown_steps: int = 0,
+    drops: tuple[int, ...] = (),
+    drop_factor: float = 1.0,
 ) -> optax.Schedule:
-    """Linear warm-up from 0, then `kind` from `peak` to `final`.
+    """Linear warm-up from `start` to `peak`, then `kind` from there to `final`, then `final`.
 
     The first update (count 0) uses the value of step 1, as the official NesT code does: warm-up
     never wastes a step on rate 0, and the last update of a cosine to 0 does nothing.
 
     Args:
-        kind: "cosine", "linear" or "constant".
-        peak, final: learning rates; `final` is ignored by "constant".
-        warmup_steps, total_steps: in updates; the warm-up is shorter than the run.
+        kind: "cosine", "linear", "constant", or "steps": constant between the drops.
+        peak, final, start: learning rates; "constant" and "steps" ignore `final`.
+        warmup_steps, total_steps, cooldown_steps: in updates; warm-up and cool-down together are
+            shorter than the run.
+        decay_from: where "cosine" and "linear" count from: the end of the warm-up, or the start of
+            the run, so that the warm-up stands in for their first part.
+        drops, drop_factor: of "steps": the numbers of the updates after each of which the rate is
+            multiplied by the factor.
 
     Returns:
         Function from the number of updates made so far to the learning rate.
 
-    Reference: official libml/utils.py, get_learning_rate.
+    Reference: official libml/utils.py, get_learning_rate; decay_from="start" and the cool-down:
+    timm 0.3, scheduler/cosine_lr.py (without warmup_prefix) and scheduler_factory.py.
     """
-    decay_steps = total_steps - warmup_steps
+    skipped = warmup_steps if decay_from == "start" else 0  # of the decay, by the warm-up
+    decay_steps = total_steps - cooldown_steps - (warmup_steps - skipped)
     decay = {
         "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak),
         "linear": optax.linear_schedule(peak, final, decay_steps),
         "constant": optax.constant_schedule(peak),
+        "steps": optax.piecewise_constant_schedule(
+            peak, {drop + 1 - (warmup_steps - skipped): drop_factor for drop in drops}
+        ),
     }[kind]
-    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-    joined = optax.join_schedules([warmup, decay], [warmup_steps]) if warmup_steps else decay
+    warmup = optax.linear_schedule(start, peak, warmup_steps)
+    after = decay if not skipped else lambda step: decay(step + skipped)
+    joined = optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else decay
     return lambda count: joined(count + 1)
 
 
@@ -113,9 +129,14 @@ def create_optimizer(
     name: Literal["adamw", "sgd"] = "adamw",
     base_lr: float,
     reference_batch: int | None = None,
-    schedule: Literal["cosine", "linear", "constant"] = "cosine",
+    schedule: Literal["cosine", "linear", "constant", "steps"] = "cosine",
     warmup_epochs: float = 0.0,
+    warmup_lr: float = 0.0,
+    decay_from: Literal["warmup", "start"] = "warmup",
+    cooldown_epochs: float = 0.0,
     final_lr: float = 0.0,
+    step_epochs: tuple[float, ...] = (),
+    step_factor: float = 0.1,
     weight_decay: float = 0.0,
     decay_exclude: tuple[str, ...] = (),
     b1: float = 0.9,
@@ -138,9 +159,16 @@ def create_optimizer(
         name: "adamw" or "sgd". Arguments of the other one have no effect.
         base_lr: learning rate after warm-up at `reference_batch`.
         reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
-        schedule: "cosine", "linear" or "constant".
-        warmup_epochs: epochs of linear warm-up.
+        schedule: "cosine" or "linear" to final_lr, "constant", or "steps" down at step_epochs.
+        warmup_epochs: epochs of linear warm-up, the first of the run.
+        warmup_lr: rate that it starts from, scaled like base_lr.
+        decay_from: "warmup": "cosine" and "linear" start after the warm-up; "start": they count
+            from the start of the run, and the warm-up replaces their first epochs, as in timm.
+        cooldown_epochs: the last epochs of the run, in which the rate stays at final_lr; "constant"
+            and "steps" have no other rate for them.
         final_lr: rate at the end, scaled like base_lr.
+        step_epochs, step_factor: of "steps": after each of these epochs, counted from the start of
+            the run, the rate is multiplied by the factor.
         weight_decay: "adamw": decoupled, multiplied by the learning rate. "sgd": an L2 term in the
             loss, weight_decay / 2 * |params|^2: it enters the gradient before momentum.
         decay_exclude: regular expressions of parameter paths without weight decay.
@@ -173,6 +201,9 @@ def create_optimizer(
     for key, value in {
         "final_lr": final_lr,
         "warmup_epochs": warmup_epochs,
+        "warmup_lr": warmup_lr,
+        "cooldown_epochs": cooldown_epochs,
+        "step_factor": step_factor,
         "weight_decay": weight_decay,
         "eps": eps,
         "reference_batch": reference_batch or 0,
@@ -188,6 +219,18 @@ def create_optimizer(
         what = f"{warmup_steps} steps of warm-up in a run of {total_steps}"
         allowed = f"below {total_steps / steps_per_epoch:g} epochs"
         raise ValueError(problem(f"{section}.warmup_epochs", warmup_epochs, what, allowed))
+    cooldown_steps = round(cooldown_epochs * steps_per_epoch)
+    if warmup_steps + cooldown_steps >= total_steps:
+        what = f"{cooldown_steps} steps of cool-down in a run of {total_steps}"
+        what += f", {warmup_steps} of them warm-up" if warmup_steps else ""
+        allowed = f"below {(total_steps - warmup_steps) / steps_per_epoch:g} epochs"
+        raise ValueError(problem(f"{section}.cooldown_epochs", cooldown_epochs, what, allowed))
+    drops = tuple(round(epoch * steps_per_epoch) for epoch in step_epochs)
+    bounds = (warmup_steps, *drops, total_steps)
+    if schedule == "steps" and (not drops or sorted(set(bounds)) != list(bounds)):
+        what = "not after the warm-up, one after the other, before the end"
+        allowed = f"epochs between {warmup_epochs:g} and {total_steps / steps_per_epoch:g}, rising"
+        raise ValueError(problem(f"{section}.step_epochs", step_epochs, what, allowed))
     scale = batch_size / reference_batch if reference_batch else 1.0
     learning_rate = create_schedule(
         kind=schedule,
@@ -195,6 +238,11 @@ def create_optimizer(
         final=final_lr * scale,
         warmup_steps=warmup_steps,
         total_steps=total_steps,
+        start=warmup_lr * scale,
+        decay_from=decay_from,
+        cooldown_steps=cooldown_steps,
+        drops=drops,
+        drop_factor=step_factor,
     )
 
     def mask(params):

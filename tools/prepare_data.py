@@ -4,6 +4,7 @@
     python tools/prepare_data.py imagenet2012 --manual_dir=/downloads
     python tools/prepare_data.py imagenet2012 --resize=256
     python tools/prepare_data.py folder:/data/birds --resize=256
+    python tools/prepare_data.py inat:/data/inat2019 --resize=512
 
 The first form downloads a data set of TensorFlow Datasets and writes it as ArrayRecord files, which
 can be read in random order; for sets that require registration, --manual_dir says where the

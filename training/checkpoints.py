@@ -7,6 +7,7 @@ Each holds the task's state and a small JSON record of the loop (position in the
 logged yet). A step's folder appears under its name only once it is complete.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,15 @@ class Checkpoints:
             return
         self._write(self._best, step, state, loop | {"best_value": value})
 
-    def _best_value(self, before: int) -> float | None:
+    def best(self, steps_per_epoch: float) -> dict[str, float]:
+        """Returns the best metric so far and its epoch, {} where no best checkpoint is kept."""
+        value = self._best_value(before=math.inf) if self.best_metric else None
+        if value is None:
+            return {}
+        epoch = self._best.latest_step() / steps_per_epoch
+        return {f"best_{self.best_metric}": value, "best_epoch": round(epoch, 2)}
+
+    def _best_value(self, before: float) -> float | None:
         """Returns the metric of the best checkpoint, None if there is no readable one."""
         self._best.wait_until_finished()
         step = self._best.latest_step()

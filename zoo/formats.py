@@ -27,7 +27,7 @@ from nest.convert_official import FIELDS as OFFICIAL_NEST_FIELDS
 from nest.convert_official import from_official
 from nest.model import Nest
 from zoo.state_dicts import convert_state_dict, select
-from zoo.stored_weights import StoredWeights, damaged
+from zoo.stored_weights import NoAverage, StoredWeights, damaged
 from zoo.torch_files import SUFFIXES as TORCH_SUFFIXES
 from zoo.torch_files import read_torch
 
@@ -56,7 +56,7 @@ def read_weights(file: Path, model: nn.Module, weights: str) -> StoredWeights:
 
 def _check_raw(file: Path, weights: str) -> None:
     if weights == "ema":
-        raise ValueError(f"weights {file}: there is no moving average in this file")
+        raise NoAverage(f"weights {file}: there is no moving average in this file")
 
 
 def _read_official_nest(file: Path, model: nn.Module, weights: str) -> StoredWeights:

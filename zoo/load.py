@@ -8,7 +8,7 @@ head (zoo/fit.py), then compare every name and shape with the model's.
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from zoo.find import Checkpoint, find_weights_file, is_checkpoint
 from zoo.fit import Reinit, Resize, fit
 from zoo.formats import read_weights
 from zoo.run_checkpoints import read_checkpoint
+from zoo.stored_weights import NoAverage, StoredWeights, Which
 
 __all__ = [
     "Report",
@@ -111,7 +112,7 @@ def load_variables(
     model: nn.Module,
     *,
     image_size: int | tuple[int, ...],
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Which = "raw",
     checkpoint: Checkpoint = "latest",
     resize: Resize | None = None,
     reinit_head: Reinit = "zeros",
@@ -128,7 +129,8 @@ def load_variables(
         model: the model that the weights are for.
         image_size: side, (height, width) or (height, width, channels) of its images. Position
             tables of another size are resized.
-        weights: "raw", or "ema" for their moving average.
+        weights: "raw"; "ema" for their moving average; "ema_or_raw" for the average where there
+            is one, and what there is where there is none, with a note that says so.
         checkpoint: "latest" or "best", of a workdir.
         resize: how position tables are resized: "linear" (None: NesT's), "bicubic" (None: the
             others'), "linear_in_blocks" (as the official NesT); see `fit.resize_table`.
@@ -150,8 +152,7 @@ def load_variables(
     """
     check_arguments(load_variables, weights=weights)
     file = find_weights_file(path, checkpoint)
-    read = read_checkpoint if is_checkpoint(file) else read_weights
-    stored = read(file, model, weights)
+    stored = _read(file, model, weights)
     ignored = check_fields(file, stored.kind, stored.fields, model, ignore_fields)
 
     height, width, channels = _image_shape(image_size)
@@ -215,6 +216,18 @@ def load_with_own_head(
         model = create(num_classes=stored[0])
         variables, report = load_variables(path, model, reinit_head="never", **options)
     return model, variables, report
+
+
+def _read(file: Path, model: nn.Module, weights: Which) -> StoredWeights:
+    read = read_checkpoint if is_checkpoint(file) else read_weights
+    if weights != "ema_or_raw":
+        return read(file, model, weights)
+    try:
+        return read(file, model, "ema")
+    except NoAverage:
+        stored = read(file, model, "raw")
+        note = "it holds no moving average: its only weights are used"
+        return dataclasses.replace(stored, notes=(*stored.notes, note))
 
 
 def variable_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:

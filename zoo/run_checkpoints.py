@@ -16,7 +16,7 @@ from harness.trees import listed
 from harness.workdirs import find_classes, read_config
 from zoo.fields import telling_fields
 from zoo.registry import create_model
-from zoo.stored_weights import StoredWeights, damaged
+from zoo.stored_weights import NoAverage, StoredWeights, damaged
 
 
 def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> StoredWeights:
@@ -69,9 +69,8 @@ def read_parts(
             raise damaged(folder, error) from error
         if not isinstance(tree, dict) or not tree.get(key):
             there = listed(sorted(name for name in tree if tree[name])) if tree else "nothing"
-            raise ValueError(
-                f"weights {folder}: no {what} ({key}) in this checkpoint; it has {there}"
-            )
+            missing = NoAverage if key == "ema" else ValueError
+            raise missing(f"weights {folder}: no {what} ({key}) in this checkpoint; it has {there}")
         wanted = {key: tree[key]} | {
             name: tree[name] for name in optional if jax.tree.leaves(tree.get(name))
         }

@@ -1,7 +1,7 @@
 """The weights that a fresh run starts from: the config's key `init_from` and section `init`."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from layers.initializers import truncated_normal
 from zoo.find import Checkpoint
 from zoo.fit import Reinit, Resize
 from zoo.load import Report, load_variables
+from zoo.stored_weights import Which
 
 Weights = tuple[dict[str, Any], Report]  # as load_variables returns them
 # Arguments of read_init_from that the code gives rather than the section `init`.
@@ -31,7 +32,7 @@ def read_init_from(
     path: str | None,
     model: nn.Module,
     *,
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Which = "raw",
     checkpoint: Checkpoint = "latest",
     resize: Resize | None = None,
     reinit_head: Reinit = "zeros",

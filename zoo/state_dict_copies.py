@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from harness.trees import listed
+from zoo.stored_weights import NoAverage
 
 # Words in a prefix that tell the moving average from the weights that the optimizer moves.
 _AVERAGES = {"ema", "average", "averaged", "avg", "swa"}
@@ -55,7 +56,7 @@ def find_copy(
     others = [p for p in prefixes if p not in averages]
     wanted = averages if weights == "ema" else others
     if weights == "ema" and not averages:
-        raise ValueError("there is no moving average in this file")
+        raise NoAverage("there is no moving average in this file")
     if not prefixes:
         return Copy(dict(state))
     if not wanted:

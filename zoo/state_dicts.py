@@ -46,7 +46,7 @@ def select(file: Path, state: Mapping[str, Any], model: nn.Module, weights: str)
     try:
         return find_copy(state, marks, names(model), weights)
     except ValueError as error:
-        raise ValueError(f"weights {file}: {error}") from None
+        raise type(error)(f"weights {file}: {error}") from None  # a NoAverage stays one
 
 
 def convert_state_dict(

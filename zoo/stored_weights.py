@@ -3,9 +3,16 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import one_line
+
+# The newest weights; their moving average; the average where there is one, else what there is.
+Which = Literal["raw", "ema", "ema_or_raw"]
+
+
+class NoAverage(ValueError):
+    """A file or checkpoint holds no moving average."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,6 +94,34 @@ def _box_by_height(
 RULES = {"torchvision": _box_by_area, "tensorflow": _box_by_height}
 
 
+def enlarge(*, image_size: int | tuple[int, int], ratio: float = 0.875) -> Transform:
+    """Enlarges images that are smaller than a crop's, as the official NesT does with CIFAR's.
+
+    Args:
+        image_size: side or (height, width) of the crop that follows, pixels.
+        ratio: images become image_size / ratio, rounded down, as for the evaluation's crop.
+
+    Returns:
+        A transform of uint8 images with 1 or 3 channels, bilinear. A side that is large enough
+        stays.
+
+    Raises:
+        ValueError: a value is out of range.
+
+    Source: official NesT, libml/input_pipeline.py, 150-159, which also stores the enlarged image as
+    JPEG in between; that is left out.
+    """
+    size = as_height_width("config.data.image_size", image_size)
+    check_range("config.augment.enlarge.ratio", ratio, 0.1, 1.0)
+    height, width = (math.floor(side / ratio + 1e-9) for side in size)
+
+    def transform(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        target = max(height, image.shape[0]), max(width, image.shape[1])
+        return resize(image, target, "bilinear")
+
+    return transform
+
+
 def random_resized_crop(
     *,
     image_size: int | tuple[int, int],

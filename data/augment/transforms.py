@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from data.augment.color import color_jitter
-from data.augment.crops import random_crop, random_resized_crop
+from data.augment.crops import enlarge, random_crop, random_resized_crop
 from data.augment.randaugment import randaugment
 from harness.arguments import check_range
 
@@ -106,6 +106,7 @@ def random_affine(
 # In the order in which they are applied, independent of the recipe's order. Those that take
 # `image_size` get it from `create_transforms`, not from the recipe.
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
+    "enlarge": enlarge,
     "random_resized_crop": random_resized_crop,
     "random_crop": random_crop,
     "flip": flip,

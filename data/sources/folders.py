@@ -14,7 +14,6 @@ holds about the same mix of classes as the whole, on any machine.
 import functools
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +90,7 @@ class Folder:
     Attributes:
         path: as given.
         class_names: names of the class folders of the training split, or of the first split that
-            exists, sorted by `in_label_order`.
+            exists, sorted by `class_lists.in_label_order`.
         split_folders: "train", "validation" and "test", where they exist -> the folder that holds
             the split's class folders. Without a folder for evaluation, "train" and "validation"
             share one: a tenth of each class, at least one image of a class that has two, is held
@@ -264,9 +263,9 @@ def open_folder(path: Path) -> Folder:
     aliases = {"val": "validation" if validation else "test"}
     if not (validation and test):
         aliases |= {"validation": "test"} if test else {"test": "validation"}
-    class_names = in_label_order(_class_folders(train))
+    class_names = class_lists.in_label_order(_class_folders(train))
     if listed := _find_list(train, class_names, None):
-        class_names = in_label_order(set(_read_listed(train, listed, None, Tally())[1]))
+        class_names = class_lists.in_label_order(set(_read_listed(train, listed, None, Tally())[1]))
     if not class_names:
         others = [name for name in found if path / name not in (train, validation, test)]
         hint = f" ({train.name!r} counts as a split, not as a class)" if others else ""
@@ -275,14 +274,6 @@ def open_folder(path: Path) -> Folder:
     if len(class_names) == 1:
         note += f"{'; ' if note else ''}{train} holds one class: every answer will be right"
     return Folder(path, class_names, folders, aliases, note)
-
-
-def in_label_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Sorts class names; as numbers if all of them are, so that 2 comes before 10."""
-    names = sorted(names)
-    if all(re.fullmatch("[0-9]+", name) for name in names):
-        names.sort(key=int)
-    return tuple(names)
 
 
 def _split_folder(path: Path, found: Iterable[str], names: tuple[str, ...]) -> Path | None:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data import datasets, pipeline, selection
+from data import pipeline, selection, splits
 from harness.arguments import problem
 from harness.errors import ConfigError, one_line
 from harness.files import local_path, replacing
@@ -108,7 +108,7 @@ def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -
         return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
 
     # Not the first images: a folder's are sorted by class.
-    whole = datasets.load_source(data.dataset, data.train_split, data.height_and_width)
+    whole = splits.load_source(data.dataset, data.train_split, data.height_and_width)
     source = selection.evenly_spaced(whole, MAX_FLOOR_IMAGES)
     check_count("config.data.train_split", data.train_split, len(source), neighbors)
     report_bad = functools.partial(data.bad.add, data.train_split)

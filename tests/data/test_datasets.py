@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from data import datasets
+from data import datasets, splits
 from data.sources import arrays
 
 
 def load(name, split, image_size):
     """The source of a split."""
-    return datasets.load_source(datasets.open_dataset(name), split, image_size)
+    return splits.load_source(datasets.open_dataset(name), split, image_size)
 
 
 def read_all(source):
@@ -199,13 +199,13 @@ def test_sources_survive_pickling():
 
 def test_unions_of_slices():
     dataset = datasets.open_dataset("synthetic")
-    joined = datasets.load_source(dataset, "train[:10]+test[50%:] + train[-5:]", (2, 2))
+    joined = splits.load_source(dataset, "train[:10]+test[50%:] + train[-5:]", (2, 2))
     assert len(joined) == 10 + 64 + 5
-    train = datasets.load_source(dataset, "train", (2, 2))
-    test = datasets.load_source(dataset, "test", (2, 2))
+    train = splits.load_source(dataset, "train", (2, 2))
+    test = splits.load_source(dataset, "test", (2, 2))
     for place, (source, index) in {0: (train, 0), 10: (test, 64), 78: (train, 511)}.items():
         np.testing.assert_array_equal(joined[place]["image"], source[index]["image"])
-    whole = datasets.load_source(dataset, "train+test", (2, 2))
+    whole = splits.load_source(dataset, "train+test", (2, 2))
     assert len(whole) == 512 + 128
 
 
@@ -228,8 +228,8 @@ def test_unions_of_slices():
 def test_malformed_splits(split):
     dataset = datasets.open_dataset("synthetic")
     for function in (
-        lambda: datasets.parse_split(dataset, split),
-        lambda: datasets.load_source(dataset, split, (2, 2)),
+        lambda: splits.parse_split(dataset, split),
+        lambda: splits.load_source(dataset, split, (2, 2)),
     ):
         with pytest.raises(ValueError) as error:
             function()
@@ -247,11 +247,11 @@ def test_aliases_mean_the_split():
         splits=("train", "validation"),
         aliases={"test": "validation"},
     )
-    source = datasets.load_source(dataset, "train[:3]+test[2:]", (2, 2))
+    source = splits.load_source(dataset, "train[:3]+test[2:]", (2, 2))
     assert labels_of(source) == [0, 1, 2, 2, 3]
     assert source.describe(4) == "record 3 of validation"
     with pytest.raises(ValueError, match="train, validation, test"):
-        datasets.parse_split(dataset, "dev")
+        splits.parse_split(dataset, "dev")
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from sklearn.datasets import load_sample_image
 
 import train
 from configs import cifar_nest, imagenet_nest
-from data import array_records, datasets
+from data import array_records, datasets, splits
 from data import prepare as prepare_data
 from data.images import decode_image
 from data.sources import tfds_prepared
@@ -67,7 +67,7 @@ def tar(files, mode="w"):
 
 def records(name, split, data_dir):
     """All records of a split."""
-    source = datasets.load_source(datasets.open_dataset(name, str(data_dir)), split, (8, 8))
+    source = splits.load_source(datasets.open_dataset(name, str(data_dir)), split, (8, 8))
     return [source[i] for i in range(len(source))]
 
 

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from data import datasets, selection
+from data import datasets, selection, splits
 from data.pipeline import Data
 from data.sources import arrays
 
@@ -22,7 +22,7 @@ def make(**changes):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_classes_are_all_there_and_renumbered(split):
-    images, labels = records(datasets.load_source(datasets.open_dataset("digits"), split, (8, 8)))
+    images, labels = records(splits.load_source(datasets.open_dataset("digits"), split, (8, 8)))
     data = make(classes=(7, 5, 9), train_split=split)
     found_images, found = records(data.train_source)
     kept = np.isin(labels, (7, 5, 9))

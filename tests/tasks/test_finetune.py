@@ -57,7 +57,7 @@ def arrays(tree):
     return {path: np.asarray(leaf) for path, leaf in parameter_paths(tree).items()}
 
 
-@pytest.mark.parametrize("weights", ["raw", "ema"])
+@pytest.mark.parametrize("weights", ["raw", "ema", "ema_or_raw"])
 @pytest.mark.parametrize("devices", [(1, 1), (2, 4)])
 def test_starts_from_what_load_weights_gives(finetune_config, weights, devices):
     finetune_config.init.weights = weights

@@ -41,6 +41,38 @@ def test_schedule_is_the_official_one(kind):
     np.testing.assert_allclose(ours, official, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+@pytest.mark.parametrize("decay_from", ["warmup", "start"])
+def test_cool_down_stays_at_the_final_rate(kind, decay_from):
+    parts = dict(kind=kind, peak=1.0, final=0.1, warmup_steps=5, start=0.5, decay_from=decay_from)
+    schedule = create_schedule(**parts, total_steps=40, cooldown_steps=10)
+    shorter = create_schedule(**parts, total_steps=30)
+    for count in range(30):
+        assert schedule(count) == shorter(count), count
+    np.testing.assert_allclose([schedule(count) for count in range(29, 40)], 0.1, rtol=1e-6)
+    np.testing.assert_allclose([schedule(count) for count in range(4)], [0.6, 0.7, 0.8, 0.9])
+    assert schedule(4) == (1.0 if decay_from == "warmup" else decay_at(kind, 5 / 30))
+
+
+def decay_at(kind, share):
+    cosine = 0.1 + 0.9 * (1 + np.cos(np.pi * share)) / 2
+    return pytest.approx(cosine if kind == "cosine" else 1 - 0.9 * share, rel=1e-6)
+
+
+@pytest.mark.parametrize("warmup_epochs", [0.0, 1.0])
+@pytest.mark.parametrize("decay_from", ["warmup", "start"])
+def test_steps_drop_after_their_epochs(warmup_epochs, decay_from):
+    _, schedule = make(
+        schedule="steps",
+        step_epochs=(3.0, 5.0),
+        step_factor=0.2,
+        warmup_epochs=warmup_epochs,
+        decay_from=decay_from,
+    )
+    ours = [float(schedule(count)) for count in range(10, 100)]
+    np.testing.assert_allclose(ours, np.repeat([1e-2, 2e-3, 4e-4], [20, 20, 50]), rtol=1e-6)
+
+
 def make(**changes):
     arguments = dict(base_lr=1e-2, batch_size=64, steps_per_epoch=10.0, total_steps=100)
     return create_optimizer(**(arguments | changes))
@@ -156,6 +188,18 @@ def test_decay_mask_searches_the_path():
         (
             dict(warmup_epochs=10.0),
             "warmup_epochs=10.0: 100 steps of warm-up in a run of 100; allowed: below 10 epochs",
+        ),
+        (dict(cooldown_epochs=-1.0), "config.optimizer.cooldown_epochs=-1.0: out of range"),
+        (dict(warmup_lr=-1.0), "config.optimizer.warmup_lr=-1.0: out of range"),
+        (
+            dict(warmup_epochs=4.0, cooldown_epochs=6.0),
+            "cooldown_epochs=6.0: 60 steps of cool-down in a run of 100, 40 of them warm-up; "
+            "allowed: below 6 epochs",
+        ),
+        *(
+            (dict(schedule="steps", step_epochs=epochs, warmup_epochs=1.0), message)
+            for epochs in ((), (1.0,), (5.0, 3.0), (3.0, 10.0), (2.0, 2.0))
+            for message in [r"step_epochs=\(.*\): not after .*epochs between 1 and 10, rising"]
         ),
     ],
 )

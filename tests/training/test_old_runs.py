@@ -38,7 +38,8 @@ def test_an_interrupted_run_goes_on(old, expected, name, capsys):
     logged = (workdir / "metrics.jsonl").read_text()
     metrics = train.train_and_evaluate(workdirs.read_config(workdir), workdir)
     assert "resuming at step 36" in capsys.readouterr().out
-    assert metrics == pytest.approx(expected[f"{name}_final"], **SAME)
+    last = {name: value for name, value in metrics.items() if not name.startswith("best_")}
+    assert last == pytest.approx(expected[f"{name}_final"], **SAME)
     assert (workdir / "metrics.jsonl").read_text().startswith(logged)
     assert workdirs.read_done(workdir) == metrics
 

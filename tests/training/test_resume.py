@@ -130,6 +130,11 @@ def test_interrupted_equals_uninterrupted(
     assert_equal_runs(final_record(small_config, tmp_path), expected)
     assert json.loads((tmp_path / "DONE").read_text()) == metrics
 
+    # The best is that of the evaluations in metrics.jsonl, of equals the first.
+    records = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    best = max((r["top1_accuracy"], -r["step"]) for r in records if r["kind"] == "eval")
+    assert (metrics["best_top1_accuracy"], metrics["best_epoch"]) == (best[0], -best[1] / 5)
+
 
 @pytest.mark.slow
 def test_interrupted_again_and_again(small_config, uninterrupted, tmp_path, monkeypatch):

@@ -334,6 +334,32 @@ def test_weights_of_another_model(tmp_path):
     refused(saved, MODEL, "no moving average", weights="ema")
 
 
+def test_the_average_where_there_is_one(small_config, run, saved):
+    """As the released files: the official TNT's hold one set of weights."""
+    workdir, built, states = run(small_config)
+    options = {"image_size": built.data.image_shape, "weights": "ema_or_raw"}
+    variables, report = load_variables(workdir, built.task.model, **options)
+    assert_equal(variables["params"], jax.device_get(states["latest"][1].ema))
+    assert "moving average" in report.kind and report.notes == ()
+
+    alone, report = load_variables(saved, MODEL, image_size=32, weights="ema_or_raw")
+    assert_equal(alone, load_variables(saved, MODEL, image_size=32)[0])
+    assert report.notes == ("it holds no moving average: its only weights are used",)
+    saved.write_bytes(saved.read_bytes()[:-100])  # what is damaged is not called without average
+    refused(saved, MODEL, "damaged", weights="ema_or_raw")
+
+
+def test_a_run_without_average(small_config, tmp_path):
+    small_config.task.ema_decay = None
+    small_config.loop.num_epochs = 2.0
+    train.train_and_evaluate(small_config, tmp_path)
+    built = experiment.build(small_config)
+    options = {"image_size": built.data.image_shape}
+    variables, report = load_variables(tmp_path, built.task.model, weights="ema_or_raw", **options)
+    assert_equal(variables, load_variables(tmp_path, built.task.model, **options)[0])
+    assert "no moving average" in report.notes[0]
+
+
 def test_folder_of_a_model_hub(tmp_path):
     file = tmp_path / "model.safetensors"
     write_weights(file, random_variables(MODEL), MODEL, (32, 32))

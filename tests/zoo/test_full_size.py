@@ -205,7 +205,12 @@ def test_training_checkpoint_with_options_and_average(torch, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, raw["params"], params)
     ema = load_weights(file, model, image_size=224, weights="ema")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b + 1, rtol=1e-6), ema, params)
+    either = load_weights(file, model, image_size=224, weights="ema_or_raw")
+    jax.tree.map(np.testing.assert_array_equal, either, ema)
     tnt_file(torch, file)
+    either, report = load_variables(file, model, image_size=224, weights="ema_or_raw")
+    jax.tree.map(np.testing.assert_array_equal, either, raw)
+    assert "no moving average" in report.notes[-1]
     with pytest.raises(ValueError, match="no moving average in this file"):
         load_weights(file, model, image_size=224, weights="ema")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from data.augment import crops
-from data.augment.crops import center_crop, random_crop, random_resized_crop
+from data.augment.crops import center_crop, enlarge, random_crop, random_resized_crop
 
 CHINA = load_sample_image("china.jpg")
 FLOWER = load_sample_image("flower.jpg")
@@ -315,3 +315,21 @@ def test_bad_arguments_of_center_crop(change, words):
     assert str(error.value).startswith("config.data.")
     for word in words:
         assert word in str(error.value)
+
+
+# --- CIFAR after ImageNet -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "enlarged"), [(384, 438), (224, 256)])  # int(256 / 224 * side)
+def test_enlarge_is_the_official_resize(side, enlarged):
+    image = FLOWER[100:132, 200:232]
+    ours = enlarge(image_size=side)(image, None)
+    assert_close(ours, bilinear(image, (enlarged, enlarged)), mean=0.3)
+    # The evaluation's crop is the middle of the same.
+    cut = slice((enlarged - side) // 2, (enlarged - side) // 2 + side)
+    np.testing.assert_array_equal(center_crop(image_size=side)(image), ours[cut, cut])
+    assert enlarge(image_size=side)(CHINA[:, :100], None).shape == (
+        max(enlarged, CHINA.shape[0]),
+        enlarged,
+        3,
+    )

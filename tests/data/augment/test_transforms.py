@@ -233,6 +233,7 @@ def test_order_is_that_of_the_table(monkeypatch):
 
     order = list(transforms.TRANSFORMS)
     assert order == [
+        "enlarge",
         "random_resized_crop",
         "random_crop",
         "flip",
@@ -244,10 +245,10 @@ def test_order_is_that_of_the_table(monkeypatch):
         monkeypatch.setitem(
             transforms.TRANSFORMS, name, lambda name=name: lambda image, rng: log.append(name)
         )
-    wanted = {name: {} for name in reversed(order[1:])}
+    wanted = {name: {} for name in reversed(order) if name != "random_resized_crop"}
     for step in transforms.create_transforms(wanted, 8, lambda image: log.append("center")):
         step(None, None)
-    assert log == order[1:]  # no centre crop beside a random one
+    assert log == [order[0], *order[2:]]  # no centre crop beside a random one
     log.clear()
     for step in transforms.create_transforms({"flip": {}}, 8, lambda image: log.append("center")):
         step(None, None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import datasets, prepare
+from data import datasets, prepare, splits
 from data.images import decode_image
 from data.sources.arrays import NoLabel
 from data.sources.class_lists import read_list
@@ -42,7 +42,7 @@ def make(root, split="val", train=True, names=None):
 def labels(root, split="validation"):
     """Grey level -> name of the class, of each record."""
     dataset = datasets.open_dataset(f"folder:{root}")
-    source = datasets.load_source(dataset, split, (8, 8))
+    source = splits.load_source(dataset, split, (8, 8))
     records = [source[i] for i in range(len(source))]
     return {
         int(decode_image(r["image"])[0, 0, 0]): dataset.class_names[r["label"]] for r in records
@@ -141,7 +141,7 @@ def test_a_flat_folder_without_a_list(tmp_path):
     root = make(tmp_path)
     dataset = datasets.open_dataset(f"folder:{root}")
     with pytest.raises(NoLabel) as error:
-        datasets.load_source(dataset, "validation", (8, 8))
+        splits.load_source(dataset, "validation", (8, 8))
     for word in ("one folder for each class", "val/labels.txt", "val.csv", "one class per line"):
         assert word in str(error.value)
     assert "\n" not in str(error.value)

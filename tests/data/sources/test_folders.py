@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from data import datasets
+from data import datasets, splits
 from data.images import decode_image
 from data.sources import folders
 from harness.errors import BadImage
@@ -45,7 +45,7 @@ def open_folder(root):
 
 def names(dataset, split, root):
     """Paths of a split's records within the root."""
-    source = datasets.load_source(dataset, split, (8, 8))
+    source = splits.load_source(dataset, split, (8, 8))
     return [os.path.relpath(source.describe(i), root) for i in range(len(source))]
 
 
@@ -54,7 +54,7 @@ def assert_refused(root, *words, split=None):
     with pytest.raises(ValueError) as error:
         dataset = open_folder(root)
         assert split is not None
-        datasets.load_source(dataset, split, (8, 8))
+        splits.load_source(dataset, split, (8, 8))
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
@@ -85,7 +85,7 @@ def test_every_image_with_its_class(tmp_path):
         "validation": {5: "wren", 6: "robin"},
     }
     for split, images in expected.items():
-        source = datasets.load_source(dataset, split, (8, 8))
+        source = splits.load_source(dataset, split, (8, 8))
         records = [source[i] for i in range(len(source))]
         found = {
             int(decode_image(r["image"])[0, 0, 0]): dataset.class_names[r["label"]] for r in records
@@ -143,7 +143,7 @@ def test_the_split_is_the_same_elsewhere_and_changes_little_with_more_images(tmp
 
 def test_slices_are_balanced_and_the_order_is_mixed(tmp_path):
     dataset = open_folder(make(tmp_path, many(300, "train/a", "train/b", "train/c", "val/a")))
-    source = datasets.load_source(dataset, "train[:50%]", (8, 8))
+    source = splits.load_source(dataset, "train[:50%]", (8, 8))
     counts = np.bincount([source[i]["label"] for i in range(len(source))])
     assert counts.sum() == 450 and counts.min() > 120
     order = [int(name[-7:-4]) for name in names(dataset, "train", tmp_path) if "/a/" in name]
@@ -159,7 +159,7 @@ def test_linked_classes_and_images_with_odd_names(tmp_path):
     os.rename(root / "train/a/000.png", os.fsencode(root / "train/a") + b"/not-utf8-\xff.png")
     dataset = open_folder(root)
     assert dataset.class_names == ("a", "linked", "ä")
-    source = datasets.load_source(dataset, "train", (8, 8))
+    source = splits.load_source(dataset, "train", (8, 8))
     labels = [source[i]["label"] for i in range(len(source))]
     assert sorted(labels) == [0, 0, 1, 1, 1, 2]  # "linked" has "ä" as a subfolder
     assert all(source[i]["image"] == PNG for i in range(6))
@@ -172,7 +172,7 @@ def test_a_folder_called_like_an_image_is_none(tmp_path):
 
 
 def test_a_file_that_is_gone_is_a_bad_image(tmp_path):
-    source = datasets.load_source(
+    source = splits.load_source(
         open_folder(make(tmp_path, many(3, "train/a", "val/a"))), "train", (8, 8)
     )
     os.remove(source.describe(1))
@@ -186,7 +186,7 @@ def test_a_file_that_is_gone_is_a_bad_image(tmp_path):
 
 def test_pickled_source(tmp_path):
     make(tmp_path, many(20, "a", "b"))
-    source = datasets.load_source(open_folder(tmp_path), "train[:50%]", (8, 8))
+    source = splits.load_source(open_folder(tmp_path), "train[:50%]", (8, 8))
     again = pickle.loads(pickle.dumps(source))
     assert [again.describe(i) for i in range(18)] == [source.describe(i) for i in range(18)]
     assert again[3] == source[3]
@@ -206,7 +206,7 @@ def test_a_million_files_take_little_memory():
 def test_evaluation_without_a_training_split(tmp_path):
     dataset = open_folder(make(tmp_path, ["val/a/x.png", "val/b/y.png"]))
     assert dataset.class_names == ("a", "b") and dataset.splits == ("validation",)
-    assert len(datasets.load_source(dataset, "test", (8, 8))) == 2
+    assert len(splits.load_source(dataset, "test", (8, 8))) == 2
 
 
 def test_one_class_is_said(tmp_path):
@@ -258,7 +258,7 @@ def test_digits_as_png_files_are_the_digits(tmp_path):
     assert dataset.class_names == tuple("0123456789")
     found = set()
     for split, size in (("train", 1617), ("test", 180)):
-        source = datasets.load_source(dataset, split, (8, 8))
+        source = splits.load_source(dataset, split, (8, 8))
         assert abs(len(source) - size) <= 5
         for i in range(len(source)):
             record = source[i]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data import datasets
+from data import datasets, splits
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4, 3), np.uint8)
@@ -31,12 +31,12 @@ def test_images_and_labels(tmp_path):
         ("test", GOOD["test_images"], GOOD["test_labels"]),
         ("validation", GOOD["test_images"], GOOD["test_labels"]),
     ):
-        source = datasets.load_source(dataset, split, (5, 4))
+        source = splits.load_source(dataset, split, (5, 4))
         assert len(source) == len(images)
         for i in range(len(source)):
             np.testing.assert_array_equal(source[i]["image"], images[i])
             assert source[i]["label"] == labels[i] and type(source[i]["label"]) is int
-    assert datasets.load_source(dataset, "test", (5, 4)).describe(3) == "record 3 of a.npz test"
+    assert splits.load_source(dataset, "test", (5, 4)).describe(3) == "record 3 of a.npz test"
 
 
 def test_grey_images_class_names_and_validation(tmp_path):
@@ -52,7 +52,7 @@ def test_grey_images_class_names_and_validation(tmp_path):
     assert dataset.class_names == ("ant", "bee", "cat", "dog")
     assert (dataset.num_classes, dataset.num_channels) == (4, 1)
     assert len(dataset.mean) == len(dataset.std) == 1
-    source = datasets.load_source(dataset, "train+test", (5, 4))
+    source = splits.load_source(dataset, "train+test", (5, 4))
     assert len(source) == 17
     np.testing.assert_array_equal(source[2]["image"], IMAGES[2, ..., :1])
     np.testing.assert_array_equal(source[13]["image"], IMAGES[1, ..., :1])
@@ -60,7 +60,7 @@ def test_grey_images_class_names_and_validation(tmp_path):
 
 def check_splits(dataset, **expected):
     for split, (images, labels) in expected.items():
-        source = datasets.load_source(dataset, split, images.shape[1:3])
+        source = splits.load_source(dataset, split, images.shape[1:3])
         assert [source[i]["label"] for i in range(len(source))] == labels.tolist()
         found = np.stack([source[i]["image"] for i in range(len(source))])
         np.testing.assert_array_equal(found, images)
@@ -127,9 +127,9 @@ def test_class_names_fill_gaps(tmp_path):
 def test_without_evaluation(tmp_path):
     name = save(tmp_path / "a.npz", train_images=IMAGES, train_labels=LABELS)
     dataset = datasets.open_dataset(name)
-    assert len(datasets.load_source(dataset, "train[80%:]", (5, 4))) == 2
+    assert len(splits.load_source(dataset, "train[80%:]", (5, 4))) == 2
     with pytest.raises(ValueError, match="allowed: train of 'npz:.*', each"):
-        datasets.load_source(dataset, "test", (5, 4))
+        splits.load_source(dataset, "test", (5, 4))
 
 
 @pytest.mark.parametrize(

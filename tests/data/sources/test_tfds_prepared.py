@@ -18,7 +18,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from data import datasets
+from data import datasets, splits
 from data.sources import tfds_prepared
 from data.sources.arrays import ArraySource
 from harness.errors import BadImage
@@ -108,7 +108,7 @@ def write_set(
 
 
 def load(data_dir, split, name="birds"):
-    return datasets.load_source(datasets.open_dataset(name, str(data_dir)), split, (4, 6))
+    return splits.load_source(datasets.open_dataset(name, str(data_dir)), split, (4, 6))
 
 
 def test_records_and_description(tmp_path):
@@ -137,13 +137,13 @@ def test_small_images_of_one_size_are_held_in_memory(tmp_path):
     features = {**FEATURES, "image": {**FEATURES["image"], "image": shape}}
     write_set(tmp_path, features=features)
     dataset = datasets.open_dataset("birds", str(tmp_path))
-    source = datasets.load_source(dataset, "test", (4, 6))
+    source = splits.load_source(dataset, "test", (4, 6))
     for i in range(10):
         np.testing.assert_array_equal(source[i]["image"], PIXELS[20 + i])
         assert source[i]["label"] == (20 + i) % 3
     assert source.describe(3) == "record 3 of birds test"
     # Two slices share the pixels.
-    parts = [datasets.load_source(dataset, s, (4, 6)) for s in ("train[:50%]", "train[:5]")]
+    parts = [splits.load_source(dataset, s, (4, 6)) for s in ("train[:50%]", "train[:5]")]
     assert np.shares_memory(parts[0][0]["image"], parts[1][0]["image"])
 
 
@@ -322,8 +322,8 @@ def test_reading_imports_no_tensorflow(tmp_path):
     code = f"""
 import sys
 sys.modules["tensorflow"] = None  # an import of it fails
-from data import datasets
-source = datasets.load_source(datasets.open_dataset("birds", {str(tmp_path)!r}), "train", (4, 6))
+from data import datasets, splits
+source = splits.load_source(datasets.open_dataset("birds", {str(tmp_path)!r}), "train", (4, 6))
 assert source[3]["label"] == 0 and len(source[3]["image"]) > 50
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

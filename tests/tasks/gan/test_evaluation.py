@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import digits_nest_gan
-from data import datasets
+from data import datasets, splits
 from harness.errors import ConfigError
 from nest.gan.generator import NestGenerator, generator_shapes, with_stored_sizes
 from tasks.gan import feature_statistics
@@ -60,7 +60,7 @@ def test_padding_does_not_change_the_logits_of_real_images(config):
     state = run.init()
     (batch,) = run.data.eval_batches()
     found = run.eval_step(state, batch, run.key)[1]["real"]["logit"]
-    source = datasets.load_source(datasets.open_dataset("digits"), "test[:61]", (8, 8))
+    source = splits.load_source(datasets.open_dataset("digits"), "test[:61]", (8, 8))
     images = np.stack([source[i]["image"] for i in (*range(61), 0, 1, 2)])
     params, judge = {"params": state.discriminator}, jax.jit(run.task.networks.discriminator.apply)
     logits = judge(params, images / np.float32(127.5) - 1.0)
@@ -117,7 +117,7 @@ def test_the_protocol_is_complete_and_the_same_on_any_devices(with_features):
     }
     assert found == expected | {"statistics_hash": found["statistics_hash"]}
     # The same from the images in NumPy, in any batches.
-    source = datasets.load_source(datasets.open_dataset("digits"), "test[:61]", (8, 8))
+    source = splits.load_source(datasets.open_dataset("digits"), "test[:61]", (8, 8))
     names = np.asarray(fingerprint(np.stack([source[i]["image"] for i in range(61)])))
     assert found["statistics_hash"] == feature_statistics.statistics_hash(expected, names)
     with_features.mesh.data = 8
@@ -141,7 +141,7 @@ def test_the_floor_is_of_so_many_images(with_features, monkeypatch):
     found = real_statistics(run.data, Brightness(), neighbors=4)
     assert found.protocol["floor.num_images"] == 20
     assert (found.protocol["floor.split"], found.protocol["floor.neighbors"]) == ("train[:80]", 4)
-    source = datasets.load_source(datasets.open_dataset("digits"), "train[:80]", (8, 8))
+    source = splits.load_source(datasets.open_dataset("digits"), "train[:80]", (8, 8))
     images = np.stack([source[i]["image"] for i in range(0, 80, 4)])  # spread over the split
     features, _ = Brightness()(images / 255.0)
     distance = feature_statistics.frechet_distance(
