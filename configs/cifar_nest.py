@@ -15,6 +15,7 @@ from configs.common import base_config, parse_argument, shrink
 # The official docstring's 192, 64 and 32 are per device: of one GPU for Tiny (README, and the first
 # abstract), of two for the others (README, "recommend to train on 2 GPUs"). The learning rate
 # follows: 1.875e-4, 1.25e-4, 6.25e-5. What the paper's own runs used is not stated.
+NUM_DEVICES = {"tiny": 1, "small": 2, "base": 2}
 BATCH_SIZES = {"tiny": 192, "small": 2 * 64, "base": 2 * 32}
 
 
@@ -41,7 +42,11 @@ def get_config(argument: str | None = None):
     config.augment.randaugment = {"max_translate_pixels": 10.0}
     config.device_augment.random_erasing = {"placement": "clipped"}
     # Mixup or cutmix, half of the batches each; cutmix alpha 1.0: default of libml/preprocess.py.
-    config.device_augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}
+    config.device_augment.mixup_cutmix = {
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "groups": NUM_DEVICES[arg.size],
+    }
 
     config.task.label_smoothing = 0.1  # before mixing
 

@@ -84,7 +84,7 @@ def first_unreadable(source: Source, most: int) -> list[tuple[int, str, str]]:
     bad = []
     for index in range(min(len(source), most + 1)):
         try:
-            _read(source, index)
+            _read(source, index, exif_orientation=False)
             return []
         except (BadImage, OSError) as error:
             bad.append(_bad(source, index, error))

@@ -188,6 +188,8 @@ def test_groups_that_do_not_fit_are_refused_before_anything_is_compiled(
         (transfer_tnt, "pets", 8, 16, "mix_first"),  # --b 16
         (transfer_nest, "pets", 8, 16, "erase_first"),
         (cifar_nest, "tiny", 1, 192, "erase_first"),  # one GPU: the README
+        (cifar_nest, "small", 2, 64, "erase_first"),  # "recommend to train on 2 GPUs"
+        (cifar_nest, "base", 2, 32, "erase_first"),
     ],
 )
 def test_recipes_mix_as_the_authors_devices_did(recipe, argument, groups, rows, order):
