@@ -139,8 +139,12 @@ def check_count(key: str, value: str, count: int, neighbors: int) -> None:
 
 
 def real_images(data: pipeline.Data) -> dict[str, Any]:
-    """Describes the images of the evaluation split, by the config's keys."""
+    """Describes the images of the evaluation split, by the config's keys and their number.
+
+    The number tells a folder that has grown since, whose name is the same.
+    """
     described = {f"data.{key}": getattr(data, key) for key in _IMAGES}
+    described["data.eval_images"] = len(data.eval_source)
     described["data.image_size"] = data.height_and_width
     return json.loads(json.dumps(described))  # as in a file: no tuples
 

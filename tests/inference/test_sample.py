@@ -251,9 +251,8 @@ def test_statistics_of_other_images(runs, tmp_path, monkeypatch, capsys):
     assert "note" not in capsys.readouterr().err
     # Training may compare with another split, and evaluate.py goes through another: it is told.
     found = evaluate.evaluate_workdir(config, folder / "gan", split="test[:50]")
-    assert "stands in for the split: data.eval_split 'test', not 'test[:50]'\n" in (
-        capsys.readouterr().err
-    )
+    different = "data.eval_split 'test', not 'test[:50]', data.eval_images 61, not 50"
+    assert f"stands in for the split: {different}\n" in capsys.readouterr().err
     assert (found["split"], found["num_examples"]) == ("test[:50]", 50)
     assert (found["protocol"]["data.eval_split"], found["protocol"]["num_real"]) == ("test", 61)
     config.data.eval_split = "test[:50]"
@@ -263,6 +262,17 @@ def test_statistics_of_other_images(runs, tmp_path, monkeypatch, capsys):
         compare.load_run_with_statistics(folder / "gan", path)
     with pytest.raises(ConfigError, match=r"nowhere/a.npz: there is no such folder"):
         compare.load_run_with_statistics(folder / "gan", tmp_path / "nowhere" / "a.npz")
+
+
+def test_statistics_of_a_folder_that_has_grown(runs, tmp_path):
+    """Its name is the same, so only the number tells."""
+    folder, _, _ = runs
+    path, (run, _) = tmp_path / "digits.npz", compare.load_run(folder / "gan")
+    now = measured(run)
+    before = dataclasses.replace(now, protocol=now.protocol | {"data.eval_images": 60})
+    save_statistics(path, before)
+    with pytest.raises(ConfigError, match=r"were taken with data.eval_images 60, not with \d+"):
+        compare.load_run_with_statistics(folder / "gan", path)
 
 
 def test_moments_alone_give_the_frechet_distance_alone(runs, tmp_path, capsys):

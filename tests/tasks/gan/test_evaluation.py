@@ -103,6 +103,7 @@ def test_the_protocol_is_complete_and_the_same_on_any_devices(with_features):
         "resize": "none",
         "data.name": "digits",
         "data.eval_split": "test[:61]",
+        "data.eval_images": 61,
         "data.classes": None,
         "data.image_size": [8, 8],
         "data.eval_crop_ratio": 1.0,
