@@ -12,18 +12,19 @@ import functools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from data.class_names import imagenet_names, is_imagenet
 from data.datasets import Dataset
-from data.pipeline import Data
+from data.pipeline import Among, Data
 from harness import commandline, workdirs
 from harness.arguments import problem
-from harness.class_lists import assumed_order, check_order
+from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path, write_text
 from inference.flags import check_recipe_flags, define_recipe_flags
@@ -41,6 +42,7 @@ def evaluate_workdir(
     checkpoint: str = "latest",
     split: str | None = None,
     classes_file: str | Path | None = None,
+    among: Among = "named",
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
 
@@ -54,6 +56,7 @@ def evaluate_workdir(
         split: e.g. "test" or "train[:50%]"; None: the config's data.eval_split.
         classes_file: file with one class name per line, in the order of the trained labels; None:
             the workdir's classes.txt.
+        among: which classes an answer can be, see pipeline.Data.
 
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
@@ -64,7 +67,9 @@ def evaluate_workdir(
     names = workdirs.find_classes(workdir)
     if classes_file is not None:
         names = _read_classes(classes_file, names)
-    run = _build(_with_split(config, split), names)
+    run = _build(_with_split(config, split), names, among)
+    if names is None and two_orders(run.data.dataset.class_names or ()):
+        print(f"note: {assumed_order(run.data.dataset.class_names)}", file=sys.stderr)
     step, state, folder = restore(run, workdir, checkpoint)
     return {"checkpoint": str(folder), "step": step} | _metrics(run, state)
 
@@ -76,6 +81,7 @@ def evaluate_weights(
     split: str | None = None,
     ema: bool = False,
     classes_file: str | Path | None = None,
+    among: Among = "named",
 ) -> dict[str, Any]:
     """Evaluates a weights file or folder that zoo.load.load_variables reads.
 
@@ -88,6 +94,7 @@ def evaluate_weights(
         ema: evaluate the moving average of the weights.
         classes_file: file with one class name per line, in the order of the weights' labels; None:
             the names stored with the weights, or those of ImageNet.
+        among: which classes an answer can be, see pipeline.Data.
 
     Raises:
         ConfigError: the weights are missing, unreadable or of another model, or the data has other
@@ -110,7 +117,7 @@ def evaluate_weights(
         )
         print(loaded[1], file=sys.stderr)
         names = _classes_of_weights(classes_file, loaded[1], model.num_classes, data.dataset)
-    run = _build(config, names)
+    run = _build(config, names, among)
     if run.data.num_classes != model.num_classes:
         what = (
             f"it has {run.data.num_classes} classes, the weights {model.num_classes}, and they are "
@@ -132,9 +139,11 @@ def _with_split(config: ConfigDict, split: str | None) -> ConfigDict:
     return config
 
 
-def _build(config: ConfigDict, class_names: tuple[str, ...] | None) -> experiment.Experiment:
+def _build(
+    config: ConfigDict, class_names: tuple[str, ...] | None, among: Among
+) -> experiment.Experiment:
     """Builds the run with its classes in the order of the trained ones, where both have names."""
-    run = experiment.build(config, training=False, class_names=class_names)
+    run = experiment.build(config, training=False, class_names=class_names, among=among)
     if jax.process_index() == 0:
         for note in run.data.dataset.notes:
             print(f"note: {note}", file=sys.stderr)
@@ -167,7 +176,23 @@ def _classes_of_weights(
 
 
 def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:
-    evaluation = evaluate(run.eval_step, run.task, state, run.data.eval_batches(), key=run.key)
+    seen = set()
+
+    def watched(batches):
+        for batch in batches:
+            yield batch
+            if jax.process_count() == 1:
+                seen.update(np.asarray(batch["label"])[np.asarray(batch["mask"]) > 0].tolist())
+
+    batches = watched(run.data.eval_batches())
+    evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)
+    is_classified = "top1_accuracy" in evaluation.metrics
+    if is_classified and seen and len(seen) < run.data.num_classes and run.data.answers is None:
+        print(
+            f"note: only {len(seen)} of {run.data.num_classes} classes have examples in this "
+            "split; answers are compared among all, and with --among=occurring among these",
+            file=sys.stderr,
+        )
     protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
     return {"split": run.data.eval_split} | evaluation.metrics | protocol
 
@@ -175,6 +200,13 @@ def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:
 def define_flags() -> None:
     define_recipe_flags()
     flags.DEFINE_string("classes", None, "File with one class name per line, as trained.")
+    flags.DEFINE_enum(
+        "among",
+        "named",
+        get_args(Among),
+        "Classes that an answer can be: all that the data names, or those with examples in the "
+        "split, as for ImageNet-A and -R of TensorFlow Datasets, which name all 1,000.",
+    )
     flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
 
 
@@ -183,7 +215,12 @@ def main(args: flags.FlagValues) -> None:
     if args.weights is not None:
         written = local_path("--weights", args.weights)
         result = evaluate_weights(
-            args.config, args.weights, split=args.split, ema=args.ema, classes_file=args.classes
+            args.config,
+            args.weights,
+            split=args.split,
+            ema=args.ema,
+            classes_file=args.classes,
+            among=args.among,
         )
         written = written.with_name(f"{written.name}.evaluation")
     else:
@@ -198,6 +235,7 @@ def main(args: flags.FlagValues) -> None:
             checkpoint=args.checkpoint,
             split=args.split,
             classes_file=args.classes,
+            among=args.among,
         )
         written = workdir / f"evaluation_{args.checkpoint}"
     if jax.process_index() == 0:

@@ -67,7 +67,8 @@ def train_and_evaluate(
         run = experiment.build(config, class_names=workdirs.own_classes(workdir))
         profile = parse_steps(profile_steps, run.steps.total)
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
-        stack.enter_context(workdirs.claimed(workdir, plain, run.data.dataset.class_names))
+        classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
+        stack.enter_context(workdirs.claimed(workdir, plain, classes, num_examples))
         run.data.bad.keep_in(workdirs.bad_images_path(workdir))
         saved = stack.enter_context(
             Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])

@@ -60,6 +60,8 @@ class Dataset:
         for name in self.class_names or ():
             if "\n" in name or "\r" in name:
                 raise ValueError(f"{self.name}: the name of the class {name!r} holds a line end")
+            if not name.strip("\ufeff \t"):  # lists of lines lose these
+                raise ValueError(f"{self.name}: the name of the class {name!r} is blank")
 
     @property
     def notes(self) -> list[str]:
@@ -214,7 +216,8 @@ def _from_npz(name: str, path: Path) -> Dataset:
 def _from_inaturalist(name: str, path: Path) -> Dataset:
     found = inaturalist.open_competition(path)
     load = functools.cache(found.load)
-    splits = {"splits": tuple(found.annotations), "aliases": inaturalist.ALIASES}
+    aliases = {a: b for a, b in inaturalist.ALIASES.items() if b in found.annotations}
+    splits = {"splits": tuple(found.annotations), "aliases": aliases}
     names = found.class_names
     return Dataset(name, len(names), 3, lambda split, _: load(split), **splits, class_names=names)
 

@@ -72,23 +72,27 @@ def _bad(source: Source, index: int, error: Exception) -> tuple[int, str, str]:
     return index, source.describe(index), one_line(error)
 
 
-def first_unreadable(source: Source, most: int) -> list[tuple[int, str, str]]:
-    """Returns the records before the first readable one, if none of the first `most` + 1 is one.
+def none_readable(source: Source, most: int) -> str:
+    """Returns what is wrong if none of the first `most` + 1 records can be read, "" otherwise.
 
-    Of a source with images that can be read this takes one of them, and the list is empty.
+    Of a source with images that can be read this takes one of them.
 
     Args:
         source: of images.
-        most: how many may be unreadable before a run stops anyway.
+        most: how many may be unreadable before a run stops anyway: config.data.max_bad.
     """
     bad = []
     for index in range(min(len(source), most + 1)):
         try:
             _read(source, index, exif_orientation=False)
-            return []
+            return ""
         except (BadImage, OSError) as error:
             bad.append(_bad(source, index, error))
-    return bad
+    what = "no image can be read"
+    if len(bad) < len(source):
+        what = f"more than config.data.max_bad={most} images cannot be read"
+    first = "; ".join(f"{name}: {reason}" for _, name, reason in bad[:3])
+    return f"{what}: {first}{'; ...' if len(bad) > 3 else ''}"
 
 
 class ReadTraining(grain.transforms.RandomMap):

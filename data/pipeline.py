@@ -11,7 +11,7 @@ processes make it, or at which batch a run resumes.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import grain
 from jax.sharding import NamedSharding
@@ -21,10 +21,11 @@ from data.augment import transforms
 from data.augment.crops import Interpolation, center_crop
 from data.bad_images import BadImages, Policy
 from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
-from data.loading import ReadEvaluation, ReadTraining, Repeat, first_unreadable
+from data.loading import ReadEvaluation, ReadTraining, Repeat, none_readable
 from data.sources import arrays
 from harness.arguments import as_height_width, check_range, problem
 
+Among = Literal["named", "occurring"]
 FROM_ONE = ("batch_size", "eval_batch_size", "repeats", "examples_per_class")
 FROM_ZERO = ("examples_seed", "num_threads", "num_workers", "prefetch", "max_bad")
 
@@ -67,6 +68,8 @@ class Data:
         seed: of order and augmentation, 0 to 2**32 - 1.
         class_names: of a trained model, in the order of its labels, which the data set's classes
             then have too, matched by name; None: the data set's own order.
+        among: which of them an answer in evaluation can be: those that the data set names, or
+            those that occur in the evaluation split.
         sharding: how the batch axis lies over the devices; None gives numpy batches.
         process_index, process_count: without sharding, which of how many parts of each batch to
             load; a sharding's mesh says it.
@@ -99,6 +102,7 @@ class Data:
     augment: Mapping[str, Any] | None = None
     seed: int = 0
     class_names: tuple[str, ...] | None = None
+    among: Among = "named"
     sharding: NamedSharding | None = None
     process_index: int = 0
     process_count: int = 1
@@ -132,23 +136,14 @@ class Data:
             if values is not None and len(values) not in (1, channels):
                 allowed = f"1 or {channels}, the number of channels"
                 raise ValueError(problem(f"config.data.{key}", values, "wrong length", allowed))
-        self._check_readable("eval_split", self.eval_source)
-        if training:
-            if absent := len(self.dataset.present or ()):
-                what = f"it has only {absent} of the {self.num_classes} classes of this run"
-                raise ValueError(problem("config.data.name", self.name, what))
-            self._check_readable("train_split", self.train_source)
+        if training and (present := self.dataset.present):
+            what = f"it has only {len(present)} of the {self.num_classes} classes of this run"
+            raise ValueError(problem("config.data.name", self.name, what))
+        for key in ("eval", "train") if training else ("eval",):
+            if what := none_readable(getattr(self, f"{key}_source"), self.max_bad):
+                split = getattr(self, f"{key}_split")
+                raise ValueError(problem(f"config.data.{key}_split", split, what))
         return self
-
-    def _check_readable(self, key: str, source: arrays.Source) -> None:
-        bad = first_unreadable(source, self.max_bad)
-        if bad:
-            first = "; ".join(f"{name}: {reason}" for _, name, reason in bad[:3])
-            what = "no image can be read"
-            if len(bad) < len(source):
-                what = f"more than config.data.max_bad={self.max_bad} images cannot be read"
-            what = f"{what}: {first}{'; ...' if len(bad) > 3 else ''}"
-            raise ValueError(problem(f"config.data.{key}", getattr(self, key), what))
 
     @functools.cached_property
     def dataset(self) -> datasets.Dataset:
@@ -182,6 +177,14 @@ class Data:
     def bad(self) -> BadImages:
         """The images that this process could not read."""
         return BadImages(self.bad_images, self.max_bad)
+
+    @functools.cached_property
+    def answers(self) -> tuple[int, ...] | None:
+        """Labels that an answer in evaluation can be, None for all."""
+        if self.among == "named":
+            return self.dataset.present
+        labels = tuple(sorted(set(selection.labels_of(self.eval_source).tolist())))
+        return labels if len(labels) < self.num_classes else None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -143,9 +143,11 @@ def resize(name: str, size: int, data_dir: str | None = None, copy_name: str | N
                     f"{folder} is {what}; delete it and run this again, or give the new copy "
                     "another name: --copy_name=NAME"
                 )
-            print(f"{copy} is there already: {folder}")
+            print(f"{copy}:{version} is there already: {folder}")
             return folder
         root = tfds_prepared.resolve_data_dir(data_dir)
         folder = array_records.write_resized(dataset, copy, version, root, size, described)
+    is_newest = tfds_prepared.find_folder(copy, data_dir) == folder
+    copy += "" if is_newest else f":{version}"
     print(f"written: {folder}; read it with --config.data.name={copy}")
     return folder

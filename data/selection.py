@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from data.datasets import Dataset
 from data.sources.arrays import Record, Source, Subset
 from harness.arguments import problem
+from harness.class_lists import places
 
 
 def labels_of(source: Source) -> np.ndarray:
@@ -97,20 +97,11 @@ def by_name(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
     names, class_names = dataset.class_names, tuple(class_names)
     if names is None or names == class_names:
         return dataset
-    # The same name may be stored in two ways: file systems compose accents or take them apart.
-    ours, theirs = (
-        [unicodedata.normalize("NFC", name) for name in both] for both in (names, class_names)
-    )
-    place = {name: label for label, name in enumerate(theirs)}
-    if set(ours) - set(theirs) or len(place) < len(theirs) or len(set(ours)) < len(ours):
-        other = sorted(set(ours) ^ set(theirs)) or ["names that occur twice"]
-        more = f" and {len(other) - 5} more" if len(other) > 5 else ""
-        what = (
-            f"it has {len(names)} classes, the trained model {len(class_names)}; they differ in "
-            f"{', '.join(map(repr, other[:5]))}{more}"
-        )
-        raise ValueError(problem("config.data.name", dataset.name, what))
-    new_label = {label: place[name] for label, name in enumerate(ours)}
+    try:
+        new_label = dict(enumerate(places(names, class_names)))
+    except ValueError as error:
+        what = f"it has {len(names)} classes, the trained model {len(class_names)}; {error}"
+        raise ValueError(problem("config.data.name", dataset.name, what)) from None
 
     @functools.cache
     def load(split: str, image_size: tuple[int, int]) -> Source:
@@ -118,19 +109,20 @@ def by_name(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
 
     present = tuple(sorted(new_label.values()))
     notes = [dataset.note] if dataset.note else []
-    if len(present) < len(theirs):
+    if len(present) < len(class_names):
         notes.append(
-            f"{dataset.name} has {len(present)} of the {len(theirs)} classes that the model knows, "
-            "matched by name: answers are compared among these; metrics among_all_* are among all"
+            f"{dataset.name} has {len(present)} of the {len(class_names)} classes that the model "
+            "knows, matched by name: answers are compared among these; metrics among_all_* are "
+            "among all"
         )
-    elif ours != theirs:
+    elif list(new_label.values()) != list(new_label):
         notes.append(f"the classes of {dataset.name} are in another order: matched by name")
     return dataclasses.replace(
         dataset,
-        num_classes=len(theirs),
+        num_classes=len(class_names),
         class_names=class_names,
         load=load,
-        present=present if len(present) < len(theirs) else None,
+        present=present if len(present) < len(class_names) else None,
         note="; ".join(notes),
     )
 

@@ -23,10 +23,11 @@ def parse_split(dataset: Dataset, split: str) -> list[_Part]:
         For each part its split's name and the two boundaries as written, None where left out.
 
     Raises:
-        ValueError: malformed, or no such split.
+        ValueError: malformed, no such split, or one under two names, whose images would count
+            twice.
     """
     names = {**{name: name for name in dataset.splits}, **dataset.aliases}
-    parsed = []
+    parsed, written = [], {}
     for part in split.split("+"):
         match = _PART.fullmatch(part.strip())
         if match is None or match["base"] not in names:
@@ -35,7 +36,12 @@ def parse_split(dataset: Dataset, split: str) -> list[_Part]:
                 f"{part.strip()!r} is {what} of {dataset.name!r}, each also sliced, as "
                 "'train[:80%]' or 'train[100:200]', and joined, as 'train+test[:50%]'"
             )
-        parsed.append((names[match["base"]], match["start"], match["stop"]))
+        base = names[match["base"]]
+        if (other := written.setdefault(base, match["base"])) != match["base"]:
+            raise ValueError(
+                f"{other!r} and {match['base']!r} are the same split of {dataset.name!r}"
+            )
+        parsed.append((base, match["start"], match["stop"]))
     return parsed
 
 

@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from harness.errors import ConfigError, RunError
+from harness.files import local_path
 from harness.overrides import apply_overrides, split_overrides
 
 
@@ -54,6 +55,10 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         if "config" not in flags.FLAGS:
             return flags.FLAGS(argv)
+        for path in (
+            m[1] for m in map(re.compile("--?config=(.+)", re.DOTALL).fullmatch, argv) if m
+        ):
+            local_path("--config", path)
         argv = flags.FLAGS(argv, known_only=True)  # loads the recipe
         config = flags.FLAGS.config
         if config is not None:

@@ -11,7 +11,7 @@ from harness.arguments import problem
 from harness.errors import ConfigError
 
 # Also with one slash, which is what pathlib makes of two; a single letter is a drive.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf(-hub)?:")
 
 
 class WrongPath(ConfigError, ValueError):

@@ -35,8 +35,8 @@ def split_overrides(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Takes the overrides out of a command line.
 
-    A key without "=" takes the next argument, "--config.data.batch_size 8", if the recipe has a
-    value there that is no bool; otherwise it is switched on, or off as "--noconfig.key".
+    A key without "=" takes the next argument, "--config.data.batch_size 8", unless that is a flag
+    or the recipe has a bool there, which is switched on, or off as "--noconfig.key".
 
     Args:
         argv: the command line.
@@ -45,8 +45,9 @@ def split_overrides(
     Returns:
         The other arguments, and (key, text) of each override.
     """
-    rest, overrides, arguments = [], [], iter(argv)
-    for argument in arguments:
+    rest, overrides, arguments = [], [], list(argv)
+    while arguments:
+        argument = arguments.pop(0)
         if argument == "--":  # what follows is no flag
             return [*rest, argument, *arguments], overrides
         match = _OVERRIDE.fullmatch(argument)
@@ -55,8 +56,12 @@ def split_overrides(
             continue
         text = match["text"]
         if text is None:
-            has_value = not isinstance(_value(config, match["key"]), bool | None)
-            text = next(arguments, "") if has_value and not match["no"] else str(not match["no"])
+            value, text = _value(config, match["key"]), str(not match["no"])
+            if not match["no"] and not isinstance(value, bool):
+                has_value = bool(arguments) and not arguments[0].startswith("--")
+                if not has_value and value is not None:
+                    raise ConfigError(f"{argument} needs a value: {argument}=VALUE")
+                text = arguments.pop(0) if has_value else text
         overrides.append((match["key"], text))
     return rest, overrides
 
@@ -77,6 +82,7 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[tuple[str, str]]) ->
     Raises:
         ConfigError: a key leads into a value that is no section.
     """
+    config.unlock()  # a recipe may have locked it against itself; the strict checker follows
     for key, text in overrides:
         *sections, last = key.split(".")
         place = config

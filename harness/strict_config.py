@@ -259,7 +259,7 @@ def check_subsections(
     checked = {}
     for name, options in section.items():
         if options is not None and not isinstance(options, Mapping):
-            allowed = "its keys, or None to switch it off"
+            allowed = "its keys, {} for their defaults, or None to switch it off"
             raise ConfigError(problem(f"{path}.{name}", options, "not a section", allowed))
         if options is not None:
             options = check_section(options, functions[name], f"{path}.{name}", provided=provided)

@@ -26,6 +26,7 @@ import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from harness.class_lists import two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path, read_lines, write_text
 
@@ -44,13 +45,7 @@ def read_config(workdir: Path) -> ConfigDict:
     Raises:
         ConfigError: there is no readable config.json.
     """
-    path = workdir / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: {workdir} is not the folder of a run") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is unreadable: {error}") from None
+    config = read_record(workdir)["config"]
 
     def with_tuples(value):  # JSON has only lists
         if isinstance(value, dict):
@@ -58,6 +53,23 @@ def read_config(workdir: Path) -> ConfigDict:
         return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value
 
     return ConfigDict(with_tuples(config), type_safe=False)
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """Returns the contents of config.json, see `write_config`.
+
+    Raises:
+        ConfigError: it is not there or unreadable.
+    """
+    path = workdir / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        _ = record["config"].items()
+        return record
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: {workdir} is not the folder of a run") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is unreadable: {error}") from None
 
 
 # They decide where and how fast a run runs, not what it computes: a resumed run may change them.
@@ -87,7 +99,10 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def claimed(
-    workdir: Path, config: dict[str, Any], class_names: tuple[str, ...] | None
+    workdir: Path,
+    config: dict[str, Any],
+    class_names: tuple[str, ...] | None,
+    num_examples: int | None = None,
 ) -> Iterator[None]:
     """Makes the workdir with its config.json and locks other processes out for the block.
 
@@ -95,9 +110,11 @@ def claimed(
         workdir: made if absent.
         config: checked.
         class_names: in the order of the labels, None where they are not known.
+        num_examples: of the training split, if there is one.
 
     Raises:
-        ConfigError: the folder can't be written, or another process trains in it.
+        ConfigError: the folder can't be written, another process trains in it, or its run was begun
+            with other data.
     """
     if jax.process_index() != 0:
         yield
@@ -111,7 +128,19 @@ def claimed(
         except BlockingIOError:
             raise ConfigError(f"another process is training in {workdir}") from None
         if not (workdir / "config.json").exists():
-            write_config(workdir, config)
+            write_config(workdir, config, num_examples)
+        elif num_examples != (before := read_record(workdir).get("num_examples") or num_examples):
+            raise ConfigError(
+                f"{workdir} was begun with {before:,} training images, and now there are "
+                f"{num_examples:,}; another --workdir with --config.init_from={workdir} goes on "
+                "from its weights"
+            )
+        elif class_names and two_orders(class_names) and own_classes(workdir) is None:
+            raise ConfigError(
+                f"{workdir} does not say in which order its classes are, and folders named by "
+                f"numbers were sorted as text before: write their names, one a line, to "
+                f"{workdir / 'classes.txt'}"
+            )
         if class_names is not None and own_classes(workdir) is None:
             write_text(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
         yield
@@ -139,10 +168,11 @@ def own_classes(workdir: Path) -> tuple[str, ...] | None:
     return tuple(read_classes(path)) if path.is_file() else None
 
 
-def write_config(workdir: Path, config: dict[str, Any]) -> None:
+def write_config(workdir: Path, config: dict[str, Any], num_examples: int | None = None) -> None:
     """Writes config.json, once; a resumed run keeps the first."""
     record = {
         "config": config,
+        "num_examples": num_examples,
         "command": sys.argv,
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version()}

@@ -10,6 +10,7 @@ from data.images import decode_image
 from data.sources.arrays import Record
 from data.sources.image_search import Tally, find_images
 from harness.errors import BadImage
+from harness.files import WrongPath, local_path
 
 
 class ImageFiles:
@@ -52,11 +53,17 @@ def find_files(paths: Iterable[str]) -> tuple[list[Path], list[str], list[str]]:
             are taken in sorted order.
 
     Returns:
-        The files; a line per folder that has none or cannot be listed; and a line per folder of
-        which files are left out, or whose images lie in subfolders.
+        The files; a line per URL and per folder that has none or cannot be listed; and a line per
+        folder of which files are left out, or whose images lie in subfolders.
     """
     files, problems, notes = [], [], []
-    for path in map(Path, paths):
+    for path in paths:
+        try:
+            local_path("image", path)
+        except WrongPath as error:
+            problems.append(str(error))
+            continue
+        path = Path(path)  # shown as given
         if not path.is_dir():
             files.append(path)
             continue

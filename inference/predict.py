@@ -22,7 +22,7 @@ from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from harness import sharding, workdirs
 from harness.arguments import problem
-from harness.class_lists import assumed_order, check_order
+from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path
 from inference.image_files import ImageFiles
@@ -263,5 +263,5 @@ def _class_names(
     if names is None:
         return None, ()
     # Only folders named by numbers have two orders in use.
-    is_doubtful = report.class_names is None and names is of_data and list(names) != sorted(names)
+    is_doubtful = report.class_names is None and names is of_data and two_orders(names)
     return readable(names), (assumed_order(names),) if is_doubtful else ()

@@ -69,7 +69,7 @@ def build_classification(
         schedule=schedule,
         image_shape=data.image_shape,
         num_classes=data.num_classes,
-        answers=data.dataset.present,
+        answers=data.answers,
         mean=mean,
         std=std,
         device_augment=mixing.create_device_augment(config["device_augment"], steps.batch_size),

@@ -72,7 +72,7 @@ class Experiment:
 
 # Arguments of pipeline.Data that the code gives rather than the section `data`.
 DATA_PROVIDED = (
-    *("augment", "seed", "class_names"),
+    *("augment", "seed", "class_names", "among"),
     *("sharding", "process_index", "process_count"),
 )
 VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
@@ -134,7 +134,11 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
 
 
 def build(
-    config: ConfigDict, *, training: bool = True, class_names: tuple[str, ...] | None = None
+    config: ConfigDict,
+    *,
+    training: bool = True,
+    class_names: tuple[str, ...] | None = None,
+    among: pipeline.Among = "named",
 ) -> Experiment:
     """Builds a run from its config: mesh, data, task, then the shapes and shardings of its state.
 
@@ -143,6 +147,7 @@ def build(
         training: whether the training split has to be there; without it there is nothing to plan,
             and `steps` are of one batch per epoch.
         class_names: of a trained model, in whose order the labels are put, by name.
+        among: which classes an answer in evaluation can be, see pipeline.Data.
 
     Raises:
         ConfigError: anything in the config or the input that can't work.
@@ -156,6 +161,7 @@ def build(
             augment=plain["augment"],
             seed=plain["seed"],
             class_names=class_names,
+            among=among,
             sharding=batch_sharding,
         ).open(training=training)
         steps = plan_steps(

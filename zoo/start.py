@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from harness.arguments import problem
-from harness.class_lists import assumed_order
+from harness.class_lists import assumed_order, places
 from harness.errors import ConfigError, input_errors
 from layers.initializers import truncated_normal
 from zoo.find import Checkpoint
@@ -50,8 +50,8 @@ def read_init_from(
         model: of the run.
         weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
         other_classes: whether the run's classes differ from those of the weights, so that the head
-            is re-initialised even if their number is the same. None: decided by the class names;
-            if only their order differs, the head is put in the run's.
+            is re-initialised even if their number is the same. None: decided by the class names.
+            Unless it is True, a head of the same classes in another order is put in the run's.
         image_shape: (height, width, channels) of the run's images.
         class_names: of the run's classes, where known.
         seed: of a head of noise.
@@ -82,14 +82,14 @@ def read_init_from(
             seed=seed,
             ignore_fields=ignore_fields,
         )
-        if other_classes is None:
-            known = None not in (report.class_names, class_names)
-            other_classes = known and report.class_names != tuple(class_names)
-            if report.class_names is None and class_names and not report.reinitialized:
+        if not other_classes and not report.reinitialized and class_names:
+            if report.class_names is None:
                 what = f"{assumed_order(class_names)}; config.init.other_classes=True starts anew"
                 report = dataclasses.replace(report, notes=(*report.notes, what))
-            if other_classes and sorted(report.class_names) == sorted(class_names):
-                return _in_order(variables, report, class_names)
+            elif ordered := _in_order(variables, report, class_names):
+                return ordered
+            elif other_classes is None:
+                other_classes = report.class_names != tuple(class_names)
         if other_classes and not report.reinitialized:
             if reinit_head == "never":
                 what = (
@@ -101,9 +101,16 @@ def read_init_from(
     return variables, report
 
 
-def _in_order(variables: dict[str, Any], report: Report, class_names: tuple[str, ...]) -> Weights:
-    """Returns the weights with the head's columns in the order of the run's classes."""
-    order = [report.class_names.index(name) for name in class_names]
+def _in_order(
+    variables: dict[str, Any], report: Report, class_names: tuple[str, ...]
+) -> Weights | None:
+    """Returns the weights with the head in the order of the run's classes, None if they differ."""
+    try:
+        order = places(class_names, report.class_names)
+    except ValueError:
+        return None
+    if order == list(range(len(order))):
+        return variables, report
     head = {name: array[..., order] for name, array in variables["params"]["head"].items()}
     report = dataclasses.replace(
         report,

@@ -128,8 +128,8 @@ def create_transforms(
         augment: name of a transform -> its keyword arguments, or None for one that is switched off;
             names and types as harness.strict_config.check_subsections has checked them.
         image_size: side or (height, width) of the images that come out, pixels.
-        center_crop: brings an image of any size to `image_size` (crops.center_crop); it comes first
-            when the recipe has no random crop.
+        center_crop: brings an image of any size to `image_size` (crops.center_crop); it stands in
+            for the random crop of a recipe that has none.
 
     Returns:
         The transforms; one after the other they turn a uint8 image of any size into one of
@@ -148,5 +148,5 @@ def create_transforms(
         raise ValueError(f"config.augment: both {' and '.join(CROPS)}; allowed: one of them")
     transforms = [made[name] for name in TRANSFORMS if name in made]
     if not made.keys() & set(CROPS):
-        transforms.insert(0, lambda image, rng: center_crop(image))
+        transforms.insert("enlarge" in made, lambda image, rng: center_crop(image))
     return transforms

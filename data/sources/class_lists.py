@@ -14,7 +14,7 @@ ImageNet's 50,000 validation images are published in one folder. Two forms are r
 import csv
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data.images import endings
@@ -31,14 +31,6 @@ _SUFFIXES = (".txt", ".csv", ".tsv")
 _NOT_VALIDATION = ("train", "training", "test")
 # Kaggle's predictions: a synset and a box, perhaps several times.
 _WITH_BOX = re.compile(r"(\S+)(?: -?\d+){4}(?: |$)")
-
-
-def in_label_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Sorts class names; as numbers if all of them are, so that 2 comes before 10."""
-    names = sorted(names)
-    if all(re.fullmatch("[0-9]+", name) for name in names):
-        names.sort(key=int)
-    return tuple(names)
 
 
 def find_list(folder: Path, *, beside: bool) -> Path | None:

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import endings
 from data.sources import class_lists
 from data.sources.arrays import NoLabel, Record, Subset, check_index
-from data.sources.image_search import Tally, find_images
+from data.sources.image_search import Tally, find_images, num_images_in
+from harness.class_lists import in_label_order
 from harness.errors import BadImage, printable
 
 HELD_OUT = 0.1
@@ -90,7 +90,7 @@ class Folder:
     Attributes:
         path: as given.
         class_names: names of the class folders of the training split, or of the first split that
-            exists, sorted by `class_lists.in_label_order`.
+            exists, sorted by `in_label_order`.
         split_folders: "train", "validation" and "test", where they exist -> the folder that holds
             the split's class folders. Without a folder for evaluation, "train" and "validation"
             share one: a tenth of each class, at least one image of a class that has two, is held
@@ -147,7 +147,7 @@ class Folder:
                 f"folders: {len(unknown)})"
             )
         files, whole = [], Tally()
-        if beside := _num_images_in(folder):
+        if beside := num_images_in(folder):
             whole.left_out["beside the class folders"] = beside
         for name in self.class_names:
             files.append([])
@@ -186,13 +186,6 @@ def _found(folder: Path, tally: Tally) -> list[bytes]:
         where = Path(os.fsdecode(error.filename))
         raise ValueError(printable(f"the folder {where} cannot be read: {error.strerror}"))
     return files
-
-
-def _num_images_in(folder: Path) -> int:
-    """Counts the files that are images by their ending, without looking at subfolders."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    return sum(os.path.splitext(name)[1].lower() in endings() for name in names)
 
 
 def _find_list(folder: Path, found: list[str], known: Iterable[str] | None) -> Path | None:
@@ -258,22 +251,26 @@ def open_folder(path: Path) -> Folder:
             f"{path} has no folder 'validation' or 'test': a tenth of each class, fixed by the "
             "file names, is held out for evaluation"
         )
+    others = [name for name in found if path / name not in (train, validation, test)]
     folders = {"train": train if has_train else None, "validation": validation, "test": test}
     folders = {split: folder for split, folder in folders.items() if folder}
     aliases = {"val": "validation" if validation else "test"}
     if not (validation and test):
         aliases |= {"validation": "test"} if test else {"test": "validation"}
-    class_names = class_lists.in_label_order(_class_folders(train))
+    class_names = in_label_order(_class_folders(train))
     if listed := _find_list(train, class_names, None):
-        class_names = class_lists.in_label_order(set(_read_listed(train, listed, None, Tally())[1]))
+        class_names = in_label_order(set(_read_listed(train, listed, None, Tally())[1]))
     if not class_names:
-        others = [name for name in found if path / name not in (train, validation, test)]
         hint = f" ({train.name!r} counts as a split, not as a class)" if others else ""
         todo = class_lists.what_would_do(train)
         raise ValueError(f"{train} holds no folder; there must be {todo}{hint}")
     if len(class_names) == 1:
         note += f"{'; ' if note else ''}{train} holds one class: every answer will be right"
-    return Folder(path, class_names, folders, aliases, note)
+    found = Folder(path, class_names, folders, aliases, note)
+    if train != path and others:
+        more = f" and {len(others) - 5} more folders" if len(others) > 5 else ""
+        found.load_notes.append(printable(f"{path}: not read: {', '.join(others[:5])}{more}"))
+    return found
 
 
 def _split_folder(path: Path, found: Iterable[str], names: tuple[str, ...]) -> Path | None:

@@ -71,7 +71,7 @@ def find_images(folder: str | os.PathLike, tally: Tally) -> list[bytes]:
     Returns:
         Their paths within the folder, as the operating system encodes them, in no order.
     """
-    root = os.path.abspath(os.fsencode(folder))
+    root = os.path.join(os.getcwdb(), os.fsencode(folder))
     found = []
     todo = [(b"", _above(root))]
     while todo:
@@ -97,6 +97,13 @@ def find_images(folder: str | os.PathLike, tally: Tally) -> list[bytes]:
     tally.num_images += len(found)
     tally.num_below += sum(b"/" in name for name in found)
     return found
+
+
+def num_images_in(folder: Path) -> int:
+    """Counts the images in a folder, without those in its subfolders."""
+    with os.scandir(os.fsencode(folder)) as entries:
+        files = [e for e in entries if not e.name.startswith(b".") and not e.is_dir()]
+    return sum(not _why_not(entry) for entry in files)
 
 
 def _identity(path: bytes) -> tuple[int, int]:

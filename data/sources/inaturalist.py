@@ -10,6 +10,7 @@ records is pseudo-random, but fixed by the names of the files, as in data/source
 """
 
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -124,6 +125,10 @@ def open_competition(path: Path) -> Competition:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{annotations['train']} lists no categories: no {error}") from None
+    for kind, values in (("id", [n for n, _ in categories]), ("name", [n for _, n in categories])):
+        if twice := [a for a, b in itertools.pairwise(sorted(values)) if a == b]:
+            what = f"two categories have the {kind} {twice[0]!r}"
+            raise ValueError(f"{annotations['train']}: {what}")
     labels = {number: label for label, (number, _) in enumerate(categories)}
     return Competition(path, annotations, labels, tuple(name for _, name in categories))
 

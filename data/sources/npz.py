@@ -71,7 +71,7 @@ def read_npz(path: Path) -> Arrays:
         if key not in named:
             raise ValueError(f"{path} has no array {key!r}; it has: {', '.join(sorted(arrays))}")
     class_names = None
-    if "class_names" in named:
+    if "class_names" in named and arrays["class_names"].size:
         class_names = tuple(map(_text, arrays["class_names"].ravel()))
     labels = {
         split: _one_label_each(path, named[key], arrays[named[key]])

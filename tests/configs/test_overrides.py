@@ -119,6 +119,35 @@ def test_flags_without_value(parse):
     assert parse("--config.task.linear_probe")["task"]["linear_probe"] is True
     assert parse("--noconfig.task.linear_probe")["task"]["linear_probe"] is False
     assert parse("--config.data.batch_size", "8")["data"]["batch_size"] == 8
+    # Also where the recipe has nothing, as config_flags takes it.
+    assert parse("--config.init_from", "/data")["init_from"] == "/data"
+    assert (
+        parse("--config.augment.flip.probability", "0.5")["augment"]["flip"]["probability"] == 0.5
+    )
+
+
+def test_a_flag_that_lacks_its_value(run_script):
+    line = [
+        "train.py",
+        "--config=configs/digits_nest.py",
+        "--config.data.batch_size",
+        "--workdir=x",
+    ]
+    code, _, stderr = run_script(*line)
+    assert code == 2 and "--config.data.batch_size needs a value" in stderr
+    line[2] = "--config.augment.flip=True"
+    code, _, stderr = run_script(*line)
+    assert code == 2 and "allowed: its keys, {} for their defaults, or None" in stderr
+
+
+def test_a_recipe_may_lock_its_config(tmp_path, run_script):
+    (tmp_path / "locked.py").write_text(
+        "from configs import digits_nest\n\n"
+        "def get_config():\n    return digits_nest.get_config().lock()\n"
+    )
+    line = ["train.py", f"--config={tmp_path}/locked.py", "--config.augment.flip.probability=2"]
+    code, _, stderr = run_script(*line, "--workdir=x")
+    assert code == 2 and "flip.probability=2.0: out of range" in stderr
 
 
 def test_a_whole_section(parse):

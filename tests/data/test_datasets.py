@@ -268,7 +268,7 @@ def test_aliases_mean_the_split():
         ("two words", ["'two words'", "digits, synthetic"]),
         ("../cifar10", ["'../cifar10'", "digits, synthetic"]),
         ("cifar10/..", ["'cifar10/..'", "digits, synthetic"]),
-        ("folder:", ["empty; allowed: a path"]),
+        ("folder:", ["there is no folder ''; give its path, --config.data.name=folder:/path"]),
         ("folder:/no/such", ["no folder '/no/such'"]),
         ("npz:/no/such.npz", ["no file '/no/such.npz'"]),
         ("digits:1.0.0", ["prepare_data.py digits:1.0.0"]),

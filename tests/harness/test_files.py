@@ -30,7 +30,7 @@ def test_local_paths(tmp_path, monkeypatch):
         assert local_path("--workdir", given) == expected
 
 
-@pytest.mark.parametrize("path", [URL, "s3://b", "https://host/x.npz", "hf-hub:/x", Path(URL)])
+@pytest.mark.parametrize("path", [URL, "s3://b", "https://host/x.npz", "hf-hub:timm/x", Path(URL)])
 def test_urls_are_not_paths(path):
     with pytest.raises(ConfigError, match=r"^--x='\S+': a URL: copy remote files to this machine"):
         local_path("--x", path)
@@ -69,6 +69,7 @@ def test_urls_in_a_config(recipe, key, value, tmp_path):
     ("line", "key"),
     [
         ("train.py --config=configs/digits_nest.py --workdir={}", "workdir"),
+        ("train.py --config={} --workdir=x", "--config"),
         ("evaluate.py --workdir={}", "--workdir"),
         ("evaluate.py --config=configs/digits_nest.py --weights={}", "--weights"),
         ("tools/predict.py --workdir={} a.png", "--workdir"),

@@ -259,3 +259,65 @@ def test_whoever_takes_an_order_for_granted_says_so(run, config, tmp_path):
     config.init_from = str(nameless)
     notes = experiment.build(config).read_weights()[1].notes
     assert any(f"{note}; others sort them as text; config.init.other_classes" in x for x in notes)
+
+
+def test_a_file_that_agrees_in_part_is_not_taken_by_position(run, config, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(("zero", *AS_TEXT[1:])))
+    with pytest.raises(ConfigError, match="label 2 is '2' there, '10' here"):
+        evaluate.evaluate_workdir(config, run, classes_file=tmp_path / "names.txt")
+
+
+def test_a_head_that_is_kept_is_still_put_in_order(run, config, tmp_path):
+    """other_classes=False says that the classes are the same, not that their order is."""
+    config.init_from = str(save(run, config, tmp_path / "a.safetensors", AS_TEXT, AS_TEXT))
+    config.init.other_classes = False
+    built = experiment.build(config)
+    _, trained, _ = restore(built, run)
+    head = built.init(built.read_weights()).params["head"]
+    np.testing.assert_array_equal(head["bias"], trained.params["head"]["bias"])
+    apart = [unicodedata.normalize("NFD", name) for name in ("é", *NAMES[1:])]
+    config.init_from = str(save(run, config, tmp_path / "b.safetensors", apart))
+    (tmp_path / "data").mkdir()
+    names = [unicodedata.normalize("NFC", name) for name in apart]
+    np.savez(tmp_path / "data.npz", class_names=names, **arrays(NAMES))
+    config.data.name = f"npz:{tmp_path}/data.npz"
+    config.init.other_classes = None
+    _, report = experiment.build(config).read_weights()
+    assert not report.reinitialized
+    config.init_from = str(save(run, config, tmp_path / "c.safetensors", ("1", *NAMES[1:])))
+    _, report = experiment.build(config).read_weights()
+    assert report.reinitialized  # names that occur twice say nothing
+
+
+def test_sets_that_name_more_classes_than_they_have(run, config, tmp_path, capsys):
+    """ImageNet-A of TensorFlow Datasets names all 1,000: what occurs is asked for, and is said."""
+    few = arrays(("3", "10", "7"))
+    labels = {key: np.array([3, 10, 7] * 2) for key in few if key.endswith("labels")}
+    np.savez(tmp_path / "data.npz", class_names=NAMES, **few | labels)
+    config.data.name = f"npz:{tmp_path}/data.npz"
+    among_all = evaluate.evaluate_workdir(config, run)
+    assert "only 3 of 12 classes have examples in this split" in capsys.readouterr().err
+    occurring = evaluate.evaluate_workdir(config, run, among="occurring")
+    assert occurring["among_all_loss"] == among_all["loss"] > occurring["loss"]
+    assert "have examples" not in capsys.readouterr().err
+
+
+def test_a_workdir_of_unknown_order(run, config, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "classes.txt").unlink()
+    (tmp_path / "run" / "DONE").unlink()
+    evaluate.evaluate_workdir(config, tmp_path / "run")
+    assert "sorted as numbers; others sort them as text" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"does not say in which order its classes are"):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_run_whose_data_has_grown_is_not_resumed(run, config, colours, tmp_path):
+    """Its epochs and its schedule would be others, and its order no longer that of the seed."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "DONE").unlink()
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["num_examples"] == 60  # of 72: a tenth of each class is held out
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record | {"num_examples": 59}))
+    with pytest.raises(ConfigError, match="begun with 59 training images, and now there are 60"):
+        train.train_and_evaluate(config, tmp_path / "run")

@@ -181,7 +181,8 @@ def test_groups_that_do_not_fit_are_refused_before_anything_is_compiled(
     [
         (imagenet_tnt, "s", 8, 128, "mix_first"),  # 8 x 128: the command
         (imagenet_tnt, "s,384", 16, 32, "mix_first"),
-        (imagenet_deit, "s", 4, 256, "erase_first"),  # 4 x 256: README_deit.md
+        (imagenet_deit, "s", 4, 256, "erase_first"),  # README_deit.md
+        (imagenet_deit, "b", 16, 64, "erase_first"),  # "2 nodes with 8 gpus each", main.py's 64
         (imagenet_nest, "tiny", 16, 64, "erase_first"),
         (imagenet_nest, "small", 16, 64, "erase_first"),
         (imagenet_nest, "base", 64, 16, "erase_first"),  # 8 x 8 cores of 16: the config's comment

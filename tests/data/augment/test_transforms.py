@@ -210,6 +210,7 @@ RECIPES = {
     "cifar": {"random_crop": {"padding": 2}, "flip": {"probability": 0.5}, "randaugment": {}},
     "timm": {"random_resized_crop": {}, "randaugment": {"variant": "timm", "increasing": True}},
     "nothing": None,
+    "enlarged": {"enlarge": {}, "flip": {}},
     "off": {"flip": None, "random_affine": {"max_rotation_degrees": 5}},
 }
 

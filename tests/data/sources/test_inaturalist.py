@@ -118,6 +118,15 @@ def rewrite(change):
         (rewrite(lambda c: c["categories"].pop(0)), "1 of 2 images have no category .*/2/.*jpg"),
         (rewrite(lambda c: c["annotations"].pop()), "1 of 8 images have no category .*/10/.*jpg"),
         (rewrite(lambda c: c["images"].clear()), "train2019.json: no image"),
+        (
+            rewrite(lambda c: c["categories"].append({"id": 99, "name": "a"})),
+            "two categories have the name 'a'",
+        ),
+        (
+            rewrite(lambda c: c["categories"].append(c["categories"][0] | {"name": "z"})),
+            "two categories have the id",
+        ),
+        (lambda root: (root / "val2019.json").unlink(), "eval_split='test': 'test' is unknown"),
         (lambda root: shutil.rmtree(root / "train_val2019"), "not there: extract the images"),
     ],
 )
