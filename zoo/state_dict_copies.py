@@ -81,7 +81,8 @@ def find_copy(
     if weights == "ema" and not averages:
         raise NoAverage("there is no moving average in this file")
     if not prefixes:
-        if state and all(_OPTIMIZER.search(_words(f"{name}.")) for name in state):
+        arrays = [name for name in state if not name.endswith(".step")]  # which Adam counts
+        if arrays and all(_OPTIMIZER.search(_words(f"{name}.")) for name in arrays):
             raise ValueError("only the state of an optimizer in this file, and no weights")
         return Copy(dict(state))
     if not wanted:

@@ -331,7 +331,9 @@ def load_torch(tmp_path, monkeypatch, content, model=TNT, **options):
 
 # what is beside the weights -> a function of them
 BESIDE = {
-    "optim.state by name": lambda s: {"optim": {"state": moments(s, "exp_avg", "exp_avg_sq")}},
+    "optim.state by name": lambda s: {
+        "optim": {"state": moments(s, "step", "exp_avg", "exp_avg_sq")}
+    },
     "momentum by name": lambda s: {"state": moments(s, "momentum_buffer")},
     "moments": lambda s: {"optimizer": {"exp_avg": tensors(s), "exp_avg_sq": tensors(s)}},
     "one moment": lambda s: {"optimizer": {"exp_avg": tensors(s)}},
