@@ -2,18 +2,26 @@
 
 No wrapper is known by name. What stands before an array that every file of a model has is the
 prefix, whatever put it there: DistributedDataParallel (module.), torch.compile (_orig_mod.),
-Lightning (model., net.), mmpretrain (backbone.), several of them, or keys of nested dicts.
+Lightning (model., net.), mmpretrain (backbone.), several of them, or keys of nested dicts. Only
+whether it is a moving average, or an optimizer's state, is told by the prefix's words.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.trees import listed
 from zoo.stored_weights import NoAverage
 
-# Words in a prefix that tell the moving average from the weights that the optimizer moves.
-_AVERAGES = {"ema", "average", "averaged", "avg", "swa"}
+# What tells, in `_words` of a prefix, the moving average from the weights that the optimizer moves.
+_AVERAGE = re.compile(r"(?<!\bno )(?<!\bnon )\b(ema|swa|avg|averaged?)\b(?! pool)")
+# And what is no copy: PyTorch's optimizers call their moments exp_avg, square_avg, momentum_buffer.
+# A momentum_encoder is a model, so that "momentum" and "grad" count only if they end a part.
+_OPTIMIZER = re.compile(
+    r"\b(exp|square) avg|\boptim(i[sz]ers?)?\b"
+    r"|\b(moment(um)?s?|grads?|gradients?)( (ema|avg|acc\w*|buffers?|\d+))* \."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +42,11 @@ class Copy:
 
 
 def find_copy(
-    state: Mapping[str, Any], marks: Collection[str], known: Collection[str], weights: str
+    state: Mapping[str, Any],
+    marks: Collection[str],
+    known: Collection[str],
+    weights: str,
+    keys: Iterable[str] = (),
 ) -> Copy:
     """Finds the copy of a model that is asked for.
 
@@ -43,6 +55,7 @@ def find_copy(
         marks: names of which every file of the model has one.
         known: all names that a file may have, the marks among them.
         weights: "raw", or "ema" for their moving average: a copy whose prefix says that it is one.
+        keys: first parts of names, the ones to prefer first if there are several copies.
 
     Returns:
         The copy; all of `state` if no mark is in it.
@@ -51,24 +64,40 @@ def find_copy(
         ValueError: there is no such copy, or there are several.
     """
     words = {word for name in known for word in name.split(".")}
-    prefixes = _prefixes(state, marks, words)
-    averages = [p for p in prefixes if _AVERAGES & set(p.replace(".", "_").split("_"))]
+    found = _prefixes(state, marks, words)
+    prefixes = [p for p in found if not _OPTIMIZER.search(_words(p))]
+    # Lightning's WeightAveraging and mmengine's EMAHook store the average in the weights' place,
+    # these under current_model_state and, of all names, ema_state_dict (which counts steps).
+    swapped = any(
+        name.startswith(("current_model_state.", "ema_state_dict.steps")) for name in state
+    )
+    averages = [
+        p
+        for p in prefixes
+        if (p.startswith("state_dict.") if swapped else _AVERAGE.search(_words(p)))
+    ]
     others = [p for p in prefixes if p not in averages]
     wanted = averages if weights == "ema" else others
     if weights == "ema" and not averages:
         raise NoAverage("there is no moving average in this file")
     if not prefixes:
+        arrays = [name for name in state if not name.endswith(".step")]  # which Adam counts
+        if arrays and all(_OPTIMIZER.search(_words(f"{name}.")) for name in arrays):
+            raise ValueError("only the state of an optimizer in this file, and no weights")
         return Copy(dict(state))
     if not wanted:
         raise ValueError(f"only a moving average in this file: weights='ema' reads {averages[0]!r}")
+    preferred = ([p for p in wanted if p.startswith(f"{key}.")] for key in keys)
+    wanted = next(filter(None, preferred), wanted)
     if len(wanted) > 1:
         raise ValueError(
             f"several copies of the model in this file, under {listed([*map(repr, wanted)])}; "
             "save one of them by itself"
         )
     (prefix,) = wanted
-    copies = tuple(p for p in prefixes if p != prefix)
-    inside = tuple(p for p in copies if p.startswith(prefix))
+    copies = [p for p in prefixes if p != prefix]
+    besides = [p for p in found if p != prefix]
+    inside = tuple(p for p in besides if p.startswith(prefix))
     arrays = {
         name[len(prefix) :]: array
         for name, array in state.items()
@@ -78,8 +107,14 @@ def find_copy(
         inner = _without_wrappers(name.split("."), words)
         if inner in known and inner not in arrays:
             arrays[inner] = arrays.pop(name)
-    outside = {n: a for n, a in state.items() if not n.startswith(tuple(prefixes))}
-    head = _find_head(arrays, outside, prefix)
+    outside = {n: a for n, a in state.items() if not n.startswith(tuple(found))}
+    elsewhere = {p.split(".")[0] for p in besides} - {prefix.split(".")[0]}  # with heads of theirs
+    beside = {
+        name: array
+        for name, array in outside.items()
+        if name.split(".")[0] not in elsewhere and not _OPTIMIZER.search(_words(name))
+    }
+    head = _find_head(arrays, beside, prefix)
     notes = [f"the head is {head}weight and {head}bias"] if head else []
     for leaf in ("weight", "bias") if head else ():
         arrays[f"head.{leaf}"] = outside.pop(f"{head}{leaf}")
@@ -87,7 +122,9 @@ def find_copy(
         notes.append(
             f"of the copies in this file {prefix!r} is read, not {listed([*map(repr, copies)])}"
         )
-    skipped = dict.fromkeys(_label(name, prefix) for name in (*outside, *copies))
+    if swapped and averages:
+        notes.append(f"the moving average of this file is under {averages[0]!r}")
+    skipped = dict.fromkeys(_label(name, prefix) for name in (*outside, *besides))
     return Copy(arrays, prefix, tuple(skipped), tuple(notes))
 
 
@@ -104,9 +141,17 @@ def _prefixes(names: Iterable[str], marks: Collection[str], words: set[str]) -> 
     return sorted(found, key=lambda prefix: (len(prefix), prefix))
 
 
-def _without_wrappers(parts: Iterable[str], words: set[str]) -> str:
-    """Returns a name without the parts that no name of the model has, as FSDP puts between."""
-    return ".".join(part for part in parts if part in words)
+def _words(prefix: str) -> str:
+    """Returns "model ema . module ." of "modelEMA.module."."""
+    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|\.", prefix)).lower()
+
+
+def _without_wrappers(parts: Sequence[str], words: set[str]) -> str:
+    """Returns a name without the parts that no name of the model has, as FSDP puts between.
+
+    The last one stays: what is below a weight, such as its momentum_buffer, is not the weight.
+    """
+    return ".".join([*(part for part in parts[:-1] if part in words), parts[-1]])
 
 
 def _find_head(arrays: Mapping[str, Any], outside: Mapping[str, Any], prefix: str) -> str | None:

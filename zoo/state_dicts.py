@@ -7,13 +7,14 @@ tnt/convert.py).
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import linen as nn
 
+from harness.trees import listed
 from nest import convert_timm as nest_timm
 from nest.model import Nest
 from tnt import convert as tnt_weights
@@ -25,7 +26,13 @@ from zoo.stored_weights import StoredWeights
 State = Mapping[str, np.ndarray]  # "blocks.0.proj.weight" -> array
 
 
-def select(file: Path, state: Mapping[str, Any], model: nn.Module, weights: str) -> Copy:
+def select(
+    file: Path,
+    state: Mapping[str, Any],
+    model: nn.Module,
+    weights: str,
+    keys: Iterable[str] = (),
+) -> Copy:
     """Finds a model's arrays in a state dict, under whatever prefix.
 
     Args:
@@ -33,9 +40,11 @@ def select(file: Path, state: Mapping[str, Any], model: nn.Module, weights: str)
         state: name -> array, of NumPy or PyTorch.
         model: the model that it is for.
         weights: "raw", or "ema" for their moving average.
+        keys: of nested dicts, the ones to prefer first if there are several copies.
 
     Raises:
-        ValueError: no state dict of this class of model is known, or not one copy is to be found.
+        ValueError: no state dict of this class of model is known, not one copy is to be found, or
+            its arrays are not the weights but what a parametrization computes them from.
     """
     if type(model) not in STATE_DICTS:
         known = ", ".join(model_class.__name__ for model_class in STATE_DICTS)
@@ -44,9 +53,16 @@ def select(file: Path, state: Mapping[str, Any], model: nn.Module, weights: str)
         )
     _, marks, names = STATE_DICTS[type(model)]
     try:
-        return find_copy(state, marks, names(model), weights)
+        copy = find_copy(state, marks, names(model), weights, keys)
     except ValueError as error:
         raise type(error)(f"weights {file}: {error}") from None  # a NoAverage stays one
+    computed = [name for name in copy.arrays if "parametrizations" in name.split(".")]
+    if computed:
+        raise ValueError(
+            f"weights {file}: {listed(computed)}: a parametrization computes the weights from "
+            "these; call torch.nn.utils.parametrize.remove_parametrizations, then save"
+        )
+    return copy
 
 
 def convert_state_dict(

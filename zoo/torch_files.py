@@ -18,8 +18,9 @@ SUFFIXES = (".pth", ".pt", ".bin", ".tar")  # .tar: *.pth.tar
 # The first release whose weights_only=True executes nothing (CVE-2025-32434).
 _OLDEST = (2, 6)
 
-# Keys of the weights in files of training scripts.
+# Keys of the weights in files of training scripts, and of their moving average.
 _KEYS = ("state_dict", "model")
+_EMA_KEYS = ("state_dict_ema", "model_ema")
 
 
 def read_torch(file: Path, model: nn.Module, weights: str) -> StoredWeights:
@@ -38,7 +39,7 @@ def read_torch(file: Path, model: nn.Module, weights: str) -> StoredWeights:
     if not tensors:
         raise ValueError(f"weights {file}: no tensors by name, nor under state_dict, in this file")
     named = {".".join(path): tensor for path, tensor in tensors.items()}
-    copy = select(file, named, model, weights)
+    copy = select(file, named, model, weights, (*_KEYS, *_EMA_KEYS))
     arrays = {name: _as_array(file, name, tensor) for name, tensor in copy.arrays.items()}
     stored = convert_state_dict(file, dataclasses.replace(copy, arrays=arrays), model)
     # The keys of nested dicts that lead to the copy are no part of its names.

@@ -150,6 +150,70 @@ def test_no_copy_is_guessed(tmp_path, bare):
         load(tmp_path, two, TNT)
     with pytest.raises(ValueError, match="extra: .*running_mean"):
         load(tmp_path, prefixed(state | {"running_mean": np.ones(3)}, "module."), TNT)
+    for two in (("base_encoder.", "momentum_encoder."), ("grad_cam.model.", "model.")):
+        with pytest.raises(ValueError, match="several copies") as error:
+            load(tmp_path, prefixed(state, *two), TNT)
+        assert all(repr(prefix) in str(error.value) for prefix in two)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("EMA.", "modelEMA.", "EMAModel.", "ModelEma.module.", "model-ema.", "ema2.", "SWA."),
+        *("AveragedModel.module.", "moving_average.", "model_AVG."),
+    ],
+)
+def test_words_of_an_average(tmp_path, bare, prefix):
+    state, expected = bare["tnt_timm"]
+    half = {name: array / 2 for name, array in state.items()}
+    wrapped = prefixed(state, "model.") | prefixed(half, prefix)
+    for weights, factor in (("raw", 1), ("ema", 2), ("ema_or_raw", 2)):
+        found, _ = load(tmp_path, wrapped, TNT, weights=weights)
+        assert_equal(found, jax.tree.map(lambda a, f=factor: a / f, expected))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["average_pool_model.", "model.avg_pooling.", "non_ema.", "schema.", "momentum_net."]
+)
+def test_words_of_no_average(tmp_path, bare, prefix):
+    state, expected = bare["tnt_timm"]
+    wrapped = prefixed(state, prefix)
+    for weights in ("raw", "ema_or_raw"):
+        found, report = load(tmp_path, wrapped, TNT, weights=weights)
+        assert_equal(found, expected)
+    assert "no moving average" in report.notes[-1]
+    with pytest.raises(ValueError, match="there is no moving average in this file"):
+        load(tmp_path, wrapped, TNT, weights="ema")
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("name", "array", "leaves"),
+    [
+        ("tnt_official_se", "blocks.0.inner_attn.proj.weight", ["original"]),
+        ("tnt_official_se", "blocks.1.outer_mlp.fc1.bias", ["original"]),
+        ("tnt_official_se", "outer_pos", ["original"]),  # by which a TNT is known
+        ("tnt_timm", "head.weight", ["original0", "original1"]),  # weight_norm
+        ("nest_timm", "levels.1.transformer_encoder.0.attn.qkv.weight", ["original", "0._u"]),
+    ],
+)
+def test_parametrized_weights_are_refused(tmp_path, bare, prefix, name, array, leaves):
+    """The arrays are not the weights: those are computed from them."""
+    state = dict(bare[name][0])
+    *module, parameter = array.split(".")
+    weight = state.pop(array)
+    for leaf in leaves:
+        state[".".join([*module, "parametrizations", parameter, leaf])] = 3 * weight
+    with pytest.raises(ValueError, match="parametrizations.*computes.*remove_parametrizations"):
+        load(tmp_path, prefixed(state, prefix), FILES[name])
+
+
+@pytest.mark.parametrize("leaf", ["lora_A", "weight_g", "default.0", "scale"])
+def test_words_below_a_weight_are_not_dropped(tmp_path, bare, leaf):
+    state = dict(bare["tnt_timm"][0])
+    state[f"head.weight.{leaf}"] = state.pop("head.weight")
+    with pytest.raises(ValueError, match="missing: head/kernel.*extra: "):
+        load(tmp_path, state, TNT)
 
 
 # mmpretrain's names of timm's first port, module by module in the order of its code
@@ -247,3 +311,122 @@ def test_nested_dicts_of_torch(tmp_path, monkeypatch, bare, raw_keys, ema_keys, 
         assert_equal(found, jax.tree.map(lambda a, f=factor: a / f, expected))
         assert report.kind == f"official TNT, {'.'.join(keys)}"
         assert {"epoch", "args", "optimizer"} <= set(report.skipped)
+
+
+def half(state):
+    return {name: array / 2 for name, array in state.items()}
+
+
+def moments(state, *names):
+    """Returns an optimizer's state by parameter, as torch.distributed.checkpoint keeps it."""
+    return {name: tensors(dict.fromkeys(names, a / 4)) for name, a in state.items()}
+
+
+def load_torch(tmp_path, monkeypatch, content, model=TNT, **options):
+    file = tmp_path / "run.pth"
+    file.write_bytes(b"anything")
+    monkeypatch.setattr(torch_files, "_load", lambda file: content)
+    return load_variables(file, model, image_size=32, **options)
+
+
+# what is beside the weights -> a function of them
+BESIDE = {
+    "optim.state by name": lambda s: {
+        "optim": {"state": moments(s, "step", "exp_avg", "exp_avg_sq")}
+    },
+    "momentum by name": lambda s: {"state": moments(s, "momentum_buffer")},
+    "moments": lambda s: {"optimizer": {"exp_avg": tensors(s), "exp_avg_sq": tensors(s)}},
+    "one moment": lambda s: {"optimizer": {"exp_avg": tensors(s)}},
+    "state": lambda s: {"optimizer_state_dict": {"state": {"max_exp_avg_sq": tensors(s)}}},
+    "wrapped": lambda s: {"optimizers": [], "modelOptimizer": tensors(prefixed(s, "module."))},
+    "lightning": lambda s: {"optimizer_states": [{"state": moments(s, "exp_avg")}]},
+    "lightning by name": lambda s: {"optimizer_states": {"0": {"square_avg": tensors(s)}}},
+    "square_avg": lambda s: {"square_avg": tensors(s)},
+    "momentum": lambda s: {"momentum_buffers": tensors(s), "momentum": tensors(s)},
+    "gradients": lambda s: {"grads": tensors(s), "gradients": tensors(s), "ema_grad": tensors(s)},
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("key", ["model", "state_dict", "net"])
+def test_state_of_an_optimizer_is_no_copy(tmp_path, monkeypatch, bare, beside, key):
+    state, expected = bare["tnt_timm"]
+    content = {key: tensors(state)} | BESIDE[beside](half(state))
+    found, report = load_torch(tmp_path, monkeypatch, content)
+    assert_equal(found, expected)
+    assert report.notes == () and set(report.skipped) == content.keys() - {key}
+    found, report = load_torch(tmp_path, monkeypatch, content, weights="ema_or_raw")
+    assert_equal(found, expected)
+    assert "no moving average" in report.notes[-1]
+    with pytest.raises(ValueError, match="there is no moving average in this file"):
+        load_torch(tmp_path, monkeypatch, content, weights="ema")
+    del content[key]
+    if beside != "lightning":  # a list of them is not looked into
+        with pytest.raises(ValueError, match="only the state of an optimizer in this file"):
+            load_torch(tmp_path, monkeypatch, content)
+
+
+def test_state_under_an_unknown_name_is_refused(tmp_path, monkeypatch, bare):
+    content = {"state": moments(bare["tnt_timm"][0], "sum")}  # Adagrad's
+    with pytest.raises(ValueError, match="parameter names are not those of a TNT"):
+        load_torch(tmp_path, monkeypatch, content)
+
+
+@pytest.mark.parametrize(
+    ("weights", "chosen", "other"),
+    [
+        ("raw", "state_dict", "model"),
+        ("raw", "state_dict", "best"),
+        ("raw", "model", "best"),
+        ("raw", "model", "teacher"),
+        ("ema", "state_dict_ema", "model_ema"),
+        ("ema", "model_ema", "ema_best"),
+    ],
+)
+def test_usual_keys_come_first(tmp_path, monkeypatch, bare, weights, chosen, other):
+    state, expected = bare["tnt_timm"]
+    content = {other: tensors(half(state)), chosen: tensors(state)}
+    found, report = load_torch(tmp_path, monkeypatch, content, weights=weights)
+    assert_equal(found, expected)
+    assert report.notes == (f"of the copies in this file '{chosen}.' is read, not '{other}.'",)
+    assert report.kind == f"timm TNT, {chosen}"
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model"])
+def test_student_and_teacher_are_not_told_apart(tmp_path, monkeypatch, bare, key):
+    content = {name: tensors(bare["tnt_timm"][0]) for name in ("student", "teacher")}
+    above = f"{key}." if key else ""
+    message = f"several copies .*'{above}student.', '{above}teacher.'; save one"
+    with pytest.raises(ValueError, match=message):
+        load_torch(tmp_path, monkeypatch, {key: content} if key else content)
+
+
+@pytest.mark.parametrize(
+    ("raw", "beside"),
+    [
+        ("current_model_state", {"averaging_state": {"n_averaged": np.ones(())}}),  # Lightning's
+        ("ema_state_dict", {"ema_state_dict": {"steps": np.ones(())}}),  # mmengine's
+    ],
+)
+def test_averages_in_the_place_of_the_weights(tmp_path, monkeypatch, bare, raw, beside):
+    """Lightning's WeightAveraging and mmengine's EMAHook: on_ and before_save_checkpoint."""
+    state, expected = bare["tnt_timm"]
+    content = {key: tensors(arrays) for key, arrays in beside.items()}
+    content["state_dict"] = tensors(prefixed(half(state), "model."))
+    content[raw] = content.get(raw, {}) | tensors(prefixed(state, "module.model."))
+    for weights, factor in (("raw", 1), ("ema", 2)):
+        found, report = load_torch(tmp_path, monkeypatch, content, weights=weights)
+        assert_equal(found, jax.tree.map(lambda a, f=factor: a / f, expected))
+        assert report.notes[-1] == "the moving average of this file is under 'state_dict.model.'"
+
+
+@pytest.mark.parametrize("beside", ["state_dict_ema", "optimizer"])
+def test_heads_of_other_copies(tmp_path, monkeypatch, bare, beside):
+    """They are dense layers of the same size."""
+    state, expected = bare["tnt_timm"]
+    content = {}
+    for key, arrays in (("state_dict", state), (beside, half(state))):
+        content[key] = tensors(head_beside(arrays, "backbone.", "head.fc."))
+    found, report = load_torch(tmp_path, monkeypatch, content)
+    assert_equal(found, expected)
+    assert "the head is state_dict.head.fc.weight and state_dict.head.fc.bias" in report.notes
