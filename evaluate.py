@@ -121,7 +121,8 @@ def evaluate_weights(
     if run.data.num_classes != model.num_classes:
         what = (
             f"it has {run.data.num_classes} classes, the weights {model.num_classes}, and they are "
-            "not matched by name, because one side does not name them"
+            "not matched by name, because one side does not name them (--classes=FILE names those "
+            "of the weights)"
         )
         raise ConfigError(problem("config.data.name", data.name, what))
     metrics = _metrics(run, run.init(loaded))

@@ -165,12 +165,18 @@ def _write_split(source: Source, folder: Path, name: str, split: str, size: int)
     """Writes a split's files; returns the number of records of each."""
     from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
+    bad = []
+
     def encode(index: int) -> bytes:
         try:
             record = source[index]
         except BadImage as error:
             raise ValueError(f"{source.describe(index)}: {error}") from None
-        image = shrink(record["image"], size)
+        try:
+            image = shrink(record["image"], size)
+        except BadImage as error:
+            image = record["image"]
+            bad.append(f"{source.describe(index)}: {error}")
         features = {
             "image": tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[image])),
             "label": tf_feature_pb2.Feature(
@@ -202,6 +208,10 @@ def _write_split(source: Source, folder: Path, name: str, split: str, size: int)
     finally:
         if writer is not None:
             writer.close()
+    if bad:
+        few = f"{bad[0]}{'; ...' if len(bad) > 1 else ''}"
+        count = f"{len(bad)} of {len(source)} images"
+        print(f"note: {split}: {count} cannot be read and are copied as they are: {few}")
     for number in range(len(lengths)):  # the names hold their number, known only now
         place = f"{number:05d}-of-{len(lengths):05d}"
         (folder / f"{number}.part").rename(folder / f"{name}-{split}.{FORMAT}-{place}")
@@ -209,14 +219,14 @@ def _write_split(source: Source, folder: Path, name: str, split: str, size: int)
 
 
 def shrink(encoded: bytes, size: int) -> bytes:
-    """Returns a JPEG whose short side is `size`, or the file itself if smaller or unreadable.
+    """Returns a JPEG whose short side is `size`, or the file itself if smaller.
 
     The pixels stay as they are stored: the copy has the same orientation tag.
+
+    Raises:
+        BadImage: the image cannot be read.
     """
-    try:
-        image, orientation = decode_as_stored(encoded)
-    except BadImage:
-        return encoded
+    image, orientation = decode_as_stored(encoded)
     height, width = image.shape[:2]
     if min(height, width) <= size:
         return encoded

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import Dataset
+from data.datasets import SOURCE_FILE, Dataset
 from data.sources.arrays import Source
 from data.sources.tfds_prepared import NoLabel
 from harness.errors import BadImage
 from harness.files import write_text
 
-FILE = "source.json"
 _SAMPLES = 100  # files of a split whose content counts too, not only their names and sizes
 
 
@@ -75,7 +74,7 @@ def _content(source: Source, index: int) -> bytes:
 
 def write_source(folder: Path, described: dict[str, Any]) -> None:
     """Writes what `describe_source` gives into the folder of the copy."""
-    write_text(folder / FILE, json.dumps(described, indent=2) + "\n")
+    write_text(folder / SOURCE_FILE, json.dumps(described, indent=2) + "\n")
 
 
 def compare_source(folder: Path, described: dict[str, Any]) -> str:
@@ -87,7 +86,7 @@ def compare_source(folder: Path, described: dict[str, Any]) -> str:
     """
     path = described["path"]
     try:
-        there = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        there = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
         before, now = there["splits"], described["splits"]
         counts = [
             f"{split} had {before.get(split, {}).get('records', 0)} images and has "

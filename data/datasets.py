@@ -20,6 +20,7 @@ from harness.files import local_path
 
 # Names of TensorFlow Datasets that the recipes have.
 _USUAL = ("cifar10", "cifar100", "imagenet2012")
+SOURCE_FILE = "source.json"  # of a smaller copy, see data/copy_sources.py
 # A split whose pixels take no more than this is decoded once and kept: CIFAR takes 154 MB.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
 
@@ -234,12 +235,17 @@ def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Datas
             return source
         return arrays.hold_in_memory(source, (height, width, 3), f"{name} {split}")
 
+    # A copy's only evaluation split answers to both names, as that of the folder that it is of.
+    is_copy = (prepared.folder / SOURCE_FILE).is_file()
+    pairs = (("test", "validation"), ("validation", "test")) if is_copy else ()
+    aliases = {a: b for a, b in pairs if a not in prepared.splits and b in prepared.splits}
     return Dataset(
         name=name,
         num_classes=prepared.num_classes,
         num_channels=3,
         load=lambda split, image_size: load(split),
         splits=tuple(prepared.splits),
+        aliases=aliases,
         class_names=prepared.class_names,
         note="" if prepared.label_key else f"{name} has no labels: every label is 0",
     )

@@ -104,3 +104,17 @@ def test_folders_that_are_not_read_are_said(tmp_path):
     notes = "\n".join(dataset.notes)
     assert f"{tmp_path}/set: not read: eval, extra" in notes
     assert "1 file left out: 1 beside the class folders" in notes
+
+
+def test_a_copy_answers_to_both_names_of_its_evaluation_split(tmp_path, capsys):
+    """As its folder does, so that every recipe takes it; what cannot be read in it is said."""
+    for split in ("train", "val"):
+        write_images(tmp_path / "set" / split / "a")
+    (tmp_path / "set" / "val" / "a" / "0.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    prepare.resize(f"folder:{tmp_path}/set", 16, str(out))
+    note = "note: validation: 1 of 6 images cannot be read and are copied as they are: "
+    assert f"{note}{tmp_path}/set/val/a/0.png: it is not an image" in capsys.readouterr().out
+    copy = datasets.open_dataset("set_16", str(out))
+    for split in ("test", "validation"):
+        assert len(splits.load_source(copy, split, (8, 8))) == 6
