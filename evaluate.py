@@ -107,7 +107,7 @@ def evaluate_weights(
             f"--weights: there are no weights files of task {config.task.name!r}; give --workdir"
         )
     with input_errors():
-        data = Data(**plain["data"], augment=plain["augment"])
+        data = Data(**plain["data"], augment=plain["augment"]).open(training=False)
         model, *loaded = load_with_own_head(
             weights,
             functools.partial(create_model, **plain["model"]),

@@ -134,6 +134,7 @@ def test_the_batch_in_the_picture_is_what_the_training_step_sees(recipe, monkeyp
         full.device_augment,
         full.task,
     )
+    config.device_augment.mixup_cutmix.groups = 2  # of a small batch
     config.mesh.data = 1
     run = experiment.build(config)
     images, targets = batch_pictures.augmented_batch(run, start=3)

@@ -147,7 +147,12 @@ def test_a_split_without_a_readable_image(run_script, photographs, tmp_path, spl
 def test_a_split_that_can_be_read_costs_one_image(photographs, monkeypatch):
     config, read = small("cifar_nest", photographs), []
     decode = loading.decode_image
-    monkeypatch.setattr(loading, "decode_image", lambda image: read.append(0) or decode(image))
+
+    def decode_and_count(image, **options):
+        read.append(0)
+        return decode(image, **options)
+
+    monkeypatch.setattr(loading, "decode_image", decode_and_count)
     experiment.build(config)
     assert len(read) == 2  # of each split one
 
