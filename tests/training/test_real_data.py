@@ -63,8 +63,11 @@ def small(name, folder):
     config.data.update(
         name=f"folder:{folder}", image_size=debug.data.image_size, batch_size=10, eval_batch_size=4
     )
+    if "mixup_cutmix" in config.device_augment:
+        config.device_augment.mixup_cutmix.groups = 2  # of a small batch
     config.mesh.data = 1
     config.optimizer.warmup_epochs = 0.1
+    config.optimizer.cooldown_epochs = 0.0
     config.loop.update(
         num_epochs=1.0, log_every_steps=1, evaluate_every_epochs=1.0, save_every_epochs=1.0
     )
