@@ -95,6 +95,7 @@ def train_a_step(recipe, data_dir, workdir):
     config.data.update(
         data_dir=str(data_dir), image_size=debug.data.image_size, batch_size=8, eval_batch_size=8
     )
+    config.device_augment.mixup_cutmix.groups = 2  # of a small batch
     config.optimizer.warmup_epochs = 0.0
     config.loop.update(num_epochs=0.01, log_every_steps=1)
     metrics = train.train_and_evaluate(config, workdir)
