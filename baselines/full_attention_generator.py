@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from kernels.target import Kernels
 from layers.attention import Attention
 from layers.embeddings import PositionEmbedding
 from layers.mlp import Gelu
@@ -48,6 +49,7 @@ class FullAttentionGenerator(nn.Module):
     deaggregation: DeaggregationName = "pixel_shuffle"
     gelu: Gelu = "tanh"
     dtype: Any = jnp.float32
+    kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""

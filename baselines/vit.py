@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from kernels.target import Kernels
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding, patch_embedding
 from layers.field_checks import (
@@ -82,6 +83,8 @@ class Vit(nn.Module):
         attention_dropout_rate: rate on the attention weights.
         dtype: computation type. Parameters and logits are always float32.
         remat: whether to recompute each block in the backward pass, to save memory.
+        kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
+            the numbers.
 
     Reference:
         ViT paper, section 3.1; official models.py of DeiT. Two things differ: the patch embedding
@@ -103,6 +106,7 @@ class Vit(nn.Module):
     attention_dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
+    kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""

@@ -23,6 +23,7 @@ from harness.errors import ConfigError, one_line
 from harness.files import local_path, replacing, write_text
 from harness.strict_config import unknown_name
 from inference.predict import Prediction, Predictor, predict_files
+from kernels.target import compiling_for
 
 VERSION = 1
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -120,7 +121,8 @@ def export(
             raise ConfigError(unknown_name(f"platform {name!r}", name, PLATFORMS))
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:
-        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images)
+        with compiling_for("any"):
+            exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(images)
         serialized = exported.serialize()
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"not exported: {str(error).splitlines()[0]}") from error
@@ -146,7 +148,8 @@ def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = No
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # one warning per constant
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:
-        jax2onnx.to_onnx(function, inputs=[images], return_mode="file", output_path=str(file))
+        with compiling_for("any"):
+            jax2onnx.to_onnx(function, inputs=[images], return_mode="file", output_path=str(file))
     except Exception as error:  # it documents no errors of its own
         hint = "; --batch_size=1 may help" if batch_size is None else ""
         message = (str(error).splitlines() or [type(error).__name__])[0]

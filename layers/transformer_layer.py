@@ -5,6 +5,7 @@ from typing import Any
 from flax import linen as nn
 from jax import Array
 
+from kernels.target import Kernels
 from layers.attention import ATTENTIONS, Attention
 from layers.drop_path import DropPath
 from layers.mlp import Gelu, Mlp
@@ -25,6 +26,8 @@ class TransformerLayer(nn.Module):
         drop_path_rate: rate at which a sample loses either branch.
         dropout_rate: rate after attention and after both dense layers of the perceptron.
         attention_dropout_rate: rate on the attention weights.
+        kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
+            the numbers.
 
     Reference:
         NesT paper (arXiv 2105.12723), equation 1; official libml/self_attention.py,
@@ -40,6 +43,7 @@ class TransformerLayer(nn.Module):
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
+    kernels: Kernels = "auto"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -50,6 +54,7 @@ class TransformerLayer(nn.Module):
             qkv_bias=self.qkv_bias,
             dropout_rate=self.attention_dropout_rate,
             dtype=self.dtype,
+            kernels=self.kernels,
             name="attention",
         )(y, deterministic=not train)
         y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from kernels.target import Kernels
 from layers.attention import Attention
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding, patch_embedding
@@ -58,6 +59,8 @@ class Nest(nn.Module):
         attention_dropout_rate: rate on the attention weights.
         dtype: computation type. Parameters and logits are always float32.
         remat: whether to recompute each layer in the backward pass, to save memory.
+        kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
+            the numbers.
 
     Reference:
         NesT paper, section "Proposed method" and figure 1; official models/nest_net.py.
@@ -80,6 +83,7 @@ class Nest(nn.Module):
     attention_dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
+    kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""

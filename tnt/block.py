@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from kernels.target import Kernels
 from layers.attention import MultiHeadAttention
 from layers.initializers import truncated_normal
 from layers.mlp import Gelu, Mlp
@@ -56,6 +57,7 @@ class TransformerBlock(nn.Module):
     attention_dropout_rate: float
     dtype: Any
     squeeze_excite: bool = False
+    kernels: Kernels = "auto"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -66,6 +68,7 @@ class TransformerBlock(nn.Module):
             qkv_bias=self.qkv_bias,
             dropout_rate=self.attention_dropout_rate,
             dtype=self.dtype,
+            kernels=self.kernels,
             name="attention",
         )(y, deterministic=not train)
         y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from kernels.target import Kernels
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding
 from layers.field_checks import (
@@ -67,6 +68,7 @@ class TntLayer(nn.Module):
     dropout_rate: float
     attention_dropout_rate: float
     dtype: Any
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, words: Array, sentences: Array, train: bool) -> tuple[Array, Array]:
@@ -121,6 +123,8 @@ class Tnt(nn.Module):
         attention_dropout_rate: rate on the attention weights.
         dtype: computation type. Parameters and logits are always float32.
         remat: whether to recompute each layer in the backward pass, to save memory.
+        kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
+            the numbers.
 
     Reference:
         TNT paper, section 2 and figure 1a; official tnt_pytorch/tnt.py.
@@ -150,6 +154,7 @@ class Tnt(nn.Module):
     attention_dropout_rate: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
+    kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""

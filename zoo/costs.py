@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jax_core
 
+from kernels.target import compiling_for
 from zoo.load import variable_shapes
 
 # The part in the name of a module directly in the model.
@@ -67,7 +68,8 @@ def model_costs(
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     # Initialisation runs the forward pass, so one trace shows both; drawing weights has no product.
-    traced, variables = jax.make_jaxpr(model.init, return_shape=True)(jax.random.key(0), image)
+    with compiling_for("any"):  # counts what the plain forms compute, on every machine
+        traced, variables = jax.make_jaxpr(model.init, return_shape=True)(jax.random.key(0), image)
     parts = dict.fromkeys((part for _, part in _equations(traced.jaxpr, "")), Cost())
     counted = count_products(traced.jaxpr)
     for module, tree in variables["params"].items():
@@ -147,7 +149,8 @@ def count_kept_bytes(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str
         return jax.tree.leaves(jax.vjp(_forward(model, state, images, key), params)[1])
 
     images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-    program = jax.make_jaxpr(kept)(params, variables, images, jax.random.key(0)).jaxpr
+    with compiling_for("any"):
+        program = jax.make_jaxpr(kept)(params, variables, images, jax.random.key(0)).jaxpr
     made = {var: _part(equation) for equation in program.eqns for var in equation.outvars}
     counts = Counter()
     for var in {var for var in program.outvars if isinstance(var, jax_core.Var)}:

@@ -186,6 +186,7 @@ class NestDiscriminator(nn.Module):
     def _classifier(self, **module: Any) -> Nest:
         return Nest(
             num_classes=1 + (self.num_classes or 0),
+            kernels="plain",  # a gradient penalty differentiates the gradient once more
             **shared_fields(self, Nest, but=("num_classes",)),
             **module,
         )

@@ -19,6 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from kernels.target import Kernels
 from layers.attention import Attention
 from layers.drop_path import drop_path_rates
 from layers.embeddings import PositionEmbedding
@@ -81,6 +82,8 @@ class NestGenerator(nn.Module):
         drop_path_rate: drop-path rate of the last layer; it grows linearly from 0.
         dtype: computation type. Parameters and images are always float32.
         remat: whether to recompute each layer in the backward pass, to save memory.
+        kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
+            the numbers.
 
     Reference:
         NesT paper, section on image generation. Its widths, depths, norm and training are not
@@ -107,6 +110,7 @@ class NestGenerator(nn.Module):
     drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
+    kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
