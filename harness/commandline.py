@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from harness.errors import ConfigError, RunError
 from harness.files import local_path
-from harness.overrides import apply_overrides, split_overrides
 
 
 def define_config_flag() -> None:
@@ -24,6 +22,11 @@ def define_config_flag() -> None:
     Keys that the recipe does not list are accepted here, as its sections list only what differs
     from the defaults; harness/strict_config.py then refuses misspelt ones.
     """
+    try:
+        from ml_collections import config_flags
+    except ImportError:  # tools that also run without a recipe do so on a bare machine
+        flags.DEFINE_string("config", None, "Recipe; needs ml-collections.")
+        return
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -61,6 +64,12 @@ def _parse(argv: list[str]) -> list[str]:
             local_path("--config", path)
         argv = flags.FLAGS(argv, known_only=True)  # loads the recipe
         config = flags.FLAGS.config
+        if isinstance(config, str):
+            raise ConfigError("--config needs ml-collections: pip install -r requirements.txt")
+        if "ml_collections" not in sys.modules:
+            return flags.FLAGS(argv)
+        from harness.overrides import apply_overrides, split_overrides
+
         if config is not None:
             config.to_dict()  # a recipe that failed to load says so only here
         argv, overrides = split_overrides(argv, config)

@@ -1,0 +1,360 @@
+"""What a compiled program does, read from its text: the kernels, the bytes they move, collectives.
+
+    whole   every kernel reads all of its operands and writes all of its results, as arrays without
+            padding, wherever they lie. Also the workspace of a library's routine counts.
+    moved   what the device's memory sees of it: arrays as they lie there, a TPU's tiles padded;
+            nothing for an array that the compiler keeps on the chip (S(1) in its layout), for a
+            workspace, or for the rest of an operand of which a fusion reads slices; an update in
+            place writes the update alone.
+
+Kernels are the instructions of the entry computation and of what it calls. A loop counts as often
+as it is known to run (once if that is not known, see `Program.unknown_loops`), a conditional as its
+heaviest branch, an asynchronous operation where it starts. Calls of libraries (cuDNN, cuBLAS) and
+Pallas kernels count their operands and results like any other.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+# No kernel: names, and ends of what was counted at its start.
+FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+    *("partition-id", "replica-id", "optimization-barrier", "add-dependency"),
+}
+FREE_TARGETS = {"ConcatBitcast", "SliceBitcast", "AllocateBuffer", "Sharding"}  # of custom calls
+SLICES = {"slice", "dynamic-slice", "gather"}
+COLLECTIVE = re.compile(
+    r"(all-reduce|all-gather|reduce-scatter|(?:ragged-)?all-to-all|collective-\w+)(-start)?"
+)
+_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{\s*")
+_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
+_NAMES = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"\b(?:to_apply|calls|body|branch_computations|\w+_computation)=\{?([^,}]+)")
+_TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
+
+
+def array_bytes(kind: str, dims: str) -> int:
+    """Returns the bytes of an array without padding: ("bf16", "64,196") -> 25088."""
+    number = re.match(r"[a-z]+(\d+)", kind)
+    bits = BITS.get(kind, int(number[1]) if number else 32)
+    sides = [int(side.lstrip("<=")) for side in dims.split(",") if side]
+    return -(-math.prod(sides) * bits // 8)
+
+
+def bytes_in_memory(kind: str, dims: str, layout: str) -> int:
+    """Returns the bytes that an array takes in the device's memory, 0 if it lies elsewhere.
+
+    Args:
+        kind: "bf16".
+        dims: "64,196,24".
+        layout: as in the text: axes from the innermost, tiles, memory space; "2,1,0:T(8,128)S(1)".
+    """
+    if re.search(r"S\([1-9]\d*\)", layout):
+        return 0
+    if not (tile := re.search(r"T\(([\d,]+)\)", layout)):
+        return array_bytes(kind, dims)
+    sides = [int(side.lstrip("<=")) for side in dims.split(",") if side]
+    axes = [int(axis) for axis in layout.split(":")[0].split(",") if axis]
+    for axis, length in zip(axes, reversed(tile[1].split(",")), strict=False):
+        sides[axis] = -(-sides[axis] // int(length)) * int(length)
+    return array_bytes(kind, ",".join(map(str, sides)))
+
+
+def _whole(text: str) -> int:
+    return sum(array_bytes(kind, dims) for kind, dims, _ in _ARRAY.findall(text))
+
+
+def _in_memory(text: str) -> int:
+    return sum(bytes_in_memory(*array) for array in _ARRAY.findall(text))
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a program: `name = type operation(operands), attributes`."""
+
+    name: str
+    type: str
+    operation: str
+    operands: tuple[str, ...]
+    attributes: str
+
+    @functools.cached_property
+    def called(self) -> list[str]:
+        """Names of the computations that it calls."""
+        found = re.search(r"branch_computations=\{([^}]*)\}", self.attributes)
+        names = found[1].split(",") if found else _CALLED.findall(self.attributes)
+        return [name.strip().lstrip("%") for name in names]
+
+    @property
+    def target(self) -> str:
+        """What a custom call calls, "" for other instructions."""
+        found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+    @property
+    def source(self) -> str:
+        """Where in the model it comes from."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+    @property
+    def elements(self) -> list[str]:
+        """Types of the results, one text for each array."""
+        return [match[0] for match in _ARRAY.finditer(self.type)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel and its bytes, all its runs together.
+
+    Attributes:
+        name, operation: of the instruction; the operation of a custom call is its target.
+        result: type of its result.
+        source: where in the model it comes from.
+        runs: how often it runs.
+        whole, moved, workspace: bytes; see the module's docstring.
+    """
+
+    name: str
+    operation: str
+    result: str
+    source: str
+    runs: int
+    whole: int
+    moved: int
+    workspace: int
+
+
+class Program:
+    """A compiled module.
+
+    Attributes:
+        kernels: the heaviest first.
+        collectives: kind -> (how many run, bytes of their results on one device).
+        unknown_loops: loops counted once because nothing says how often they run.
+    """
+
+    def __init__(self, text: str):
+        """Takes `compiled.as_text()`."""
+        self.unknown_loops = 0
+        self._computations: dict[str, dict[str, Instruction]] = {}
+        self._roots: dict[str, Instruction] = {}
+        entry = self._parse(text)
+        self.kernels = sorted(self._visit(entry, 1), key=lambda k: k.whole, reverse=True)
+        self.collectives: dict[str, tuple[int, int]] = {}
+        for kind, runs, size in self._find_collectives(entry, 1):
+            count, total = self.collectives.get(kind, (0, 0))
+            self.collectives[kind] = (count + runs, total + runs * size)
+
+    def total(self, what: str) -> int:
+        """Returns the sum of "whole", "moved" or "workspace" over the kernels, in bytes."""
+        return sum(getattr(kernel, what) for kernel in self.kernels)
+
+    def alike(self) -> list[dict[str, Any]]:
+        """Returns the kernels, those of layers of one kind together, the heaviest first.
+
+        Returns:
+            Dicts of "source" (numbers left out), "operation", "runs", "whole" and "moved" bytes.
+        """
+        groups = {}
+        for kernel in self.kernels:
+            source = kernel.source.partition("/")[2] or kernel.name
+            key = re.sub(r"\d+", "#", source), kernel.operation
+            sums = groups.setdefault(key, Counter())
+            sums.update(runs=kernel.runs, whole=kernel.whole, moved=kernel.moved)
+        rows = [
+            {"source": source, "operation": operation, **sums}
+            for (source, operation), sums in groups.items()
+        ]
+        return sorted(rows, key=lambda row: row["whole"], reverse=True)
+
+    def _parse(self, text: str) -> str:
+        entry, lines = "", None
+        for line in text.splitlines():
+            if header := _COMPUTATION.match(line):
+                name, lines = header[2], self._computations.setdefault(header[2], {})
+                entry = name if header[1] else entry
+            elif line.startswith("}"):
+                lines = None
+            elif lines is not None and (match := _INSTRUCTION.match(line)):
+                instruction = _read_instruction(match[2], match[3])
+                lines[instruction.name] = instruction
+                if match[1]:
+                    self._roots[name] = instruction
+        if not entry:
+            raise ValueError("no program: the text has no ENTRY")
+        return entry
+
+    def _visit(self, computation: str, runs: int) -> Iterator[Kernel]:
+        scope = self._computations[computation]
+        for each in scope.values():
+            operation = each.operation
+            if operation in FREE or operation.endswith(("-done", "-update")):
+                continue
+            if operation == "while":
+                yield from self._visit(_body(each), runs * self._trips(each))
+            elif operation in ("call", "async-start"):
+                for name in each.called:
+                    yield from self._visit(name, runs)
+            elif operation == "conditional":
+                branches = [list(self._visit(name, runs)) for name in each.called]
+                yield from max(branches, key=lambda b: sum(k.whole for k in b), default=[])
+            elif each.target not in FREE_TARGETS:
+                yield self._kernel(each, scope, runs)
+
+    def _trips(self, loop: Instruction) -> int:
+        if found := _TRIPS.search(loop.attributes):
+            return int(found[1])
+        self.unknown_loops += 1
+        return 1
+
+    def _kernel(self, each: Instruction, scope: dict[str, Instruction], runs: int) -> Kernel:
+        types = [scope[name].type if name in scope else "" for name in each.operands]
+        workspace = 0
+        written = each.elements
+        if each.target:  # libraries return their scratch memory as a last array of bytes
+            scratch = [text for text in written[1:] if re.match(r"[su]8\[\d+\]", text)]
+            workspace = sum(map(_whole, scratch))
+            written = [text for text in written if text not in scratch]
+        if each.operation.endswith("-start"):  # its result is (operand, result, context)
+            written = _result_of_start(each)
+            whole = sum(map(_whole, (written if each.operation == "slice-start" else types)))
+            whole += sum(map(_whole, written))
+            read = types if each.operation != "slice-start" else written
+            from_memory = [_in_memory(text) > 0 for text in types]
+            moved = sum(map(_in_memory, written))
+            moved += (
+                sum(map(_in_memory, types))
+                if read is types
+                else any(from_memory) * sum(_whole(text) for text in written)
+            )
+        else:
+            whole = sum(map(_whole, types)) + sum(map(_whole, written)) + workspace
+            moved = self._read(each, types) + self._written(each, written, scope)
+        return Kernel(
+            name=each.name,
+            operation=each.target or each.operation,
+            result=each.type,
+            source=each.source,
+            runs=runs,
+            whole=whole * runs,
+            moved=moved * runs,
+            workspace=workspace * runs,
+        )
+
+    def _read(self, each: Instruction, types: list[str]) -> int:
+        """Returns the bytes that a kernel reads from the device's memory."""
+        if each.operation == "dynamic-update-slice":
+            types = types[1:]
+        elif each.operation in SLICES:
+            whole = _in_memory(types[0])
+            return min(whole, _whole(each.type)) + sum(map(_in_memory, types[1:]))
+        if each.operation != "fusion":
+            return sum(map(_in_memory, types))
+        fused = each.called[0]
+        return sum(
+            min(_in_memory(text), self._used(fused, index)) for index, text in enumerate(types)
+        )
+
+    def _used(self, fused: str, index: int) -> float:
+        """Returns the bytes that a fusion reads of an operand at most: all, or the slices."""
+        scope = self._computations[fused]
+        parameters = [each for each in scope.values() if each.operation == "parameter"]
+        # A parameter's number is what stands in its brackets.
+        name = next((p.name for p in parameters if p.operands == (str(index),)), None)
+        return math.inf if name is None else self._used_of(scope, name)
+
+    def _used_of(self, scope: dict[str, Instruction], name: str) -> float:
+        used = 0.0
+        for user in scope.values():
+            if name not in user.operands:
+                continue
+            first = user.operands[0] == name and name not in user.operands[1:]
+            if user.operation == "bitcast":
+                used += self._used_of(scope, user.name)
+            elif user.operation in SLICES and first:
+                used += _whole(user.type)
+            elif user.operation == "dynamic-update-slice" and first:
+                pass  # in place
+            elif user.operation == "fusion":
+                places = [i for i, operand in enumerate(user.operands) if operand == name]
+                used += sum(self._used(user.called[0], i) for i in places)
+            else:
+                return math.inf
+        return used
+
+    def _written(self, each: Instruction, written: list[str], scope: dict[str, Instruction]) -> int:
+        """Returns the bytes that a kernel writes to the device's memory."""
+        if each.operation == "dynamic-update-slice":
+            return _whole(scope[each.operands[1]].type)
+        if each.operation != "fusion":
+            return sum(map(_in_memory, written))
+        fused = self._computations[each.called[0]]
+        root = self._roots[each.called[0]]
+        roots = [fused[name] for name in root.operands] if root.operation == "tuple" else [root]
+        if len(roots) != len(written):
+            return sum(map(_in_memory, written))
+        total = 0
+        for text, origin in zip(written, roots, strict=True):
+            while origin.operation == "bitcast" and origin.operands[0] in fused:
+                origin = fused[origin.operands[0]]
+            update = origin.operation == "dynamic-update-slice" and fused.get(origin.operands[1])
+            size = _in_memory(text)
+            total += min(size, _whole(update.type)) if update else size
+        return total
+
+    def _find_collectives(self, computation: str, runs: int) -> Iterator[tuple[str, int, int]]:
+        for each in self._computations.get(computation, {}).values():
+            if found := COLLECTIVE.fullmatch(each.operation):
+                written = _result_of_start(each) if found[2] else each.elements
+                yield found[1], runs, sum(map(_whole, written))
+            elif each.operation == "while":
+                found = _TRIPS.search(each.attributes)
+                yield from self._find_collectives(_body(each), runs * int(found[1] if found else 1))
+            elif each.operation in ("call", "async-start", "conditional", "fusion"):
+                for name in each.called:
+                    yield from self._find_collectives(name, runs)
+
+
+def _read_instruction(name: str, text: str) -> Instruction:
+    """Takes `type operation(operands), attributes` apart; a type may hold brackets itself."""
+    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
+    kind, rest = text[:end], text[end:].strip()
+    start = rest.index("(")
+    close = _closing(rest, start)
+    inside = rest[start + 1 : close]
+    operation = rest[:start]
+    names = (inside,) if operation == "parameter" else tuple(_NAMES.findall(inside))
+    return Instruction(name, kind, operation, names, rest[close + 1 :])
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    for index in range(start, len(text)):
+        depth += (text[index] == "(") - (text[index] == ")")
+        if not depth:
+            return index
+    raise ValueError(f"a bracket is not closed: {text[:100]}")
+
+
+def _body(loop: Instruction) -> str:
+    return re.search(r"body=%?([\w.\-]+)", loop.attributes)[1]
+
+
+def _result_of_start(each: Instruction) -> list[str]:
+    """Returns the types of what an asynchronous operation will give.
+
+    `all-reduce-start` has the type of its result, `copy-start` (result, operand, context), the
+    others (operand, result, contexts).
+    """
+    elements = each.elements
+    if each.operation.startswith("all-reduce"):
+        return elements
+    return elements[:1] if each.operation == "copy-start" else elements[len(each.operands) :][:1]
