@@ -19,8 +19,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from layers.field_checks import check_counts, check_positive, check_rates, check_tuples
+from layers.field_checks import (
+    check_choices,
+    check_counts,
+    check_positive,
+    check_rates,
+    check_tuples,
+)
 from layers.intermediates import expose
+from layers.remat import BlockRemat, recomputed_layer
 
 # PyTorch's padding: the same on both sides. At stride 2, Flax's "SAME" would pad only on the right
 # and below, and so shift the picture.
@@ -109,7 +116,7 @@ class ResNet(nn.Module):
             momentum=0.1. The averaged variance is biased, PyTorch's is unbiased.
         batch_norm_epsilon: added to the variance; 1e-5 is PyTorch's default too.
         dtype: computation type. Parameters, statistics and logits are always float32.
-        remat: whether to recompute each bottleneck in the backward pass, to save memory.
+        remat: "block" recomputes each bottleneck in the backward pass, to save memory.
 
     Reference:
         ResNet paper, table 1; torchvision's resnet50. Initialisation of the head and, if asked for,
@@ -123,11 +130,12 @@ class ResNet(nn.Module):
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: BlockRemat = "none"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
         check_counts(num_classes=self.num_classes)
+        check_choices(self)
         check_tuples("stage", depths=self.depths, dims=self.dims)
         check_rates(batch_norm_momentum=self.batch_norm_momentum)
         check_positive(batch_norm_epsilon=self.batch_norm_epsilon)
@@ -147,7 +155,7 @@ class ResNet(nn.Module):
         """
         chex.assert_rank(images, 4, custom_message="images: [b, height, width, channels]")
         norm = batch_norm(self, train)
-        block_class = nn.remat(Bottleneck) if self.remat else Bottleneck
+        block_class = recomputed_layer(Bottleneck, self.remat)
 
         x = nn.Conv(
             self.dims[0],

@@ -33,6 +33,7 @@ from layers.field_checks import (
 from layers.initializers import truncated_normal
 from layers.intermediates import expose
 from layers.mlp import Gelu
+from layers.remat import Remat, recomputed_layer
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
 
@@ -82,7 +83,8 @@ class Vit(nn.Module):
             layers of the perceptron.
         attention_dropout_rate: rate on the attention weights.
         dtype: computation type. Parameters and logits are always float32.
-        remat: whether to recompute each block in the backward pass, to save memory.
+        remat: what the backward pass recomputes, to save memory: "none", "attention", "dots" or
+            "block", see layers/remat.py.
         kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
             the numbers.
 
@@ -105,7 +107,7 @@ class Vit(nn.Module):
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
     kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
@@ -146,9 +148,7 @@ class Vit(nn.Module):
         rule = f"height and width multiples of patch_size={self.patch_size}"
         check_image_size(images.shape[1:3], patch, rule)
         shared = shared_fields(self, TransformerLayer, but=("drop_path_rate",))
-        block_class = TransformerLayer
-        if self.remat:  # `train` (argument 2, after self and x) is a Python bool, not an array
-            block_class = nn.remat(TransformerLayer, static_argnums=(2,))
+        block_class = recomputed_layer(TransformerLayer, self.remat, train=2)
 
         x = patch_embedding(self.dim, patch, self.dtype)(images)  # [b, h, w, c]
         b, h, w, c = x.shape

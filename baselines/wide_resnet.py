@@ -18,8 +18,15 @@ from flax import linen as nn
 from jax import Array
 
 from baselines.resnet import PAD_1, batch_norm, he_normal_fan_out
-from layers.field_checks import check_counts, check_positive, check_rates, field_error
+from layers.field_checks import (
+    check_choices,
+    check_counts,
+    check_positive,
+    check_rates,
+    field_error,
+)
 from layers.intermediates import expose
+from layers.remat import BlockRemat, recomputed_layer
 
 GROUP_DIMS = (16, 32, 64)  # at width 1; the first convolution has 16 channels at any width
 
@@ -80,7 +87,7 @@ class WideResNet(nn.Module):
         dropout_rate: rate between the two convolutions of a block; the paper has 0 or 0.3.
         batch_norm_momentum, batch_norm_epsilon: as in `baselines.resnet.ResNet`.
         dtype: computation type. Parameters, statistics and logits are always float32.
-        remat: whether to recompute each block in the backward pass, to save memory.
+        remat: "block" recomputes each block in the backward pass, to save memory.
 
     Reference:
         Wide ResNet paper, table 1; kernel initialisation of the official NesT repository's
@@ -94,7 +101,7 @@ class WideResNet(nn.Module):
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: BlockRemat = "none"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
@@ -103,6 +110,7 @@ class WideResNet(nn.Module):
             raise field_error("depth", self.depth, "wrong", "6n + 4: 10, 16, 22, 28, ...")
         check_rates(dropout_rate=self.dropout_rate, batch_norm_momentum=self.batch_norm_momentum)
         check_positive(batch_norm_epsilon=self.batch_norm_epsilon)
+        check_choices(self)
         super().__post_init__()
 
     @nn.compact
@@ -120,9 +128,7 @@ class WideResNet(nn.Module):
         """
         chex.assert_rank(images, 4, custom_message="images: [b, height, width, channels]")
         norm = batch_norm(self, train)
-        block_class = WideBlock
-        if self.remat:  # `train` (argument 2, after self and x) is a Python bool, not an array
-            block_class = nn.remat(WideBlock, static_argnums=(2,))
+        block_class = recomputed_layer(WideBlock, self.remat, train=2)
 
         x = nn.Conv(
             GROUP_DIMS[0],

@@ -24,7 +24,7 @@ def get_config(argument: str | None = None):
         "name": f"deit_{arg.size}_patch16_224",  # drop path 0.1: DeiT paper, table 9
         "patch_size": 4,  # 64 tokens; fits the paper's counts
         "dtype": "float32",
-        "remat": False,
+        "remat": "none",
     }
     config.data.batch_size = 256  # ours, so that the rate is base_lr
     config.data.eval_batch_size = 256

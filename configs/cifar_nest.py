@@ -26,7 +26,7 @@ def get_config(argument: str | None = None):
 
     config.model.name = f"nest_{arg.size}_s16_32"  # drop path 0.1: default of models/nest_net.py
     config.model.dtype = "float32"
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.data.name = arg.dataset
     config.data.image_size = 32

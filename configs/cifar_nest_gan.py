@@ -23,10 +23,10 @@ def get_config(argument: str | None = None):
 
     config.generator.name = f"nest_generator_{arg.size}_s64_32"
     config.generator.dtype = "bfloat16"
-    config.generator.remat = False
+    config.generator.remat = "none"
     config.discriminator.name = f"conv_discriminator_{arg.size}_32"
     config.discriminator.dtype = "bfloat16"
-    config.discriminator.remat = False
+    config.discriminator.remat = "none"
 
     config.data.name = "cifar10"
     config.data.image_size = 32

@@ -27,7 +27,7 @@ def get_config(argument: str | None = None):
     config.model.batch_norm_momentum = 0.9  # models/wide_resnet.py
     config.model.batch_norm_epsilon = 1e-5  # models/wide_resnet.py
     config.model.dtype = "float32"
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.data.name = arg.dataset
     config.data.image_size = 32

@@ -23,7 +23,7 @@ def get_config(argument: str | None = None):
         "pooling": "class_token",
         "drop_path_rate": 0.1,
         "dtype": "float32",
-        "remat": False,
+        "remat": "none",
     }
     config.optimizer.base_lr = 1e-3
     if arg.debug:

@@ -22,7 +22,7 @@ def get_config(argument: str | None = None):
     config.model.num_heads = (4, 4, 4)
     config.model.drop_path_rate = 0.1
     config.model.dtype = "float32"
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.data.name = "digits"
     config.data.image_size = 16

@@ -30,7 +30,7 @@ def get_config(argument: str | None = None):
         "depth": 4,
         "drop_path_rate": 0.1,
         "dtype": "float32",
-        "remat": False,
+        "remat": "none",
     }
     config.data.batch_size = 48
     config.optimizer.base_lr = 3e-3

@@ -25,11 +25,11 @@ def get_config(argument: str | None = None):
 
     config.generator.name = f"nest_generator_{arg.size}_s64_64"
     config.generator.dtype = "bfloat16"
-    config.generator.remat = False
+    config.generator.remat = "none"
     config.discriminator.name = f"conv_discriminator_{arg.size}_64"  # base: HiT-GAN's widths
     config.discriminator.design = "hit_gan"
     config.discriminator.dtype = "bfloat16"
-    config.discriminator.remat = False
+    config.discriminator.remat = "none"
 
     config.data.name = "downsampled_imagenet/64x64"
     config.data.image_size = 64

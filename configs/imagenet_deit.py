@@ -17,7 +17,7 @@ def get_config(argument: str | None = None):
 
     config.model.name = f"deit_{arg.size}_patch16_224"  # drop path 0.1
     config.model.dtype = "float32"  # official: automatic mixed precision, float16
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.data.name = "imagenet2012"
     config.data.image_size = 224

@@ -23,7 +23,7 @@ def get_config(argument: str | None = None):
     # Drop path 0.2, 0.3, 0.5: models/nest_net.py.
     config.model.name = f"nest_{arg.size}_s196_224"
     config.model.dtype = "float32"
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.data.name = "imagenet2012"
     config.data.image_size = 224

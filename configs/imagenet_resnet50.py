@@ -26,7 +26,7 @@ def get_config(argument: str | None = None):
     config.model.batch_norm_momentum = 0.9  # models/resnet_v1.py
     config.model.batch_norm_epsilon = 1e-5  # default of flax
     config.model.dtype = "float32"
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.data.name = "imagenet2012"
     config.data.image_size = 224

@@ -24,7 +24,7 @@ def get_config(argument: str | None = None):
     config.model.name = f"tnt_{arg.size}_patch16_224"
     config.model.drop_path_rate = 0.1
     config.model.dtype = "float32"  # official: mixed float16
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.data.name = "imagenet2012"
     config.data.image_size = 224

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import jax
 from absl import app, flags, logging
 
+from harness.compilation_cache import keep_compiled_programs
 from harness.errors import ConfigError, RunError
 from harness.files import local_path
 
@@ -38,6 +39,12 @@ def define_config_flag() -> None:
 
 def _define_common_flags() -> None:
     flags.DEFINE_bool("traceback", False, "Also show where an error came from.")
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Folder for compiled programs, so that the next start is quicker; by default in the user's "
+        "cache folder; empty for none.",
+    )
     flags.DEFINE_bool(
         "distributed", False, "This is one of several processes; TPU pods and Slurm say which."
     )
@@ -151,6 +158,7 @@ def run(
     def checked_main(argv: list[str]) -> None:
         try:
             given = _match(argv[1:], arguments)
+            keep_compiled_programs(flags.FLAGS.compilation_cache)
             _join_processes(flags.FLAGS)
             main(flags.FLAGS, *given)
         except RunError as error:

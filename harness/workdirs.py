@@ -46,6 +46,10 @@ def read_config(workdir: Path) -> ConfigDict:
         ConfigError: there is no readable config.json.
     """
     config = read_record(workdir)["config"]
+    for network in ("model", "generator", "discriminator"):
+        fields = config.get(network)
+        if isinstance(fields, dict) and isinstance(fields.get("remat"), bool):  # until version 0.1
+            fields["remat"] = "block" if fields["remat"] else "none"
 
     def with_tuples(value):  # JSON has only lists
         if isinstance(value, dict):
@@ -75,6 +79,7 @@ def read_record(workdir: Path) -> dict[str, Any]:
 # They decide where and how fast a run runs, not what it computes: a resumed run may change them.
 FREE_KEYS = re.compile(
     r"mesh\.|data\.(num_threads|num_workers|prefetch|data_dir|bad_images|max_bad)$"
+    r"|(model|generator|discriminator)\.(remat|kernels)$"
 )
 
 

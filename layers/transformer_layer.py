@@ -9,6 +9,7 @@ from kernels.target import Kernels
 from layers.attention import ATTENTIONS, Attention
 from layers.drop_path import DropPath
 from layers.mlp import Gelu, Mlp
+from layers.remat import Remat, recomputed_attention
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -26,6 +27,8 @@ class TransformerLayer(nn.Module):
         drop_path_rate: rate at which a sample loses either branch.
         dropout_rate: rate after attention and after both dense layers of the perceptron.
         attention_dropout_rate: rate on the attention weights.
+        remat: "attention" recomputes the attention weights in the backward pass; for the other
+            values see `layers.remat.recomputed_layer`.
         kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
             the numbers.
 
@@ -43,20 +46,21 @@ class TransformerLayer(nn.Module):
     drop_path_rate: float = 0.0
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
+    remat: Remat = "none"
     kernels: Kernels = "auto"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_attention")(x)
-        y = ATTENTIONS[self.attention](
+        y = recomputed_attention(ATTENTIONS[self.attention], self.remat)(
             num_heads=self.num_heads,
             qkv_bias=self.qkv_bias,
             dropout_rate=self.attention_dropout_rate,
             dtype=self.dtype,
             kernels=self.kernels,
             name="attention",
-        )(y, deterministic=not train)
+        )(y, not train)
         y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
         x = x + DropPath(self.drop_path_rate, name="drop_path1")(y, deterministic=not train)
 

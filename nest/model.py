@@ -25,6 +25,7 @@ from layers.field_checks import check_choices, check_counts, check_mlp_ratio, ch
 from layers.initializers import truncated_normal
 from layers.intermediates import expose
 from layers.mlp import Gelu
+from layers.remat import Remat, recomputed_layer
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
 from nest.aggregation import AGGREGATIONS, AggregationName, Padding
@@ -58,7 +59,8 @@ class Nest(nn.Module):
         dropout_rate: rate after attention and after both dense layers of the perceptron.
         attention_dropout_rate: rate on the attention weights.
         dtype: computation type. Parameters and logits are always float32.
-        remat: whether to recompute each layer in the backward pass, to save memory.
+        remat: what the backward pass recomputes, to save memory: "none", "attention", "dots" or
+            "block", see layers/remat.py.
         kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
             the numbers.
 
@@ -82,7 +84,7 @@ class Nest(nn.Module):
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
     kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
@@ -132,9 +134,7 @@ class Nest(nn.Module):
         block_size = self.block_sides_for(images.shape[1:3])
         rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
         shared = shared_fields(self, TransformerLayer, but=("num_heads", "drop_path_rate"))
-        layer_class = TransformerLayer
-        if self.remat:  # `train` (argument 2, after self and x) is a Python bool, not an array
-            layer_class = nn.remat(TransformerLayer, static_argnums=(2,))
+        layer_class = recomputed_layer(TransformerLayer, self.remat, train=2)
 
         patch = (self.patch_size, self.patch_size)
         x = patch_embedding(self.dims[0], patch, self.dtype)(images)  # [b, h, w, c]

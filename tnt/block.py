@@ -10,6 +10,7 @@ from kernels.target import Kernels
 from layers.attention import MultiHeadAttention
 from layers.initializers import truncated_normal
 from layers.mlp import Gelu, Mlp
+from layers.remat import Remat, recomputed_attention
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -57,20 +58,21 @@ class TransformerBlock(nn.Module):
     attention_dropout_rate: float
     dtype: Any
     squeeze_excite: bool = False
+    remat: Remat = "none"
     kernels: Kernels = "auto"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         y = self._norm(x, "norm_attention")
-        y = MultiHeadAttention(
+        y = recomputed_attention(MultiHeadAttention, self.remat)(
             num_heads=self.num_heads,
             qkv_bias=self.qkv_bias,
             dropout_rate=self.attention_dropout_rate,
             dtype=self.dtype,
             kernels=self.kernels,
             name="attention",
-        )(y, deterministic=not train)
+        )(y, not train)
         y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
         x = x + self._drop_path(y, train, "drop_path1")
 

@@ -34,6 +34,7 @@ from layers.field_checks import (
 from layers.initializers import truncated_normal
 from layers.intermediates import expose
 from layers.mlp import Gelu
+from layers.remat import Remat, recomputed_layer
 from layers.shared_fields import shared_fields
 from tnt.block import LAYER_NORM_EPSILON, TransformerBlock
 from tnt.checks import check_covered, check_inner_layers, check_patches
@@ -68,6 +69,7 @@ class TntLayer(nn.Module):
     dropout_rate: float
     attention_dropout_rate: float
     dtype: Any
+    remat: Remat
     kernels: Kernels
 
     @nn.compact
@@ -122,7 +124,8 @@ class Tnt(nn.Module):
             layers of a perceptron.
         attention_dropout_rate: rate on the attention weights.
         dtype: computation type. Parameters and logits are always float32.
-        remat: whether to recompute each layer in the backward pass, to save memory.
+        remat: what the backward pass recomputes, to save memory: "none", "attention", "dots" or
+            "block", see layers/remat.py.
         kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
             the numbers.
 
@@ -153,7 +156,7 @@ class Tnt(nn.Module):
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
     kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
@@ -208,9 +211,7 @@ class Tnt(nn.Module):
         inner_layers = range(1, self.depth + 1) if self.inner_layers is None else self.inner_layers
         rates = drop_path_rates(self.drop_path_rate, self.depth)
         shared = shared_fields(self, TntLayer, but=("drop_path_rate",))
-        layer_class = TntLayer
-        if self.remat:  # `train` (argument 3, after self, words and sentences) is a Python bool
-            layer_class = nn.remat(TntLayer, static_argnums=(3,))
+        layer_class = recomputed_layer(TntLayer, self.remat, train=3)
 
         words = self._first_words(images)  # [b, n, m, c]
         sentences = self._first_sentences(words)  # [b, 1 + n, d]

@@ -19,6 +19,7 @@ from layers.field_checks import (
     check_optional_counts,
     check_tuples,
 )
+from layers.remat import BlockRemat, Remat, recomputed_layer
 from layers.shared_fields import shared_fields
 from nest.aggregation import AggregationName
 from nest.gan.checks import check_labels
@@ -47,7 +48,7 @@ class ConvDiscriminator(nn.Module):
         deviation_group: images per group of the minibatch deviation; must divide the batch.
             "hit_gan" has no such deviation and takes any batch.
         dtype: computation type. Parameters and logits are always float32.
-        remat: whether to recompute each residual block in the backward pass, to save memory.
+        remat: "block" recomputes each residual block in the backward pass, to save memory.
 
     Reference:
         StyleGAN2, arXiv 1912.04958, section 4 and figure 7; HiT-GAN, arXiv 2106.07631, official
@@ -59,7 +60,7 @@ class ConvDiscriminator(nn.Module):
     design: DesignName = "stylegan2"
     deviation_group: int = 4
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: BlockRemat = "none"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""
@@ -91,7 +92,7 @@ class ConvDiscriminator(nn.Module):
         unit = 2 ** (len(self.dims) - 1)
         rule = f"height and width multiples of {unit} with {len(self.dims)} entries in dims"
         check_image_size(images.shape[1:3], unit, rule)
-        block_class = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        block_class = recomputed_layer(ResidualBlock, self.remat)
         first_kernel, activation, kernel_init, has_deviation = DESIGNS[self.design]
         x = nn.Conv(
             self.dims[0],
@@ -152,7 +153,7 @@ class NestDiscriminator(nn.Module):
     aggregation: AggregationName = "conv_norm_maxpool"
     drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         """Checks the fields, so that a wrong one is an error where the model is built."""

@@ -32,6 +32,7 @@ from layers.field_checks import (
 )
 from layers.initializers import truncated_normal
 from layers.mlp import Gelu
+from layers.remat import Remat, recomputed_layer
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
 from nest.blocks import block, unblock
@@ -81,7 +82,8 @@ class NestGenerator(nn.Module):
         output_activation: "none" leaves the pixels unbounded, "tanh" keeps them in -1..1.
         drop_path_rate: drop-path rate of the last layer; it grows linearly from 0.
         dtype: computation type. Parameters and images are always float32.
-        remat: whether to recompute each layer in the backward pass, to save memory.
+        remat: what the backward pass recomputes, to save memory: "none", "attention", "dots" or
+            "block", see layers/remat.py.
         kernels: "auto" for the fastest form of each operation, or "plain" for the ones that define
             the numbers.
 
@@ -109,7 +111,7 @@ class NestGenerator(nn.Module):
     output_activation: OutputActivation = "none"
     drop_path_rate: float = 0.0
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
     kernels: Kernels = "auto"
 
     def __post_init__(self) -> None:
@@ -158,9 +160,7 @@ class NestGenerator(nn.Module):
         side = self.block_side()
         rates = iter(drop_path_rates(self.drop_path_rate, sum(self.depths)))
         shared = shared_fields(self, TransformerLayer, but=("num_heads", "drop_path_rate"))
-        layer_class = TransformerLayer
-        if self.remat:  # `train` (argument 2, after self and x) is a Python bool, not an array
-            layer_class = nn.remat(TransformerLayer, static_argnums=(2,))
+        layer_class = recomputed_layer(TransformerLayer, self.remat, train=2)
 
         x = self._latent(noise, labels)  # [b, z], or [b, 2 * z] with a class
         x = nn.Dense(

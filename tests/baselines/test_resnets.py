@@ -132,7 +132,7 @@ def test_remat_changes_neither_names_nor_numbers(model):
     images = random_array(4, 4, 4, 3)
     if isinstance(model, WideResNet):
         model = model.clone(dropout_rate=0.2)
-    remat = model.clone(remat=True)
+    remat = model.clone(remat="block")
     variables = random_variables(model, images)
     shapes = jax.eval_shape(remat.init, jax.random.key(0), images)
     assert jax.tree.structure(shapes) == jax.tree.structure(variables)

@@ -91,10 +91,11 @@ def test_initial_values():
             np.testing.assert_array_equal(leaf, {"bias": 0, "scale": 1}[kind])
 
 
-def test_remat_changes_neither_names_nor_numbers():
+@pytest.mark.parametrize("remat", ["attention", "dots", "block"])
+def test_remat_changes_neither_names_nor_numbers(remat):
     images = random_array(4, 8, 8, 3)
     plain = small(depth=1, dropout_rate=0.1)
-    remat = plain.clone(remat=True)
+    remat = plain.clone(remat=remat)
     assert parameter_shapes(plain, 8) == parameter_shapes(remat, 8)
     params = random_params(plain, images)
 

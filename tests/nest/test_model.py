@@ -153,10 +153,12 @@ def test_initial_values():
             np.testing.assert_array_equal(leaf, {"bias": 0, "scale": 1}[kind])
 
 
-def test_remat_changes_neither_names_nor_numbers():
+@pytest.mark.parametrize("remat", ["attention", "dots", "block"])
+def test_remat_changes_neither_names_nor_numbers(remat):
     images = random_array(4, 8, 8, 3)
-    plain = Nest(10, (8,), (2,), (2,), patch_size=2, drop_path_rate=0.5, dropout_rate=0.1)
-    remat = plain.clone(remat=True)
+    rates = {"drop_path_rate": 0.5, "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
+    plain = Nest(10, (8,), (2,), (2,), patch_size=2, **rates)
+    remat = plain.clone(remat=remat)
     assert parameter_shapes(plain, 8) == parameter_shapes(remat, 8)
     params = random_params(plain, images)
 

@@ -350,10 +350,11 @@ def test_the_papers_class_token_starts_as_zeros():
     assert not init().any()
 
 
-def test_remat_changes_neither_names_nor_numbers():
+@pytest.mark.parametrize("remat", ["attention", "dots", "block"])
+def test_remat_changes_neither_names_nor_numbers(remat):
     images = random_array(4, 8, 8, 3)
     plain = small(depth=2, inner_layers=(1,), drop_path_rate=0.5)
-    remat = plain.clone(remat=True)
+    remat = plain.clone(remat=remat)
     assert parameter_shapes(plain, 8) == parameter_shapes(remat, 8)
     params = random_params(plain, images)
 

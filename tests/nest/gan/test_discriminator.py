@@ -297,7 +297,7 @@ def test_bfloat16_computes_in_half_and_keeps_the_rest(design):
 @pytest.mark.parametrize("design", DESIGNS)
 def test_remat_changes_neither_names_nor_numbers(design):
     plain, images = conv(dims=(6, 8), design=design), random_array(4, 8, 8, 3)
-    remat = plain.clone(remat=True)
+    remat = plain.clone(remat="block")
     assert shapes_of(plain, images) == shapes_of(remat, images)
     params = fill(shapes_of(plain, images))
 

@@ -1,0 +1,81 @@
+"""harness/compilation_cache.py: where compiled programs are kept."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from harness.compilation_cache import keep_compiled_programs
+from harness.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def own_setting():
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def kept():
+    return jax.config.jax_compilation_cache_dir
+
+
+def test_the_users_own_choice_stays():
+    jax.config.update("jax_compilation_cache_dir", "/chosen")
+    keep_compiled_programs(None)
+    assert kept() == "/chosen"
+
+
+def test_by_default_in_the_users_cache_folder_apart_for_each_processor(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    keep_compiled_programs(None)
+    folder = Path(kept())
+    assert folder.parent == tmp_path / "nest_tnt_jax" and folder.is_dir()
+    monkeypatch.setattr("harness.compilation_cache._processor", lambda: "other")
+    jax.config.update("jax_compilation_cache_dir", None)
+    keep_compiled_programs(None)
+    assert Path(kept()) == tmp_path / "nest_tnt_jax" / "other"
+
+
+def test_a_home_that_cannot_be_written_to_is_no_error(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    keep_compiled_programs(None)
+    assert kept() is None
+
+
+def test_the_flag(tmp_path):
+    keep_compiled_programs(str(tmp_path / "mine"))
+    assert kept() == str(tmp_path / "mine")
+    keep_compiled_programs("")
+    assert kept() is None
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--compilation_cache=.*file"):
+        keep_compiled_programs(str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="--compilation_cache='gs://bucket'"):
+        keep_compiled_programs("gs://bucket")
+
+
+def test_the_next_start_compiles_nothing(one_device, tmp_path):
+    """Two processes of one command: the second reads what the first wrote."""
+    program = """
+import json, sys
+import jax, jax.numpy as jnp
+from harness.compilation_cache import keep_compiled_programs
+keep_compiled_programs(sys.argv[1])
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((64, 64)))
+print(json.dumps(sum(name.endswith("/cache_hits") for name in hits)))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    found = [
+        json.loads(subprocess.run(command, env=one_device, capture_output=True, check=True).stdout)
+        for _ in range(2)
+    ]
+    assert found[0] == 0 < found[1]
