@@ -1,4 +1,4 @@
-"""Speed, measured: the input pipeline and generators, for tools/benchmark.py.
+"""Speed and cost, measured on devices and of programs compiled for others, for the tools.
 
-Not here: counted costs such as multiply-adds (zoo/costs.py).
+Not here: costs counted from a model alone, such as multiply-adds (zoo/costs.py).
 """

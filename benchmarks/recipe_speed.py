@@ -14,7 +14,6 @@ from benchmarks.input_pipeline import JPEG_SHAPE, NUM_JPEGS, SMALL, make_arrays,
 from benchmarks.jax_steps import planned_memory
 from benchmarks.model_speed import Contender
 from harness.arguments import as_height_width
-from harness.errors import input_errors
 from training import experiment
 from training.experiment import Experiment
 from zoo.start import FROM_SCRATCH
@@ -35,15 +34,16 @@ def open_recipe(config: ConfigDict, *, made: bool) -> Iterator[tuple[Experiment,
     config.init_from = FROM_SCRATCH
     with contextlib.ExitStack() as stack:
         if made:
+            synthetic = {"name": "synthetic", "train_split": "train", "eval_split": "train"}
+            config.data.update(synthetic, classes=None, examples_per_class=None)
+            plain = experiment.check_config(config)  # before it takes seconds
+            size = max(as_height_width("config.data.image_size", plain["data"]["image_size"]))
             folder = Path(stack.enter_context(TemporaryDirectory()))
-            with input_errors():
-                size = max(as_height_width("config.data.image_size", config.data.image_size))
             if size > SMALL:
                 make_jpegs(folder / "train", NUM_JPEGS, JPEG_SHAPE)
-                config.data.name, split = f"folder:{folder}", "train"
+                config.data.name = f"folder:{folder}"
             else:
-                config.data.name, split = f"npz:{make_arrays(folder, 10_000, size)}", "train"
-            config.data.update(train_split=split, eval_split=split, classes=None)
+                config.data.name = f"npz:{make_arrays(folder, 10_000, size)}"
         run = experiment.build(config)
         batches = stack.enter_context(contextlib.closing(run.data.train_batches()))
         state = run.init()

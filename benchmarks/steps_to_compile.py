@@ -16,10 +16,11 @@ from benchmarks.targets import Target
 from benchmarks.unread_data import Sizes, UnreadData
 from harness import sharding
 from harness.errors import input_errors
+from kernels.target import compiling_for
 from tasks.classification import Classification
 from training import experiment
 from zoo.cost_tables import total
-from zoo.costs import model_costs
+from zoo.costs import count_products, model_costs
 from zoo.registry import create_model
 from zoo.start import FROM_SCRATCH
 
@@ -82,6 +83,8 @@ def model_step(
     images: int,
     image_shape: tuple[int, int, int],
     num_classes: int,
+    *,
+    products: bool = False,
 ) -> Step:
     """Returns the train step of a model without a recipe: AdamW, uint8 images, no augmentation.
 
@@ -91,6 +94,8 @@ def model_step(
         images: on each device.
         image_shape: of an image.
         num_classes: number of logits.
+        products: whether to count the multiply-adds of the whole step, with what the backward pass
+            computes again, for "products_per_image".
     """
     with input_errors():
         model = without_drop_path(create_model(name, num_classes=num_classes, **fields), fields)
@@ -108,6 +113,7 @@ def model_step(
     key = _key(everywhere)
     state = _placed(jax.eval_shape(task.init, key), everywhere)
     batch = _batch(images * mesh.size, image_shape, batch_sharding)
+    facts = {"products_per_image": _products(task, image_shape)} if products else {}
     return Step(
         name=name,
         lower=lambda: jax.jit(task.train_step, donate_argnums=0).lower(state, batch, key),
@@ -120,7 +126,8 @@ def model_step(
             "image_shape": image_shape,
             "num_classes": num_classes,
             "multiply_adds": _multiply_adds(model, image_shape),
-        },
+        }
+        | facts,
     )
 
 
@@ -186,3 +193,15 @@ def _count(params: Any) -> int:
 
 def _multiply_adds(model: Any, image_shape: tuple[int, int, int]) -> int:
     return total(model_costs(model, image_shape)).multiply_adds
+
+
+def _products(task: Classification, image_shape: tuple[int, int, int]) -> int:
+    """Returns the multiply-adds of a train step on one image, what is computed again included."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    batch = {
+        "image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+    }
+    with compiling_for("any"):
+        program = jax.make_jaxpr(task.train_step)(jax.eval_shape(task.init, key), batch, key)
+    return sum(cost.multiply_adds for cost in count_products(program.jaxpr).values())

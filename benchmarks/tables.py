@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nest.model import Nest
+from layers.remat import Remat
 
 Record = dict[str, Any]
 NAMES = {
@@ -125,20 +125,12 @@ def render_input(records: Sequence[Record]) -> str:
     return markdown(["stage", "images/s", "rounds"], rows)
 
 
-def remat_policies() -> list[str]:
-    """Returns the values of the models' field `remat`."""
-    hint = typing.get_type_hints(Nest)["remat"]
-    choices = [v for part in (hint, *typing.get_args(hint)) for v in typing.get_args(part)]
-    names = [value for value in choices if isinstance(value, str)]
-    return names or ["False", "True"]
-
-
 def _remat_rows() -> dict[str, list[str]]:
     model = "nest_base_s196_224"
     start = ["compile_for.py", "--topology=h100", f"--model={model}", "--batch_size=64"]
     return {
         f"remat {policy}": [*start, "--top=0", f"--fields=remat={policy}", "--products"]
-        for policy in remat_policies()
+        for policy in typing.get_args(Remat)
     }
 
 
@@ -183,10 +175,12 @@ def _speed_rows(models: Sequence[str]) -> dict[str, list[str]]:
 
 
 SMALL_MODELS = ("nest_tiny_s196_224", "tnt_s_patch16_224", "deit_s_patch16_224")
+# The goal of a batch that fills a chip.
+_FULL_TNT = _compiled_rows("v5e:4x4", {"tnt_s_patch16_224": 192})
 TABLES = {
     "h100": Table(_compiled_rows("h100", dict.fromkeys(NAMES, 64)), render_compiled),
     "v5e": Table(
-        _compiled_rows("v5e:4x4", dict.fromkeys(SMALL_MODELS, 64) | {}), render_compiled
+        _compiled_rows("v5e:4x4", dict.fromkeys(SMALL_MODELS, 64)) | _FULL_TNT, render_compiled
     ),
     "cpu": Table(_speed_rows(SMALL_MODELS), render_speed),
     "input": Table(

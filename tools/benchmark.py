@@ -7,6 +7,7 @@
     python tools/benchmark.py train --model=nest_tiny_s196_224 --batch_size=8 --against=plain,timm
     python tools/benchmark.py forward --model=tnt_s_patch16_224 --dtype=bfloat16 --batch_size=256
     python tools/benchmark.py train --config=configs/imagenet_nest.py:tiny --data=own
+    python tools/benchmark.py scaling --axis=depth
 
 data: images/s of the input pipeline alone, stage by stage, on JPEGs (or 32 x 32 images, for
 recipes of that size) that it makes, or with --data=own on the recipe's data set. With TensorFlow
@@ -17,15 +18,19 @@ widths, depths, heads and parameters, whose attention covers the whole image at 
 
 forward, train: images/s of a model in evaluation, or of its train step (forward, loss, backward,
 AdamW), with compile time, memory, multiply-adds and, on chips whose peak is known
-(benchmarks/chips.py), the utilization: images/s x 2 (train: 6) x multiply-adds / peak. The batch
+(benchmarks/targets.py), the utilization: images/s x 2 (train: 6) x multiply-adds / peak. The batch
 lies on the device; with --config, train is the recipe's own step with its loader, on images made
 here or with --data=own on its data set, and the share of time waiting for input is shown. No model
 has drop path unless --fields or the recipe say so. --against: plain (kernels="plain"), timm (eager
 and compiled), official (with --official=FOLDER, a checkout of the official NesT); float32
 parameters, bfloat16 by autocast, all cores of the CPU for each.
 
-Every figure is the median over --rounds; measurements take turns, so that a slow minute of the
-machine affects all of them. Prints a table, and writes JSON lines with --output=FILE.
+scaling: the forward pass on growing images, sequences, depths and batches: the milliseconds of the
+quickest of --rounds, and multiply-adds.
+
+Other figures are the median over --rounds; measurements take turns, so that a slow minute of the
+machine affects all of them. Compiled programs are not taken from the cache. Prints a table, and
+writes JSON lines with --output=FILE.
 """
 
 import contextlib
@@ -38,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with PyTorch
 
+import jax
 from absl import flags
 
 from benchmarks import compare_models, jax_steps
@@ -132,7 +138,22 @@ def model(args: flags.FlagValues, kind: str) -> list[dict]:
         )
 
 
-COMMANDS = {"data": data, "generate": generate, "forward": forward, "train": train}
+def scaling(args: flags.FlagValues) -> list[dict]:
+    """Cost against image side, sequence length, depth or batch, predicted and measured."""
+    from benchmarks import scaling
+
+    if unknown := [axis for axis in args.axis if axis not in scaling.AXES]:
+        raise ConfigError(problem("--axis", unknown[0], "unknown", ", ".join(scaling.AXES)))
+    return scaling.run(args.axis or tuple(scaling.AXES), rounds=args.rounds, say=print)
+
+
+COMMANDS = {
+    "data": data,
+    "generate": generate,
+    "forward": forward,
+    "train": train,
+    "scaling": scaling,
+}
 
 
 def define_flags() -> None:
@@ -143,6 +164,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=True.")
     flags.DEFINE_list("against", [], "What to compare --model with: plain, timm, official.")
     flags.DEFINE_string("official", None, "Folder of a checkout of the official NesT.")
+    flags.DEFINE_list("axis", [], "Of scaling: image side, sequence length, depth, batch.")
     flags.DEFINE_integer("image_size", None, "Side of the images; None: 64, or the model's.")
     flags.DEFINE_integer("batch_size", None, "Images; None: 4 generated, 8 for a model.")
     flags.DEFINE_enum("dtype", None, list(DTYPES), "Type to compute in; None: float32.")
@@ -156,6 +178,7 @@ def main(args: flags.FlagValues, command: str) -> None:
     output = args.output and local_path("--output", args.output)
     if output and not output.parent.is_dir():  # before it takes minutes
         raise ConfigError(f"--output={args.output}: there is no such folder")
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     results = measure(args)
     if output:
         with input_errors():

@@ -55,6 +55,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=True.")
     flags.DEFINE_list("image_size", None, "Of --model: side, or height,width.")
     flags.DEFINE_integer("batch_size", None, "Images on each device.", lower_bound=1)
+    flags.DEFINE_bool("products", False, "Of --model: count what a step computes, also again.")
     flags.DEFINE_bool("max_batch", False, "Search the largest batch that fits.")
     flags.DEFINE_list("against", [], "plain, official or both.")
     flags.DEFINE_string("official", None, "Folder of a checkout of the official NesT.")
@@ -159,7 +160,7 @@ def model_steps(args: flags.FlagValues, target: targets.Target) -> Callable:
             {"dtype": "bfloat16"} | fields | ({} if kernels == "auto" else {"kernels": kernels})
         )
         return lambda images: steps_to_compile.model_step(
-            args.model, chosen, target, images, shape, num_classes
+            args.model, chosen, target, images, shape, num_classes, products=args.products
         )
 
     return of

@@ -23,7 +23,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -70,10 +69,10 @@ def measurements(args: flags.FlagValues) -> dict[str, list[str]]:
 def run_here(args: flags.FlagValues) -> list[dict]:
     """Runs the checks or the training in this process."""
     if args.run == "digits":
-        from benchmarks.digits_check import train_digits
+        from benchmarks.device_checks import train_digits
 
         return [train_digits(args.steps, {}), train_digits(args.steps, {"kernels": "plain"})]
-    from benchmarks.attention_check import check_attention, check_model
+    from benchmarks.device_checks import check_attention, check_model
     from benchmarks.jax_steps import Work
 
     results = [*check_attention("float32"), *check_attention(args.dtype)]
@@ -130,12 +129,10 @@ def main(args: flags.FlagValues) -> None:
 
 def measure(name: str, command: list[str], output: Path, seconds: float) -> bool:
     """Runs a command and appends its results; returns whether it gave any."""
-    cache = Path(tempfile.gettempdir()) / "nest-tnt-jax-cache"
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(cache)} | os.environ
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.jsonl"
         try:
-            ended = subprocess.run([*command, f"--output={part}"], env=environment, timeout=seconds)
+            ended = subprocess.run([*command, f"--output={part}"], timeout=seconds)
             code = ended.returncode
         except subprocess.TimeoutExpired:
             code = f"stopped after {seconds:.0f} s"
