@@ -1,4 +1,4 @@
-"""Speed and cost, measured on devices and of programs compiled for others, for the tools.
+"""Speed, measured: the input pipeline, models beside other people's, generators; the pages' tables.
 
-Not here: costs counted from a model alone, such as multiply-adds (zoo/costs.py).
+Not here: counted costs such as multiply-adds (zoo/costs.py).
 """

@@ -27,7 +27,7 @@ def create_mesh(
     Args:
         data: number of groups that hold a copy of the state; -1 means all devices / fsdp.
         fsdp: number of devices that share one copy of the state.
-        devices: to choose from, also some that are not here (benchmarks/targets.py); None: all.
+        devices: to choose from, also some that are not here; None: all.
 
     Raises:
         ConfigError: the axes do not fit the number of devices.

@@ -18,7 +18,7 @@ widths, depths, heads and parameters, whose attention covers the whole image at 
 
 forward, train: images/s of a model in evaluation, or of its train step (forward, loss, backward,
 AdamW), with compile time, memory, multiply-adds and, on chips whose peak is known
-(benchmarks/targets.py), the utilization: images/s x 2 (train: 6) x multiply-adds / peak. The batch
+(benchmarks/chips.py), the utilization: images/s x 2 (train: 6) x multiply-adds / peak. The batch
 lies on the device; with --config, train is the recipe's own step with its loader, on images made
 here or with --data=own on its data set, and the share of time waiting for input is shown. No model
 has drop path unless --fields or the recipe say so. --against: plain (kernels="plain"), timm (eager

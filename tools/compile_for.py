@@ -14,9 +14,10 @@ step: uint8 images, loss, gradient, AdamW, in bfloat16, without drop path; --fie
 its fields. --batch_size is the number of images on each device; a recipe has its own.
 
 Printed, for one device: memory and whether it fits; the bytes that kernels read and write for an
-image (benchmarks/hlo.py says how they are counted); operations; what memory and arithmetic allow at
-most; the collectives; the heaviest kernels, those of equal layers together. --against adds the same
-with kernels="plain", or of the official NesT. --max_batch searches the largest batch that fits.
+image (benchmarks/compiled/hlo.py says how they are counted); operations; what memory and arithmetic
+allow at most; the collectives; the heaviest kernels, those of equal layers together. --against adds
+the same with kernels="plain", or of the official NesT. --max_batch searches the largest batch that
+fits.
 
 Needs an environment of its own: pip install -r requirements-compile.txt
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from benchmarks import targets
+from benchmarks.compiled import targets
 
 targets.prepare_environment()  # before jax is imported
 
@@ -35,9 +36,10 @@ from collections.abc import Callable
 
 from absl import flags
 
-from benchmarks import compiled, steps_to_compile
+from benchmarks.compiled import report
+from benchmarks.compiled import steps as steps_of
+from benchmarks.compiled.unread_data import Sizes
 from benchmarks.official_nest import SOURCE
-from benchmarks.unread_data import Sizes
 from harness import commandline
 from harness.arguments import as_field, problem
 from harness.errors import ConfigError, input_errors
@@ -85,14 +87,14 @@ def main(args: flags.FlagValues) -> None:
     for code, step_of in steps(args, target).items():
         if args.max_batch:
             print(f"{code}: the largest batch for {args.topology}", flush=True)
-            record = compiled.largest_batch(
+            record = report.largest_batch(
                 step_of, target, granularity=GRANULARITY, say=lambda line: print(line, flush=True)
             )
         else:
             hlo = files["hlo"] if code == "ours" else None
-            record = compiled.measure(step_of(args.batch_size), target, top=args.top, hlo_path=hlo)
+            record = report.measure(step_of(args.batch_size), target, top=args.top, hlo_path=hlo)
         record = {"code": code, **record}
-        print(f"{code}: {compiled.as_text(record)}\n", flush=True)
+        print(f"{code}: {report.as_text(record)}\n", flush=True)
         if files["output"]:
             with input_errors(), files["output"].open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -108,10 +110,10 @@ def steps(args: flags.FlagValues, target: targets.Target) -> dict[str, Callable]
         if not args.official:
             raise ConfigError(f"--against=official needs --official=FOLDER, from {SOURCE}")
 
-        def official(images: int | None) -> compiled.Step:
+        def official(images: int | None) -> report.Step:
             step = made["ours"](images)
             model = step.facts["model"] or {}
-            return steps_to_compile.official_step(
+            return steps_of.official_step(
                 local_path("--official", args.official),
                 model.get("name", step.name),
                 model.get("dtype", "float32"),
@@ -140,7 +142,7 @@ def recipe_steps(args: flags.FlagValues, target: targets.Target) -> Callable:
                 raise ConfigError("--against=plain: this recipe has no config.model")
             config.model.kernels = kernels
         name = flags.FLAGS["config"].config_filename
-        return lambda images: steps_to_compile.recipe_step(config, target, images, sizes, name)
+        return lambda images: steps_of.recipe_step(config, target, images, sizes, name)
 
     return of
 
@@ -159,7 +161,7 @@ def model_steps(args: flags.FlagValues, target: targets.Target) -> Callable:
         chosen = (
             {"dtype": "bfloat16"} | fields | ({} if kernels == "auto" else {"kernels": kernels})
         )
-        return lambda images: steps_to_compile.model_step(
+        return lambda images: steps_of.model_step(
             args.model, chosen, target, images, shape, num_classes, products=args.products
         )
 

@@ -10,10 +10,10 @@ import optax
 from ml_collections import ConfigDict
 
 from benchmarks import official_nest
-from benchmarks.compiled import Step
+from benchmarks.compiled.report import Step
+from benchmarks.compiled.targets import Target
+from benchmarks.compiled.unread_data import Sizes, UnreadData
 from benchmarks.jax_steps import LEARNING_RATE, train_step, without_drop_path
-from benchmarks.targets import Target
-from benchmarks.unread_data import Sizes, UnreadData
 from harness import sharding
 from harness.errors import input_errors
 from kernels.target import compiling_for

@@ -14,14 +14,14 @@ Pallas kernels count their operands and results like any other.
 """
 
 import dataclasses
-import functools
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+from benchmarks.compiled.program_text import Instruction, memory_bytes, parse, whole_bytes
+
 # No kernel: names, and ends of what was counted at its start.
 FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
@@ -32,82 +32,7 @@ SLICES = {"slice", "dynamic-slice", "gather"}
 COLLECTIVE = re.compile(
     r"(all-reduce|all-gather|reduce-scatter|(?:ragged-)?all-to-all|collective-\w+)(-start)?"
 )
-_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{\s*")
-_INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)")
-_NAMES = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"\b(?:to_apply|calls|body|branch_computations|\w+_computation)=\{?([^,}]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
-
-
-def array_bytes(kind: str, dims: str) -> int:
-    """Returns the bytes of an array without padding: ("bf16", "64,196") -> 25088."""
-    number = re.match(r"[a-z]+(\d+)", kind)
-    bits = BITS.get(kind, int(number[1]) if number else 32)
-    sides = [int(side.lstrip("<=")) for side in dims.split(",") if side]
-    return -(-math.prod(sides) * bits // 8)
-
-
-def bytes_in_memory(kind: str, dims: str, layout: str) -> int:
-    """Returns the bytes that an array takes in the device's memory, 0 if it lies elsewhere.
-
-    Args:
-        kind: "bf16".
-        dims: "64,196,24".
-        layout: as in the text: axes from the innermost, tiles, memory space; "2,1,0:T(8,128)S(1)".
-    """
-    if re.search(r"S\([1-9]\d*\)", layout):
-        return 0
-    if not (tile := re.search(r"T\(([\d,]+)\)", layout)):
-        return array_bytes(kind, dims)
-    sides = [int(side.lstrip("<=")) for side in dims.split(",") if side]
-    axes = [int(axis) for axis in layout.split(":")[0].split(",") if axis]
-    for axis, length in zip(axes, reversed(tile[1].split(",")), strict=False):
-        sides[axis] = -(-sides[axis] // int(length)) * int(length)
-    return array_bytes(kind, ",".join(map(str, sides)))
-
-
-def _whole(text: str) -> int:
-    return sum(array_bytes(kind, dims) for kind, dims, _ in _ARRAY.findall(text))
-
-
-def _in_memory(text: str) -> int:
-    return sum(bytes_in_memory(*array) for array in _ARRAY.findall(text))
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line of a program: `name = type operation(operands), attributes`."""
-
-    name: str
-    type: str
-    operation: str
-    operands: tuple[str, ...]
-    attributes: str
-
-    @functools.cached_property
-    def called(self) -> list[str]:
-        """Names of the computations that it calls."""
-        found = re.search(r"branch_computations=\{([^}]*)\}", self.attributes)
-        names = found[1].split(",") if found else _CALLED.findall(self.attributes)
-        return [name.strip().lstrip("%") for name in names]
-
-    @property
-    def target(self) -> str:
-        """What a custom call calls, "" for other instructions."""
-        found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
-        return found[1] if found else ""
-
-    @property
-    def source(self) -> str:
-        """Where in the model it comes from."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
-
-    @property
-    def elements(self) -> list[str]:
-        """Types of the results, one text for each array."""
-        return [match[0] for match in _ARRAY.finditer(self.type)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +67,9 @@ class Program:
     """
 
     def __init__(self, text: str):
-        """Takes `compiled.as_text()`."""
+        """Takes `report.as_text()`."""
         self.unknown_loops = 0
-        self._computations: dict[str, dict[str, Instruction]] = {}
-        self._roots: dict[str, Instruction] = {}
-        entry = self._parse(text)
+        self._computations, self._roots, entry = parse(text)
         self.kernels = sorted(self._visit(entry, 1), key=lambda k: k.whole, reverse=True)
         self.collectives: dict[str, tuple[int, int]] = {}
         for kind, runs, size in self._find_collectives(entry, 1):
@@ -174,23 +97,6 @@ class Program:
             for (source, operation), sums in groups.items()
         ]
         return sorted(rows, key=lambda row: row["whole"], reverse=True)
-
-    def _parse(self, text: str) -> str:
-        entry, lines = "", None
-        for line in text.splitlines():
-            if header := _COMPUTATION.match(line):
-                name, lines = header[2], self._computations.setdefault(header[2], {})
-                entry = name if header[1] else entry
-            elif line.startswith("}"):
-                lines = None
-            elif lines is not None and (match := _INSTRUCTION.match(line)):
-                instruction = _read_instruction(match[2], match[3])
-                lines[instruction.name] = instruction
-                if match[1]:
-                    self._roots[name] = instruction
-        if not entry:
-            raise ValueError("no program: the text has no ENTRY")
-        return entry
 
     def _visit(self, computation: str, runs: int) -> Iterator[Kernel]:
         scope = self._computations[computation]
@@ -221,22 +127,22 @@ class Program:
         written = each.elements
         if each.target:  # libraries return their scratch memory as a last array of bytes
             scratch = [text for text in written[1:] if re.match(r"[su]8\[\d+\]", text)]
-            workspace = sum(map(_whole, scratch))
+            workspace = sum(map(whole_bytes, scratch))
             written = [text for text in written if text not in scratch]
         if each.operation.endswith("-start"):  # its result is (operand, result, context)
             written = _result_of_start(each)
-            whole = sum(map(_whole, (written if each.operation == "slice-start" else types)))
-            whole += sum(map(_whole, written))
+            whole = sum(map(whole_bytes, (written if each.operation == "slice-start" else types)))
+            whole += sum(map(whole_bytes, written))
             read = types if each.operation != "slice-start" else written
-            from_memory = [_in_memory(text) > 0 for text in types]
-            moved = sum(map(_in_memory, written))
+            from_memory = [memory_bytes(text) > 0 for text in types]
+            moved = sum(map(memory_bytes, written))
             moved += (
-                sum(map(_in_memory, types))
+                sum(map(memory_bytes, types))
                 if read is types
-                else any(from_memory) * sum(_whole(text) for text in written)
+                else any(from_memory) * sum(whole_bytes(text) for text in written)
             )
         else:
-            whole = sum(map(_whole, types)) + sum(map(_whole, written)) + workspace
+            whole = sum(map(whole_bytes, types)) + sum(map(whole_bytes, written)) + workspace
             moved = self._read(each, types) + self._written(each, written, scope)
         return Kernel(
             name=each.name,
@@ -254,13 +160,13 @@ class Program:
         if each.operation == "dynamic-update-slice":
             types = types[1:]
         elif each.operation in SLICES:
-            whole = _in_memory(types[0])
-            return min(whole, _whole(each.type)) + sum(map(_in_memory, types[1:]))
+            whole = memory_bytes(types[0])
+            return min(whole, whole_bytes(each.type)) + sum(map(memory_bytes, types[1:]))
         if each.operation != "fusion":
-            return sum(map(_in_memory, types))
+            return sum(map(memory_bytes, types))
         fused = each.called[0]
         return sum(
-            min(_in_memory(text), self._used(fused, index)) for index, text in enumerate(types)
+            min(memory_bytes(text), self._used(fused, index)) for index, text in enumerate(types)
         )
 
     def _used(self, fused: str, index: int) -> float:
@@ -280,7 +186,7 @@ class Program:
             if user.operation == "bitcast":
                 used += self._used_of(scope, user.name)
             elif user.operation in SLICES and first:
-                used += _whole(user.type)
+                used += whole_bytes(user.type)
             elif user.operation == "dynamic-update-slice" and first:
                 pass  # in place
             elif user.operation == "fusion":
@@ -293,55 +199,34 @@ class Program:
     def _written(self, each: Instruction, written: list[str], scope: dict[str, Instruction]) -> int:
         """Returns the bytes that a kernel writes to the device's memory."""
         if each.operation == "dynamic-update-slice":
-            return _whole(scope[each.operands[1]].type)
+            return whole_bytes(scope[each.operands[1]].type)
         if each.operation != "fusion":
-            return sum(map(_in_memory, written))
+            return sum(map(memory_bytes, written))
         fused = self._computations[each.called[0]]
         root = self._roots[each.called[0]]
         roots = [fused[name] for name in root.operands] if root.operation == "tuple" else [root]
         if len(roots) != len(written):
-            return sum(map(_in_memory, written))
+            return sum(map(memory_bytes, written))
         total = 0
         for text, origin in zip(written, roots, strict=True):
             while origin.operation == "bitcast" and origin.operands[0] in fused:
                 origin = fused[origin.operands[0]]
             update = origin.operation == "dynamic-update-slice" and fused.get(origin.operands[1])
-            size = _in_memory(text)
-            total += min(size, _whole(update.type)) if update else size
+            size = memory_bytes(text)
+            total += min(size, whole_bytes(update.type)) if update else size
         return total
 
     def _find_collectives(self, computation: str, runs: int) -> Iterator[tuple[str, int, int]]:
         for each in self._computations.get(computation, {}).values():
             if found := COLLECTIVE.fullmatch(each.operation):
                 written = _result_of_start(each) if found[2] else each.elements
-                yield found[1], runs, sum(map(_whole, written))
+                yield found[1], runs, sum(map(whole_bytes, written))
             elif each.operation == "while":
                 found = _TRIPS.search(each.attributes)
                 yield from self._find_collectives(_body(each), runs * int(found[1] if found else 1))
             elif each.operation in ("call", "async-start", "conditional", "fusion"):
                 for name in each.called:
                     yield from self._find_collectives(name, runs)
-
-
-def _read_instruction(name: str, text: str) -> Instruction:
-    """Takes `type operation(operands), attributes` apart; a type may hold brackets itself."""
-    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
-    kind, rest = text[:end], text[end:].strip()
-    start = rest.index("(")
-    close = _closing(rest, start)
-    inside = rest[start + 1 : close]
-    operation = rest[:start]
-    names = (inside,) if operation == "parameter" else tuple(_NAMES.findall(inside))
-    return Instruction(name, kind, operation, names, rest[close + 1 :])
-
-
-def _closing(text: str, start: int) -> int:
-    depth = 0
-    for index in range(start, len(text)):
-        depth += (text[index] == "(") - (text[index] == ")")
-        if not depth:
-            return index
-    raise ValueError(f"a bracket is not closed: {text[:100]}")
 
 
 def _body(loop: Instruction) -> str:

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.hlo import Program, array_bytes, bytes_in_memory
+from benchmarks.compiled.hlo import Program
+from benchmarks.compiled.program_text import array_bytes, bytes_in_memory
 
 TEXT = """HloModule test, is_scheduled=true
 

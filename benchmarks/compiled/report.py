@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from benchmarks.hlo import Program
-from benchmarks.targets import Target, tracing_for
+from benchmarks.compiled.hlo import Program
+from benchmarks.compiled.targets import Target, tracing_for
 from harness.errors import one_line
 
 GB = 1e9
