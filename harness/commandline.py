@@ -73,7 +73,7 @@ def _parse(argv: list[str]) -> list[str]:
         config = flags.FLAGS.config
         if isinstance(config, str):
             raise ConfigError("--config needs ml-collections: pip install -r requirements.txt")
-        if "ml_collections" not in sys.modules:
+        if sys.modules.get("ml_collections") is None:
             return flags.FLAGS(argv)
         from harness.overrides import apply_overrides, split_overrides
 
