@@ -20,14 +20,16 @@ INSTALL = "pip install -r requirements-compile.txt"
 H100 = Path(__file__).with_name("h100.txtpb")
 # JAX takes this share of a GPU's memory at start, unless XLA_PYTHON_CLIENT_MEM_FRACTION says more.
 GPU_MEMORY_SHARE = 0.75
-GENERATIONS = ("v4", "v5e", "v5p", "v6e")
+GENERATIONS = ("v5e", "v5p", "v6e")
 ALLOWED = (
-    "h100 (one GPU), or a slice of a TPU: v5e:2x2, v5e:4x4, v6e:2x4, v5p:2x2x1, v4:2x2x2, ... "
+    "h100 (one GPU), or a slice of a TPU: v5e:2x2, v5e:4x4, v6e:2x4, v5p:2x2x1, ... "
     f"({', '.join(GENERATIONS)}; two or three sides, whole hosts of 2 x 2 chips)"
 )
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # with libtpu and no TPU, JAX would wait for one
-    "TPU_SKIP_MDS_QUERY": "1",  # the metadata server of a TPU's host
+    "TPU_SKIP_MDS_QUERY": "1",  # the metadata server of a TPU's host, which would say these two
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any: the topology counts
+    "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # its lock is for the TPU, which nobody uses here
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # a program for elsewhere cannot be loaded from it
     "TF_CPP_MIN_LOG_LEVEL": "3",
