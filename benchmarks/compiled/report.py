@@ -15,7 +15,10 @@ from harness.errors import one_line
 GB = 1e9
 # A multiplication and an addition, forward and twice as much backward.
 OPERATIONS_PER_MULTIPLY_ADD = 6
-_USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
+# "Used 17.5G of 15.75G hbm", "temporaries (156.27G) exceeds available HBM (15.75G)".
+_USED = re.compile(
+    r"([\d.]+)([KMGT]?)(?: of |\) exceeds available HBM \()([\d.]+)([KMGT]?)", re.IGNORECASE
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -115,7 +118,7 @@ def _memory(analysis: Any, target: Target) -> dict[str, int | None]:
 
 
 def _memory_of_error(error: Exception) -> dict[str, Any]:
-    """Returns what XLA says when it gives up: "Used 17.14G of 15.75G hbm"."""
+    """Returns what XLA says when it gives up."""
     memory = {"arguments": None, "temporaries": None, "total": None, "available": None}
     if found := _USED.search(str(error)):
         used, used_unit, of, of_unit = found.groups()

@@ -93,10 +93,16 @@ def test_the_largest_batch(monkeypatch, limit, slope):
     assert len(tried) <= 9 and len(set(tried)) == len(tried)
 
 
-def test_lack_of_memory_is_an_answer():
-    error = jax.errors.JaxRuntimeError(
-        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm."
-    )
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm.",
+        "Ran out of memory on HBM, the total memory required for HLO temporaries (17.50G) exceeds "
+        "available HBM (15.75G).",
+    ],
+)
+def test_lack_of_memory_is_an_answer(message):
+    error = jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {message}")
 
     class Lowered:
         def compile(self):
