@@ -121,6 +121,54 @@ def test_a_program_of_this_machine():
     assert products
 
 
+BRANCHES = """HloModule test
+
+%light (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  ROOT %n = f32[4]{0} negate(%a)
+}
+
+%heavy (b: f32[4]) -> f32[4] {
+  %b = f32[4]{0} parameter(0)
+  %c = f32[4]{0} exponential(%b)
+  ROOT %d = f32[4]{0} negate(%c)
+}
+
+%gathered (e: f32[4]) -> f32[16] {
+  %e = f32[4]{0} parameter(0)
+  ROOT %g = f32[16]{0} all-gather(%e), dimensions={0}
+}
+
+ENTRY %main (p: s32[], x: f32[4], y: f32[64]) -> f32[4] {
+  %p = s32[] parameter(0)
+  %x = f32[4]{0} parameter(1)
+  %y = f32[64]{0} parameter(2)
+  %one = f32[4]{0} conditional(%p, %x, %x), branch_computations={%light, %heavy}
+  %two = f32[4]{0} call(%one), to_apply=%light
+  %start = ((f32[4]{0}), f32[16]{0}, s32[]) async-start(%two), calls=%gathered
+  %done = f32[16]{0} async-done(%start)
+  %slice-start = ((f32[64]{0}), f32[8]{0:S(1)}, s32[]{:S(2)}) slice-start(%y), slice={[0:8]}
+  %slice-done = f32[8]{0:S(1)} slice-done(%slice-start)
+  %sum-start = f32[16]{0} all-reduce-start(%done), to_apply=%light
+  %sum = f32[16]{0} all-reduce-done(%sum-start)
+  ROOT %out = f32[4]{0} add(%two, %two)
+}
+"""
+
+
+def test_branches_calls_and_asynchronous_operations():
+    program = Program(BRANCHES)
+    names = sorted(kernel.name for kernel in program.kernels)
+    assert names == ["c", "d", "g", "n", "out", "slice-start", "sum-start"]
+    kernels = {kernel.name: kernel for kernel in program.kernels}
+    assert kernels["g"].whole == 16 + 64
+    assert kernels["sum-start"].whole == 64 + 64
+    # A slice of 8 numbers, from memory onto the chip.
+    assert kernels["slice-start"].whole == 2 * 32 and kernels["slice-start"].moved == 32
+    assert kernels["out"].whole == 3 * 16
+    assert program.collectives == {"all-gather": (1, 64), "all-reduce": (1, 64)}
+
+
 def test_no_program():
     with pytest.raises(ValueError, match="ENTRY"):
         Program("nothing")
