@@ -152,10 +152,8 @@ def model_steps(args: flags.FlagValues, target: targets.Target) -> Callable:
     with input_errors():
         fields = dict(map(as_field, args.fields))
         height, width = as_image_size(args.image_size, args.model)
-    shape, num_classes = (
-        (height, width, args.channels),
-        args.num_classes or default_num_classes(max(height, width)),
-    )
+    shape = (height, width, args.channels)
+    num_classes = args.num_classes or default_num_classes(max(height, width))
 
     def of(kernels: str) -> Callable:
         chosen = (

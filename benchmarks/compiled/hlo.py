@@ -67,7 +67,7 @@ class Program:
     """
 
     def __init__(self, text: str):
-        """Takes `report.as_text()`."""
+        """Takes `compiled.as_text()`."""
         self.unknown_loops = 0
         self._computations, self._roots, entry = parse(text)
         self.kernels = sorted(self._visit(entry, 1), key=lambda k: k.whole, reverse=True)
@@ -131,16 +131,12 @@ class Program:
             written = [text for text in written if text not in scratch]
         if each.operation.endswith("-start"):  # its result is (operand, result, context)
             written = _result_of_start(each)
-            whole = sum(map(whole_bytes, (written if each.operation == "slice-start" else types)))
-            whole += sum(map(whole_bytes, written))
-            read = types if each.operation != "slice-start" else written
-            from_memory = [memory_bytes(text) > 0 for text in types]
-            moved = sum(map(memory_bytes, written))
-            moved += (
-                sum(map(memory_bytes, types))
-                if read is types
-                else any(from_memory) * sum(whole_bytes(text) for text in written)
-            )
+            size = sum(map(whole_bytes, written))
+            if each.operation == "slice-start":  # reads as much as it writes
+                whole, read = 2 * size, min(size, memory_bytes(types[0]))
+            else:
+                whole, read = sum(map(whole_bytes, types)) + size, sum(map(memory_bytes, types))
+            moved = read + sum(map(memory_bytes, written))
         else:
             whole = sum(map(whole_bytes, types)) + sum(map(whole_bytes, written)) + workspace
             moved = self._read(each, types) + self._written(each, written, scope)
