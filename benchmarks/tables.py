@@ -96,6 +96,8 @@ def render_speed(records: Sequence[Record]) -> str:
     """Returns images/s of ours and of others, a line per model and kind."""
     groups: dict[tuple, dict[str, Record]] = {}
     for record in records:
+        if "check" in record:  # of tools/measure_gpu.py, not a speed
+            continue
         key = record["model"], record["kind"], record["batch_size"], record["dtype"]
         groups.setdefault(key, {})[record["code"]] = record
     codes = ["ours, plain", "official", "timm eager", "timm compiled"]
