@@ -7,11 +7,12 @@ Shape letters: see kernels/attention.py.
 """
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from kernels.target import has_tensor_cores
 
 
 def attention(query: Array, key: Array, value: Array) -> Array:
@@ -51,15 +52,9 @@ def fits(query: Array, key: Array) -> bool:
 
 @functools.cache
 def _is_here(dtype: jnp.dtype) -> bool:
-    """Returns whether JAX finds a cuDNN and the GPU, if one is here, has fused attention.
-
-    JAX itself answers the first when it traces a call. The second takes an Ampere or a newer one;
-    an AMD GPU calls itself "gfx90a".
-    """
-    if jax.default_backend() == "gpu":
-        capabilities = (str(device.compute_capability) for device in jax.local_devices())
-        if any(not re.fullmatch(r"[89]\.\d|\d\d\.\d", name) for name in capabilities):
-            return False
+    """Returns whether JAX finds a cuDNN, and the GPU has fused attention."""
+    if not has_tensor_cores():
+        return False
     x = jax.ShapeDtypeStruct((1, 64, 1, 64), dtype)
     try:
         jax.eval_shape(lambda x: attention(x, x, x), x)  # not `attention`: JAX would keep the trace
