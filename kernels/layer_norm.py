@@ -2,7 +2,8 @@
 
 On an NVIDIA GPU, one kernel each way: the norm reads and writes the tokens once, its gradient reads
 them, the two gradients that meet there, and sums those by scale and bias on the way. XLA needs four
-passes and six (NesT-T, H100, 64 images: BEFORE and AFTER MB an image).
+passes and six. Compiled for an H100 in bfloat16 at 64 images, NesT-T's train step moves 473 MB an
+image with the kernels and 517 with XLA's.
 
 Shape letters: b images, t tokens of an image, c channels, C the next power of two.
 """
