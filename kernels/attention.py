@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from kernels import cpu_attention
 from kernels.target import platform
 
-Implementation = Literal["auto", "plain"]
+Implementation = Literal["auto", "plain", "chunks"]
 
 
 def dot_product_attention(
@@ -51,6 +52,8 @@ def dot_product_attention(
 
 def choose(query: Array, key: Array, platform: str) -> Implementation:
     """Returns the fastest form for a kind of device and these shapes and types."""
+    if platform == "cpu" and cpu_attention.is_fast(query, key):
+        return "chunks"
     return "plain"
 
 
@@ -73,4 +76,7 @@ def plain(
 
 
 # Each maps query, key and value to the result of `plain` without dropout.
-IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array], Array]] = {"plain": plain}
+IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "plain": plain,
+    "chunks": cpu_attention.in_chunks,
+}
