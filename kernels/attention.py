@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels import cpu_attention
+from kernels import cpu_attention, cudnn_attention
 from kernels.target import platform
 
-Implementation = Literal["auto", "plain", "chunks"]
+Implementation = Literal["auto", "plain", "chunks", "cudnn"]
 
 
 def dot_product_attention(
@@ -54,6 +54,8 @@ def choose(query: Array, key: Array, platform: str) -> Implementation:
     """Returns the fastest form for a kind of device and these shapes and types."""
     if platform == "cpu" and cpu_attention.is_fast(query, key):
         return "chunks"
+    if platform == "gpu" and cudnn_attention.fits(query, key):
+        return "cudnn"
     return "plain"
 
 
@@ -79,4 +81,5 @@ def plain(
 IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array], Array]] = {
     "plain": plain,
     "chunks": cpu_attention.in_chunks,
+    "cudnn": cudnn_attention.attention,
 }

@@ -24,13 +24,13 @@ LEAST_BYTES, LEAST_TOKENS = 4 << 20, 64
 
 def is_fast(query: Array, key: Array) -> bool:
     """Returns whether chunks are faster than the plain form on a CPU."""
-    *_, n, h, _ = query.shape
-    scores = 4 * query.size // query.shape[-1] * key.shape[-3]
+    n, m = query.shape[-3], key.shape[-3]
+    scores = 4 * query.size // query.shape[-1] * m
     # A loop over blocks that several devices share would bring all of them to each device.
     return (
         query.dtype == key.dtype == jnp.float32
         and scores >= LEAST_BYTES
-        and min(n, key.shape[-3]) >= LEAST_TOKENS
+        and min(n, m) >= LEAST_TOKENS
         and jax.device_count() == 1
     )
 

@@ -13,8 +13,8 @@ from jax import Array
 
 from kernels.attention import dot_product_attention
 from kernels.target import Kernels
+from layers.dense import Dense
 from layers.field_checks import check_divisor
-from layers.initializers import truncated_normal
 
 
 class SelfAttention(nn.Module):
@@ -38,13 +38,8 @@ class SelfAttention(nn.Module):
         """Maps [..., n, c] to [..., n, *parts, d]."""
         dim = x.shape[-1]
         check_divisor(dim, f"the width {dim}", num_heads=self.num_heads)
-        return nn.DenseGeneral(
-            (*parts, dim // self.num_heads),
-            use_bias=self.qkv_bias,
-            dtype=self.dtype,
-            kernel_init=truncated_normal,
-            name=name,
-        )(x)
+        features = (*parts, dim // self.num_heads)
+        return Dense(features, use_bias=self.qkv_bias, dtype=self.dtype, name=name)(x)
 
     def _attend(self, query: Array, key: Array, value: Array, deterministic: bool) -> Array:
         """Maps query [..., n, h, d], key and value [..., n, k, d] to [..., n, c]."""
@@ -53,9 +48,7 @@ class SelfAttention(nn.Module):
             drop = partial(nn.Dropout(self.dropout_rate, name="drop"), deterministic=False)
         x = dot_product_attention(query, key, value, drop, self.kernels)  # [..., n, h, d]
         dim = x.shape[-2] * x.shape[-1]
-        return nn.DenseGeneral(
-            dim, axis=(-2, -1), dtype=self.dtype, kernel_init=truncated_normal, name="out"
-        )(x)
+        return Dense(dim, num_axes=2, dtype=self.dtype, name="out")(x)
 
 
 class MultiHeadAttention(SelfAttention):
