@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from harness.errors import ConfigError, RunError
 from harness.files import local_path
+from harness.memory import keep_freed_memory
 from harness.overrides import apply_overrides, split_overrides
 
 
@@ -142,6 +143,7 @@ def run(
     def checked_main(argv: list[str]) -> None:
         try:
             given = _match(argv[1:], arguments)
+            keep_freed_memory()
             _join_processes(flags.FLAGS)
             main(flags.FLAGS, *given)
         except RunError as error:

@@ -62,7 +62,8 @@ class MultiHeadAttention(SelfAttention):
     def __call__(self, x: Array, deterministic: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         qkv = self._project_in(x, 3, self.num_heads, name="qkv")  # [..., n, 3, h, d]
-        query, key, value = (qkv[..., i, :, :] for i in range(3))  # [..., n, h, d]
+        # The gradient of a split joins its parts; that of indexing pads each and adds them up.
+        query, key, value = (x.squeeze(-3) for x in jnp.split(qkv, 3, axis=-3))  # [..., n, h, d]
         return self._attend(query, key, value, deterministic)
 
 
@@ -78,7 +79,7 @@ class MultiQueryAttention(SelfAttention):
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         query = self._project_in(x, self.num_heads, name="query")  # [..., n, h, d]
         key_value = self._project_in(x, 2, name="key_value")  # [..., n, 2, d]
-        key, value = key_value[..., :1, :], key_value[..., 1:, :]  # [..., n, 1, d]
+        key, value = jnp.split(key_value, 2, axis=-2)  # [..., n, 1, d]
         return self._attend(query, key, value, deterministic)
 
 
