@@ -50,6 +50,29 @@ def dot_product_attention(
     return IMPLEMENTATIONS[implementation](query, key, value)
 
 
+def self_attention(
+    qkv: Array,
+    dropout: Callable[[Array], Array] | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """Computes `dot_product_attention` of the three parts of `qkv`.
+
+    Args:
+        qkv: [..., n, 3, h, d]: query, key and value.
+        dropout, implementation: as in `dot_product_attention`.
+
+    Returns:
+        [..., n, h, d].
+    """
+    # The gradient of a split joins its parts; that of indexing pads each and adds them up.
+    query, key, value = (x.squeeze(-3) for x in jnp.split(qkv, 3, axis=-3))  # [..., n, h, d]
+    if implementation == "auto" and dropout is None:
+        implementation = choose(query, key, platform())
+        if implementation == "chunks":
+            return cpu_attention.joint_in_chunks(qkv)
+    return dot_product_attention(query, key, value, dropout, implementation)
+
+
 def choose(query: Array, key: Array, platform: str) -> Implementation:
     """Returns the fastest form for a kind of device and these shapes and types."""
     if platform == "cpu" and cpu_attention.is_fast(query, key):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels import cpu_attention
+from kernels import attention, cpu_attention
 from kernels.attention import choose, dot_product_attention, plain
 
 SHAPES = {  # query, key
@@ -30,8 +30,8 @@ def test_chunks_equal_the_plain_form(name, chunk_bytes, monkeypatch):
     key, value = (jax.random.normal(k, key_shape) for k in keys[1:3])
     cotangent = jax.random.normal(keys[3], query_shape)
 
-    def result(attention):
-        out, gradient = jax.vjp(attention, query, key, value)
+    def result(form):
+        out, gradient = jax.vjp(form, query, key, value)
         return out, *gradient(cotangent)
 
     out, *gradients = jax.jit(lambda: result(cpu_attention.in_chunks))()
@@ -39,6 +39,17 @@ def test_chunks_equal_the_plain_form(name, chunk_bytes, monkeypatch):
     np.testing.assert_allclose(out, expected, atol=1e-5)
     for gradient, reference in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, reference, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2 << 20])
+def test_joint_chunks_equal_separate_ones(chunk_bytes, monkeypatch):
+    monkeypatch.setattr(cpu_attention, "CHUNK_BYTES", chunk_bytes)
+    qkv = jax.random.normal(jax.random.key(0), (2, 3, 25, 3, 4, 8))
+    monkeypatch.setattr(attention, "choose", lambda *_: "chunks")
+    joint, joint_gradient = jax.vjp(attention.self_attention, qkv)
+    parts, gradient = jax.vjp(lambda x: attention.self_attention(x, None, "plain"), qkv)
+    np.testing.assert_allclose(joint, parts, atol=1e-5)
+    np.testing.assert_allclose(*(f(joint)[0] for f in (joint_gradient, gradient)), atol=1e-4)
 
 
 def test_scores_too_high_for_exp_stay_finite():
