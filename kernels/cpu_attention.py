@@ -45,8 +45,8 @@ def in_chunks(query: Array, key: Array, value: Array) -> Array:
 def joint_in_chunks(qkv: Array) -> Array:
     """Computes `in_chunks` of the parts of `qkv`, [..., n, 3, h, d], without copying them apart.
 
-    Their gradient is joined where it is computed, in cache. A layer of NesT's level 1, backward
-    and forward, 8 images: NUMBER ms of processor time.
+    Their gradient is joined where it is computed, in cache. Joined outside, XLA repeats the join
+    for each of its readers: at NesT's level 1 with 8 images, 29 MB are written 3 times more.
     """
     shape = (*qkv.shape[:-3], *qkv.shape[-2:])
     return _in_chunks((qkv,), shape, shape)

@@ -43,7 +43,7 @@ class SelfAttention(nn.Module):
         return Dense(features, use_bias=self.qkv_bias, dtype=self.dtype, name=name)(x)
 
     def _dropout(self, deterministic: bool) -> Callable[[Array], Array] | None:
-        if deterministic or not self.dropout_rate:
+        if not self.dropout_rate or deterministic:
             return None
         return partial(nn.Dropout(self.dropout_rate, name="drop"), deterministic=False)
 
