@@ -13,6 +13,7 @@ from ml_collections import config_flags
 from harness.compilation_cache import keep_compiled_programs
 from harness.errors import ConfigError, RunError
 from harness.files import local_path
+from harness.memory import keep_freed_memory
 from harness.overrides import apply_overrides, split_overrides
 
 
@@ -150,6 +151,7 @@ def run(
         try:
             given = _match(argv[1:], arguments)
             keep_compiled_programs(flags.FLAGS.compilation_cache)
+            keep_freed_memory()
             _join_processes(flags.FLAGS)
             main(flags.FLAGS, *given)
         except RunError as error:

@@ -22,6 +22,10 @@ Gelu = Literal["tanh", "exact"]
 
 def exact_share(x: Array) -> Array:
     """Returns P(normal < x)."""
+    if platform() == "cpu":
+        # erf is one polynomial; XLA's erfc is two, of which each element uses one. Processor time
+        # of GELU on 602,112 numbers: 0.75 -> 0.33 ms, its gradient 1.04 -> 0.63 ms.
+        return 0.5 + 0.5 * jax.lax.erf(0.5**0.5 * x)
     return 0.5 * jax.lax.erfc(-(0.5**0.5) * x)
 
 
