@@ -127,8 +127,7 @@ class UndecodedJpeg:
     """A JPEG whose size is known; slicing it decodes no more rows than the part needs.
 
     `image[top:bottom, left:right]` has the very pixels of the whole image's part. A decoder has to
-    go through all rows above a part, but not through those below: 19 % of the rows with the crops
-    of NesT's ImageNet recipe (tools/benchmark.py data).
+    go through all rows above a part, but not through those below.
 
     Attributes:
         shape: (height, width, 3) of the upright image.
