@@ -7,7 +7,8 @@
 
 data: images/s of the input pipeline alone, stage by stage, on JPEGs (or 32 x 32 images, for
 recipes of that size) that it makes, or with --data=own on the recipe's data set. With TensorFlow
-installed, tf.data is measured for comparison.
+installed, tf.data is measured for comparison; with --against=official --official=FOLDER (a
+checkout of the official NesT) its whole ImageNet pipeline as well.
 
 generate: samples/s and multiply-adds of a generator, compared with a TransGAN-style one of the same
 widths, depths, heads and parameters, whose attention covers the whole image at every resolution.
@@ -41,6 +42,9 @@ def data(args: flags.FlagValues) -> list[dict]:
         with args.config.data.ignore_type():
             args.config.data.update(made)  # checked like any other, then replaced
     plain = experiment.check_config(args.config)
+    if "official" in args.against and not args.official:
+        raise ConfigError("--against=official needs --official=FOLDER, a checkout of its code")
+    official = args.official if "official" in args.against else None
     with input_errors():
         return input_pipeline.run(
             plain,
@@ -48,6 +52,7 @@ def data(args: flags.FlagValues) -> list[dict]:
             seconds=args.seconds,
             rounds=args.rounds,
             say=print,
+            official=official and local_path("--official", official),
         )
 
 
@@ -82,6 +87,8 @@ def define_flags() -> None:
     flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Type that the generators compute in.")
     flags.DEFINE_float("seconds", 3.0, "Length of one measurement.", lower_bound=0.01)
     flags.DEFINE_integer("rounds", 3, "Measurements of each; the median counts.", lower_bound=1)
+    flags.DEFINE_list("against", [], "What to compare with: official.")
+    flags.DEFINE_string("official", None, "Folder of a checkout of the official NesT.")
     flags.DEFINE_string("output", None, "File to write the results to as JSON lines.")
 
 
