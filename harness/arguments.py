@@ -8,6 +8,7 @@ The strict checker (harness/strict_config.py) finds wrong names, types and choic
 that a config calls check ranges, and how their values go together.
 """
 
+import ast
 import difflib
 import math
 from collections.abc import Iterable
@@ -80,3 +81,36 @@ def as_height_width(key: str, value: int | tuple[int, int]) -> tuple[int, int]:
         allowed = f"a side or (height, width), 1 to {MAX_SIDE} pixels"
         raise ValueError(problem(key, value, "not the size of an image", allowed))
     return size
+
+
+class Override(str):
+    """The text of a value on the command line, whose key may want a string or a literal."""
+
+    @property
+    def literal(self) -> Any:
+        """The Python literal that the text is, "true" and "false" too, or the text: a word."""
+        text = self.capitalize() if self in ("true", "false") else str(self)
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            return str(self)
+
+
+def as_value(text: str) -> Any:
+    """Returns the Python literal that a flag's text is, or the text itself: a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def as_field(text: str) -> tuple[str, Any]:
+    """Returns name and value of one --fields=NAME=VALUE.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--fields={text}: looks like --fields=gelu=exact")
+    return name, as_value(value)

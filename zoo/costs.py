@@ -27,7 +27,7 @@ from jax import lax
 from jax.extend import core as jax_core
 
 from kernels.target import compiling_for
-from zoo.load import variable_shapes
+from zoo.registry import variable_shapes
 
 # The part in the name of a module directly in the model.
 _PART = re.compile(r"(level|layer|block|stage|group)(\d+)(?=_|$)")

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
@@ -23,6 +21,7 @@ from zoo.fields import check_fields
 from zoo.find import Checkpoint, find_weights_file, is_checkpoint
 from zoo.fit import Reinit, Resize, fit
 from zoo.formats import read_weights
+from zoo.registry import as_image_shape, parameter_shapes, variable_shapes
 from zoo.run_checkpoints import read_checkpoint
 from zoo.stored_weights import NoAverage, StoredWeights, Which
 
@@ -36,9 +35,6 @@ __all__ = [
     "parameter_shapes",
     "variable_shapes",
 ]
-
-# Collections that a forward pass returns, which are not weights.
-_OUTPUTS = ("intermediates", "perturbations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +151,7 @@ def load_variables(
     stored = _read(file, model, weights)
     ignored = check_fields(file, stored.kind, stored.fields, model, ignore_fields)
 
-    height, width, channels = _image_shape(image_size)
+    height, width, channels = as_image_shape(image_size)
     expected = variable_shapes(model, (height, width, channels))
     shapes = _names(expected)
     # Before the head is re-initialised: what diverged is refused, wherever it shows.
@@ -228,33 +224,6 @@ def _read(file: Path, model: nn.Module, weights: Which) -> StoredWeights:
         stored = read(file, model, "raw")
         note = "it holds no moving average: its only weights are used"
         return dataclasses.replace(stored, notes=(*stored.notes, note))
-
-
-def variable_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
-    """Returns the shapes of a model's variables without computing any.
-
-    Args:
-        model: the model.
-        image_size: side, (height, width) or (height, width, channels); channels are 3 by default.
-
-    Returns:
-        {"params": tree} and other collections such as "batch_stats", with `jax.ShapeDtypeStruct`
-        leaves.
-    """
-    image = jax.ShapeDtypeStruct((1, *_image_shape(image_size)), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    return {name: tree for name, tree in variables.items() if name not in _OUTPUTS}
-
-
-def parameter_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
-    """Returns the shapes of a model's parameters: "params" of `variable_shapes`."""
-    return variable_shapes(model, image_size)["params"]
-
-
-def _image_shape(image_size: int | tuple[int, ...]) -> tuple[int, int, int]:
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    height, width, channels = size if len(size) == 3 else (*size, 3)
-    return height, width, channels
 
 
 def _names(variables: dict[str, Any]) -> dict[str, Any]:

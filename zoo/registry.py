@@ -6,6 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -45,6 +46,8 @@ DISCRIMINATORS: Table = {
     **{name: (NestDiscriminator, fields) for name, fields in NEST_DISCRIMINATORS.items()},
 }
 
+# Collections that a forward pass returns, which are not weights.
+_OUTPUTS = ("intermediates", "perturbations")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
@@ -139,6 +142,34 @@ def create_discriminator(name: str, *, num_classes: int | None, **overrides: Any
         ValueError: as create_model.
     """
     return _create(DISCRIMINATORS, name, {"num_classes": num_classes}, overrides)
+
+
+def variable_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
+    """Returns the shapes of a model's variables without computing any.
+
+    Args:
+        model: the model.
+        image_size: side, (height, width) or (height, width, channels); channels are 3 by default.
+
+    Returns:
+        {"params": tree} and other collections such as "batch_stats", with `jax.ShapeDtypeStruct`
+        leaves.
+    """
+    image = jax.ShapeDtypeStruct((1, *as_image_shape(image_size)), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return {name: tree for name, tree in variables.items() if name not in _OUTPUTS}
+
+
+def parameter_shapes(model: nn.Module, image_size: int | tuple[int, ...]) -> dict[str, Any]:
+    """Returns the shapes of a model's parameters: "params" of `variable_shapes`."""
+    return variable_shapes(model, image_size)["params"]
+
+
+def as_image_shape(image_size: int | tuple[int, ...]) -> tuple[int, int, int]:
+    """Returns (height, width, channels) of a side, (height, width) or all three."""
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    height, width, channels = size if len(size) == 3 else (*size, 3)
+    return height, width, channels
 
 
 def _entry(name: Any, table: Table) -> tuple[type[nn.Module], dict[str, Any]]:
