@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from kernels import tpu_attention
 from kernels.target import platform
 
-Implementation = Literal["auto", "plain"]
+Implementation = Literal["auto", "plain", "tpu"]
 
 
 def dot_product_attention(
@@ -49,8 +50,33 @@ def dot_product_attention(
     return IMPLEMENTATIONS[implementation](query, key, value)
 
 
+def self_attention(
+    qkv: Array,
+    dropout: Callable[[Array], Array] | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """Computes attention from the joint array of query, key and value that one layer makes.
+
+    Args:
+        qkv: [..., n, 3, h, d]: query, key and value.
+        dropout: as in `dot_product_attention`.
+        implementation: likewise.
+
+    Returns:
+        [..., n, h, d].
+    """
+    query, key, value = (qkv[..., i, :, :] for i in range(3))  # [..., n, h, d]
+    if implementation == "auto" and dropout is None:
+        implementation = choose(query, key, platform())
+    if implementation == "tpu":  # reads the joint array as it is
+        return tpu_attention.self_attention(qkv)
+    return dot_product_attention(query, key, value, dropout, implementation)
+
+
 def choose(query: Array, key: Array, platform: str) -> Implementation:
     """Returns the fastest form for a kind of device and these shapes and types."""
+    if platform == "tpu" and tpu_attention.fits(query.shape, key.shape):
+        return "tpu"
     return "plain"
 
 
@@ -73,4 +99,7 @@ def plain(
 
 
 # Each maps query, key and value to the result of `plain` without dropout.
-IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array], Array]] = {"plain": plain}
+IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "plain": plain,
+    "tpu": tpu_attention.attention,
+}

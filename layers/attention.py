@@ -4,6 +4,7 @@ Shape letters: n tokens, c channels, h heads, k heads of keys and values, d = c 
 head.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from kernels.attention import dot_product_attention
+from kernels.attention import dot_product_attention, self_attention
 from kernels.target import Kernels
 from layers.field_checks import check_divisor
 from layers.initializers import truncated_normal
@@ -46,12 +47,12 @@ class SelfAttention(nn.Module):
             name=name,
         )(x)
 
-    def _attend(self, query: Array, key: Array, value: Array, deterministic: bool) -> Array:
-        """Maps query [..., n, h, d], key and value [..., n, k, d] to [..., n, c]."""
+    def _attend(self, attention: Callable[..., Array], *parts: Array, deterministic: bool) -> Array:
+        """Maps what a function of kernels/attention.py takes to [..., n, c]."""
         drop = None
         if self.dropout_rate and not deterministic:
             drop = partial(nn.Dropout(self.dropout_rate, name="drop"), deterministic=False)
-        x = dot_product_attention(query, key, value, drop, self.kernels)  # [..., n, h, d]
+        x = attention(*parts, drop, self.kernels)  # [..., n, h, d]
         dim = x.shape[-2] * x.shape[-1]
         return nn.DenseGeneral(
             dim, axis=(-2, -1), dtype=self.dtype, kernel_init=truncated_normal, name="out"
@@ -69,8 +70,7 @@ class MultiHeadAttention(SelfAttention):
     def __call__(self, x: Array, deterministic: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         qkv = self._project_in(x, 3, self.num_heads, name="qkv")  # [..., n, 3, h, d]
-        query, key, value = (qkv[..., i, :, :] for i in range(3))  # [..., n, h, d]
-        return self._attend(query, key, value, deterministic)
+        return self._attend(self_attention, qkv, deterministic=deterministic)
 
 
 class MultiQueryAttention(SelfAttention):
@@ -85,8 +85,8 @@ class MultiQueryAttention(SelfAttention):
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         query = self._project_in(x, self.num_heads, name="query")  # [..., n, h, d]
         key_value = self._project_in(x, 2, name="key_value")  # [..., n, 2, d]
-        key, value = key_value[..., :1, :], key_value[..., 1:, :]  # [..., n, 1, d]
-        return self._attend(query, key, value, deterministic)
+        parts = (query, key_value[..., :1, :], key_value[..., 1:, :])  # keys, values [..., n, 1, d]
+        return self._attend(dot_product_attention, *parts, deterministic=deterministic)
 
 
 Attention = Literal["multi_head", "multi_query"]

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from kernels.target import Kernels
+from kernels import tpu_tokens
+from kernels.target import Kernels, platform
 from layers.attention import ATTENTIONS, Attention
 from layers.drop_path import DropPath
 from layers.mlp import Gelu, Mlp
@@ -48,6 +50,8 @@ class TransformerLayer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
+        if self._fits_one_kernel(x, train):
+            return self._in_one_kernel(x, train)
         y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_attention")(x)
         y = ATTENTIONS[self.attention](
             num_heads=self.num_heads,
@@ -69,3 +73,26 @@ class TransformerLayer(nn.Module):
             name="mlp",
         )(y, deterministic=not train)
         return x + DropPath(self.drop_path_rate, name="drop_path2")(y, deterministic=not train)
+
+    def _fits_one_kernel(self, x: Array, train: bool) -> bool:
+        drops = train and (self.dropout_rate or self.attention_dropout_rate)
+        return (
+            self.kernels == "auto"
+            and platform() == "tpu"
+            and self.attention == "multi_head"
+            and not (self.is_initializing() or drops)
+            and tpu_tokens.fits(x.astype(self.dtype), int(x.shape[-1] * self.mlp_ratio))
+        )
+
+    def _in_one_kernel(self, x: Array, train: bool) -> Array:
+        """Computes the layer from the parameters that its parts made."""
+        keep = None
+        if train and self.drop_path_rate:
+            ones = jnp.ones((len(x), *(1,) * (x.ndim - 2)))
+            drops = (DropPath(self.drop_path_rate, name=f"drop_path{i}") for i in (1, 2))
+            keep = [drop(ones, deterministic=False) for drop in drops]
+            keep = jnp.concatenate(keep, axis=-1)  # [b, 1, 2] or [b, 2]
+            keep = jnp.broadcast_to(keep, (*x.shape[:-2], 2))
+        return tpu_tokens.transformer_layer(
+            x.astype(self.dtype), self.variables["params"], keep, self.gelu, LAYER_NORM_EPSILON
+        )

@@ -1,12 +1,14 @@
 """The transformer block that TNT uses twice: on words (inner) and on sentences (outer)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from kernels.target import Kernels
+from kernels import tpu_tokens, tpu_words
+from kernels.target import Kernels, platform
 from layers.attention import MultiHeadAttention
 from layers.initializers import truncated_normal
 from layers.mlp import Gelu, Mlp
@@ -62,6 +64,8 @@ class TransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
+        if self._fits_one_kernel(x, train):
+            return self._in_one_kernel(x, train)
         y = self._norm(x, "norm_attention")
         y = MultiHeadAttention(
             num_heads=self.num_heads,
@@ -93,3 +97,32 @@ class TransformerBlock(nn.Module):
         # One draw per sequence: sentences are dropped per image, words per patch, as released.
         drop = nn.Dropout(self.drop_path_rate, broadcast_dims=(-2, -1), name=name)
         return drop(y, deterministic=not train)
+
+    def _fits_one_kernel(self, x: Array, train: bool) -> bool:
+        drops = train and (self.dropout_rate or self.attention_dropout_rate)
+        return (
+            self.kernels == "auto"
+            and platform() == "tpu"
+            and not (self.is_initializing() or self.squeeze_excite or drops)
+            and self._kernel_for(x.astype(self.dtype)) is not None
+        )
+
+    def _in_one_kernel(self, x: Array, train: bool) -> Array:
+        """Computes the block from the parameters that its layers made."""
+        keep = None
+        if train and self.drop_path_rate:
+            ones = jnp.ones((*x.shape[:-2], 1, 1))
+            names = ("drop_path1", "drop_path2")
+            keep = [self._drop_path(ones, train, name)[..., 0] for name in names]
+            keep = jnp.concatenate(keep, axis=-1)  # [..., 2]
+        x = x.astype(self.dtype)
+        block = self._kernel_for(x)
+        return block(x, self.variables["params"], keep, self.gelu, LAYER_NORM_EPSILON)
+
+    def _kernel_for(self, x: Array) -> Callable[..., Array] | None:
+        if tpu_words.fits(x, self.num_heads):
+            return tpu_words.transformer_block
+        hidden_dim = int(x.shape[-1] * self.mlp_ratio)
+        if tpu_tokens.fits(x, hidden_dim):
+            return tpu_tokens.transformer_layer
+        return None
