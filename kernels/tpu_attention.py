@@ -6,6 +6,11 @@ head is a range of lanes. Its scores are a product over the 128 lanes around it 
 heads' are zero in one factor: the matrix unit is 128 wide, so that costs the same as a product over
 d lanes and moves nothing from lane to lane.
 
+These kernels serve where a whole layer is not one kernel (kernels/tpu_tokens.py): with dropout,
+multi-query attention, or weights too large for VMEM. Alone they take NesT-T's train step (bfloat16,
+64 images a chip, compiled for v5e:4x4, XLA's count) from 963 MB an image to 814, and from 6.6 GB of
+temporary memory to 3.3.
+
 Shape letters: n query tokens, m key tokens, h heads, d channels of a head, c = h * d.
 """
 

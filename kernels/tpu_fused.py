@@ -3,8 +3,11 @@
 The forward kernel reads the tokens once and writes them once; the backward kernel reads the tokens
 and the gradient, repeats the forward pass, and writes the gradient. Queries, scores, hidden units
 and their gradients never leave the chip, and the sums of the weights' gradients stay there until
-the last step. That is 5 arrays of the tokens' size through memory where separate operations move
-about 60. What the kernels compute is `block.compute`, differentiated by JAX inside the kernel.
+the last step. What the kernels compute is `block.compute`, differentiated by JAX inside them.
+
+In a train step (bfloat16, 64 images a chip, compiled for v5e:4x4, XLA's count) TNT-S moves 220 MB
+an image instead of 2,877 and NesT-T 239 instead of 963; temporary memory is 0.8 GB instead of 14.7
+and 1.1 instead of 6.6. The second forward pass is the price: TNT-S becomes bound by products.
 
 Shape letters: b images, s sequences of an image.
 """
