@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels import cpu_attention, cudnn_attention
+from kernels import cpu_attention, cudnn_attention, tpu_attention
 from kernels.target import platform
 
-Implementation = Literal["auto", "plain", "chunks", "cudnn"]
+Implementation = Literal["auto", "plain", "chunks", "cudnn", "tpu"]
 
 
 def dot_product_attention(
@@ -70,6 +70,8 @@ def self_attention(
         implementation = choose(query, key, platform())
         if implementation == "chunks":
             return cpu_attention.joint_in_chunks(qkv)
+        if implementation == "tpu":
+            return tpu_attention.self_attention(qkv)
     return dot_product_attention(query, key, value, dropout, implementation)
 
 
@@ -79,6 +81,8 @@ def choose(query: Array, key: Array, platform: str) -> Implementation:
         return "chunks"
     if platform == "gpu" and cudnn_attention.fits(query, key):
         return "cudnn"
+    if platform == "tpu" and tpu_attention.fits(query.shape, key.shape):
+        return "tpu"
     return "plain"
 
 
@@ -105,4 +109,5 @@ IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array], Array]] = {
     "plain": plain,
     "chunks": cpu_attention.in_chunks,
     "cudnn": cudnn_attention.attention,
+    "tpu": tpu_attention.attention,
 }

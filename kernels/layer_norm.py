@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from kernels.over_batch import over_batch
+from kernels.shards import over_shards
 from kernels.target import Kernels, has_tensor_cores, platform
 
 PARTS = 4  # programs an image
@@ -199,7 +199,8 @@ def triton_forward(x, scale, bias, epsilon: float, interpret: bool) -> Array:
         return (jax.ShapeDtypeStruct(x.shape, x.dtype),)
 
     run = _call(_forward_kernel, epsilon, tiles, results, interpret, "layer_norm")
-    (out,) = over_batch(run, (True, False, False))(flat, scale[None], bias[None])
+    operands = (flat, scale[None], bias[None])
+    (out,) = over_shards(run, operands, (True, False, False), (True,))
     return out.reshape(x.shape)
 
 
@@ -215,8 +216,9 @@ def triton_backward(
         return like_x, jax.ShapeDtypeStruct(sums, jnp.float32)
 
     run = _call(_backward_kernel, epsilon, PARTS, results, interpret, "layer_norm_gradient")
-    run = over_batch(run, (True, False, *(True for _ in gradients)))
     flat_x, *gradients = (y.reshape(x.shape[0], -1, c) for y in (x, *gradients))
-    x_gradient, sums = run(flat_x, scale[None], *gradients)
+    batched = (True, False, *(True for _ in gradients))
+    operands = (flat_x, scale[None], *gradients)
+    x_gradient, sums = over_shards(run, operands, batched, (True, True))
     scale_gradient, bias_gradient = sums.sum((0, 1))[:, :c]
     return x_gradient.reshape(x.shape), scale_gradient, bias_gradient

@@ -1,5 +1,6 @@
 """The transformer layer that NesT and ViT stack. TNT's block drops paths in another way."""
 
+from functools import partial
 from typing import Any
 
 from flax import linen as nn
@@ -10,6 +11,7 @@ from layers.attention import ATTENTIONS, Attention
 from layers.drop_path import DropPath
 from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu, Mlp
+from layers.one_kernel import in_one_kernel
 from layers.remat import Remat, recomputed_attention
 
 LAYER_NORM_EPSILON = 1e-6
@@ -53,6 +55,11 @@ class TransformerLayer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
+        drop_path = partial(self._drop_path, train=train)
+        if self.attention == "multi_head":
+            y = in_one_kernel(self, x, train, drop_path=drop_path, epsilon=LAYER_NORM_EPSILON)
+            if y is not None:
+                return y
         y, x = self._norm(x, "norm_attention")
         y = recomputed_attention(ATTENTIONS[self.attention], self.remat)(
             num_heads=self.num_heads,
@@ -63,7 +70,7 @@ class TransformerLayer(nn.Module):
             name="attention",
         )(y, not train)
         y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
-        x = x + DropPath(self.drop_path_rate, name="drop_path1")(y, deterministic=not train)
+        x = x + drop_path(y, "drop_path1")
 
         y, x = self._norm(x, "norm_mlp")
         y = Mlp(
@@ -74,8 +81,11 @@ class TransformerLayer(nn.Module):
             kernels=self.kernels,
             name="mlp",
         )(y, deterministic=not train)
-        return x + DropPath(self.drop_path_rate, name="drop_path2")(y, deterministic=not train)
+        return x + drop_path(y, "drop_path2")
 
     def _norm(self, x: Array, name: str) -> tuple[Array, Array]:
         norm = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name=name)
         return norm(x, hand_on=True)
+
+    def _drop_path(self, y: Array, name: str, train: bool) -> Array:
+        return DropPath(self.drop_path_rate, name=name)(y, deterministic=not train)

@@ -1,17 +1,18 @@
 """The transformer block that TNT uses twice: on words (inner) and on sentences (outer)."""
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from kernels import word_block
-from kernels.target import Kernels, platform
+from kernels.target import Kernels
 from layers.attention import MultiHeadAttention
 from layers.initializers import truncated_normal
 from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu, Mlp
+from layers.one_kernel import in_one_kernel
 from layers.remat import Remat, recomputed_attention
 
 LAYER_NORM_EPSILON = 1e-5
@@ -66,8 +67,11 @@ class TransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
-        if self._fits_one_kernel(x, train):
-            return self._in_one_kernel(x, train)
+        drop_path = partial(self._drop_path, train=train)
+        if not self.squeeze_excite:
+            y = in_one_kernel(self, x, train, drop_path=drop_path, epsilon=LAYER_NORM_EPSILON)
+            if y is not None:
+                return y
         y, x = self._norm(x, "norm_attention")
         y = recomputed_attention(MultiHeadAttention, self.remat)(
             num_heads=self.num_heads,
@@ -78,7 +82,7 @@ class TransformerBlock(nn.Module):
             name="attention",
         )(y, not train)
         y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
-        x = x + self._drop_path(y, train, "drop_path1")
+        x = x + drop_path(y, "drop_path1")
 
         y, x = self._norm(x, "norm_mlp")
         y = Mlp(
@@ -91,34 +95,13 @@ class TransformerBlock(nn.Module):
         )(y, deterministic=not train)
         if self.squeeze_excite:
             y = y + SqueezeExcite(self.dtype, name="squeeze_excite")(y)
-        return x + self._drop_path(y, train, "drop_path2")
+        return x + drop_path(y, "drop_path2")
 
     def _norm(self, x: Array, name: str) -> tuple[Array, Array]:
         norm = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name=name)
         return norm(x, hand_on=True)
 
-    def _drop_path(self, y: Array, train: bool, name: str) -> Array:
+    def _drop_path(self, y: Array, name: str, train: bool) -> Array:
         # One draw per sequence: sentences are dropped per image, words per patch, as released.
         drop = nn.Dropout(self.drop_path_rate, broadcast_dims=(-2, -1), name=name)
         return drop(y, deterministic=not train)
-
-    def _fits_one_kernel(self, x: Array, train: bool) -> bool:
-        drops = train and (self.dropout_rate or self.attention_dropout_rate)
-        return (
-            self.kernels == "auto"
-            and platform() == "gpu"
-            and not (self.is_initializing() or self.qkv_bias or self.squeeze_excite or drops)
-            and word_block.fits(x.astype(self.dtype), self.num_heads)
-        )
-
-    def _in_one_kernel(self, x: Array, train: bool) -> Array:
-        """Computes the block on words [b, n, m, c] from the parameters that its layers made."""
-        keep = None
-        if train and self.drop_path_rate:
-            ones = jnp.ones((*x.shape[:2], 1, 1))
-            names = ("drop_path1", "drop_path2")
-            keep = [self._drop_path(ones, train, name)[..., 0] for name in names]
-            keep = jnp.concatenate(keep, axis=-1)  # [b, n, 2]
-        return word_block.transformer_block(
-            x.astype(self.dtype), self.variables["params"], keep, self.gelu, LAYER_NORM_EPSILON
-        )

@@ -1,4 +1,4 @@
-"""kernels/word_block.py against TNT's block of single layers; the kernel runs interpreted."""
+"""kernels/gpu_words.py against TNT's block of single layers; the kernel runs interpreted."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from harness.sharding import create_mesh
-from kernels import word_block
+from kernels import gpu_words
 from kernels.target import compiling_for
 from tnt.block import LAYER_NORM_EPSILON, TransformerBlock
 
@@ -51,7 +51,7 @@ def plain(num_heads, dtype=jnp.float32, **fields):
 
 
 def kernel(dtype=jnp.float32, gelu="exact", keep=None):
-    return lambda params, x: word_block.transformer_block(
+    return lambda params, x: gpu_words.transformer_block(
         x.astype(dtype), params, keep, gelu, LAYER_NORM_EPSILON, interpret=True
     )
 
@@ -106,10 +106,10 @@ def test_a_dropped_path_leaves_the_words():
 def test_the_block_draws_the_same_paths(monkeypatch):
     """In training, the kernel drops the branches that the single layers drop."""
     params, x, _ = case((2, 5, 16, 24), 4)
-    of_layers = word_block.transformer_block
-    monkeypatch.setattr(word_block, "fits", lambda *_: True)
+    of_layers = gpu_words.transformer_block
+    monkeypatch.setattr(gpu_words, "fits", lambda *_: True)
     monkeypatch.setattr(
-        word_block, "transformer_block", lambda *args: of_layers(*args, interpret=True)
+        gpu_words, "transformer_block", lambda *args: of_layers(*args, interpret=True)
     )
     arguments = {"params": params}, x, True
     rngs = {"dropout": jax.random.key(3)}

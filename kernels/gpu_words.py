@@ -22,9 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from kernels.gelu import Gelu
-from kernels.over_batch import over_batch
-from kernels.target import has_tensor_cores
-from kernels.word_tiles import (
+from kernels.gpu_word_tiles import (
     FEATURES,
     PARTS,
     ROWS,
@@ -33,6 +31,8 @@ from kernels.word_tiles import (
     backward_kernel,
     forward_kernel,
 )
+from kernels.shards import over_shards
+from kernels.target import has_tensor_cores
 
 
 def fits(x: Array, num_heads: int) -> bool:
@@ -102,8 +102,8 @@ def _like(x: Array) -> jax.ShapeDtypeStruct:
 def _block(shape: Shape, x: Array, keep: Array | None, weights: Weights) -> Array:
     keeps = () if keep is None else (keep,)
     run = _call(forward_kernel, shape, lambda x, *_: (_like(x),), bool(keeps), "word_block")
-    run = over_batch(run, (True, *(True for _ in keeps), *(False for _ in weights)))
-    return run(x, *keeps, *weights)[0]
+    batched = (True, *(True for _ in keeps), *(False for _ in weights))
+    return over_shards(run, (x, *keeps, *weights), batched, (True,))[0]
 
 
 def _forward(shape: Shape, x: Array, keep: Array | None, weights: Weights) -> tuple[Array, tuple]:
@@ -122,8 +122,9 @@ def _backward(shape: Shape, saved: tuple, gradient: Array) -> tuple[Array, Array
         )
 
     run = _call(backward_kernel, shape, results, bool(keeps), "word_block_gradient")
-    run = over_batch(run, (True, True, *(True for _ in keeps), *(False for _ in weights)))
-    x_gradient, *sums = run(x, gradient, *keeps, *weights)
+    batched = (True, True, *(True for _ in keeps), *(False for _ in weights))
+    operands, all_batched = (x, gradient, *keeps, *weights), (True,) * (1 + len(weights))
+    x_gradient, *sums = over_shards(run, operands, batched, all_batched)
     sums = (total.sum((0, 1)).astype(old.dtype) for total, old in zip(sums, weights, strict=True))
     return x_gradient, None if keep is None else jnp.zeros_like(keep), Weights(*sums)
 

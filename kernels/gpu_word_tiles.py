@@ -1,6 +1,6 @@
-"""What a GPU program does with a tile of words: the kernels of word_block.py.
+"""What a GPU program does with a tile of words: the kernels of gpu_words.py.
 
-Shape letters: r words of a tile; the others are those of word_block.py.
+Shape letters: r words of a tile; the others are those of gpu_words.py.
 """
 
 from functools import partial
