@@ -198,7 +198,7 @@ def run(
             else:
                 stages[TF_DATA] = tf_data
             if official:
-                start = official_batches(official, paths, options["batch_size"])
+                start = official_batches(official, paths)
                 stages[OFFICIAL] = lambda seconds: count_images(start(), seconds)
         elif made:
             options["name"] = f"npz:{make_arrays(Path(temporary), 10_000, size)}"

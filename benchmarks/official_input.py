@@ -68,9 +68,7 @@ def _load(folder: Path, tf: Any) -> tuple[types.ModuleType, Any]:
     return preprocess, recipe.get_config()
 
 
-def official_batches(
-    folder: Path, paths: list[Path], batch_size: int
-) -> Callable[[], Iterator[dict]]:
+def official_batches(folder: Path, paths: list[Path]) -> Callable[[], Iterator[dict]]:
     """Returns a function that starts the official ImageNet training pipeline on these JPEGs.
 
     Order and parallelism are those of its libml/input_pipeline.py (create_datasets) and of
@@ -79,7 +77,9 @@ def official_batches(
     Args:
         folder: checkout of the official code.
         paths: JPEG files; their labels are made up.
-        batch_size: of one device, in which images are mixed.
+
+    Returns:
+        A function that starts it; its batches are those of one device in the recipe, 64.
 
     Raises:
         ConfigError: TensorFlow is not installed, or `folder` is no checkout.
@@ -120,6 +120,6 @@ def official_batches(
     data = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     data = data.shuffle(config.shuffle_buffer_size).repeat().enumerate()
     data = data.map(read, tf.data.AUTOTUNE).map(with_key(augment, 0), tf.data.AUTOTUNE)
-    data = data.batch(batch_size, drop_remainder=True).enumerate()
+    data = data.batch(config.per_device_batch_size, drop_remainder=True).enumerate()
     data = data.map(with_key(mix, 1), tf.data.AUTOTUNE).prefetch(4)
     return data.as_numpy_iterator

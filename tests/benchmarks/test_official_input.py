@@ -8,7 +8,7 @@ from harness.errors import ConfigError
 
 def test_no_checkout(tmp_path):
     with pytest.raises(ConfigError, match=r"libml/preprocess.py; clone https://github.com/"):
-        official_batches(tmp_path, [], 8)
+        official_batches(tmp_path, [])
 
 
 @pytest.mark.tensorflow
