@@ -167,7 +167,7 @@ def define_flags() -> None:
     flags.DEFINE_string("generator", "nest_generator_base_s64_64", "Name of the generator.")
     flags.DEFINE_string("model", None, "Name of a model, for forward and train.")
     flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=True.")
-    flags.DEFINE_list("against", [], "What to compare --model with: plain, timm, official.")
+    flags.DEFINE_list("against", [], "Models: plain, timm, official; data: official.")
     flags.DEFINE_string("official", None, "Folder of a checkout of the official NesT.")
     flags.DEFINE_list("axis", [], "Of scaling: image side, sequence length, depth, batch.")
     flags.DEFINE_integer("image_size", None, "Side of the images; None: 64, or the model's.")
@@ -175,8 +175,6 @@ def define_flags() -> None:
     flags.DEFINE_enum("dtype", None, list(DTYPES), "Type to compute in; None: float32.")
     flags.DEFINE_float("seconds", 3.0, "Length of one measurement.", lower_bound=0.01)
     flags.DEFINE_integer("rounds", 3, "Measurements of each; the median counts.", lower_bound=1)
-    flags.DEFINE_list("against", [], "What to compare with: official.")
-    flags.DEFINE_string("official", None, "Folder of a checkout of the official NesT.")
     flags.DEFINE_string("output", None, "File to write the results to as JSON lines.")
 
 
