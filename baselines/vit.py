@@ -32,6 +32,7 @@ from layers.field_checks import (
 )
 from layers.initializers import truncated_normal
 from layers.intermediates import expose
+from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu
 from layers.remat import Remat, recomputed_layer
 from layers.shared_fields import shared_fields
@@ -166,7 +167,7 @@ class Vit(nn.Module):
             # Not under the block's own name: modules and sown values share one namespace.
             x = expose(self, f"block{block}_tokens", x)
 
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(x)
         x = x.astype(jnp.float32)
         x = x[:, 0] if self.pooling == "class_token" else x.mean(axis=1)  # [b, c]
         self.sow("intermediates", "pre_logits", x)

@@ -11,14 +11,18 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.official_input import official_batches
 from data.augment.transforms import TRANSFORMS
 from data.batches import num_cores
 from data.images import decode_image
 from data.pipeline import Data
 from harness.arguments import as_height_width
+from harness.errors import ConfigError
 
 NUM_JPEGS = 512
 JPEG_SHAPE = (375, 500)  # of most ImageNet photographs
+TF_DATA = "tf.data: decode, random_resized_crop, flip"
+OFFICIAL = "official NesT: all of its augmentation, with erasing and mixing"
 SMALL = 64  # recipes up to this image size get images in memory, like CIFAR's
 
 
@@ -153,6 +157,7 @@ def run(
     seconds: float,
     rounds: int,
     say: Callable[[str], None],
+    official: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Measures all stages of a recipe.
 
@@ -162,12 +167,15 @@ def run(
         seconds: length of a measurement.
         rounds: measurements of each stage; the median counts.
         say: prints a line.
+        official: checkout of the official NesT, whose whole ImageNet pipeline is measured too.
 
     Returns:
         Per stage: its name, the images/s of each round and their median.
     """
     options = plain["data"] | {"seed": plain["seed"]}
     size = max(as_height_width("data.image_size", options["image_size"]))
+    if official and not (made and size > SMALL):
+        raise ConfigError("--against=official needs --data=made and a recipe of larger images")
     with tempfile.TemporaryDirectory() as temporary:
         stages = {}
         if made and size > SMALL:
@@ -188,7 +196,10 @@ def run(
             if tf_data is None:
                 say("TensorFlow is not installed: tf.data is left out")
             else:
-                stages["tf.data: decode, random_resized_crop, flip"] = tf_data
+                stages[TF_DATA] = tf_data
+            if official:
+                start = official_batches(official, paths)
+                stages[OFFICIAL] = lambda seconds: count_images(start(), seconds)
         elif made:
             options["name"] = f"npz:{make_arrays(Path(temporary), 10_000, size)}"
             what = f"10,000 images of {size} x {size} pixels in memory"
@@ -219,4 +230,11 @@ def run(
         median = statistics.median(values)
         say(f"{median:9,.0f} images/s  ({min(values):,.0f} to {max(values):,.0f})  {name}")
         results.append({"stage": name, "images_per_second": median, "rounds": values})
+    ours = {name.removeprefix("loader: read, decode, "): name for name in speeds}
+    for other, mine in ((TF_DATA, "random_resized_crop, flip"), (OFFICIAL, ", ".join(wanted))):
+        if other in speeds and mine in ours:
+            # Of the turns, each of which has both under the same load.
+            turns = zip(speeds[ours[mine]], speeds[other], strict=True)
+            ratio = statistics.median(a / b for a, b in turns)
+            say(f"{ratio:9.2f} times {other.split(':')[0]}: {mine}")
     return results

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from data.jpeg_header import END, JpegHeader, whole_jpeg
 from harness.errors import BadImage, one_line
 
 # Pillow's own threshold against decompression bombs: 256 MB as RGB.
@@ -25,13 +26,9 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 _RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
-_JPEG_START = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
-# Start-of-frame markers: baseline and progressive, the only kinds that occur. The others under
-# 0xC0 to 0xCF (lossless, arithmetic coding) are Pillow's to judge.
-_JPEG_FRAMES = {0xC0, 0xC1, 0xC2}
-# What may stand before the frame, each with its length: tables, applications' own, comments.
-_JPEG_SEGMENTS = {0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE}
+# Rows below a part that its own pixels depend on: colours are interpolated from those of the next
+# two rows where they are stored at half the height.
+_JPEG_MARGIN = 2
 
 
 _USUAL = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -49,6 +46,8 @@ _UPRIGHT = {
     7: lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
     8: functools.partial(cv2.rotate, rotateCode=cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
+_SIDEWAYS = {5, 6, 7, 8}  # stored rows become columns
+_FROM_BELOW = {3, 4, 6, 7}  # the first stored row becomes the last row or column
 # Where a PNG may keep its orientation. Without any of these Pillow need not decode it once more.
 _PNG_NOTES = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 
@@ -91,8 +90,7 @@ def decode_image(encoded: bytes, *, exif_orientation: bool = False) -> np.ndarra
     Raises:
         BadImage: empty, truncated or damaged, not an image, or more than `MAX_PIXELS` pixels.
     """
-    image, orientation = decode_as_stored(encoded, with_orientation=exif_orientation)
-    return _UPRIGHT[orientation](image) if orientation in _UPRIGHT else image
+    return _upright(*decode_as_stored(encoded, with_orientation=exif_orientation))
 
 
 def decode_as_stored(
@@ -121,10 +119,64 @@ def decode_as_stored(
             is_plain = encoded.startswith(_PNG_START) and not any(n in encoded for n in _PNG_NOTES)
             if is_plain or not with_orientation:
                 return image, None
-            with contextlib.suppress(Exception), Image.open(io.BytesIO(encoded)) as opened:
-                return image, _orientation(opened)
-            return image, None
+            return image, _read_orientation(encoded)
     return _decode_with_pillow(encoded, with_orientation)
+
+
+class UndecodedJpeg:
+    """A JPEG whose size is known; slicing it decodes no more rows than the part needs.
+
+    `image[top:bottom, left:right]` has the very pixels of the whole image's part. A decoder has to
+    go through all rows above a part, but not through those below.
+
+    Attributes:
+        shape: (height, width, 3) of the upright image.
+    """
+
+    def __init__(self, encoded: bytes, header: JpegHeader, orientation: int | None):
+        self._encoded = encoded
+        self._header = header
+        self._orientation = orientation
+        height, width = header.height, header.width
+        sideways = orientation in _SIDEWAYS
+        self.shape = (width, height, 3) if sideways else (height, width, 3)
+
+    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+        """Returns rows and columns, given as two slices with start and stop; raises BadImage."""
+        rows, columns = part
+        along = columns if self._orientation in _SIDEWAYS else rows  # the stored rows
+        height = self._header.height
+        from_below = self._orientation in _FROM_BELOW
+        stored = self._decode_top(height - along.start if from_below else along.stop)
+        image = _upright(stored, self._orientation)
+        if from_below:  # the rows that are missing were the first
+            missing = height - len(stored)
+            along = slice(along.start - missing, along.stop - missing)
+        return image[rows, along] if self._orientation in _SIDEWAYS else image[along, columns]
+
+    def _decode_top(self, rows: int) -> np.ndarray:
+        """Returns the stored image's first rows, at least this many."""
+        rows += _JPEG_MARGIN
+        if rows < self._header.height:
+            # With a smaller height in its header the image ends earlier. Without an end marker the
+            # decoder does not complain about what is left over.
+            shortened = np.frombuffer(self._encoded, np.uint8)[: -len(END)].copy()
+            place = self._header.frame + 5
+            shortened[place : place + 2] = rows >> 8, rows & 255
+            with contextlib.suppress(cv2.error):
+                image = cv2.imdecode(shortened, _RGB)
+                if image is not None:
+                    return image
+        return decode_as_stored(self._encoded, with_orientation=False)[0]
+
+
+def open_image(encoded: bytes, *, exif_orientation: bool = False) -> np.ndarray | UndecodedJpeg:
+    """Decodes an image file as `decode_image`, or puts it off where parts can be decoded."""
+    header = whole_jpeg(encoded)
+    if header is None or not header.in_order:
+        return decode_image(encoded, exif_orientation=exif_orientation)
+    _check_size(header.width, header.height)
+    return UndecodedJpeg(encoded, header, _read_orientation(encoded) if exif_orientation else None)
 
 
 def with_orientation(jpeg: bytes, orientation: int | None) -> bytes:
@@ -146,6 +198,16 @@ def is_image(path: str | bytes) -> bool:
     return False
 
 
+def _upright(image: np.ndarray, orientation: int | None) -> np.ndarray:
+    return _UPRIGHT[orientation](image) if orientation in _UPRIGHT else image
+
+
+def _read_orientation(encoded: bytes) -> int | None:
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(encoded)) as opened:
+        return _orientation(opened)
+    return None
+
+
 def _orientation(image: Image.Image) -> int | None:
     """Returns the orientation tag of an image that Pillow has opened or loaded; None without."""
     with contextlib.suppress(Exception):  # damaged EXIF in an image that is whole
@@ -156,19 +218,13 @@ def _orientation(image: Image.Image) -> int | None:
 
 def _is_for_opencv(encoded: bytes) -> bool:
     """Returns whether this is a whole JPEG or PNG, which OpenCV reads exactly as Pillow does."""
-    if encoded.startswith(_JPEG_START):
-        # Entropy-coded data never holds the end marker, so its absence at the end means damage or
-        # appended bytes.
-        if not encoded.endswith(_JPEG_END):
-            return False
-        size = _jpeg_size(encoded)
-    elif encoded.startswith(_PNG_START):
+    if encoded.startswith(_PNG_START):
         if not encoded.endswith(_PNG_END) or not _png_chunks_fit(encoded):
             return False
         size = int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+    elif header := whole_jpeg(encoded):
+        size = header.width, header.height
     else:
-        return False
-    if size is None:
         return False
     _check_size(*size)
     return True
@@ -180,25 +236,6 @@ def _png_chunks_fit(encoded: bytes) -> bool:
     while place < len(encoded):
         place += 12 + int.from_bytes(encoded[place : place + 4], "big")
     return place == len(encoded)
-
-
-def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Returns width and height of a grey or three-channel JPEG; None for any other."""
-    place = 2
-    while place + 10 <= len(encoded) and encoded[place] == 0xFF:
-        marker = encoded[place + 1]
-        if marker == 0xFF:  # padding
-            place += 1
-        elif marker in _JPEG_FRAMES:
-            height = encoded[place + 5] << 8 | encoded[place + 6]
-            width = encoded[place + 7] << 8 | encoded[place + 8]
-            # Four components: CMYK, whose conversion is Pillow's.
-            return (width, height) if encoded[place + 9] in (1, 3) and height else None
-        elif marker in _JPEG_SEGMENTS:
-            place += 2 + (encoded[place + 2] << 8 | encoded[place + 3])
-        else:
-            return None
-    return None
 
 
 def _check_size(width: int, height: int) -> None:

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from data.augment.transforms import Transform
-from data.images import decode_image
+from data.images import UndecodedJpeg, decode_image, open_image
 from data.sources.arrays import Source
 from harness.errors import BadImage, one_line
 
@@ -59,12 +59,17 @@ def replacement(index: int, attempt: int, num_records: int) -> int:
     return int(np.random.default_rng((index, attempt)).integers(num_records))
 
 
-def _read(source: Source, index: int, exif_orientation: bool) -> tuple[np.ndarray, int]:
+def _read(
+    source: Source,
+    index: int,
+    exif_orientation: bool,
+    decode: Callable[..., np.ndarray | UndecodedJpeg] = decode_image,
+) -> tuple[np.ndarray | UndecodedJpeg, int]:
     """Returns the image and label of a record; raises BadImage or OSError."""
     record = source[index]
     image = record["image"]
     if isinstance(image, bytes):
-        image = decode_image(image, exif_orientation=exif_orientation)
+        image = decode(image, exif_orientation=exif_orientation)
     return image, record["label"]
 
 
@@ -104,20 +109,26 @@ class ReadTraining(grain.transforms.RandomMap):
         self._exif_orientation = exif_orientation
 
     def random_map(self, index: int, rng: np.random.Generator) -> Sample:
+        first, *others = self._steps
+        # Of a crop's image no more is decoded than the crop needs.
+        decode = open_image if getattr(first, "takes_undecoded", False) else decode_image
+        unused = rng.bit_generator.state
         bad = []
         wanted = index
         while True:
             try:
-                image, label = _read(self._source, index, self._exif_orientation)
+                image, label = _read(self._source, index, self._exif_orientation, decode)
+                image = first(image, rng)
                 break
             except (BadImage, OSError) as error:
+                rng.bit_generator.state = unused
                 bad.append(_bad(self._source, index, error))
                 if len(bad) > REPLACEMENTS:
                     raise BadImage(
                         f"{bad[0][1]} and {REPLACEMENTS} replacements cannot be read: {error}"
                     ) from None
                 index = replacement(wanted, len(bad), len(self._source))
-        for step in self._steps:
+        for step in others:
             image = step(image, rng)
         return Sample(image, label, tuple(bad))
 

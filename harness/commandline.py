@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from harness.compilation_cache import keep_compiled_programs
 from harness.errors import ConfigError, RunError
 from harness.files import local_path
+from harness.memory import keep_freed_memory
 
 
 def define_config_flag() -> None:
@@ -159,6 +160,7 @@ def run(
         try:
             given = _match(argv[1:], arguments)
             keep_compiled_programs(flags.FLAGS.compilation_cache)
+            keep_freed_memory()
             _join_processes(flags.FLAGS)
             main(flags.FLAGS, *given)
         except RunError as error:

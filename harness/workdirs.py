@@ -46,10 +46,9 @@ def read_config(workdir: Path) -> ConfigDict:
         ConfigError: there is no readable config.json.
     """
     config = read_record(workdir)["config"]
-    for network in ("model", "generator", "discriminator"):
-        fields = config.get(network)
-        if isinstance(fields, dict) and isinstance(fields.get("remat"), bool):  # until version 0.1
-            fields["remat"] = "block" if fields["remat"] else "none"
+    for section in config.values():
+        if isinstance(section, dict) and isinstance(section.get("remat"), bool):  # once yes or no
+            section["remat"] = "block" if section["remat"] else "none"
 
     def with_tuples(value):  # JSON has only lists
         if isinstance(value, dict):

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from kernels import cpu_attention, cudnn_attention, tpu_attention
 from kernels.target import platform
 
-Implementation = Literal["auto", "plain"]
+Implementation = Literal["auto", "plain", "chunks", "cudnn", "tpu"]
 
 
 def dot_product_attention(
@@ -49,8 +50,39 @@ def dot_product_attention(
     return IMPLEMENTATIONS[implementation](query, key, value)
 
 
+def self_attention(
+    qkv: Array,
+    dropout: Callable[[Array], Array] | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """Computes `dot_product_attention` of the three parts of `qkv`.
+
+    Args:
+        qkv: [..., n, 3, h, d]: query, key and value.
+        dropout, implementation: as in `dot_product_attention`.
+
+    Returns:
+        [..., n, h, d].
+    """
+    # The gradient of a split joins its parts; that of indexing pads each and adds them up.
+    query, key, value = (x.squeeze(-3) for x in jnp.split(qkv, 3, axis=-3))  # [..., n, h, d]
+    if implementation == "auto" and dropout is None:
+        implementation = choose(query, key, platform())
+        if implementation == "chunks":
+            return cpu_attention.joint_in_chunks(qkv)
+        if implementation == "tpu":
+            return tpu_attention.self_attention(qkv)
+    return dot_product_attention(query, key, value, dropout, implementation)
+
+
 def choose(query: Array, key: Array, platform: str) -> Implementation:
     """Returns the fastest form for a kind of device and these shapes and types."""
+    if platform == "cpu" and cpu_attention.is_fast(query, key):
+        return "chunks"
+    if platform == "gpu" and cudnn_attention.fits(query, key):
+        return "cudnn"
+    if platform == "tpu" and tpu_attention.fits(query.shape, key.shape):
+        return "tpu"
     return "plain"
 
 
@@ -73,4 +105,9 @@ def plain(
 
 
 # Each maps query, key and value to the result of `plain` without dropout.
-IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array], Array]] = {"plain": plain}
+IMPLEMENTATIONS: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "plain": plain,
+    "chunks": cpu_attention.in_chunks,
+    "cudnn": cudnn_attention.attention,
+    "tpu": tpu_attention.attention,
+}

@@ -1,6 +1,7 @@
 """The kind of device that a program is traced for; it chooses among the forms of an operation."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -34,3 +35,15 @@ def compiling_for(target: Platform) -> Iterator[None]:
         yield
     finally:
         _compiling_for.pop()
+
+
+def has_tensor_cores() -> bool:
+    """Returns whether the GPUs here are NVIDIA's of the Ampere generation or later.
+
+    True as well where none is: a program for another machine is compiled for a recent one.
+    """
+    if jax.default_backend() != "gpu":
+        return True
+    # "9.0"; an AMD GPU calls itself "gfx90a".
+    capabilities = (str(device.compute_capability) for device in jax.local_devices())
+    return all(re.fullmatch(r"[89]\.\d|\d\d\.\d", name) for name in capabilities)

@@ -4,6 +4,7 @@ Shape letters: n tokens, c channels, h heads, k heads of keys and values, d = c 
 head.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -11,10 +12,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from kernels.attention import dot_product_attention
+from kernels.attention import dot_product_attention, self_attention
 from kernels.target import Kernels
+from layers.dense import Dense
 from layers.field_checks import check_divisor
-from layers.initializers import truncated_normal
 
 
 class SelfAttention(nn.Module):
@@ -38,24 +39,18 @@ class SelfAttention(nn.Module):
         """Maps [..., n, c] to [..., n, *parts, d]."""
         dim = x.shape[-1]
         check_divisor(dim, f"the width {dim}", num_heads=self.num_heads)
-        return nn.DenseGeneral(
-            (*parts, dim // self.num_heads),
-            use_bias=self.qkv_bias,
-            dtype=self.dtype,
-            kernel_init=truncated_normal,
-            name=name,
-        )(x)
+        features = (*parts, dim // self.num_heads)
+        return Dense(features, use_bias=self.qkv_bias, dtype=self.dtype, name=name)(x)
 
-    def _attend(self, query: Array, key: Array, value: Array, deterministic: bool) -> Array:
-        """Maps query [..., n, h, d], key and value [..., n, k, d] to [..., n, c]."""
-        drop = None
-        if self.dropout_rate and not deterministic:
-            drop = partial(nn.Dropout(self.dropout_rate, name="drop"), deterministic=False)
-        x = dot_product_attention(query, key, value, drop, self.kernels)  # [..., n, h, d]
+    def _dropout(self, deterministic: bool) -> Callable[[Array], Array] | None:
+        if not self.dropout_rate or deterministic:
+            return None
+        return partial(nn.Dropout(self.dropout_rate, name="drop"), deterministic=False)
+
+    def _project_out(self, x: Array) -> Array:
+        """Maps [..., n, h, d] to [..., n, c]."""
         dim = x.shape[-2] * x.shape[-1]
-        return nn.DenseGeneral(
-            dim, axis=(-2, -1), dtype=self.dtype, kernel_init=truncated_normal, name="out"
-        )(x)
+        return Dense(dim, num_axes=2, dtype=self.dtype, name="out")(x)
 
 
 class MultiHeadAttention(SelfAttention):
@@ -69,8 +64,8 @@ class MultiHeadAttention(SelfAttention):
     def __call__(self, x: Array, deterministic: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         qkv = self._project_in(x, 3, self.num_heads, name="qkv")  # [..., n, 3, h, d]
-        query, key, value = (qkv[..., i, :, :] for i in range(3))  # [..., n, h, d]
-        return self._attend(query, key, value, deterministic)
+        x = self_attention(qkv, self._dropout(deterministic), self.kernels)  # [..., n, h, d]
+        return self._project_out(x)
 
 
 class MultiQueryAttention(SelfAttention):
@@ -85,8 +80,10 @@ class MultiQueryAttention(SelfAttention):
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         query = self._project_in(x, self.num_heads, name="query")  # [..., n, h, d]
         key_value = self._project_in(x, 2, name="key_value")  # [..., n, 2, d]
-        key, value = key_value[..., :1, :], key_value[..., 1:, :]  # [..., n, 1, d]
-        return self._attend(query, key, value, deterministic)
+        key, value = jnp.split(key_value, 2, axis=-2)  # [..., n, 1, d]
+        drop = self._dropout(deterministic)
+        x = dot_product_attention(query, key, value, drop, self.kernels)  # [..., n, h, d]
+        return self._project_out(x)
 
 
 Attention = Literal["multi_head", "multi_query"]

@@ -1,21 +1,14 @@
 """The two-layer perceptron of a transformer layer."""
 
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from layers.initializers import truncated_normal
-
-Gelu = Literal["tanh", "exact"]
-# "tanh" is the approximation that the official NesT uses (the default of flax), "exact" the erf
-# form of PyTorch's default: TNT, DeiT and timm's port of NesT.
-GELUS = {
-    "tanh": partial(nn.gelu, approximate=True),
-    "exact": partial(nn.gelu, approximate=False),
-}
+from kernels.gelu import Gelu, gelu
+from kernels.target import Kernels
+from layers.dense import Dense
 
 
 class Mlp(nn.Module):
@@ -23,9 +16,10 @@ class Mlp(nn.Module):
 
     Attributes:
         hidden_dim: width between the two dense layers.
-        gelu: a key of GELUS.
+        gelu: "tanh" or "exact".
         dropout_rate: rate after each of the two dense layers.
         dtype: computation type; parameters stay float32.
+        kernels: "auto", or "plain" for the form of GELU that defines the numbers.
 
     Reference:
         Dosovitskiy et al., arXiv 2010.11929, section 3.1.
@@ -35,15 +29,14 @@ class Mlp(nn.Module):
     gelu: Gelu = "exact"
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
+    kernels: Kernels = "auto"
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool) -> Array:
         """Maps [..., c] to [..., c]."""
         dim = x.shape[-1]
-        x = nn.Dense(
-            self.hidden_dim, dtype=self.dtype, kernel_init=truncated_normal, name="dense1"
-        )(x)
-        x = GELUS[self.gelu](x)
+        x = Dense(self.hidden_dim, dtype=self.dtype, name="dense1")(x)
+        x = gelu(x, self.gelu, self.kernels)
         x = nn.Dropout(self.dropout_rate, name="drop1")(x, deterministic=deterministic)
-        x = nn.Dense(dim, dtype=self.dtype, kernel_init=truncated_normal, name="dense2")(x)
+        x = Dense(dim, dtype=self.dtype, name="dense2")(x)
         return nn.Dropout(self.dropout_rate, name="drop2")(x, deterministic=deterministic)

@@ -1,5 +1,6 @@
 """The transformer layer that NesT and ViT stack. TNT's block drops paths in another way."""
 
+from functools import partial
 from typing import Any
 
 from flax import linen as nn
@@ -8,7 +9,9 @@ from jax import Array
 from kernels.target import Kernels
 from layers.attention import ATTENTIONS, Attention
 from layers.drop_path import DropPath
+from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu, Mlp
+from layers.one_kernel import in_one_kernel
 from layers.remat import Remat, recomputed_attention
 
 LAYER_NORM_EPSILON = 1e-6
@@ -20,7 +23,7 @@ class TransformerLayer(nn.Module):
     Attributes:
         num_heads: attention heads; they must divide the width of the input.
         mlp_ratio: hidden width of the perceptron, in multiples of the input's.
-        gelu: a key of `layers.mlp.GELUS`.
+        gelu: "tanh" or "exact".
         dtype: computation type; parameters stay float32.
         attention: a key of `layers.attention.ATTENTIONS`.
         qkv_bias: whether query, key and value have a bias.
@@ -52,7 +55,12 @@ class TransformerLayer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
-        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_attention")(x)
+        drop_path = partial(self._drop_path, train=train)
+        if self.attention == "multi_head":
+            y = in_one_kernel(self, x, train, drop_path=drop_path, epsilon=LAYER_NORM_EPSILON)
+            if y is not None:
+                return y
+        y, x = self._norm(x, "norm_attention")
         y = recomputed_attention(ATTENTIONS[self.attention], self.remat)(
             num_heads=self.num_heads,
             qkv_bias=self.qkv_bias,
@@ -62,14 +70,22 @@ class TransformerLayer(nn.Module):
             name="attention",
         )(y, not train)
         y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
-        x = x + DropPath(self.drop_path_rate, name="drop_path1")(y, deterministic=not train)
+        x = x + drop_path(y, "drop_path1")
 
-        y = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm_mlp")(x)
+        y, x = self._norm(x, "norm_mlp")
         y = Mlp(
             hidden_dim=int(x.shape[-1] * self.mlp_ratio),
             gelu=self.gelu,
             dropout_rate=self.dropout_rate,
             dtype=self.dtype,
+            kernels=self.kernels,
             name="mlp",
         )(y, deterministic=not train)
-        return x + DropPath(self.drop_path_rate, name="drop_path2")(y, deterministic=not train)
+        return x + drop_path(y, "drop_path2")
+
+    def _norm(self, x: Array, name: str) -> tuple[Array, Array]:
+        norm = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name=name)
+        return norm(x, hand_on=True)
+
+    def _drop_path(self, y: Array, name: str, train: bool) -> Array:
+        return DropPath(self.drop_path_rate, name=name)(y, deterministic=not train)

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
+from kernels.target import Kernels
 from layers.initializers import truncated_normal
+from layers.layer_norm import LayerNorm
 from layers.transformer_layer import LAYER_NORM_EPSILON
 from nest.blocks import block, unblock
 
@@ -54,12 +56,14 @@ class Aggregation(nn.Module):
         block_size: sides of a block in tokens; only what works inside blocks reads it.
         padding: a key of PADDINGS.
         dtype: computation type; parameters stay float32.
+        kernels: "auto", or "plain" for the forms that define the numbers.
     """
 
     dim: int
     block_size: tuple[int, int]
     padding: Padding = "same"
     dtype: Any = jnp.float32
+    kernels: Kernels = "auto"
 
     def _conv(self, x: Array, stride: int, dim: int | None = None, name: str = "conv") -> Array:
         edges = (1, 1) if stride == 1 else PADDINGS[self.padding]
@@ -74,7 +78,7 @@ class Aggregation(nn.Module):
         )(x)
 
     def _norm(self, x: Array) -> Array:
-        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        return LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(x)
 
     def _planes_of_blocks(self, x: Array) -> Array:
         """Cuts [b, h, w, c] into one small plane per block, [b * t, bh, bw, c]."""

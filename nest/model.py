@@ -24,6 +24,7 @@ from layers.embeddings import PositionEmbedding, patch_embedding
 from layers.field_checks import check_choices, check_counts, check_mlp_ratio, check_rates
 from layers.initializers import truncated_normal
 from layers.intermediates import expose
+from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu
 from layers.remat import Remat, recomputed_layer
 from layers.shared_fields import shared_fields
@@ -159,10 +160,11 @@ class Nest(nn.Module):
                     block_size=block_size,
                     padding=self.aggregation_padding,
                     dtype=self.dtype,
+                    kernels=self.kernels,
                     name=f"level{level}_aggregation",
                 )(x)  # [b, h/2, w/2, c of the next level]
 
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(x)
         x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, c]
         self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)

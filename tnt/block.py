@@ -1,5 +1,6 @@
 """The transformer block that TNT uses twice: on words (inner) and on sentences (outer)."""
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ from jax import Array
 from kernels.target import Kernels
 from layers.attention import MultiHeadAttention
 from layers.initializers import truncated_normal
+from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu, Mlp
+from layers.one_kernel import in_one_kernel
 from layers.remat import Remat, recomputed_attention
 
 LAYER_NORM_EPSILON = 1e-5
@@ -64,7 +67,12 @@ class TransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
-        y = self._norm(x, "norm_attention")
+        drop_path = partial(self._drop_path, train=train)
+        if not self.squeeze_excite:
+            y = in_one_kernel(self, x, train, drop_path=drop_path, epsilon=LAYER_NORM_EPSILON)
+            if y is not None:
+                return y
+        y, x = self._norm(x, "norm_attention")
         y = recomputed_attention(MultiHeadAttention, self.remat)(
             num_heads=self.num_heads,
             qkv_bias=self.qkv_bias,
@@ -74,24 +82,26 @@ class TransformerBlock(nn.Module):
             name="attention",
         )(y, not train)
         y = nn.Dropout(self.dropout_rate, name="drop")(y, deterministic=not train)
-        x = x + self._drop_path(y, train, "drop_path1")
+        x = x + drop_path(y, "drop_path1")
 
-        y = self._norm(x, "norm_mlp")
+        y, x = self._norm(x, "norm_mlp")
         y = Mlp(
             hidden_dim=int(x.shape[-1] * self.mlp_ratio),
             gelu=self.gelu,
             dropout_rate=self.dropout_rate,
             dtype=self.dtype,
+            kernels=self.kernels,
             name="mlp",
         )(y, deterministic=not train)
         if self.squeeze_excite:
             y = y + SqueezeExcite(self.dtype, name="squeeze_excite")(y)
-        return x + self._drop_path(y, train, "drop_path2")
+        return x + drop_path(y, "drop_path2")
 
-    def _norm(self, x: Array, name: str) -> Array:
-        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)(x)
+    def _norm(self, x: Array, name: str) -> tuple[Array, Array]:
+        norm = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name=name)
+        return norm(x, hand_on=True)
 
-    def _drop_path(self, y: Array, train: bool, name: str) -> Array:
+    def _drop_path(self, y: Array, name: str, train: bool) -> Array:
         # One draw per sequence: sentences are dropped per image, words per patch, as released.
         drop = nn.Dropout(self.drop_path_rate, broadcast_dims=(-2, -1), name=name)
         return drop(y, deterministic=not train)

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from kernels.target import Kernels
 from layers.initializers import truncated_normal
+from layers.layer_norm import LayerNorm
 from tnt.block import LAYER_NORM_EPSILON
 
 
@@ -22,13 +24,15 @@ class Fusion(nn.Module):
     Attributes:
         dim: channels of a sentence, d.
         dtype: computation type; parameters stay float32.
+        kernels: "auto", or "plain" for the forms that define the numbers.
     """
 
     dim: int
     dtype: Any = jnp.float32
+    kernels: Kernels = "auto"
 
     def _norm(self, x: Array, name: str) -> Array:
-        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)(x)
+        return LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name=name)(x)
 
     def _project(self, x: Array, use_bias: bool) -> Array:
         return nn.Dense(

@@ -33,6 +33,7 @@ from layers.field_checks import (
 )
 from layers.initializers import truncated_normal
 from layers.intermediates import expose
+from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu
 from layers.remat import Remat, recomputed_layer
 from layers.shared_fields import shared_fields
@@ -78,7 +79,9 @@ class TntLayer(nn.Module):
         shared = shared_fields(self, TransformerBlock, but=("squeeze_excite",))  # outer block only
         if self.has_inner:
             words = TransformerBlock(self.num_inner_heads, **shared, name="inner")(words, train)
-            fuse = FUSIONS[self.fusion](sentences.shape[-1], self.dtype, name="fusion")
+            fuse = FUSIONS[self.fusion](
+                sentences.shape[-1], self.dtype, self.kernels, name="fusion"
+            )
             sentences = sentences.at[:, 1:].add(fuse(words))  # the class token has no words
         sentences = TransformerBlock(
             self.num_outer_heads, **shared, squeeze_excite=self.squeeze_excite, name="outer"
@@ -229,7 +232,7 @@ class Tnt(nn.Module):
             words = expose(self, f"layer{layer}_words", words)
             sentences = expose(self, f"layer{layer}_sentences", sentences)
 
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(sentences)
+        x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(sentences)
         x = POOLINGS[self.pooling](x.astype(jnp.float32))  # [b, d]
         self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
@@ -262,7 +265,7 @@ class Tnt(nn.Module):
         else:  # timm's first port starts as the released models do
             token_init = truncated_normal
             start = NormProjectNorm(
-                self.outer_dim, self.dtype, use_bias=True, name="sentence_embedding"
+                self.outer_dim, self.dtype, self.kernels, use_bias=True, name="sentence_embedding"
             )
             sentences = start(words)  # [b, n, d]
         token = self.param("class_token", token_init, (self.outer_dim,), jnp.float32)

@@ -11,7 +11,8 @@
 
 data: images/s of the input pipeline alone, stage by stage, on JPEGs (or 32 x 32 images, for
 recipes of that size) that it makes, or with --data=own on the recipe's data set. With TensorFlow
-installed, tf.data is measured for comparison.
+installed, tf.data is measured for comparison; with --against=official --official=FOLDER (a
+checkout of the official NesT) its whole ImageNet pipeline as well.
 
 generate: samples/s and multiply-adds of a generator, compared with a TransGAN-style one of the same
 widths, depths, heads and parameters, whose attention covers the whole image at every resolution.
@@ -67,6 +68,9 @@ def data(args: flags.FlagValues) -> list[dict]:
         with args.config.data.ignore_type():
             args.config.data.update(made)  # checked like any other, then replaced
     plain = experiment.check_config(args.config)
+    if "official" in args.against and not args.official:
+        raise ConfigError("--against=official needs --official=FOLDER, a checkout of its code")
+    official = args.official if "official" in args.against else None
     with input_errors():
         return input_pipeline.run(
             plain,
@@ -74,6 +78,7 @@ def data(args: flags.FlagValues) -> list[dict]:
             seconds=args.seconds,
             rounds=args.rounds,
             say=print,
+            official=official and local_path("--official", official),
         )
 
 
@@ -162,7 +167,7 @@ def define_flags() -> None:
     flags.DEFINE_string("generator", "nest_generator_base_s64_64", "Name of the generator.")
     flags.DEFINE_string("model", None, "Name of a model, for forward and train.")
     flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=True.")
-    flags.DEFINE_list("against", [], "What to compare --model with: plain, timm, official.")
+    flags.DEFINE_list("against", [], "Models: plain, timm, official; data: official.")
     flags.DEFINE_string("official", None, "Folder of a checkout of the official NesT.")
     flags.DEFINE_list("axis", [], "Of scaling: image side, sequence length, depth, batch.")
     flags.DEFINE_integer("image_size", None, "Side of the images; None: 64, or the model's.")

@@ -164,6 +164,7 @@ def random_resized_crop(
         name = names[0] if len(names) == 1 else names[int(rng.random() * len(names))]
         return resize(image[top : top + height, left : left + width], size, name)
 
+    transform.takes_undecoded = True  # a shape and a part are enough: data.images.UndecodedJpeg
     return transform
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from baselines.full_attention_generator import FullAttentionGenerator
+from kernels.gelu import SHARES, Gelu
 from layers.attention import ATTENTIONS, Attention
-from layers.mlp import GELUS, Gelu, Mlp
+from layers.mlp import Mlp
 from layers.transformer_layer import TransformerLayer
 from nest.aggregation import AGGREGATIONS, PADDINGS, Aggregation, AggregationName, Padding
 from nest.gan.deaggregation import DEAGGREGATIONS, DeaggregationName
@@ -394,7 +395,7 @@ def test_wrong_names_and_fields(name, overrides, message):
 @pytest.mark.parametrize(
     ("table", "names"),
     [
-        (GELUS, Gelu),
+        (SHARES, Gelu),
         (ATTENTIONS, Attention),
         (AGGREGATIONS, AggregationName),
         (PADDINGS, Padding),
