@@ -1,6 +1,7 @@
 """Measures a model in turns with timm's and the official code's, for tools/benchmark.py."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,13 @@ def of_recipe(
 ) -> Iterator[tuple[Work, dict[str, Any], tuple[Any, Contender] | None]]:
     """Yields what a recipe asks for: the work, the model's fields and, to train, its run and step.
 
+    In evaluation a data set that does not ship with the code counts as 1000 classes in colour.
+
     Raises:
         ConfigError: the recipe is wrong, or has no model.
     """
     from benchmarks.recipe_speed import open_recipe
+    from data.datasets import BUILT_IN
     from harness.arguments import as_height_width, problem
     from harness.errors import ConfigError
     from training.experiment import check_config
@@ -118,16 +122,21 @@ def of_recipe(
         raise ConfigError(problem("config.task.name", name, "has no config.model to measure"))
     fields = dict(plain["model"])
     size = as_height_width("config.data.image_size", plain["data"]["image_size"])
+    ships = BUILT_IN.get(plain["data"]["name"])
+    channels, num_classes = (ships().num_channels, ships().num_classes) if ships else (3, 1000)
     work = Work(
         kind=kind,
         model=fields.pop("name"),
         batch_size=plain["data"]["batch_size"],
-        image_shape=(*size, 3),
-        num_classes=1000,
+        image_shape=(*size, channels),
+        num_classes=num_classes,
         dtype=fields.pop("dtype", "float32"),
     )
     if kind == "forward":
         yield work, fields, None
         return
     with open_recipe(config, made=made) as (run_, contender):
+        data = run_.data
+        shape, num_classes = data.image_shape, data.num_classes
+        work = dataclasses.replace(work, image_shape=shape, num_classes=num_classes)
         yield work, fields, (run_, contender)

@@ -97,6 +97,7 @@ def test_a_recipe_with_its_loader(run_script, tmp_path):
     assert code == 0, err
     record = json.loads(output.read_text())
     assert 0 <= record["input_wait"] <= 1 and record["data"] == "digits"
+    assert record["image_shape"] == [16, 16, 1]
     assert "waiting for input" in out
 
 
