@@ -24,19 +24,19 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.shards import over_shards
-from kernels.target import platform
+from kernels.target import platform, vmem_for_a_kernel
 
 LANES = 128
 MAX_WIDTH = 2048  # c: what one block takes of VMEM grows with it
 MAX_TOKENS = 576  # The float32 scores of a head and their gradients are 6 MB of VMEM then.
-_VMEM = 64 * 2**20  # bytes that a kernel may ask for; of 128 MiB on v5e and v6e
+_VMEM = 48 * 2**20  # bytes that a kernel asks for at most
 _STEP = 4 * 2**20  # bytes of blocks that one step of the grid reads and writes
 
 
 def fits(query: tuple[int, ...], key: tuple[int, ...]) -> bool:
     """Returns whether the kernels work on a query and a key of these shapes."""
     tokens, width = max(query[-3], key[-3]), query[-2] * query[-1]
-    return tokens <= MAX_TOKENS and width <= MAX_WIDTH
+    return tokens <= MAX_TOKENS and width <= MAX_WIDTH and vmem_for_a_kernel() >= _VMEM
 
 
 def attention(query: Array, key: Array, value: Array) -> Array:

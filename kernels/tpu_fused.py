@@ -23,9 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.shards import over_shards
-from kernels.target import platform
-
-VMEM = 100 * 2**20  # bytes that a kernel may ask for, of 128 MiB on v5e and v6e
+from kernels.target import platform, vmem_for_a_kernel
 
 
 class Block(Protocol):
@@ -158,7 +156,7 @@ def _pallas(
             bytes_accessed=sum(a.size * a.dtype.itemsize for a in arrays),
         ),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",), vmem_limit_bytes=VMEM
+            dimension_semantics=("arbitrary",), vmem_limit_bytes=vmem_for_a_kernel()
         ),
         interpret=interpret,
         name="block_backward" if backward else "block_forward",

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
+from kernels.target import vmem_for_a_kernel
 from kernels.tpu_attention import MAX_TOKENS, backward, forward
-from kernels.tpu_fused import VMEM, block_weights, dot, fused, gelu
+from kernels.tpu_fused import block_weights, dot, fused, gelu
 
 MIN_TOKENS = MIN_DIM = 64  # A step takes one block; smaller ones leave the matrix unit idle.
 
@@ -32,7 +33,8 @@ def fits(x: Array, hidden_dim: int) -> bool:
     held = weights * 2 * (x.dtype.itemsize + 4)
     rows = pl.cdiv(n, 8) * 8
     values = rows * 4 * (6 * hidden_dim + 30 * c + 6 * pl.cdiv(n, 128) * 128)
-    return MIN_TOKENS <= n <= MAX_TOKENS and c >= MIN_DIM and held + values <= VMEM
+    enough = held + values <= vmem_for_a_kernel()
+    return MIN_TOKENS <= n <= MAX_TOKENS and c >= MIN_DIM and enough
 
 
 def transformer_layer(

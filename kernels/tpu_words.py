@@ -23,6 +23,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.target import vmem_for_a_kernel
 from kernels.tpu_fused import block_weights, dot, fused, gelu
 
 LANES = 128
@@ -36,7 +37,8 @@ def fits(x: Array, num_heads: int) -> bool:
         return False
     words = Words(*x.shape[2:], num_heads, 0, "exact", 0.0, x.dtype)
     fill = words.lanes <= LANES and words.num_words % words.per_tile == 0
-    return fill and words.num_words <= MAX_WORDS and words.most_sentences > 0
+    step = words.most_sentences > 0 and vmem_for_a_kernel() > 8 * _SCORES
+    return fill and step and words.num_words <= MAX_WORDS
 
 
 def transformer_block(

@@ -112,7 +112,7 @@ def tracing_for(target: Target) -> Iterator[None]:
         cudnn.check_cudnn_version = lambda: 90800
         cudnn.check_compute_capability = lambda capability: float(capability) <= 9.0
     try:
-        with compiling_for(target.platform):
+        with compiling_for(target.platform, target.devices[0].device_kind):
             yield
     finally:
         cudnn.check_cudnn_version, cudnn.check_compute_capability = asked

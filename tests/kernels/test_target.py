@@ -1,8 +1,11 @@
 """kernels/target.py: which kind of device programs are traced for."""
 
 import jax
+import jax.numpy as jnp
 
-from kernels.target import compiling_for, platform
+from kernels import whole_layer
+from kernels.attention import choose
+from kernels.target import compiling_for, platform, vmem_for_a_kernel
 
 
 def test_the_platform_is_that_of_the_default_device():
@@ -20,3 +23,21 @@ def test_compiling_for_another_kind_ends_with_its_block():
             assert platform() == "any"
         assert platform() == "tpu"
     assert platform() == "cpu"
+
+
+def test_tpus_with_little_fast_memory_keep_the_plain_forms():
+    query = jax.ShapeDtypeStruct((2, 196, 3, 32), jnp.bfloat16)
+    tokens = jax.ShapeDtypeStruct((2, 1, 196, 96), jnp.bfloat16)
+    words = jax.ShapeDtypeStruct((2, 196, 16, 24), jnp.bfloat16)
+    for kind, has_kernels in {
+        "TPU v3": False,
+        "TPU v4": False,
+        "TPU v5": True,
+        "TPU v6 lite": True,
+    }.items():
+        with compiling_for("tpu", kind):
+            assert (vmem_for_a_kernel() > 0) == has_kernels
+            assert (choose(query, query, "tpu") == "tpu") == has_kernels
+            for x, heads in ((tokens, 3), (words, 4)):
+                kernel = whole_layer.choose(x, num_heads=heads, hidden_dim=384, qkv_bias=True)
+                assert (kernel is not None) == has_kernels
