@@ -148,7 +148,7 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, panels = pyplot.subplots(2, 2, figsize=(10, 8), layout="constrained")
     for panel, (axis, label) in zip(panels.flat, AXES.items(), strict=True):
@@ -164,7 +164,8 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
         panel.set(xscale="log", yscale="log", xlabel=label, ylabel="milliseconds a batch")
         ticks = sorted({record["x"] for record in records if record["axis"] == axis})
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        panel.minorticks_off()
+        panel.xaxis.set_minor_locator(ticker.NullLocator())
+        panel.yaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 0.5)))
         panel.grid(alpha=0.3)
         panel.legend()
     figure.suptitle("Forward pass: measured (points), and multiply-adds (dashed, moved to fit)")

@@ -50,6 +50,8 @@ def _compiled_rows(topology: str, batches: dict[str, int]) -> dict[str, list[str
     rows = {}
     for model, images in batches.items():
         against = "plain,official" if model == WITH_OFFICIAL else "plain"
+        if images > 64:  # more than fits without the fast forms
+            against = ""
         arguments = ["compile_for.py", f"--topology={topology}", f"--model={model}"]
         arguments += [f"--batch_size={images}", f"--against={against}", "--top=0"]
         official = ["--official={official}"] if "official" in against else []
@@ -82,13 +84,22 @@ def render_compiled(records: Sequence[Record]) -> str:
                 CODES[record["code"]],
                 str(record["images_per_device"]),
                 _mb(size.get("whole")),
+                _mb(size.get("workspace")),
                 _mb(size.get("moved")),
                 _mb(size.get("xla")),
                 temporaries if record["fits"] else f"{temporaries}, does not fit",
                 f"{bounds['memory']:,.0f}" if bounds else "–",
             ]
         )
-    header = ["model", "code", "images", "MB an image", "seen by memory", "XLA's count"]
+    header = [
+        "model",
+        "code",
+        "images",
+        "MB an image",
+        "of it workspace",
+        "seen by memory",
+        "XLA's count",
+    ]
     return markdown([*header, "temporary GB", "images/s at most"], rows)
 
 

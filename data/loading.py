@@ -63,7 +63,7 @@ def _read(
     source: Source,
     index: int,
     exif_orientation: bool,
-    decode: Callable[..., np.ndarray | UndecodedJpeg] = decode_image,
+    decode: Callable[..., np.ndarray | UndecodedJpeg],
 ) -> tuple[np.ndarray | UndecodedJpeg, int]:
     """Returns the image and label of a record; raises BadImage or OSError."""
     record = source[index]
@@ -89,7 +89,7 @@ def none_readable(source: Source, most: int) -> str:
     bad = []
     for index in range(min(len(source), most + 1)):
         try:
-            _read(source, index, exif_orientation=False)
+            _read(source, index, False, decode_image)
             return ""
         except (BadImage, OSError) as error:
             bad.append(_bad(source, index, error))

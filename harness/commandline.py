@@ -165,6 +165,9 @@ def run(
             main(flags.FLAGS, *given)
         except RunError as error:
             _fail(error)
+        except KeyboardInterrupt:
+            print(f"{sys.argv[0]}: stopped", file=sys.stderr)
+            sys.exit(130)
         except BrokenPipeError:  # "... | head" has read enough; Python would complain once more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

@@ -40,6 +40,13 @@ def local_path(key: str, path: str | os.PathLike) -> Path:
         raise WrongPath(problem(key, text, str(error))) from None
 
 
+def check_writable(key: str, path: Path) -> None:
+    """Raises WrongPath if no file can be written there, for what takes long before it writes."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else "there is no such folder"
+        raise WrongPath(f"{key}={path}: {what}")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path` that replaces it when the block succeeds.

@@ -81,7 +81,7 @@ def choose(query: Array, key: Array, platform: str) -> Implementation:
         return "chunks"
     if platform == "gpu" and cudnn_attention.fits(query, key):
         return "cudnn"
-    if platform == "tpu" and tpu_attention.fits(query.shape, key.shape):
+    if platform == "tpu" and tpu_attention.fits(query, key):
         return "tpu"
     return "plain"
 

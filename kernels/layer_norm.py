@@ -89,8 +89,14 @@ def _forward(epsilon, form, hand_on, x, scale, bias):
 
 def _backward(epsilon, form, hand_on, saved, gradients) -> tuple[Array, Array, Array]:
     x, scale = saved
-    if form != "jnp":
-        return triton_backward(x, scale, gradients, epsilon, form == "interpret")
+    if form == "jnp":
+        x_gradient, *sums = _jnp_backward(x, scale, gradients, epsilon)
+    else:
+        x_gradient, *sums = triton_backward(x, scale, gradients, epsilon, form == "interpret")
+    return x_gradient, *(total.astype(scale.dtype) for total in sums)
+
+
+def _jnp_backward(x, scale, gradients, epsilon) -> tuple[Array, Array, Array]:
     # Without the barrier, XLA keeps the forward pass's float32 arrays instead of x.
     x, (gradient, *past) = lax.optimization_barrier((x, gradients))
     wide = x.astype(jnp.float32)

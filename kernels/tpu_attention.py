@@ -27,16 +27,24 @@ from kernels.shards import over_shards
 from kernels.target import platform, vmem_for_a_kernel
 
 LANES = 128
-MAX_WIDTH = 2048  # c: what one block takes of VMEM grows with it
+FLOATS = (jnp.bfloat16, jnp.float32)  # that Mosaic multiplies
 MAX_TOKENS = 576  # The float32 scores of a head and their gradients are 6 MB of VMEM then.
 _VMEM = 48 * 2**20  # bytes that a kernel asks for at most
 _STEP = 4 * 2**20  # bytes of blocks that one step of the grid reads and writes
 
 
-def fits(query: tuple[int, ...], key: tuple[int, ...]) -> bool:
-    """Returns whether the kernels work on a query and a key of these shapes."""
-    tokens, width = max(query[-3], key[-3]), query[-2] * query[-1]
-    return tokens <= MAX_TOKENS and width <= MAX_WIDTH and vmem_for_a_kernel() >= _VMEM
+def fits(query: Array, key: Array) -> bool:
+    """Returns whether the kernels work on a query and a key of these shapes and types.
+
+    The backward kernel holds each block of its seven arrays twice, and of one as many in float32;
+    the scores of a head, their exponentials and their gradients.
+    """
+    tokens, width = max(query.shape[-3], key.shape[-3]), query.shape[-2] * query.shape[-1]
+    rows, columns = pl.cdiv(tokens, 8) * 8, pl.cdiv(width, LANES) * LANES
+    arrays = rows * columns * 7 * (2 * query.dtype.itemsize + 4)
+    scores = 6 * 4 * rows * pl.cdiv(tokens, LANES) * LANES
+    fit = tokens <= MAX_TOKENS and arrays + scores <= _VMEM <= vmem_for_a_kernel()
+    return fit and query.dtype == key.dtype and query.dtype in FLOATS
 
 
 def attention(query: Array, key: Array, value: Array) -> Array:

@@ -118,7 +118,9 @@ def _backward_call(block: Block, num_batched: int, interpret: bool):
     def call(*operands: Array) -> tuple[Array, ...]:
         packed, unpack = jax.vjp(block.pack, operands[num_batched:])
         dx, *sums = _pallas(block, operands[:num_batched], packed, True, interpret)
-        return dx, *unpack(jax.tree.unflatten(jax.tree.structure(packed), sums))[0]
+        leaves, structure = jax.tree.flatten(packed)
+        sums = [total.astype(leaf.dtype) for total, leaf in zip(sums, leaves, strict=True)]
+        return dx, *unpack(jax.tree.unflatten(structure, sums))[0]
 
     return call
 

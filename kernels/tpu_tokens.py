@@ -14,7 +14,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from kernels.target import vmem_for_a_kernel
-from kernels.tpu_attention import MAX_TOKENS, backward, forward
+from kernels.tpu_attention import FLOATS, MAX_TOKENS, backward, forward
 from kernels.tpu_fused import block_weights, dot, fused, gelu
 
 MIN_TOKENS = MIN_DIM = 64  # A step takes one block; smaller ones leave the matrix unit idle.
@@ -26,7 +26,7 @@ def fits(x: Array, hidden_dim: int) -> bool:
     The backward kernel holds the weights and the sums of their gradients twice each, and float32
     arrays of a block: hidden units and what their gradient needs, scores, queries.
     """
-    if x.ndim not in (3, 4):
+    if x.ndim not in (3, 4) or x.dtype not in FLOATS:
         return False
     n, c = x.shape[-2:]
     weights = 4 * c * c + 2 * c * hidden_dim

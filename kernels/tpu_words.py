@@ -24,6 +24,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.target import vmem_for_a_kernel
+from kernels.tpu_attention import FLOATS
 from kernels.tpu_fused import block_weights, dot, fused, gelu
 
 LANES = 128
@@ -33,7 +34,7 @@ _SCORES = 4 * 2**20  # bytes of attention weights of one step; the backward pass
 
 def fits(x: Array, num_heads: int) -> bool:
     """Returns whether the kernel takes words [b, n, m, c]: they must fill tiles and fit in VMEM."""
-    if x.ndim != 4:
+    if x.ndim != 4 or x.dtype not in FLOATS:
         return False
     words = Words(*x.shape[2:], num_heads, 0, "exact", 0.0, x.dtype)
     fill = words.lanes <= LANES and words.num_words % words.per_tile == 0

@@ -38,6 +38,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
@@ -51,7 +52,7 @@ from benchmarks import compare_models, jax_steps
 from harness import commandline
 from harness.arguments import as_field, problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, write_text
+from harness.files import check_writable, local_path, write_text
 from zoo.cost_tables import default_num_classes
 from zoo.registry import DTYPES, create_generator
 
@@ -68,8 +69,7 @@ def data(args: flags.FlagValues) -> list[dict]:
         with args.config.data.ignore_type():
             args.config.data.update(made)  # checked like any other, then replaced
     plain = experiment.check_config(args.config)
-    if "official" in args.against and not args.official:
-        raise ConfigError("--against=official needs --official=FOLDER, a checkout of its code")
+    _check_against(args, ["official"])
     official = args.official if "official" in args.against else None
     with input_errors():
         return input_pipeline.run(
@@ -86,6 +86,7 @@ def generate(args: flags.FlagValues) -> list[dict]:
     """Samples/s of a generator, compared with a TransGAN-style one of the same size."""
     from benchmarks import generators
 
+    _check_against(args, [])
     with input_errors():
         generator = create_generator(
             args.generator,
@@ -116,11 +117,10 @@ def train(args: flags.FlagValues) -> list[dict]:
 def model(args: flags.FlagValues, kind: str) -> list[dict]:
     if (args.config is None) == (args.model is None):
         raise ConfigError("either --model=NAME or --config=FILE.py is needed; see --help")
-    if unknown := [name for name in args.against if name not in compare_models.AGAINST]:
-        allowed = ", ".join(compare_models.AGAINST)
-        raise ConfigError(problem("--against", unknown[0], "unknown", allowed))
-    if "official" in args.against and not args.official:
-        raise ConfigError("--against=official needs --official=FOLDER, a checkout of its code")
+    _check_against(args, compare_models.AGAINST)
+    of_model = ("fields", "dtype", "batch_size", "image_size")
+    if args.config and (wrong := [name for name in of_model if getattr(args, name)]):
+        raise ConfigError(f"--{wrong[0]} is for --model; a recipe has --config.SECTION.KEY=VALUE")
     with contextlib.ExitStack() as stack, input_errors():
         if args.config is not None:
             made = args.data == "made"
@@ -147,9 +147,18 @@ def scaling(args: flags.FlagValues) -> list[dict]:
     """Cost against image side, sequence length, depth or batch, predicted and measured."""
     from benchmarks import scaling
 
+    _check_against(args, [])
     if unknown := [axis for axis in args.axis if axis not in scaling.AXES]:
         raise ConfigError(problem("--axis", unknown[0], "unknown", ", ".join(scaling.AXES)))
     return scaling.run(args.axis or tuple(scaling.AXES), rounds=args.rounds, say=print)
+
+
+def _check_against(args: flags.FlagValues, allowed: Sequence[str]) -> None:
+    if unknown := [name for name in args.against if name not in allowed]:
+        names = ", ".join(allowed) or "nothing for this command"
+        raise ConfigError(problem("--against", unknown[0], "unknown", names))
+    if "official" in args.against and not args.official:
+        raise ConfigError("--against=official needs --official=FOLDER, a checkout of its code")
 
 
 COMMANDS = {
@@ -166,12 +175,16 @@ def define_flags() -> None:
     flags.DEFINE_enum("data", "made", ["made", "own"], "Made-up images, or the recipe's own.")
     flags.DEFINE_string("generator", "nest_generator_base_s64_64", "Name of the generator.")
     flags.DEFINE_string("model", None, "Name of a model, for forward and train.")
-    flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=True.")
+    flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=dots.")
     flags.DEFINE_list("against", [], "Models: plain, timm, official; data: official.")
     flags.DEFINE_string("official", None, "Folder of a checkout of the official NesT.")
     flags.DEFINE_list("axis", [], "Of scaling: image side, sequence length, depth, batch.")
-    flags.DEFINE_integer("image_size", None, "Side of the images; None: 64, or the model's.")
-    flags.DEFINE_integer("batch_size", None, "Images; None: 4 generated, 8 for a model.")
+    flags.DEFINE_integer(
+        "image_size", None, "Side of the images; None: 64, or the model's.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "batch_size", None, "Images; None: 4 generated, 8 for a model.", lower_bound=1
+    )
     flags.DEFINE_enum("dtype", None, list(DTYPES), "Type to compute in; None: float32.")
     flags.DEFINE_float("seconds", 3.0, "Length of one measurement.", lower_bound=0.01)
     flags.DEFINE_integer("rounds", 3, "Measurements of each; the median counts.", lower_bound=1)
@@ -181,8 +194,8 @@ def define_flags() -> None:
 def main(args: flags.FlagValues, command: str) -> None:
     measure = commandline.choose_command(command, COMMANDS)
     output = args.output and local_path("--output", args.output)
-    if output and not output.parent.is_dir():  # before it takes minutes
-        raise ConfigError(f"--output={args.output}: there is no such folder")
+    if output:
+        check_writable("--output", output)  # before it takes minutes
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     results = measure(args)
     if output:

@@ -43,7 +43,7 @@ from benchmarks.official_nest import SOURCE
 from harness import commandline
 from harness.arguments import as_field, problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path
+from harness.files import check_writable, local_path
 from inference.flags import as_image_size
 from zoo.cost_tables import default_num_classes
 
@@ -54,7 +54,7 @@ def define_flags() -> None:
     commandline.define_config_flag()
     flags.DEFINE_string("topology", None, "h100, or a TPU slice such as v5e:4x4.")
     flags.DEFINE_string("model", None, "A model without a recipe.")
-    flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=True.")
+    flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=dots.")
     flags.DEFINE_list("image_size", None, "Of --model: side, or height,width.")
     flags.DEFINE_integer("batch_size", None, "Images on each device.", lower_bound=1)
     flags.DEFINE_bool("products", False, "Of --model: count what a step computes, also again.")
@@ -81,8 +81,8 @@ def main(args: flags.FlagValues) -> None:
     files = {name: getattr(args, name) for name in ("hlo", "output")}
     files = {name: path and local_path(f"--{name}", path) for name, path in files.items()}
     for name, path in files.items():
-        if path and not path.parent.is_dir():  # before it takes minutes
-            raise ConfigError(f"--{name}={path}: there is no such folder")
+        if path:
+            check_writable(f"--{name}", path)  # before it takes minutes
     target = targets.open_target(args.topology)
     for code, step_of in steps(args, target).items():
         if args.max_batch:

@@ -33,7 +33,7 @@ from absl import flags
 from harness import commandline
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path
+from harness.files import check_writable, local_path
 
 # Model -> images in a batch.
 MODELS = {
@@ -89,7 +89,7 @@ def define_flags() -> None:
     flags.DEFINE_list("against", ["plain", "timm"], "See tools/benchmark.py.")
     flags.DEFINE_integer("batch_size", None, "In place of each model's own.", lower_bound=1)
     flags.DEFINE_integer("image_size", None, "In place of 224.", lower_bound=1)
-    flags.DEFINE_string("dtype", "bfloat16", "Type to compute in.")
+    flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Type to compute in.")
     flags.DEFINE_float("seconds", 2.0, "Length of one measurement.", lower_bound=0.01)
     flags.DEFINE_integer("rounds", 5, "Measurements of each; the median counts.", lower_bound=1)
     flags.DEFINE_integer("steps", 600, "Of the training on digits.", lower_bound=1)
@@ -100,8 +100,11 @@ def main(args: flags.FlagValues) -> None:
     if args.output is None:
         raise ConfigError("--output=FILE is needed; see --help")
     output = local_path("--output", args.output)
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output={args.output}: there is no such folder")
+    check_writable("--output", output)
+    if unknown := [name for name in args.against if name not in ("plain", "timm")]:
+        raise ConfigError(problem("--against", unknown[0], "unknown", "plain, timm"))
+    if "timm" in args.against and not find_spec("timm"):
+        print("timm is not installed: nothing is compared with it; pip install torch timm")
     if args.run:
         with input_errors():
             output.write_text("".join(json.dumps(r) + "\n" for r in run_here(args)))

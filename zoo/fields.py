@@ -12,7 +12,8 @@ from harness.strict_config import unknown_name
 
 # Fields that only training reads, or that vary with image and data: the same weights fit.
 _FREE_FIELDS = {
-    *("num_classes", "block_size", "dtype", "remat", "zero_init_last_norm", "batch_norm_momentum"),
+    *("num_classes", "block_size", "dtype", "remat", "kernels"),
+    *("zero_init_last_norm", "batch_norm_momentum"),
     *("drop_path_rate", "dropout_rate", "attention_dropout_rate"),
 }
 

@@ -171,16 +171,18 @@ class Program:
         parameters = [each for each in scope.values() if each.operation == "parameter"]
         # A parameter's number is what stands in its brackets.
         name = next((p.name for p in parameters if p.operands == (str(index),)), None)
-        return math.inf if name is None else self._used_of(scope, name)
+        return math.inf if name is None else self._used_of(fused, name)
 
-    def _used_of(self, scope: dict[str, Instruction], name: str) -> float:
+    def _used_of(self, computation: str, name: str) -> float:
+        if self._roots[computation].name == name:  # handed on as it is
+            return math.inf
         used = 0.0
-        for user in scope.values():
+        for user in self._computations[computation].values():
             if name not in user.operands:
                 continue
             first = user.operands[0] == name and name not in user.operands[1:]
             if user.operation == "bitcast":
-                used += self._used_of(scope, user.name)
+                used += self._used_of(computation, user.name)
             elif user.operation in SLICES and first:
                 used += whole_bytes(user.type)
             elif user.operation == "dynamic-update-slice" and first:

@@ -1,14 +1,16 @@
 """harness/compilation_cache.py: where compiled programs are kept."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import pytest
 
-from harness.compilation_cache import keep_compiled_programs
+from harness.compilation_cache import KEEP_DAYS, keep_compiled_programs
 from harness.errors import ConfigError
 
 
@@ -51,7 +53,7 @@ def test_a_home_that_cannot_be_written_to_is_no_error(monkeypatch, tmp_path):
 
 def test_the_flag(tmp_path):
     keep_compiled_programs(str(tmp_path / "mine"))
-    assert kept() == str(tmp_path / "mine")
+    assert Path(kept()).parent == tmp_path / "mine"
     keep_compiled_programs("")
     assert kept() is None
     (tmp_path / "file").write_text("")
@@ -59,6 +61,16 @@ def test_the_flag(tmp_path):
         keep_compiled_programs(str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="--compilation_cache='gs://bucket'"):
         keep_compiled_programs("gs://bucket")
+
+
+def test_old_programs_are_removed(tmp_path):
+    keep_compiled_programs(str(tmp_path))
+    old, new = (Path(kept()) / name for name in ("old", "new"))
+    for path, days in ((old, KEEP_DAYS + 1), (new, KEEP_DAYS - 1)):
+        path.write_bytes(b"")
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    keep_compiled_programs(str(tmp_path))
+    assert not old.exists() and new.exists()
 
 
 def test_the_next_start_compiles_nothing(one_device, tmp_path):

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -40,3 +42,29 @@ def test_options_of_the_user_stay(calls, monkeypatch, name):
 def test_another_c_library_has_no_such_options(calls, monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert not keep_freed_memory()
+
+
+@pytest.mark.linux
+def test_memory_that_is_used_again_is_not_cleared_again(one_device):
+    """Page faults of allocating and freeing 100 MB, ten times."""
+    program = """
+import resource, sys
+import numpy as np
+from harness.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def work():
+    for _ in range(10):
+        np.ones(100_000_000, np.uint8)
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    clean = {k: v for k, v in one_device.items() if not k.startswith(("GLIBC_", "MALLOC_"))}
+    command = [sys.executable, "-c", program]
+    freed, kept = (
+        int(subprocess.run([*command, mode], env=clean, capture_output=True, check=True).stdout)
+        for mode in ("free", "keep")
+    )
+    assert kept < 100 and freed > 1000

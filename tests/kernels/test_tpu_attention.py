@@ -86,12 +86,14 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_form():
 
 
 def test_is_chosen_on_tpus_for_blocks_that_fit():
-    def chosen(n, platform, h=3):
-        query = jax.ShapeDtypeStruct((2, n, h, 32), jnp.bfloat16)
+    def chosen(n, platform, h=3, dtype=jnp.bfloat16):
+        query = jax.ShapeDtypeStruct((2, n, h, 32), dtype)
         return attention.choose(query, query, platform)
 
     assert chosen(196, "tpu") == chosen(576, "tpu") == "tpu"
-    assert chosen(577, "tpu") == chosen(196, "tpu", h=100) == chosen(196, "any") == "plain"
+    assert chosen(577, "tpu") == chosen(576, "tpu", h=64) == chosen(196, "any") == "plain"
+    assert chosen(576, "tpu", h=32, dtype=jnp.float32) == "plain"  # 1,024 wide
+    assert chosen(196, "tpu", dtype=jnp.float16) == "plain"
 
 
 def test_dropout_and_the_plain_form_stay_plain():

@@ -104,7 +104,8 @@ def test_fields_that_differ_are_named(saved, fields, need):
 
 
 def test_fields_that_may_differ(saved):
-    model = MODEL.clone(gelu="exact", drop_path_rate=0.3, dtype=jax.numpy.bfloat16, remat="block")
+    free = {"dtype": jax.numpy.bfloat16, "remat": "block", "kernels": "plain"}
+    model = MODEL.clone(gelu="exact", drop_path_rate=0.3, **free)
     _, report = load_variables(saved, model, image_size=32, ignore_fields=["gelu"])
     assert "note: gelu='tanh' there, 'exact' in the model: ignored" in str(report)
     with pytest.raises(ValueError, match="ignore_fields='gleu': unknown; did you mean 'gelu'"):
