@@ -148,7 +148,7 @@ class ReadEvaluation(grain.transforms.Map):
 
     def map(self, index: int) -> Sample:
         try:
-            image, label = _read(self._source, index, self._exif_orientation)
+            image, label = _read(self._source, index, self._exif_orientation, decode_image)
         except (BadImage, OSError) as error:
             return Sample(None, 0, (_bad(self._source, index, error),))
         return Sample(self._crop(image), label)

@@ -151,17 +151,17 @@ def count_kept_bytes(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str
     images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
     with compiling_for("any"):
         program = jax.make_jaxpr(kept)(params, variables, images, jax.random.key(0)).jaxpr
-    made = {var: equation for equation in program.eqns for var in equation.outvars}
-
-    def origin(var):  # an array in another shape is the same array
-        while var in made and made[var].primitive is lax.reshape_p:
-            var = made[var].invars[0]
-        return var
-
+    own = set(program.invars[: len(jax.tree.leaves(params))])
+    made = {}
+    for equation in program.eqns:
+        if equation.primitive is lax.reshape_p and equation.invars[0] in own:
+            own.update(equation.outvars)  # a parameter in another shape is the same array
+        else:
+            made.update(dict.fromkeys(equation.outvars, _part(equation)))
     counts = Counter()
-    for var in {origin(var) for var in program.outvars if isinstance(var, jax_core.Var)}:
+    for var in {var for var in program.outvars if isinstance(var, jax_core.Var)}:
         if var in made:  # the others are parameters and images
-            counts[_part(made[var])] += var.aval.size * var.aval.dtype.itemsize
+            counts[made[var]] += var.aval.size * var.aval.dtype.itemsize
     return dict(counts)
 
 

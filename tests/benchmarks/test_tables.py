@@ -64,8 +64,8 @@ def test_compiled_rows_say_what_does_not_fit(tmp_path, monkeypatch):
     (tmp_path / "h100.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(refused) + "\n")
     monkeypatch.setitem(tables.TABLES["h100"].rows, "a", [])
     page = tables.page_with_tables("<!-- table: h100 -->\nold\n<!-- end -->\n", tmp_path)
-    assert "| NesT-T | ours | 64 | 582 | 500 | – | 4.40 | 6,700 |" in page
-    assert "| NesT-T | ours, `kernels=plain` | 64 | – | – | – | –, does not fit | – |" in page
+    assert "| NesT-T | ours | 64 | 582 | 0 | 500 | – | 4.40 | 6,700 |" in page
+    assert "| NesT-T | ours, `kernels=plain` | 64 | – | – | – | – | –, does not fit | – |" in page
 
 
 def test_powers_of_a_curve():

@@ -57,7 +57,9 @@ def test_as_a_person_calls_it(one_device, tmp_path):
 
 
 def test_unknown_generator():
-    args = SimpleNamespace(generator="nest_generator_huge", image_size=64, dtype="float32")
+    args = SimpleNamespace(
+        generator="nest_generator_huge", image_size=64, dtype="float32", against=[]
+    )
     with pytest.raises(ConfigError, match="name='nest_generator_huge': unknown"):
         benchmark.generate(args)
 
