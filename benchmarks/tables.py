@@ -180,7 +180,7 @@ def _speed_rows(models: Sequence[str]) -> dict[str, list[str]]:
     return {
         f"{kind} {model}": [
             *("benchmark.py", kind, f"--model={model}", "--batch_size=8"),
-            *("--against=plain,timm", "--seconds=4", "--rounds=5"),
+            *("--against=plain,timm", "--seconds=2", "--rounds=3"),
         ]
         for model in models
         for kind in ("forward", "train")
