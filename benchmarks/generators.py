@@ -49,7 +49,7 @@ def run(
     rounds: int,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Measures a generator and its full-attention counterpart, in turns.
+    """Measures a generator and its full-attention counterpart, in turns, with kernels="plain".
 
     Args:
         generator: the generator, without classes.
@@ -66,6 +66,8 @@ def run(
     size, dtype = generator.image_size, jnp.dtype(generator.dtype).name
     say(f"{size} x {size} pixels, batches of {batch_size}, {dtype}, {device}")
     noise = jax.random.normal(jax.random.key(0), latent_shape(generator, batch_size))
+    # The plain forms on both sides: what the designs cost, not what kernels/ saves of either.
+    generator = generator.clone(kernels="plain")
     full_attention = FullAttentionGenerator(**shared_fields(generator, FullAttentionGenerator))
     results, measures = [], []
     for name, model in (
