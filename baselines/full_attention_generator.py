@@ -13,6 +13,7 @@ from jax import Array
 from kernels.target import Kernels
 from layers.attention import Attention
 from layers.embeddings import PositionEmbedding
+from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu
 from layers.shared_fields import shared_fields
 from layers.transformer_layer import LAYER_NORM_EPSILON, TransformerLayer
@@ -78,7 +79,7 @@ class FullAttentionGenerator(nn.Module):
                 )(x)  # [b, 2h, 2w, c of the next level]
                 side *= 2
                 x = x.reshape(-1, side * side, x.shape[-1])  # [b, 4n, c of the next level]
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(x)
         x = nn.Dense(self.patch_size**2 * self.num_channels, name="to_pixels")(
             x.astype(jnp.float32)
         )  # [b, h, w, p^2 * k]

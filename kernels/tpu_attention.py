@@ -179,7 +179,7 @@ def forward(parts: tuple[Array, ...], num_heads: int) -> tuple[Array, ...]:
         total = 0.0
         for mask in _masks(lanes, d):
             weights, scale = _softmax(q * d**-0.5, k * mask, query.dtype)
-            total += _dot(weights, v * mask, query.dtype, 1, 0) * scale
+            total += product(weights, v * mask, query.dtype, 1, 0) * scale
         out.append(total)
     return (jnp.concatenate(out, axis=-1),)
 
@@ -197,12 +197,12 @@ def backward(parts: tuple[Array, ...], num_heads: int) -> tuple[Array, ...]:
         for mask in _masks(lanes, d):
             weights, scale = _softmax(q, k * mask, dtype)
             weights = weights * scale  # [n, m]
-            dv += _dot(weights, do * mask, dtype, 0, 0)
-            d_weights = _dot(do, v * mask, dtype, 1, 1)  # [n, m]
+            dv += product(weights, do * mask, dtype, 0, 0)
+            d_weights = product(do, v * mask, dtype, 1, 1)  # [n, m]
             mean = jnp.sum(weights * d_weights, axis=-1, keepdims=True)
             d_scores = weights * (d_weights - mean)
-            dq += _dot(d_scores, k * mask, dtype, 1, 0)
-            dk += _dot(d_scores, q * mask, dtype, 0, 0)
+            dq += product(d_scores, k * mask, dtype, 1, 0)
+            dk += product(d_scores, q * mask, dtype, 0, 0)
         d_parts.append((dq * d**-0.5, dk, dv))
     d_parts = [jnp.concatenate(part, axis=-1) for part in zip(*d_parts, strict=True)]
     return tuple(d_parts) if len(parts) == 3 else (jnp.concatenate(d_parts, axis=-1),)
@@ -231,13 +231,13 @@ def _masks(lanes: tuple[int, int], d: int) -> list[Array]:
 
 def _softmax(q: Array, k: Array, dtype) -> tuple[Array, Array]:
     """Returns exp(scores - maximum), [n, m], and the reciprocal of its sums, [n, 1]."""
-    scores = _dot(q, k, dtype, 1, 1)  # [n, m]
+    scores = product(q, k, dtype, 1, 1)  # [n, m]
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     return weights, 1 / jnp.sum(weights, axis=-1, keepdims=True)
 
 
-def _dot(a: Array, b: Array, dtype, a_axis: int, b_axis: int) -> Array:
-    """Multiplies in the type of the model and adds in float32."""
+def product(a: Array, b: Array, dtype, a_axis: int, b_axis: int) -> Array:
+    """Sums over an axis of each: factors in a type, sums in float32."""
     return jax.lax.dot_general(
         a.astype(dtype),
         b.astype(dtype),

@@ -12,9 +12,11 @@ and 1.1 instead of 6.6. The second forward pass is the price: TNT-S becomes boun
 Shape letters: b images, s sequences of an image.
 """
 
+import abc
+import dataclasses
 import itertools
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,28 +26,49 @@ from jax.experimental.pallas import tpu as pltpu
 
 from kernels.shards import over_shards
 from kernels.target import platform, vmem_for_a_kernel
+from kernels.tpu_attention import product
 
 
-class Block(Protocol):
-    """A transformer block for one step of the kernels' grid; hashable.
+@dataclasses.dataclass(frozen=True)
+class Block(abc.ABC):
+    """A transformer block for one step of the kernels' grid: its sizes, and what it computes.
 
     Attributes:
-        dtype: type of the factors of products; sums are float32.
-        products: multiply-adds of a forward pass over one sequence.
+        num_tokens: tokens of a sequence.
+        dim: channels of a token.
+        num_heads: attention heads.
+        hidden_dim: width of the perceptron.
+        gelu: "tanh" or "exact".
+        epsilon: of the layer norms.
+        dtype: type of the tokens and of the factors of products; sums are float32.
     """
 
+    num_tokens: int
+    dim: int
+    num_heads: int
+    hidden_dim: int
+    gelu: str
+    epsilon: float
     dtype: Any
-    products: int
+
+    @property
+    @abc.abstractmethod
+    def products(self) -> int:
+        """Multiply-adds of a forward pass over one sequence."""
 
     def step(self, sequences: int) -> int | None:
         """Returns how many sequences a step takes; None: one, without an axis for it."""
+        return None
 
     def constants(self) -> tuple[Array, ...]:
         """Returns arrays that `compute` takes as they are."""
+        return ()
 
+    @abc.abstractmethod
     def pack(self, weights: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """Returns the matrices and the vectors, [1, ...] each, that `compute` takes."""
 
+    @abc.abstractmethod
     def compute(
         self, x: Array, keep: Array | None, constants: tuple, matrices: tuple, vectors: tuple
     ) -> Array:
@@ -221,25 +244,19 @@ def dot(a: Array, matrix: tuple[Array, Array | None]) -> Array:
     The second array of the pair gets the gradient of the matrix, in float32; the first, which has
     the type of the products, gets none.
     """
-    return product(a, matrix[0], 1, 0)
+    return _product(a, matrix[0], 1, 0)
 
 
 def _dot_backward(saved: tuple, d_out: Array) -> tuple:
     a, (matrix, total) = saved
-    d_matrix = None if total is None else product(a.astype(matrix.dtype), d_out, 0, 0)
-    return product(d_out, matrix, 1, 1), (jnp.zeros_like(matrix), d_matrix)
+    d_matrix = None if total is None else _product(a.astype(matrix.dtype), d_out, 0, 0)
+    return _product(d_out, matrix, 1, 1), (jnp.zeros_like(matrix), d_matrix)
 
 
 dot.defvjp(lambda a, matrix: (dot(a, matrix), (a, matrix)), _dot_backward)
 
 
-def product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
-    """Sums over an axis of each: in the narrower of their types, with sums in float32."""
+def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
+    """Sums over an axis of each, with factors in the narrower of their types."""
     dtype = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
-    return jax.lax.dot_general(
-        a.astype(dtype),
-        b.astype(dtype),
-        (((a_axis,), (b_axis,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
+    return product(a, b, dtype, a_axis, b_axis)

@@ -3,7 +3,6 @@
 Shape letters: b images, t blocks, n tokens of a block, c channels, h heads, f hidden units.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from jax.experimental import pallas as pl
 
 from kernels.target import vmem_for_a_kernel
 from kernels.tpu_attention import FLOATS, MAX_TOKENS, backward, forward
-from kernels.tpu_fused import block_weights, dot, fused, gelu
+from kernels.tpu_fused import Block, block_weights, dot, fused, gelu
 
 MIN_TOKENS = MIN_DIM = 64  # A step takes one block; smaller ones leave the matrix unit idle.
 
@@ -63,39 +62,13 @@ def transformer_layer(
     return fused(tokens, blocks, keep, block_weights(params)).reshape(x.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-    """The sizes of a layer, and what it computes: a `tpu_fused.Block`.
-
-    Attributes:
-        num_tokens: n.
-        dim: c.
-        num_heads: h.
-        hidden_dim: f.
-        gelu: "tanh" or "exact".
-        epsilon: of the layer norms.
-        dtype: type of the tokens and of the factors of products; sums are float32.
-    """
-
-    num_tokens: int
-    dim: int
-    num_heads: int
-    hidden_dim: int
-    gelu: str
-    epsilon: float
-    dtype: Any
+class Tokens(Block):
+    """A layer over the tokens of a block, one block a step."""
 
     @property
     def products(self) -> int:
         n, c = self.num_tokens, self.dim
         return n * c * (4 * c + 2 * self.hidden_dim + 2 * n)
-
-    def step(self, sequences: int) -> None:
-        """As in `tpu_fused.Block`: one block."""
-
-    def constants(self) -> tuple[Array, ...]:
-        """As in `tpu_fused.Block`: none."""
-        return ()
 
     def pack(self, weights: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """Gives each array two axes: matrices for tokens as rows, and vectors."""

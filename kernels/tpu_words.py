@@ -12,7 +12,6 @@ heads, d = c / h channels of a head, l lanes of a word, g = 128 / l words of a t
 of a sentence.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial, reduce
 from typing import Any
@@ -25,7 +24,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from kernels.target import vmem_for_a_kernel
 from kernels.tpu_attention import FLOATS
-from kernels.tpu_fused import block_weights, dot, fused, gelu
+from kernels.tpu_fused import Block, block_weights, dot, fused, gelu
 
 LANES = 128
 MAX_WORDS = 64
@@ -37,9 +36,9 @@ def fits(x: Array, num_heads: int) -> bool:
     if x.ndim != 4 or x.dtype not in FLOATS:
         return False
     words = Words(*x.shape[2:], num_heads, 0, "exact", 0.0, x.dtype)
-    fill = words.lanes <= LANES and words.num_words % words.per_tile == 0
-    step = words.most_sentences > 0 and vmem_for_a_kernel() > 8 * _SCORES
-    return fill and step and words.num_words <= MAX_WORDS
+    if words.lanes > LANES or words.num_tokens % words.per_tile or words.num_tokens > MAX_WORDS:
+        return False
+    return words.most_sentences > 0 and vmem_for_a_kernel() > 8 * _SCORES
 
 
 def transformer_block(
@@ -66,27 +65,8 @@ def transformer_block(
     return fused(words, x.reshape(b, n, m * c), keep, block_weights(params)).reshape(x.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """The sizes of a block and where its words lie in lanes.
-
-    Attributes:
-        num_words: m.
-        dim: c.
-        num_heads: h.
-        hidden_dim: width of the perceptron.
-        gelu: "tanh" or "exact".
-        epsilon: of the layer norms.
-        dtype: type of the words and of the factors of products; sums are float32.
-    """
-
-    num_words: int
-    dim: int
-    num_heads: int
-    hidden_dim: int
-    gelu: str
-    epsilon: float
-    dtype: Any
+class Words(Block):
+    """A block over the words of a sentence, its tokens, and where they lie in lanes."""
 
     @property
     def head_lanes(self) -> int:
@@ -96,7 +76,7 @@ class Words:
     def lanes(self) -> int:
         lanes = self.head_lanes * pl.next_power_of_2(self.num_heads)
         # A few very narrow words: a tile holds no more than all of them.
-        return max(lanes, LANES // self.num_words if LANES % self.num_words == 0 else 0)
+        return max(lanes, LANES // self.num_tokens if LANES % self.num_tokens == 0 else 0)
 
     @property
     def per_tile(self) -> int:
@@ -104,18 +84,18 @@ class Words:
 
     @property
     def tiles(self) -> int:
-        return self.num_words // self.per_tile
+        return self.num_tokens // self.per_tile
 
     @property
     def most_sentences(self) -> int:
-        return _SCORES // (self.num_words * self.tiles * LANES * 4) // 16 * 16
+        return _SCORES // (self.num_tokens * self.tiles * LANES * 4) // 16 * 16
 
     @property
     def products(self) -> int:
         hidden = self.per_tile * self.hidden_dim // LANES
         dense = 4 + 2 * hidden  # products of 128 x 128 for a tile
         turns = 2 * self.tiles  # spreading the words and putting them together
-        return self.tiles * LANES**2 * (dense + self.num_words + 8 + turns)
+        return self.tiles * LANES**2 * (dense + self.num_tokens + 8 + turns)
 
     def step(self, sequences: int) -> int:
         """As in `tpu_fused.Block`: as many sentences as leave room for their weights."""
@@ -123,7 +103,7 @@ class Words:
 
     def constants(self) -> tuple[Array, ...]:
         """Returns what moves [m * c] channels to their lanes, t * 128, and what moves them back."""
-        channel = jnp.arange(self.num_words * self.dim)
+        channel = jnp.arange(self.num_tokens * self.dim)
         lane = channel // self.dim * self.lanes + channel % self.dim
         spread = (lane[:, None] == jnp.arange(self.tiles * LANES)).astype(self.dtype)
         return spread, spread.T

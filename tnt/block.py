@@ -56,10 +56,10 @@ class TransformerBlock(nn.Module):
     mlp_ratio: float
     qkv_bias: bool
     gelu: Gelu
-    drop_path_rate: float
-    dropout_rate: float
-    attention_dropout_rate: float
     dtype: Any
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
     squeeze_excite: bool = False
     remat: Remat = "none"
     kernels: Kernels = "auto"

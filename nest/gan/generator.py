@@ -31,6 +31,7 @@ from layers.field_checks import (
     check_rates,
 )
 from layers.initializers import truncated_normal
+from layers.layer_norm import LayerNorm
 from layers.mlp import Gelu
 from layers.remat import Remat, recomputed_layer
 from layers.shared_fields import shared_fields
@@ -192,7 +193,7 @@ class NestGenerator(nn.Module):
                 )(x)  # [b, 2h, 2w, c of the next level]
                 x = block(x, (side, side))  # [b, 4t, n, c of the next level]
 
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(x)
         x = nn.Dense(
             self.patch_size**2 * self.num_channels, kernel_init=truncated_normal, name="to_pixels"
         )(x.astype(jnp.float32))  # [b, t, n, p^2 * k]

@@ -17,9 +17,6 @@ def block(num_heads, dtype=jnp.float32, **fields):
         "mlp_ratio": 4,
         "qkv_bias": False,
         "gelu": "exact",
-        "drop_path_rate": 0.0,
-        "dropout_rate": 0.0,
-        "attention_dropout_rate": 0.0,
     } | fields
     return TransformerBlock(num_heads=num_heads, dtype=dtype, **fields)
 

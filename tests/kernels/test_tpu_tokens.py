@@ -18,9 +18,6 @@ NEST = {"num_heads": 2, "mlp_ratio": 2, "gelu": "tanh", "dtype": jnp.float32}
 TNT = NEST | {
     "qkv_bias": False,
     "gelu": "exact",
-    "drop_path_rate": 0.0,
-    "dropout_rate": 0.0,
-    "attention_dropout_rate": 0.0,
 }
 # class, its fields, the shape of the tokens
 CASES = {

@@ -18,9 +18,6 @@ FIELDS = {
     "mlp_ratio": 2,
     "qkv_bias": False,
     "gelu": "exact",
-    "drop_path_rate": 0.0,
-    "dropout_rate": 0.0,
-    "attention_dropout_rate": 0.0,
     "dtype": jnp.float32,
 }
 # [b, n, m, c] and what differs from the fields above

@@ -69,9 +69,6 @@ def test_complexity_formulas_of_the_paper(case):
         "mlp_ratio": 4,
         "qkv_bias": False,
         "gelu": "exact",
-        "drop_path_rate": 0.0,
-        "dropout_rate": 0.0,
-        "attention_dropout_rate": 0.0,
         "dtype": jnp.float32,
     }
     outer_kernels, outer = cost(TransformerBlock(num_heads=1, **fields), 1, n, d)
