@@ -1,7 +1,10 @@
 """kernels/target.py: which kind of device programs are traced for."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
+import pytest
 
 from kernels import whole_layer
 from kernels.attention import choose
@@ -41,3 +44,19 @@ def test_tpus_with_little_fast_memory_keep_the_plain_forms():
             for x, heads in ((tokens, 3), (words, 4)):
                 kernel = whole_layer.choose(x, num_heads=heads, hidden_dim=384, qkv_bias=True)
                 assert (kernel is not None) == has_kernels
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu", "tpu", "any"])
+def test_every_shape_has_a_form(target):
+    """Choosing is arithmetic on sizes: none of them divides by zero."""
+    sizes = itertools.product((1, 7, 16, 64, 197, 600), (1, 6, 10, 24, 64, 160), (1, 3, 16))
+    with compiling_for(target):
+        for tokens, head_dim, heads in sizes:
+            for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+                query = jax.ShapeDtypeStruct((2, tokens, heads, head_dim), dtype)
+                key = jax.ShapeDtypeStruct((2, tokens, 1, head_dim), dtype)
+                assert choose(query, query, target) and choose(query, key, target)
+                for leading in ((), (2,), (2, 3)):
+                    dim = heads * head_dim
+                    x = jax.ShapeDtypeStruct((*leading, tokens, dim), dtype)
+                    whole_layer.choose(x, num_heads=heads, hidden_dim=4 * dim, qkv_bias=False)
