@@ -96,14 +96,6 @@ class Override(str):
             return str(self)
 
 
-def as_value(text: str) -> Any:
-    """Returns the Python literal that a flag's text is, or the text itself: a word."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def as_field(text: str) -> tuple[str, Any]:
     """Returns name and value of one --fields=NAME=VALUE.
 
@@ -113,4 +105,4 @@ def as_field(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--fields={text}: looks like --fields=gelu=exact")
-    return name, as_value(value)
+    return name, Override(value).literal

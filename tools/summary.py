@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from absl import flags
 
 from harness import commandline
-from harness.arguments import as_value
+from harness.arguments import Override
 from harness.errors import ConfigError, input_errors
 from inference.flags import as_image_size, define_image_flags
 from zoo.cost_tables import as_text, default_num_classes, list_costs, list_header, summarize
@@ -49,7 +49,7 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues, name: str | None) -> None:
     given = {field: getattr(args, field) for field in FIELDS}
-    fields = {field: as_value(text) for field, text in given.items() if text is not None}
+    fields = {field: Override(text).literal for field, text in given.items() if text is not None}
     if name is None:
         other = ("image_size", "num_classes", "memory", *fields)
         if wrong := [flag for flag in other if getattr(args, flag)]:
