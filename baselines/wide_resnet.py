@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax import Array
 
 from baselines.resnet import PAD_1, batch_norm, he_normal_fan_out
+from kernels.precision import at_least_float32
 from layers.field_checks import (
     check_choices,
     check_counts,
@@ -77,8 +78,8 @@ class WideResNet(nn.Module):
     """Wide residual network, for images of any size.
 
     Batch statistics as in `baselines.resnet.ResNet`. Each group's map is sown as "intermediates"
-    group1, group2, group3, and the input of the head, [b, c], as pre_logits. For gradients with
-    respect to the maps, see `layers.intermediates.expose`.
+    group1, group2, group3, what is averaged as features, and the input of the head, [b, c], as
+    pre_logits. For gradients with respect to the maps, see `layers.intermediates.differentiate`.
 
     Attributes:
         num_classes: number of logits.
@@ -151,7 +152,9 @@ class WideResNet(nn.Module):
                 )(x, train)  # [b, h, w, c]
             x = expose(self, f"group{group}", x)
         x = nn.relu(norm(name="norm")(x))
-        x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, c]
+        x = x.astype(at_least_float32(x))
+        self.sow("intermediates", "features", x)
+        x = x.mean(axis=(1, 2))  # [b, c]
         self.sow("intermediates", "pre_logits", x)
         head_init = nn.initializers.he_normal()
         logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(x)

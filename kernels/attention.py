@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from kernels import cpu_attention, cudnn_attention, tpu_attention
+from kernels.precision import at_least_float32
 from kernels.target import platform
 
 Implementation = Literal["auto", "plain", "chunks", "cudnn", "tpu"]
@@ -94,7 +95,7 @@ def plain(
     k = key.shape[-2]
     query = (query * d**-0.5).reshape(*leading, n, k, h // k, d)  # [..., n, k, g, d]
     scores = jnp.einsum(
-        "...nkgd,...mkd->...kgnm", query, key, preferred_element_type=jnp.float32
+        "...nkgd,...mkd->...kgnm", query, key, preferred_element_type=at_least_float32(query)
     )  # [..., k, g, n, m]
     # The softmax sums in float32 for every computation type.
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from kernels.precision import at_least_float32
 from kernels.target import Kernels, platform
 
 # "tanh" is the approximation that the official NesT uses (the default of flax), "exact" the erf
@@ -47,7 +48,7 @@ def gelu(x: Array, form: Gelu, kernels: Kernels = "auto") -> Array:
         kernels: "plain" for flax's own.
 
     Returns:
-        Of the shape and type of `x`; computed in float32.
+        Of the shape and type of `x`; computed in float32 at least.
 
     Reference:
         Hendrycks and Gimpel, arXiv 1606.08415.
@@ -61,7 +62,7 @@ def gelu(x: Array, form: Gelu, kernels: Kernels = "auto") -> Array:
 def _gelu(x: Array, form: Gelu) -> Array:
     if form == "tanh" and platform() == "gpu":  # XLA knows this one: cuBLAS ends a product with it
         return nn.gelu(x)
-    wide = x.astype(jnp.float32)
+    wide = x.astype(at_least_float32(x))
     return (wide * SHARES[form](wide)).astype(x.dtype)
 
 
@@ -71,14 +72,14 @@ def _forward(x: Array, form: Gelu) -> tuple[Array, Array]:
 
 def _backward(form: Gelu, x: Array, gradient: Array) -> tuple[Array]:
     x, gradient = jax.lax.optimization_barrier((x, gradient))  # else XLA keeps the forward's tanh
-    wide = x.astype(jnp.float32)
+    wide = x.astype(at_least_float32(x))
     share = SHARES[form](wide)
     if form == "exact":
         slope = jnp.exp(-0.5 * wide**2) * (2 * math.pi) ** -0.5
     else:  # of 0.5 + 0.5 tanh(u): 0.5 (1 - tanh(u)^2) u' = 2 share (1 - share) u'
         inner_slope = (2 / math.pi) ** 0.5 * (1 + 3 * 0.044715 * wide**2)
         slope = 2 * share * (1 - share) * inner_slope
-    return ((gradient.astype(jnp.float32) * (share + wide * slope)).astype(x.dtype),)
+    return ((gradient.astype(wide.dtype) * (share + wide * slope)).astype(x.dtype),)
 
 
 _gelu.defvjp(_forward, _backward)

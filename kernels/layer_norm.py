@@ -16,6 +16,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from kernels.precision import at_least_float32
 from kernels.shards import over_shards
 from kernels.target import Kernels, has_tensor_cores, platform
 
@@ -44,7 +45,7 @@ def layer_norm(
         kernels: "plain" for the formula alone, whose gradient JAX derives.
 
     Returns:
-        [..., c], in the type of `x`, computed in float32; then, if asked for, `x`.
+        [..., c], in the type of `x`, computed in float32 at least; then, if asked for, `x`.
 
     Reference:
         Ba et al., arXiv 1607.06450.
@@ -67,7 +68,7 @@ def _moments(x: Array) -> tuple[Array, Array]:
 
 def plain(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
     """The form that defines the numbers."""
-    wide = x.astype(jnp.float32)
+    wide = x.astype(at_least_float32(x))
     mean, variance = _moments(wide)
     return ((wide - mean) * lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
 
@@ -99,10 +100,10 @@ def _backward(epsilon, form, hand_on, saved, gradients) -> tuple[Array, Array, A
 def _jnp_backward(x, scale, gradients, epsilon) -> tuple[Array, Array, Array]:
     # Without the barrier, XLA keeps the forward pass's float32 arrays instead of x.
     x, (gradient, *past) = lax.optimization_barrier((x, gradients))
-    wide = x.astype(jnp.float32)
+    wide = x.astype(at_least_float32(x))
     mean, variance = _moments(wide)
     inverse = lax.rsqrt(variance + epsilon)
-    normed, gradient = (wide - mean) * inverse, gradient.astype(jnp.float32)
+    normed, gradient = (wide - mean) * inverse, gradient.astype(wide.dtype)
     rows = tuple(range(x.ndim - 1))
     scale_gradient, bias_gradient = (gradient * normed).sum(rows), gradient.sum(rows)
     x_gradient = _x_gradient(gradient * scale, normed, inverse, x.shape[-1])

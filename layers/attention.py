@@ -16,10 +16,15 @@ from kernels.attention import dot_product_attention, self_attention
 from kernels.target import Kernels
 from layers.dense import Dense
 from layers.field_checks import check_divisor
+from layers.intermediates import ATTENTION_WEIGHTS, is_asked_for
 
 
 class SelfAttention(nn.Module):
     """What multi-head and multi-query attention have in common: their fields and their ends.
+
+    Applied with the collection "attention_weights" mutable, the plain form of attention runs, and
+    its weights [..., k, h / k, n, n], before dropout, are sown there as "weights"; queries come
+    before keys.
 
     Attributes:
         num_heads: number of query heads; must divide the width of the input.
@@ -42,10 +47,19 @@ class SelfAttention(nn.Module):
         features = (*parts, dim // self.num_heads)
         return Dense(features, use_bias=self.qkv_bias, dtype=self.dtype, name=name)(x)
 
-    def _dropout(self, deterministic: bool) -> Callable[[Array], Array] | None:
-        if not self.dropout_rate or deterministic:
-            return None
-        return partial(nn.Dropout(self.dropout_rate, name="drop"), deterministic=False)
+    def _on_weights(self, deterministic: bool) -> Callable[[Array], Array] | None:
+        """Returns what happens to the attention weights before they are used; None: nothing."""
+        drop = None
+        if self.dropout_rate and not deterministic:
+            drop = partial(nn.Dropout(self.dropout_rate, name="drop"), deterministic=False)
+        if not is_asked_for(self, ATTENTION_WEIGHTS):
+            return drop
+
+        def sow(weights: Array) -> Array:
+            self.sow(ATTENTION_WEIGHTS, "weights", weights)
+            return weights if drop is None else drop(weights)
+
+        return sow
 
     def _project_out(self, x: Array) -> Array:
         """Maps [..., n, h, d] to [..., n, c]."""
@@ -64,7 +78,7 @@ class MultiHeadAttention(SelfAttention):
     def __call__(self, x: Array, deterministic: bool) -> Array:
         """Maps [..., n, c] to [..., n, c]; tokens of different leading indices never meet."""
         qkv = self._project_in(x, 3, self.num_heads, name="qkv")  # [..., n, 3, h, d]
-        x = self_attention(qkv, self._dropout(deterministic), self.kernels)  # [..., n, h, d]
+        x = self_attention(qkv, self._on_weights(deterministic), self.kernels)  # [..., n, h, d]
         return self._project_out(x)
 
 
@@ -81,7 +95,7 @@ class MultiQueryAttention(SelfAttention):
         query = self._project_in(x, self.num_heads, name="query")  # [..., n, h, d]
         key_value = self._project_in(x, 2, name="key_value")  # [..., n, 2, d]
         key, value = jnp.split(key_value, 2, axis=-2)  # [..., n, 1, d]
-        drop = self._dropout(deterministic)
+        drop = self._on_weights(deterministic)
         x = dot_product_attention(query, key, value, drop, self.kernels)  # [..., n, h, d]
         return self._project_out(x)
 

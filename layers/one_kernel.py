@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax import Array
 
 from kernels.whole_layer import choose
+from layers.intermediates import ATTENTION_WEIGHTS, is_asked_for
 
 
 def in_one_kernel(
@@ -32,7 +33,8 @@ def in_one_kernel(
         [..., n, c]; None where the device, the shapes or the fields have no kernel.
     """
     drops = train and (layer.dropout_rate or layer.attention_dropout_rate)
-    if layer.kernels == "plain" or drops or layer.is_initializing():
+    seen = is_asked_for(layer, ATTENTION_WEIGHTS)  # no kernel writes them
+    if layer.kernels == "plain" or drops or seen or layer.is_initializing():
         return None
     x = x.astype(layer.dtype)
     hidden_dim = int(x.shape[-1] * layer.mlp_ratio)

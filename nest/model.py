@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from kernels.precision import at_least_float32
 from kernels.target import Kernels
 from layers.attention import Attention
 from layers.drop_path import drop_path_rates
@@ -39,8 +40,9 @@ class Nest(nn.Module):
 
     The height and the width of the image must be multiples of patch_size * 2^(levels - 1).
     Each level's map on the image plane, [b, h, w, c] before aggregation, is sown as
-    "intermediates" level1, level2, ..., and the input of the head, [b, c], as pre_logits. For
-    gradients with respect to the maps, see `layers.intermediates.expose`.
+    "intermediates" level1, level2, ..., what is averaged, [b, h, w, c], as features, and the input
+    of the head, [b, c], as pre_logits. For gradients with respect to the maps, see
+    `layers.intermediates.differentiate`.
 
     Attributes:
         num_classes: number of logits.
@@ -165,7 +167,9 @@ class Nest(nn.Module):
                 )(x)  # [b, h/2, w/2, c of the next level]
 
         x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(x)
-        x = x.astype(jnp.float32).mean(axis=(1, 2))  # [b, c]
+        x = x.astype(at_least_float32(x))
+        self.sow("intermediates", "features", x)
+        x = x.mean(axis=(1, 2))  # [b, c]
         self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
         chex.assert_shape(logits, (None, self.num_classes))
