@@ -10,7 +10,7 @@ import bisect
 import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import cv2
@@ -144,6 +144,12 @@ class Subset:
         """All labels `[n]`; only there if the other source has them at hand."""
         return np.asarray(self._source.labels)[np.asarray(self._indices)]
 
+    @property
+    def boxes(self) -> Callable[[int], np.ndarray]:
+        """Index -> boxes `[m, 5]`; only there if the other source has them."""
+        boxes = self._source.boxes
+        return lambda index: boxes(int(self._indices[index]))
+
     def __len__(self) -> int:
         return len(self._indices)
 
@@ -167,6 +173,17 @@ class Concatenated:
     def labels(self) -> np.ndarray:
         """All labels `[n]`; only there if every part has them at hand."""
         return np.concatenate([part.labels for part in self._parts])
+
+    @property
+    def boxes(self) -> Callable[[int], np.ndarray]:
+        """Index -> boxes `[m, 5]`; only there if every part has them."""
+        _ = [part.boxes for part in self._parts]
+
+        def boxes(index: int) -> np.ndarray:
+            part, within = self._locate(index)
+            return part.boxes(within)
+
+        return boxes
 
     def __len__(self) -> int:
         return self._ends[-1]
