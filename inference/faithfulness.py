@@ -9,13 +9,19 @@ Shape letters: b images, s steps, h and w sides of an image.
 Reference: Petsiuk et al., "RISE", arXiv 1806.07421, section 4.3.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from data.boxed_images import BoxedImage, read_boxed_images
+from data.sources.arrays import Source
+from inference.localization_measures import floors
+from inference.trained_classifier import TrainedClassifier
 
 Fill = Literal["mean", "blurred"]
 BLUR_SIGMA, BLUR_RADIUS = 5.0, 5  # pixels: RISE's kernel of 11 x 11
@@ -110,3 +116,91 @@ def area(curves: np.ndarray, num_pixels: int) -> np.ndarray:
     """Returns the area under curves [..., s + 1] over shares of the pixels, by trapeziums."""
     steps = curves.shape[-1] - 1
     return np.trapezoid(curves, pixels_at(steps, num_pixels) / num_pixels)
+
+
+def score_faithfulness(
+    classifier: TrainedClassifier,
+    methods: Iterable[str],
+    source: Source,
+    split: str,
+    *,
+    steps: int = 32,
+    deletion_fill: Fill = "mean",
+    insertion_start: Fill = "blurred",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measures deletion and insertion, see above, for the labels of each image.
+
+    Args:
+        classifier: the model.
+        methods: of inference/explain.py.
+        source: of labelled images; every label of an image is one question.
+        split: its name, for the protocol.
+        steps, deletion_fill, insertion_start: as create_curves takes them.
+        seed: of the random map and the order of equal pixels.
+
+    Returns:
+        Method -> "deletion" and "insertion", the areas under the mean curves, "deletion_curve" and
+        "insertion_curve", which have steps + 1 points; and "protocol".
+
+    Raises:
+        ValueError: a method does not fit the model, or no image can be read.
+    """
+    size = classifier.image_size
+    looks = {name: classifier.maps(name) for name in methods}
+    looks["random"] = floors(size, seed)["random"].look
+
+    def probabilities(variables, images):
+        return classifier.probabilities(classifier.model.apply(variables, images, train=False))
+
+    curves = create_curves(
+        probabilities,
+        size,
+        steps=steps,
+        deletion_fill=deletion_fill,
+        insertion_start=insertion_start,
+    )
+    key = jax.random.key(seed)
+    as_model_input = classifier.look(lambda variables, images, classes: images)
+    sums = {name: {"deletion": 0.0, "insertion": 0.0} for name in looks}
+    count = 0
+    questions = _labelled(read_boxed_images(classifier.data, source))
+    while batch := list(itertools.islice(questions, classifier.batch_size)):
+        padded = [*batch, *[batch[-1]] * (classifier.batch_size - len(batch))]
+        images = np.stack([image for image, _ in padded])
+        classes = np.array([label for _, label in padded], np.int32)
+        normal = as_model_input(images, classes)
+        own = jax.random.fold_in(key, count)
+        count += len(batch)
+        for name, look in looks.items():
+            maps = jnp.asarray(look(images, classes))
+            classes_and_maps = classifier.on_devices(classes, maps)
+            followed = curves(classifier.variables, normal, *classes_and_maps, own)
+            for kind, rows in followed.items():
+                sums[name][kind] += np.asarray(rows, np.float64)[: len(batch)].sum(0)
+    if not count:
+        raise ValueError(f"no image of {classifier.data.name} {split} can be read")
+    found: dict[str, Any] = {}
+    for name, both in sums.items():
+        means = {kind: total / count for kind, total in both.items()}
+        areas = {kind: float(area(curve, size[0] * size[1])) for kind, curve in means.items()}
+        points = {f"{kind}_curve": curve.round(4).tolist() for kind, curve in means.items()}
+        found[name] = areas | points
+    protocol = {
+        "split": split,
+        "questions": count,
+        "classes": "the labels",
+        "steps": steps,
+        "deletion_fill": deletion_fill,
+        "insertion_start": insertion_start,
+        "blur": f"Gaussian of {BLUR_SIGMA} pixels, cut at {BLUR_RADIUS}",
+        "seed": seed,
+        "weights": classifier.weights,
+    }
+    return found | {"protocol": protocol}
+
+
+def _labelled(images: Iterable[BoxedImage | None]) -> Iterable[tuple[np.ndarray, int]]:
+    for image in images:
+        for label in image.labels if image else ():
+            yield image.image, label

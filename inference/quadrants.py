@@ -15,7 +15,7 @@ the path itself. The chance is that of a quadrant and a block drawn at random.
 import cv2
 import numpy as np
 
-from inference.localization import Question
+from inference.localization_measures import Question
 
 _TOLERANCE = 0.01  # of an image's side: resizing rounds
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels, ends exclusive
@@ -80,7 +80,7 @@ def lies_on_strokes(question: Question, block: Box) -> bool:
 
 
 def measure_way(question: Question, map_: np.ndarray, *, steps: int) -> dict[str, float]:
-    """Returns the measures of a map [h, w], for `localization.answers`."""
+    """Returns the measures of a map [h, w], for `localization_measures.answers`."""
     way, block = way_of(map_, steps)
     return {
         "first_step": float(way[0] in (quadrants_of(question) or ())),
