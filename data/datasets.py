@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.pixel_statistics import default_statistics
-from data.sources import arrays, digits_mosaic, folders, inaturalist, npz, tfds_prepared
+from data.sources import (
+    arrays,
+    digits_mosaic,
+    folders,
+    inaturalist,
+    npz,
+    tfds_prepared,
+    tfds_records,
+)
 from harness.arguments import problem, unknown
 from harness.files import local_path
 
@@ -241,10 +249,11 @@ def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Datas
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> arrays.Source:
-        source = tfds_prepared.ArrayRecordSource(prepared, split)
+        source = tfds_records.ArrayRecordSource(prepared, split)
         height, width, _ = prepared.image_shape
         is_small = height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY
-        if not is_small or exif_orientation:  # turned images may have another shape
+        # Turned images may have another shape, and boxes are read from the records.
+        if not is_small or exif_orientation or prepared.boxes_key:
             return source
         return arrays.hold_in_memory(source, (height, width, 3), f"{name} {split}")
 
