@@ -33,7 +33,8 @@ from harness import commandline
 from harness.errors import input_errors
 from inference.flags import check_output, define_output_flags, define_predictor_flags
 from inference.pictures import style
-from inference.pictures.commands import COMMANDS, define_picture_flags
+from inference.pictures.choices import define_picture_flags
+from inference.pictures.commands import COMMANDS
 
 
 def define_flags() -> None:

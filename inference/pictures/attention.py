@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
+from harness.errors import printable
 from inference.pictures import style
 
 Maps = Mapping[str, np.ndarray]
 Point = tuple[float, float]
-_LABEL = "attention weight"
 
 
 @style.styled
@@ -39,11 +39,11 @@ def draw_words(
     grid = right.subplots(len(maps), len(queries), squeeze=False)
     for row, (depth, weights) in zip(grid, maps.items(), strict=True):
         style.row_label(row[0], depth)
-        for axes, query, one in zip(row, queries, weights, strict=True):
-            limits = {"vmin": 0, "vmax": weights.max()}
+        for axes, query, one in zip(row, queries, 100 * weights, strict=True):
+            limits = {"vmin": 0, "vmax": 100 * weights.max()}
             shown = style.show_map(axes, one, cmap=style.ATTENTION, **limits)
             style.draw_cross(axes, *divmod(query, side))
-        style.scale_bar(right, shown, row.tolist(), _LABEL, aspect=14)
+        style.scale_bar(right, shown, row.tolist(), "weight in %", aspect=14)
     for axes, query in zip(grid[0], queries, strict=True):
         row, column = divmod(query, side)
         axes.set_title(f"word {row}, {column}", pad=3)
@@ -52,94 +52,76 @@ def draw_words(
 
 @style.styled
 def draw_patches(
-    images: Sequence[np.ndarray],
-    maps: Mapping[str, Maps],
-    queries: Sequence[Point],
+    images: Sequence[np.ndarray], maps: Mapping[str, Maps], queries: Sequence[Point]
 ) -> Figure:
-    """Draws what some patches attend to: for each model a row per query, a column per depth.
+    """Draws what some patches attend to: a row per query, a column per depth, models in turn.
 
     Args:
         images: of each model, uint8 [height, width, channels].
         maps: name of a model -> depth in words -> [queries, h, w]; NaN where nothing can be seen.
         queries: places of the patches, (y, x) in fractions of the image.
     """
-    columns = 1 + max(map(len, maps.values()))
-    side = style.WIDTH / (columns + 0.2)
-    aspect = images[0].shape[0] / images[0].shape[1]
-    height = len(maps) * (len(queries) * (side * aspect + 0.06) + 1.0) + 0.3
-    figure = style.new_figure(height, "Attention of patches")
-    parts = figure.subfigures(len(maps), 1, squeeze=False)[:, 0]
-    for part, image, (name, by_depth) in zip(parts, images, maps.items(), strict=True):
-        grid = _grid(part, name, len(queries), columns)
-        for row, axes in enumerate(grid[:, 0]):
-            style.show_image(axes, image, "query" if row == 0 else "")
-            style.draw_cross(axes, *_place(queries[row], image.shape[:2]))
-        for column, (depth, weights) in zip(grid.T[1:], by_depth.items(), strict=False):
-            _column(part, column, depth, weights)
-            for axes, query in zip(column, queries, strict=True):
-                style.draw_cross(axes, *_place(query, weights.shape[1:], snap=True), size=4)
+    repeated = [image[None].repeat(len(queries), axis=0) for image in images]
+    figure, shown = _draw("Attention of patches", "query", repeated, maps)
+    for axes, sides in shown:
+        for one, query in zip(axes, queries, strict=True):
+            size = 7 if sides == images[0].shape[:2] else 5
+            style.draw_cross(one, *_place(query, sides), size)
     return figure
 
 
 @style.styled
-def draw_class_token(
-    images: Sequence[np.ndarray],
-    maps: Mapping[str, Maps],
-) -> Figure:
-    """Draws what the class token attends to: for each model a row per image, a column per depth.
+def draw_class_token(images: Sequence[np.ndarray], maps: Mapping[str, Maps]) -> Figure:
+    """Draws what the class token attends to: a row per image, a column per depth, models in turn.
 
     Args:
         images: of each model, uint8 [b, height, width, channels].
         maps: name of a model -> depth in words -> [b, h, w].
     """
-    columns = 1 + max(map(len, maps.values()))
-    side = style.WIDTH / (columns + 0.2)
-    aspect = images[0].shape[1] / images[0].shape[2]
-    height = len(maps) * (len(images[0]) * (side * aspect + 0.06) + 1.0) + 0.3
-    figure = style.new_figure(height, "Attention of the class token")
-    parts = figure.subfigures(len(maps), 1, squeeze=False)[:, 0]
-    for part, shown, (name, by_depth) in zip(parts, images, maps.items(), strict=True):
-        grid = _grid(part, name, len(shown), columns)
-        for row, (axes, image) in enumerate(zip(grid[:, 0], shown, strict=True)):
-            style.show_image(axes, image, "image" if row == 0 else "")
-        for column, (depth, weights) in zip(grid.T[1:], by_depth.items(), strict=False):
-            _column(part, column, depth, weights)
-    return figure
+    return _draw("Attention of the class token", "image", images, maps)[0]
 
 
-def _grid(part: SubFigure, name: str, rows: int, columns: int) -> np.ndarray:
-    part.suptitle(name, fontsize=9, fontweight="bold")
-    grid = part.subplots(rows, columns, squeeze=False)
-    for axes in grid[:, 1:].flat:
-        axes.set_visible(False)  # until something is drawn
-    return grid
+def _draw(
+    title: str, what: str, images: Sequence[np.ndarray], maps: Mapping[str, Maps]
+) -> tuple[Figure, list[tuple[np.ndarray, tuple[int, int]]]]:
+    """Returns the figure, and each column's axes with the sides of what they show."""
+    same = [other.shape == images[0].shape and (other == images[0]).all() for other in images]
+    with_image = [not one or index == 0 for index, one in enumerate(same)]
+    counts = [len(one) + first for one, first in zip(maps.values(), with_image, strict=True)]
+    side = min(1.5, style.WIDTH / sum(counts) - 0.06)
+    rows, aspect = len(images[0]), images[0].shape[1] / images[0].shape[2]
+    figure = style.new_figure(rows * (side * aspect + 0.06) + 1.3, title)
+    parts = figure.subfigures(1, len(maps), squeeze=False, width_ratios=counts)[0]
+    columns = []
+    for part, pixels, first, (name, by_depth) in zip(
+        parts, images, with_image, maps.items(), strict=True
+    ):
+        part.suptitle(printable(name), fontsize=9, fontweight="bold")
+        grid = part.subplots(rows, len(by_depth) + first, squeeze=False).T
+        if first:
+            for axes, image in zip(grid[0], pixels, strict=True):
+                style.show_image(axes, image)
+            grid[0, 0].set_title(what, pad=3)
+            columns.append((grid[0], pixels.shape[1:3]))
+        for column, (depth, weights) in zip(grid[first:], by_depth.items(), strict=True):
+            _draw_column(part, column, depth, weights)
+            columns.append((column, weights.shape[1:]))
+    return figure, columns
 
 
-def _column(part: SubFigure, column: np.ndarray, depth: str, weights: np.ndarray) -> None:
+def _draw_column(part: SubFigure, column: np.ndarray, depth: str, weights: np.ndarray) -> None:
     """Draws maps [rows, h, w] of one depth below each other, on one scale."""
-    limits = {"vmin": 0, "vmax": float(np.nanquantile(weights, 0.995))}  # a few peaks hide the rest
-    for axes, one in zip(column, weights, strict=True):
-        axes.set_visible(True)
+    limits = style.clipped(100 * weights) | {"vmin": 0}
+    for axes, one in zip(column, 100 * weights, strict=True):
         shown = style.show_map(axes, one, cmap=style.ATTENTION, **limits)
-        axes.set_facecolor("#dddddd")
+        axes.set_facecolor("#dddddd")  # where nothing can be seen
         axes.patch.set_visible(True)
-    column[0].set_title(depth, pad=3)
-    style.scale_bar(
-        part,
-        shown,
-        column.tolist(),
-        _LABEL,
-        location="bottom",
-        shrink=0.85,
-        aspect=16,
-        extend="max",
-    )
+    column[0].set_title(depth.replace(", ", ",\n"), pad=3)
+    where = {"location": "bottom", "aspect": 12, "shrink": 0.85, "extend": "max"}
+    style.scale_bar(part, shown, column.tolist(), "weight in %", **where)
 
 
-def _place(point: Point, sides: Sequence[int], *, snap: bool = False) -> tuple[float, float]:
-    """Returns where a place lies in an image of `sides` pixels, or in the middle of its pixel."""
-    if snap:
-        return tuple(
-            float(min(int(at * side), side - 1)) for at, side in zip(point, sides, strict=True)
-        )
-    return tuple(at * side - 0.5 for at, side in zip(point, sides, strict=True))
+def _place(point: Point, sides: Sequence[int]) -> tuple[int, int]:
+    """Returns the pixel, or the token, at a place."""
+    row, column = (min(int(at * side), side - 1) for at, side in zip(point, sides, strict=True))
+    return row, column

@@ -45,35 +45,30 @@ def draw(
     most = max(len(numbers) for rows in channels.values() for numbers in rows.values())
     columns = min(COLUMNS, most)
     depths = max(map(len, maps.values()))
+    sheet = 6.0 / (depths + 0.6)  # inches, width
     aspect = max(image.shape[0] / image.shape[1] for image in images)
-    lines = -(-most // columns)
-    sheet = 1.85 * 3 / max(depths, 3)  # inches, width
-    height = len(maps) * (sheet * aspect * lines / columns + 0.75) + 0.75
-    figure = style.new_figure(height, "Feature maps")
-    rows = figure.subfigures(len(maps), 1, squeeze=False)[:, 0]
-    last = []
-    for row, image, (name, planes) in zip(rows, images, maps.items(), strict=True):
-        grid = row.subplots(1, 1 + depths, width_ratios=[0.6, *(1,) * depths])
-        row.suptitle(name, fontsize=9, fontweight="bold")
-        style.show_image(grid[0], image, "image")
-        for axes in grid[1:]:
+    row = max(sheet * aspect * -(-most // columns) / columns, 0.6 * sheet * aspect)
+    figure = style.new_figure(len(maps) * (row + 0.6) + 0.85, "Feature maps")
+    ratios = [0.6, *(1,) * depths]
+    grid = figure.subplots(len(maps), 1 + depths, squeeze=False, width_ratios=ratios)
+    for line, image, (name, planes) in zip(grid, images, maps.items(), strict=True):
+        style.show_image(line[0], image, "image")
+        style.row_label(line[0], name)
+        for axes in line[1 + len(planes) :]:
             axes.set_axis_off()
-        for axes, (depth, plane) in zip(grid[1:], planes.items(), strict=False):
-            axes.set_axis_on()
+        for axes, (depth, plane) in zip(line[1:], planes.items(), strict=False):
             shown = np.moveaxis(plane[..., channels[name][depth]], -1, 0)
-            gap = max(1, plane.shape[1] // 12)
-            style.show_map(axes, style.tile(style.to_unit(shown), columns, gap), depth)
+            sheet, _ = style.tile(style.to_unit(shown), columns)
+            style.show_map(axes, sheet, depth)
             axes.set_xlabel(_listed(channels[name][depth]), fontsize=8)
-        last = grid[1:]
     style.scale_bar(
-        rows[-1],
+        figure,
         style.relative_scale(),
-        last,
-        "value of each map, scaled by itself",
+        grid[:, 1:].ravel().tolist(),
+        "value, each map scaled by itself",
         ends=style.RELATIVE,
         location="bottom",
         shrink=0.4,
-        pad=0.08,
     )
     return figure
 

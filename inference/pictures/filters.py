@@ -24,14 +24,13 @@ def draw(filters: np.ndarray, name: str, channels: list[int] | None = None) -> F
     columns = 16 if count > 48 else 12 if count > 24 else min(8, count)
     rows = -(-count // columns)
     limit = float(np.quantile(np.abs(filters), 0.995)) or 1.0
-    gap = max(1, round(w / 8))
-    height = style.WIDTH * 0.9 * rows * (h + gap) / (columns * (w + gap)) + 1.1
+    height = style.WIDTH * rows * (h + 0.1 * w) / (columns * 1.1 * w) + 1.1
     figure = style.new_figure(height, f"Filters of the stem of {name}")
     axes = figure.add_subplot()
     which = f"{count} filters of {h} x {w} pixels"
     if channels:
         which = f"{which}: {' '.join(map(str, channels))}"
-    sheet = style.tile(filters, columns, gap)
+    sheet, _ = style.tile(filters, columns)
     norm = Normalize(-limit, limit)
     if depth == 1:
         shown = style.show_map(axes, sheet[..., 0], which, cmap=style.DIVERGING, norm=norm)

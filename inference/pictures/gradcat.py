@@ -43,8 +43,9 @@ def draw(
     aspect = images.shape[1] / images.shape[2]
     widths = [1.5, *(1.0,) * steps, 1.9]
     unit = style.WIDTH / sum(widths)
-    row_height = max(1.5 * unit * aspect, 0.62 * (steps + 1) * aspect) + 0.35
-    figure = style.new_figure(len(images) * row_height + 1.0, f"GradCAT in {model}")
+    tree = 1.9 * unit / 4.8 * (aspect + steps * (aspect + 0.5) + 0.2)  # see _draw_tree
+    row_height = max(1.5 * unit * aspect, tree) + 0.25
+    figure = style.new_figure(len(images) * row_height + 0.95, f"GradCAT in {model}")
     grid = figure.subplots(len(images), 2 + steps, squeeze=False, width_ratios=widths)
     for row, image, score, chosen, box, name in zip(
         grid, images, scores, path, boxes, names, strict=True
@@ -87,7 +88,7 @@ def draw_mosaic(
     height, width = image.shape[:2]
     side = style.WIDTH / columns
     figure = style.new_figure(
-        rows * (side * height / width + 0.3) + 0.7, f"GradCAT of each class in {model}"
+        rows * (side * height / width + 0.2) + 0.6, f"GradCAT of each class in {model}"
     )
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[1 + len(names) :]:
@@ -112,7 +113,7 @@ def draw_mosaic(
 
 
 def _step_name(step: int, steps: int) -> str:
-    """Returns "level 3": the one whose map and gradient are used; its quadrants are blocks below."""
+    """Returns the number of a step, and the level whose map and gradient it uses."""
     return f"step {step + 1}: level {steps + 1 - step}"
 
 
@@ -130,14 +131,16 @@ def _shade_others(axes: Axes, quadrant: int, height: int, width: int) -> None:
 
 
 def _draw_scores(axes: Axes, score: np.ndarray, chosen: int, step: int, aspect: float) -> None:
-    """Draws 2 x 2 scores with their numbers, and frames the one chosen."""
+    """Draws 2 x 2 scores in units of the largest, and frames the one chosen."""
     largest = float(np.abs(score).max()) or 1.0
     style.show_map(axes, score / largest, cmap=style.DIVERGING, vmin=-1, vmax=1)
     axes.set_aspect(aspect)
     for row, column in np.ndindex(2, 2):
         value = score[row, column]
         colour = "white" if abs(value) > 0.65 * largest else "black"
-        axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=8, color=colour)
+        text = style.number(value / largest, 2)
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xlabel(f"1 is {style.number(largest, 2)}")
     row, column = divmod(int(chosen), 2)
     style.draw_box(axes, (row, column, row + 1, column + 1), step_colour(step), width=2.2)
 

@@ -40,7 +40,7 @@ def draw(planes: Mapping[str, np.ndarray], name: str) -> Figure:
     columns = min(3, max(2, len(planes)))
     rows = -(-len(planes) // columns)
     aspect = max(plane.shape[0] / plane.shape[1] for plane in planes.values())
-    height = rows * (style.WIDTH / columns * aspect * 0.9 + 0.55) + 0.9
+    height = rows * (style.WIDTH / columns * aspect * 0.92 + 0.5) + 0.8
     figure = style.new_figure(height, f"Similarity of position embeddings in {name}")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(planes) :]:
@@ -48,16 +48,16 @@ def draw(planes: Mapping[str, np.ndarray], name: str) -> Figure:
     for axes, (title, plane) in zip(grid.flat, planes.items(), strict=False):
         maps, at_rows, at_columns = similarity(plane)
         h, w, _ = plane.shape
-        gap = max(1, round(max(h, w) / 12))
-        sheet = style.tile(maps, len(at_columns), gap)
+        sheet, (y, x) = style.tile(maps, len(at_columns))
         shown = style.show_map(
             axes, sheet, f"{title}, {h} x {w}", cmap=style.DIVERGING, vmin=-1, vmax=1
         )
-        axes.set_xticks([i * (w + gap) + (w - 1) / 2 for i in range(len(at_columns))], at_columns)
-        axes.set_yticks([i * (h + gap) + (h - 1) / 2 for i in range(len(at_rows))], at_rows)
+        axes.set_xticks(x, at_columns)
+        axes.set_yticks(y, at_rows)
         axes.tick_params(length=0)
         axes.set_xlabel("column of the query")
-        axes.set_ylabel("row of the query")
+        if axes in grid[:, 0]:
+            axes.set_ylabel("row of the query")
     style.scale_bar(
         figure, shown, grid.ravel().tolist(), "cosine with the query", location="bottom", shrink=0.4
     )

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from harness.errors import printable
 from harness.files import replacing
@@ -76,11 +76,17 @@ def show_map(
     return shown
 
 
+def number(value: float, digits: int = 3) -> str:
+    """Returns a number as briefly as so many digits allow, with a true minus sign."""
+    return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
+
+
 def bare(axes: Axes, title: str = "") -> None:
     """Takes ticks and frame away."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
+    axes.set_anchor("N")  # a row's pictures begin at one height
     if title:
         axes.set_title(printable(title), pad=3)
 
@@ -104,15 +110,15 @@ def scale_bar(
         ends: words for both ends, where maps are scaled each on its own.
         **where: location, shrink, aspect and so on, as for `Figure.colorbar`.
     """
-    where = {"pad": 0.02, "aspect": 30} | where
+    where = {"pad": 0.02, "aspect": 30, "panchor": False} | where
     bar = figure.colorbar(shown, ax=axes, **where)
     bar.outline.set_linewidth(0.4)
     bar.set_label(label)
     if ends:
         bar.set_ticks([shown.norm.vmin, shown.norm.vmax], labels=ends)
     else:
-        bar.locator = matplotlib.ticker.MaxNLocator(3)
-        bar.formatter.set_powerlimits((-3, 4))
+        bar.locator = MaxNLocator(3, steps=[1, 2, 5, 10])
+        bar.formatter = FuncFormatter(lambda value, _: number(value))
         bar.update_ticks()
     return bar
 
@@ -128,9 +134,21 @@ def to_unit(maps: np.ndarray) -> np.ndarray:
     return (maps - low) / np.where(high > low, high - low, 1)
 
 
-def tile(maps: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Lays maps [n, h, w] (or [n, h, w, channels]) out in rows with blank gaps: one picture."""
+def tile(maps: np.ndarray, columns: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Lays maps out in rows, with blank gaps in proportion to them: one picture.
+
+    Args:
+        maps: [n, h, w] or [n, h, w, channels].
+        columns: maps per row; the last row may be shorter.
+
+    Returns:
+        The sheet, in which every value may be several pixels, and where the rows and the columns of
+        maps have their centres.
+    """
+    factor = -(-16 // max(maps.shape[1:3]))
+    maps = maps.repeat(factor, axis=1).repeat(factor, axis=2)
     count, height, width = maps.shape[:3]
+    gap = max(1, round(max(height, width) / 10))
     rows = -(-count // columns)
     sides = (rows * (height + gap) - gap, columns * (width + gap) - gap)
     sheet = np.full((*sides, *maps.shape[3:]), np.nan, np.float32)
@@ -138,7 +156,11 @@ def tile(maps: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
         row, column = divmod(index, columns)
         top, left = row * (height + gap), column * (width + gap)
         sheet[top : top + height, left : left + width] = one
-    return sheet
+    centres = (
+        np.arange(number) * (side + gap) + (side - 1) / 2
+        for number, side in ((rows, height), (columns, width))
+    )
+    return sheet, tuple(centres)
 
 
 def draw_box(axes: Axes, box: Sequence[float], colour: str, width: float = 2, **style) -> None:
@@ -153,14 +175,21 @@ def draw_box(axes: Axes, box: Sequence[float], colour: str, width: float = 2, **
 
 
 def draw_cross(axes: Axes, y: float, x: float, size: float = 7) -> None:
-    """Marks a place with a red cross."""
-    (cross,) = axes.plot(x, y, "x", color=CROSS, markersize=size, markeredgewidth=2)
-    cross.set(path_effects=[withStroke(linewidth=3.4, foreground="white")], clip_on=False)
+    """Marks a place with a red cross of `size` points."""
+    line = 0.25 * size
+    (cross,) = axes.plot(x, y, "x", color=CROSS, markersize=size, markeredgewidth=line)
+    cross.set(path_effects=[withStroke(linewidth=line + 1, foreground="white")], clip_on=False)
 
 
 def row_label(axes: Axes, text: str) -> None:
-    """Writes what a row is to the left of its first picture."""
-    axes.set_ylabel(printable(text), labelpad=4)
+    """Writes what a row is to the left of its first picture, in lines at its commas."""
+    axes.set_ylabel(printable(text).replace(", ", ",\n"), labelpad=4)
+
+
+def clipped(values: np.ndarray) -> dict[str, float]:
+    """Returns limits of a scale that a few outliers do not stretch."""
+    low, high = np.nanquantile(values, [0.005, 0.995])
+    return {"vmin": float(low), "vmax": float(high)}
 
 
 @styled

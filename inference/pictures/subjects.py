@@ -57,7 +57,7 @@ def from_workdir(workdir: str, size: Size, config: ConfigDict | None = None, **o
     folder = local_path("--workdir", workdir)
     config = _with_size(config or workdirs.read_config(folder), size)
     predictor = build_predictor(config, folder, **options)
-    return Subject(f"{folder.name} ({config.model.name})", predictor)
+    return Subject(folder.name, predictor)
 
 
 def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) -> Subject:

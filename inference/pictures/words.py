@@ -27,11 +27,18 @@ def draw(images: np.ndarray, words: Mapping[str, np.ndarray], name: str) -> Figu
     grid[0, 0].set_title("image", pad=3)
     for column, (depth, planes) in zip(grid.T[1:], words.items(), strict=True):
         means = planes.mean(axis=-1)  # [b, h, w]
-        limits = {"vmin": means.min(), "vmax": means.max()}
+        limits = style.clipped(means)
         for axes, mean in zip(column, means, strict=True):
             shown = style.show_map(axes, mean, **limits)
         column[0].set_title(depth, pad=3)
         style.scale_bar(
-            figure, shown, column, "mean over channels", location="bottom", shrink=0.85, aspect=16
+            figure,
+            shown,
+            column.tolist(),
+            "mean over channels",
+            location="bottom",
+            shrink=0.85,
+            aspect=16,
+            extend="both",
         )
     return figure
