@@ -56,6 +56,7 @@ class Prepared:
         image_shape: (height, width, channels), None where it differs from image to image.
         label_key: feature that holds the label, None in a set without labels.
         num_classes: number of labels; 1 without labels.
+        multi_label: whether the feature is a sequence of labels.
         class_names: their names, where known.
         splits: name -> number of records of each shard.
         info: dataset_info.json as it is.
@@ -68,6 +69,7 @@ class Prepared:
     image_shape: tuple[int | None, ...]
     label_key: str | None
     num_classes: int
+    multi_label: bool
     class_names: tuple[str, ...] | None
     splits: dict[str, tuple[int, ...]]
     info: dict[str, Any]
@@ -88,10 +90,7 @@ class Prepared:
             )
             for number in range(len(lengths))
         )
-        return [
-            Shard(str(self.folder / path), length)
-            for path, length in zip(paths, lengths, strict=True)
-        ]
+        return [Shard(str(self.folder / path), n) for path, n in zip(paths, lengths, strict=True)]
 
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
@@ -169,10 +168,9 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} does not describe a data set: {error!r}") from None
     image_key, label_key = _keys(name, info, features)
-    class_names = None
-    num_classes = 1
+    class_names, num_classes = None, 1
     if label_key is not None:
-        num_classes = int(features[label_key]["classLabel"]["numClasses"])
+        num_classes = int(_class_label(features[label_key])["numClasses"])
         names_file = folder / f"{label_key}.labels.txt"
         if names_file.is_file():
             class_names = tuple(read_lines(names_file))[:num_classes]
@@ -185,6 +183,7 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         image_shape=tuple(int(side) if int(side) > 0 else None for side in shape),
         label_key=label_key,
         num_classes=num_classes,
+        multi_label=label_key is not None and "classLabel" not in features[label_key],
         class_names=class_names,
         splits={split: lengths for split, lengths in splits.items() if sum(lengths)},
         info=info,
@@ -197,15 +196,22 @@ def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
     supervised = [item.get("featureKey") for item in stated.get("tuple", {}).get("items", ())]
     supervised = supervised or [stated[key] for key in ("input", "output") if key in stated]
     images = [key for key, feature in features.items() if "image" in feature]
-    labels = [key for key, feature in features.items() if "classLabel" in feature]
+    labels = [key for key, feature in features.items() if _class_label(feature)]
+    if not supervised[1:]:  # rather one label an image than several
+        labels = [key for key in labels if "classLabel" in features[key]] or labels
     image_key = _choose(images, supervised[:1], "image")
     label_key = _choose(labels, supervised[1:2], "label")
     if image_key is None or (label_key is None and (labels or supervised[1:])):
         raise ValueError(
-            f"data set {name!r} is not one of images with one class each; its records hold: "
+            f"data set {name!r} is not one of images with their classes; its records hold: "
             f"{', '.join(features)}"
         )
     return image_key, label_key
+
+
+def _class_label(feature: dict) -> dict | None:
+    """Returns what a feature says about its classes, also as a sequence of them."""
+    return (feature.get("sequence", {}).get("feature") or feature).get("classLabel")
 
 
 def _choose(candidates: list[str], stated: list[str], usual: str) -> str | None:
@@ -267,9 +273,7 @@ class ArrayRecordSource:
             [f"{shard.path}[0:{shard.num_records}]" for shard in shards]
         )
         self._name = f"{prepared.name} {split}"
-        self._image_key = prepared.image_key
-        self._label_key = prepared.label_key
-        self._num_classes = prepared.num_classes
+        self._prepared = prepared
 
     def __len__(self) -> int:
         return len(self._records)
@@ -280,16 +284,17 @@ class ArrayRecordSource:
             features = _example_class().FromString(self._records[index]).features.feature
         except (RuntimeError, DecodeError) as error:  # a damaged file
             raise BadImage(f"the record cannot be read: {one_line(error)}") from None
-        label = 0
-        if self._label_key is not None:
-            (label,) = features[self._label_key].int64_list.value
-            if not 0 <= label < self._num_classes:  # -1: ImageNet's test split has no labels
-                raise NoLabel(
-                    f"{self.describe(index)} has the label {label}; it must lie in 0 to "
-                    f"{self._num_classes - 1}"
-                )
-        (encoded,) = features[self._image_key].bytes_list.value
-        return {"image": encoded, "label": label}
+        about, labels = self._prepared, (0,)
+        if about.label_key is not None:
+            labels = tuple(dict.fromkeys(features[about.label_key].int64_list.value))
+        for label in labels:
+            if not 0 <= label < about.num_classes:  # -1: ImageNet's test split has no labels
+                what = f"has the label {label}; it must lie in 0 to {about.num_classes - 1}"
+                raise NoLabel(f"{self.describe(index)} {what}")
+        if not about.multi_label:
+            (labels,) = labels
+        (encoded,) = features[about.image_key].bytes_list.value
+        return {"image": encoded, "label": labels}
 
     def describe(self, index: int) -> str:
         return f"record {index} of {self._name}"
