@@ -194,7 +194,10 @@ def _metrics(run: experiment.Experiment, state: Any, explanations: Explanations)
         for batch in batches:
             yield batch
             if jax.process_count() == 1:
-                seen.update(np.asarray(batch["label"])[np.asarray(batch["mask"]) > 0].tolist())
+                labels = np.asarray(batch["label"])[np.asarray(batch["mask"]) > 0]
+                if labels.ndim == 2:  # of 0 and 1, several an image
+                    labels = np.nonzero(labels)[1]
+                seen.update(labels.tolist())
 
     batches = watched(run.data.eval_batches())
     evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)

@@ -131,6 +131,8 @@ def choose_command(command: str, commands: Mapping[str, Callable]) -> Callable:
 def _match(given: list[str], names: tuple[str, ...]) -> list:
     """Returns the positional arguments as `run` describes them."""
     last, num_others = "".join(names[-1:]), len(names) - 1
+    if last.endswith("...]") and len(given) >= num_others:
+        return [*given[:num_others], given[num_others:]]
     if last.startswith("[") and len(given) == num_others:
         given = [*given, None]
     if len(given) < len(names):
@@ -153,7 +155,8 @@ def run(
             and notebooks can import several scripts.
         main: gets the parsed flags and the positional arguments.
         arguments: names of the positional arguments, all required. As the last, "file..." stands
-            for one or more, which main gets as a list, and "[name]" for one or None.
+            for one or more, which main gets as a list, "[file...]" for any number, and "[name]" for
+            one or None.
     """
 
     def checked_main(argv: list[str]) -> None:

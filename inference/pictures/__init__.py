@@ -1,5 +1,4 @@
-"""Pictures of what is inside a trained model: functions from arrays to figures.
+"""Pictures of a model's inside, as in the papers: arrays of the model, figures of the arrays.
 
-Not here: what is drawn; inference/explain.py and nest/gradcat.py compute it. matplotlib's object
-interface is used throughout: pyplot would keep global state and may open a display.
+Not here: GradCAT (nest/gradcat.py), other explanations (inference/explain.py), curves (training).
 """
