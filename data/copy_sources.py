@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.datasets import SOURCE_FILE, Dataset
-from data.sources.arrays import Source
-from data.sources.tfds_prepared import NoLabel
+from data.sources.arrays import NoLabel, Source
 from harness.errors import BadImage
 from harness.files import write_text
 
