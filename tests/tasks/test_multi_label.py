@@ -143,15 +143,18 @@ def test_losses_by_hand():
     np.testing.assert_allclose(found, each.mean(-1), rtol=1e-5)
 
 
+@pytest.mark.torch
 def test_sigmoid_is_the_loss_of_torch_and_timm(torch, timm):
+    from timm.loss import BinaryCrossEntropy
+
     logits, labels = logits_and_labels()
     targets = 0.9 * labels.astype(np.float32) + 0.01
     ours = float(loss_of(logits, targets, "sigmoid").mean())
     arrays = torch.from_numpy(logits), torch.from_numpy(targets)
-    for theirs in (torch.nn.BCEWithLogitsLoss(), timm.loss.BinaryCrossEntropy(smoothing=0.0)):
+    for theirs in (torch.nn.BCEWithLogitsLoss(), BinaryCrossEntropy(smoothing=0.0)):
         assert ours == pytest.approx(float(theirs(*arrays)), rel=1e-5)
     # With labels instead of targets, timm smooths as we do.
-    smoothed = timm.loss.BinaryCrossEntropy(smoothing=0.1)(arrays[0], torch.arange(103) % 10)
+    smoothed = BinaryCrossEntropy(smoothing=0.1)(arrays[0], torch.arange(103) % 10)
     targets = 0.9 * np.eye(10, dtype=np.float32)[np.arange(103) % 10] + 0.01
     assert float(loss_of(logits, targets, "sigmoid").mean()) == pytest.approx(float(smoothed))
 
