@@ -32,6 +32,7 @@ ALLOWED = {
     "training": ("harness", "kernels", "data", "data.augment", "zoo", "tasks"),
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
+ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
 ALLOWED["."] = (*ALLOWED["inference"], "inference")  # train.py, evaluate.py
