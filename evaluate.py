@@ -3,6 +3,7 @@
     python evaluate.py --workdir=runs/digits_nest
     python evaluate.py --workdir=runs/digits_nest --checkpoint=best --split='train[:50%]'
     python evaluate.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/
+    python evaluate.py --workdir=runs/digits_mosaic_nest --localization=all --faithfulness=all
 
 Prints one JSON line, and writes it next to what was evaluated. Without --config, the workdir's own
 config counts. Exit codes: 0 done; 2 wrong config or input.
@@ -27,6 +28,12 @@ from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path, write_text
+from inference.explanation_flags import (
+    NO_EXPLANATIONS,
+    Explanations,
+    define_explanation_flags,
+    read_explanations,
+)
 from inference.flags import check_recipe_flags, define_recipe_flags
 from training import experiment
 from training.evaluation import evaluate
@@ -43,6 +50,7 @@ def evaluate_workdir(
     split: str | None = None,
     classes_file: str | Path | None = None,
     among: Among = "named",
+    explanations: Explanations = NO_EXPLANATIONS,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
 
@@ -57,6 +65,7 @@ def evaluate_workdir(
         classes_file: file with one class name per line, in the order of the trained labels; None:
             the workdir's classes.txt.
         among: which classes an answer can be, see pipeline.Data.
+        explanations: what else is measured.
 
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
@@ -71,7 +80,7 @@ def evaluate_workdir(
     if names is None and two_orders(run.data.dataset.class_names or ()):
         print(f"note: {assumed_order(run.data.dataset.class_names)}", file=sys.stderr)
     step, state, folder = restore(run, workdir, checkpoint)
-    return {"checkpoint": str(folder), "step": step} | _metrics(run, state)
+    return {"checkpoint": str(folder), "step": step} | _metrics(run, state, explanations)
 
 
 def evaluate_weights(
@@ -82,6 +91,7 @@ def evaluate_weights(
     ema: bool = False,
     classes_file: str | Path | None = None,
     among: Among = "named",
+    explanations: Explanations = NO_EXPLANATIONS,
 ) -> dict[str, Any]:
     """Evaluates a weights file or folder that zoo.load.load_variables reads.
 
@@ -95,6 +105,7 @@ def evaluate_weights(
         classes_file: file with one class name per line, in the order of the weights' labels; None:
             the names stored with the weights, or those of ImageNet.
         among: which classes an answer can be, see pipeline.Data.
+        explanations: what else is measured.
 
     Raises:
         ConfigError: the weights are missing, unreadable or of another model, or the data has other
@@ -125,7 +136,7 @@ def evaluate_weights(
             "of the weights)"
         )
         raise ConfigError(problem("config.data.name", data.name, what))
-    metrics = _metrics(run, run.init(loaded))
+    metrics = _metrics(run, run.init(loaded), explanations)
     # There is one set of weights, so the metrics of an average would be the same again.
     metrics = {name: value for name, value in metrics.items() if not name.startswith("ema_")}
     return {"weights": str(weights)} | metrics
@@ -176,14 +187,17 @@ def _classes_of_weights(
     return names
 
 
-def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:
+def _metrics(run: experiment.Experiment, state: Any, explanations: Explanations) -> dict[str, Any]:
     seen = set()
 
     def watched(batches):
         for batch in batches:
             yield batch
             if jax.process_count() == 1:
-                seen.update(np.asarray(batch["label"])[np.asarray(batch["mask"]) > 0].tolist())
+                labels = np.asarray(batch["label"])[np.asarray(batch["mask"]) > 0]
+                if labels.ndim == 2:  # of 0 and 1, several an image
+                    labels = np.nonzero(labels)[1]
+                seen.update(labels.tolist())
 
     batches = watched(run.data.eval_batches())
     evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)
@@ -195,11 +209,13 @@ def _metrics(run: experiment.Experiment, state: Any) -> dict[str, Any]:
             file=sys.stderr,
         )
     protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
-    return {"split": run.data.eval_split} | evaluation.metrics | protocol
+    metrics = {"split": run.data.eval_split} | evaluation.metrics | protocol
+    return metrics | explanations.score(run, state)
 
 
 def define_flags() -> None:
     define_recipe_flags()
+    define_explanation_flags()
     flags.DEFINE_string("classes", None, "File with one class name per line, as trained.")
     flags.DEFINE_enum(
         "among",
@@ -213,6 +229,7 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues) -> None:
     check_recipe_flags(args)
+    explanations = read_explanations(args)
     if args.weights is not None:
         written = local_path("--weights", args.weights)
         result = evaluate_weights(
@@ -222,6 +239,7 @@ def main(args: flags.FlagValues) -> None:
             ema=args.ema,
             classes_file=args.classes,
             among=args.among,
+            explanations=explanations,
         )
         written = written.with_name(f"{written.name}.evaluation")
     else:
@@ -237,6 +255,7 @@ def main(args: flags.FlagValues) -> None:
             split=args.split,
             classes_file=args.classes,
             among=args.among,
+            explanations=explanations,
         )
         written = workdir / f"evaluation_{args.checkpoint}"
     if jax.process_index() == 0:
@@ -245,8 +264,16 @@ def main(args: flags.FlagValues) -> None:
         split = result["split"].translate(
             {ord("["): "_", ord("]"): "", ord(":"): "-", ord("%"): "p"}
         )
+        written = written.with_name(f"{written.name}_{split}.json")
         try:
-            write_text(written.with_name(f"{written.name}_{split}.json"), line + "\n")
+            write_text(written, line + "\n")
+            if "faithfulness" in result:
+                # Importing matplotlib takes a while, which only its pictures should cost.
+                from inference.pictures.faithfulness import save_faithfulness
+
+                picture = written.with_name(f"{written.stem}_faithfulness.png")
+                save_faithfulness(result["faithfulness"], picture)
+                print(f"written: {picture}", file=sys.stderr)
         except OSError as error:
             print(f"evaluate.py: the result is not written: {error}", file=sys.stderr)
 

@@ -104,9 +104,8 @@ class ResNet(nn.Module):
     Batch statistics are computed in float32 over the global batch (under jit the batch is one
     array, however many devices share it), or over each part of it when gradients are accumulated;
     their moving averages are the collection "batch_stats". Each stage's map is sown as
-    "intermediates" stage1, stage2, ..., what is averaged as features, and the input of the head,
-    [b, 4c], as pre_logits. For gradients with respect to the maps, see
-    `layers.intermediates.differentiate`.
+    "intermediates" stage1, stage2, ..., and the input of the head, [b, 4c], as pre_logits. For
+    gradients with respect to the maps, see `layers.intermediates.differentiate`.
 
     Attributes:
         num_classes: number of logits.
@@ -183,9 +182,7 @@ class ResNet(nn.Module):
                 )(x)  # [b, h, w, 4c]
             x = expose(self, f"stage{stage}", x)
 
-        x = x.astype(at_least_float32(x))
-        self.sow("intermediates", "features", x)
-        x = x.mean(axis=(1, 2))  # [b, 4c]
+        x = x.astype(at_least_float32(x)).mean(axis=(1, 2))  # [b, 4c]
         self.sow("intermediates", "pre_logits", x)
         head_init = nn.initializers.normal(0.01)
         logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(x)

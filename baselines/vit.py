@@ -66,9 +66,9 @@ class Vit(nn.Module):
     """Vision transformer.
 
     Height and width of the image must be multiples of the patch's. The tokens after each block,
-    [b, n, c] with the class token first, are sown as "intermediates" block1_tokens, ..., what is
-    pooled, [b, n, c], as features, and the input of the head, [b, c], as pre_logits. For gradients
-    with respect to the tokens, see `layers.intermediates.differentiate`.
+    [b, n, c] with the class token first, are sown as "intermediates" block1_tokens, ..., and the
+    input of the head, [b, c], as pre_logits. For gradients with respect to the tokens, see
+    `layers.intermediates.differentiate`.
 
     Attributes:
         num_classes: number of logits.
@@ -170,7 +170,6 @@ class Vit(nn.Module):
 
         x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(x)
         x = x.astype(at_least_float32(x))
-        self.sow("intermediates", "features", x)
         x = x[:, 0] if self.pooling == "class_token" else x.mean(axis=1)  # [b, c]
         self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)

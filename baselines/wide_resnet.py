@@ -78,8 +78,8 @@ class WideResNet(nn.Module):
     """Wide residual network, for images of any size.
 
     Batch statistics as in `baselines.resnet.ResNet`. Each group's map is sown as "intermediates"
-    group1, group2, group3, what is averaged as features, and the input of the head, [b, c], as
-    pre_logits. For gradients with respect to the maps, see `layers.intermediates.differentiate`.
+    group1, group2, group3, and the input of the head, [b, c], as pre_logits. For gradients with
+    respect to the maps, see `layers.intermediates.differentiate`.
 
     Attributes:
         num_classes: number of logits.
@@ -152,9 +152,7 @@ class WideResNet(nn.Module):
                 )(x, train)  # [b, h, w, c]
             x = expose(self, f"group{group}", x)
         x = nn.relu(norm(name="norm")(x))
-        x = x.astype(at_least_float32(x))
-        self.sow("intermediates", "features", x)
-        x = x.mean(axis=(1, 2))  # [b, c]
+        x = x.astype(at_least_float32(x)).mean(axis=(1, 2))  # [b, c]
         self.sow("intermediates", "pre_logits", x)
         head_init = nn.initializers.he_normal()
         logits = nn.Dense(self.num_classes, kernel_init=head_init, name="head")(x)

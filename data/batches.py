@@ -24,7 +24,9 @@ from harness.arguments import check_range, problem
 PART_BYTES = 2**22
 
 ReportBad = Callable[[list[tuple[int, str, str]]], None]  # of (index, name, reason)
-Batch = dict[str, Any]  # image uint8 [b, h, w, c], label int32 [b], mask float32 [b]
+# image uint8 [b, h, w, c], mask float32 [b] and label int32 [b]; with several labels an image,
+# label is [b, num_classes] of 0 and 1.
+Batch = dict[str, Any]
 
 
 def num_cores() -> int:
@@ -100,6 +102,7 @@ class BatchReader:
     Attributes:
         records: Grain's random-access list of loading.Sample, which may be practically endless.
         image_shape: (height, width, channels).
+        label_shape: of a label in the batch, see loading.MakePart.
         batch_size: global.
         layout: which rows are loaded here, and where they go.
         num_threads: threads that make parts of batches, in each worker process if there are any; 0
@@ -111,6 +114,7 @@ class BatchReader:
 
     records: grain.MapDataset
     image_shape: tuple[int, int, int]
+    label_shape: tuple[int, ...]
     batch_size: int
     layout: Layout
     num_threads: int
@@ -137,7 +141,9 @@ class BatchReader:
         # batch of large ones too much memory: 16 threads, each with several of 150 MB.
         size = max(1, PART_BYTES // math.prod(self.image_shape))
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        make = loading.MakePart(self.records, self.image_shape, self.batch_size, parts)
+        make = loading.MakePart(
+            self.records, self.image_shape, self.label_shape, self.batch_size, parts
+        )
         stop = min(len(self) * len(parts), sys.maxsize)  # endless lists are as long as can be
         tasks = grain.MapDataset.range(start * len(parts), stop).map(make)
         ahead = 2 * self.num_threads

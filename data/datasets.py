@@ -1,12 +1,13 @@
 """Data sets by name: how each is loaded, its classes and its statistics.
 
-digits, synthetic   ship with the code
+digits, digits_mosaic, synthetic    ship with the code
 folder:/path        a folder of images per class (data/sources/folders.py)
 npz:/path.npz       arrays in one file (data/sources/npz.py)
 inat:/path          an iNaturalist competition as downloaded (data/sources/inaturalist.py)
 anything else       a set that TensorFlow Datasets has prepared (data/sources/tfds_prepared.py)
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.pixel_statistics import default_statistics
-from data.sources import arrays, folders, inaturalist, npz, tfds_prepared
+from data.sources import (
+    arrays,
+    digits_mosaic,
+    folders,
+    inaturalist,
+    npz,
+    tfds_prepared,
+    tfds_records,
+)
 from harness.arguments import problem, unknown
 from harness.files import local_path
 
@@ -34,9 +43,11 @@ class Dataset:
         num_classes: number of labels, which are 0 to num_classes - 1.
         num_channels: 1 for grey, 3 for colour.
         load: `load(split, image_size) -> Source` for a whole split. Only
-            "digits" and "synthetic" use the image size; the others return images as they are.
+            those that ship with the code use the image size; the others return images as they are.
         splits: names that `load` takes.
         aliases: other name of a split -> its name in `splits`.
+        multi_label: whether an image has several labels (or one, or none); a record's "label" is
+            then a tuple of them, and a batch's is int32 [b, num_classes] of 0 and 1.
         class_names: in the order of the labels, where known.
         present: labels that occur, where others are known not to; see selection.by_name.
         note: a line that a person should see before training, or empty.
@@ -52,6 +63,7 @@ class Dataset:
     load: Callable[[str, tuple[int, int]], arrays.Source]
     splits: tuple[str, ...] = ("train", "test")
     aliases: Mapping[str, str] = field(default_factory=dict)
+    multi_label: bool = False
     class_names: tuple[str, ...] | None = None
     present: tuple[int, ...] | None = None
     note: str = ""
@@ -139,7 +151,7 @@ def open_dataset(
     """Opens a data set: what is known about it, and how its splits are loaded.
 
     Args:
-        name: "digits", "synthetic", "folder:/path", "npz:/path.npz", "inat:/path", or the name of a
+        name: of one that ships, "folder:/path", "npz:/path.npz", "inat:/path", or the name of a
             set prepared by TensorFlow Datasets as ArrayRecord: "cifar10",
             "downsampled_imagenet/64x64", with a version if need be ("imagenet2012:5.1.0").
         data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -171,6 +183,11 @@ def _digits() -> Dataset:
     )
 
 
+def _digits_mosaic() -> Dataset:
+    load = digits_mosaic.digits_mosaic_source
+    return dataclasses.replace(_digits(), name="digits_mosaic", load=load, multi_label=True)
+
+
 def _load_synthetic(split: str, image_size: tuple[int, int]) -> arrays.Source:
     num_examples, seed = {"train": (512, 0), "test": (128, 1)}[split]
     return arrays.SyntheticSource(num_examples, (*image_size, 3), num_classes=10, seed=seed)
@@ -182,7 +199,11 @@ def _synthetic() -> Dataset:
 
 
 # What ships with the code; a set of one's own may be added.
-BUILT_IN: dict[str, Callable[[], Dataset]] = {"digits": _digits, "synthetic": _synthetic}
+BUILT_IN: dict[str, Callable[[], Dataset]] = {
+    "digits": _digits,
+    "digits_mosaic": _digits_mosaic,
+    "synthetic": _synthetic,
+}
 
 
 def _from_folder(name: str, path: Path) -> Dataset:
@@ -228,10 +249,11 @@ def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Datas
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> arrays.Source:
-        source = tfds_prepared.ArrayRecordSource(prepared, split)
+        source = tfds_records.ArrayRecordSource(prepared, split)
         height, width, _ = prepared.image_shape
         is_small = height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY
-        if not is_small or exif_orientation:  # turned images may have another shape
+        # Turned images may have another shape, and boxes are read from the records.
+        if not is_small or exif_orientation or prepared.boxes_key:
             return source
         return arrays.hold_in_memory(source, (height, width, 3), f"{name} {split}")
 

@@ -90,7 +90,7 @@ def decode_image(encoded: bytes, *, exif_orientation: bool = False) -> np.ndarra
     Raises:
         BadImage: empty, truncated or damaged, not an image, or more than `MAX_PIXELS` pixels.
     """
-    return _upright(*decode_as_stored(encoded, with_orientation=exif_orientation))
+    return upright(*decode_as_stored(encoded, with_orientation=exif_orientation))
 
 
 def decode_as_stored(
@@ -148,7 +148,7 @@ class UndecodedJpeg:
         height = self._header.height
         from_below = self._orientation in _FROM_BELOW
         stored = self._decode_top(height - along.start if from_below else along.stop)
-        image = _upright(stored, self._orientation)
+        image = upright(stored, self._orientation)
         if from_below:  # the rows that are missing were the first
             missing = height - len(stored)
             along = slice(along.start - missing, along.stop - missing)
@@ -198,8 +198,25 @@ def is_image(path: str | bytes) -> bool:
     return False
 
 
-def _upright(image: np.ndarray, orientation: int | None) -> np.ndarray:
+def upright(image: np.ndarray, orientation: int | None) -> np.ndarray:
+    """Returns an image as its orientation tag, 1 to 8 or None, says that it is seen."""
     return _UPRIGHT[orientation](image) if orientation in _UPRIGHT else image
+
+
+def turned(boxes: np.ndarray, orientation: int | None) -> np.ndarray:
+    """Maps boxes as `upright` maps their image.
+
+    Args:
+        boxes: [m, 4], (top, left, bottom, right) in fractions of the image as it is stored.
+        orientation: its tag.
+    """
+    if orientation in _SIDEWAYS:
+        boxes = boxes[:, [1, 0, 3, 2]]
+    if orientation in (3, 4, 7, 8):
+        boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+    if orientation in (2, 3, 6, 7):
+        boxes = np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], axis=1)
+    return boxes
 
 
 def _read_orientation(encoded: bytes) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.augment.transforms import Transform
 from data.images import UndecodedJpeg, decode_image, open_image
-from data.sources.arrays import Source
+from data.sources.arrays import Label, Source
 from harness.errors import BadImage, one_line
 
 # A record that cannot be read is replaced by others, of which this many may be unreadable too.
@@ -28,12 +28,12 @@ class Sample:
 
     Attributes:
         image: uint8 [h, w, c]; None in evaluation if it cannot be read.
-        label: its class.
+        label: its class, or its classes as a tuple.
         bad: (index in the source, name, reason) of each record that could not be read.
     """
 
     image: np.ndarray | None
-    label: int
+    label: Label
     bad: tuple[tuple[int, str, str], ...] = ()
 
 
@@ -64,7 +64,7 @@ def _read(
     index: int,
     exif_orientation: bool,
     decode: Callable[..., np.ndarray | UndecodedJpeg],
-) -> tuple[np.ndarray | UndecodedJpeg, int]:
+) -> tuple[np.ndarray | UndecodedJpeg, Label]:
     """Returns the image and label of a record; raises BadImage or OSError."""
     record = source[index]
     image = record["image"]
@@ -187,6 +187,8 @@ class MakePart(grain.transforms.Map):
     Args:
         records: list of Samples; rows past its end are zeros with mask 0.
         image_shape: (height, width, channels).
+        label_shape: of a record's label in the batch: () for its number, (num_classes,) for 1 at
+            each of its classes and 0 elsewhere.
         batch_size: global.
         parts: rows of the global batch in each part.
     """
@@ -195,12 +197,14 @@ class MakePart(grain.transforms.Map):
         self,
         records: grain.MapDataset,
         image_shape: tuple[int, int, int],
+        label_shape: tuple[int, ...],
         batch_size: int,
         parts: list[list[int]],
     ):
         self._records = records
         self._num_records = len(records)
         self._image_shape = image_shape
+        self._label_shape = label_shape
         self._batch_size = batch_size
         self._parts = parts
 
@@ -208,7 +212,7 @@ class MakePart(grain.transforms.Map):
         k, part = divmod(t, len(self._parts))
         rows = self._parts[part]
         images = np.zeros((len(rows), *self._image_shape), np.uint8)
-        labels = np.zeros(len(rows), np.int32)
+        labels = np.zeros((len(rows), *self._label_shape), np.int32)
         mask = np.zeros(len(rows), np.float32)
         bad = []
         for position, row in enumerate(rows):
@@ -219,7 +223,10 @@ class MakePart(grain.transforms.Map):
             bad.extend(record.bad)
             if record.image is not None:
                 images[position] = record.image
-                labels[position] = record.label
+                if self._label_shape:
+                    labels[position, list(record.label)] = 1
+                else:
+                    labels[position] = record.label
                 mask[position] = 1.0
         return {"image": images, "label": labels, "mask": mask, "bad": bad}
 

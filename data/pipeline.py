@@ -37,9 +37,7 @@ class Data:
     Making it checks all values, reads nothing and looks for nothing; `open` opens the data set.
 
     Attributes:
-        name: of the data set, see data/datasets.py: "digits", "cifar10", "imagenet2012",
-            "folder:/path", "npz:/path.npz", "inat:/path", any classification set of TensorFlow
-            Datasets.
+        name: of the data set, as datasets.open_dataset takes it.
         image_size: height and width in pixels, or one number for both.
         batch_size: global, over all devices and processes.
         eval_batch_size: the same for evaluation; any number will do.
@@ -132,8 +130,7 @@ class Data:
         self.layout.check("config.data.batch_size", self.batch_size)
         channels = self.dataset.num_channels
         for key in ("mean", "std"):
-            values = getattr(self, key)
-            if values is not None and len(values) not in (1, channels):
+            if (values := getattr(self, key)) is not None and len(values) not in (1, channels):
                 allowed = f"1 or {channels}, the number of channels"
                 raise ValueError(problem(f"config.data.{key}", values, "wrong length", allowed))
         if training and (present := self.dataset.present):
@@ -183,8 +180,7 @@ class Data:
         """Labels that an answer in evaluation can be, None for all."""
         if self.among == "named":
             return self.dataset.present
-        labels = tuple(sorted(set(selection.labels_of(self.eval_source).tolist())))
-        return labels if len(labels) < self.num_classes else None
+        return selection.occurring(self.eval_source, self.num_classes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -200,6 +196,11 @@ class Data:
     def num_classes(self) -> int:
         """Number of classes."""
         return self.dataset.num_classes
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of a label in a batch: (), or (num_classes,) with several labels an image."""
+        return (self.num_classes,) if self.dataset.multi_label else ()
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -220,11 +221,11 @@ class Data:
         if self.repeats > 1:
             repeat = Repeat(records, num_records, self.repeats)
             records = grain.MapDataset.range(len(records)).map(repeat).seed(self.seed)
-        records = records.random_map(
-            ReadTraining(self.train_source, self._train_steps, self.exif_orientation)
-        )
+        read = ReadTraining(self.train_source, self._train_steps, self.exif_orientation)
+        records = records.random_map(read)
         bad = functools.partial(self.bad.add, self.train_split)
-        return Batches(self._reader(records, self.batch_size, self.image_shape, bad), start)
+        shapes = (self.dataset.num_channels, self.label_shape)
+        return Batches(self._reader(records, self.batch_size, *shapes, bad), start)
 
     def eval_batches(self, split: str | None = None) -> BatchReader:
         """Returns all examples of a split, once each, in order, without augmentation.
@@ -240,10 +241,10 @@ class Data:
         """
         source = self._source("eval_split", split) if split else self.eval_source
         bad = functools.partial(self.bad.add, split or self.eval_split)
-        return self.batches_of(source, self.dataset.num_channels, bad)
+        return self.batches_of(source, self.dataset.num_channels, bad, self.label_shape)
 
     def batches_of(
-        self, source: arrays.Source, num_channels: int, report_bad: ReportBad
+        self, source: arrays.Source, num_channels: int, report_bad: ReportBad, label_shape=()
     ) -> BatchReader:
         """Returns all records of any source as `eval_batches` does; needs no data set.
 
@@ -251,11 +252,12 @@ class Data:
             source: of images with `num_channels` channels.
             num_channels: 1 or 3.
             report_bad: gets (index, name, reason) of each image that cannot be read.
+            label_shape: of the source's labels, as the property `label_shape`.
         """
         read = ReadEvaluation(source, self._crop, self.exif_orientation)
         records = grain.MapDataset.range(len(source)).map(read)
-        shape = (*self.height_and_width, num_channels)
-        return self._reader(records, self.layout.round_up(self.eval_batch_size), shape, report_bad)
+        size = self.layout.round_up(self.eval_batch_size)
+        return self._reader(records, size, num_channels, label_shape, report_bad)
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -283,13 +285,12 @@ class Data:
                 hint = "; there is nothing to train on, it can only be evaluated"
             raise ValueError(f"config.data.{key}={split!r}: {error}{hint}") from None
 
-    def _reader(
-        self, records: grain.MapDataset, batch_size: int, image_shape: tuple, report_bad: ReportBad
-    ) -> BatchReader:
+    def _reader(self, records, batch_size, num_channels, label_shape, report_bad) -> BatchReader:
         per_process = max(1, num_cores() // max(1, self.num_workers))
         return BatchReader(
             records=records,
-            image_shape=image_shape,
+            image_shape=(*self.height_and_width, num_channels),
+            label_shape=label_shape,
             batch_size=batch_size,
             layout=self.layout,
             num_threads=per_process if self.num_threads is None else self.num_threads,

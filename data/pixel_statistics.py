@@ -6,6 +6,7 @@ IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Of the training split; CIFAR's as in the official NesT and the usual recipes.
 STATISTICS = {
     "digits": ((0.3054,), (0.3760,)),
+    "digits_mosaic": ((0.3052,), (0.3757,)),
     "synthetic": ((0.5,) * 3, (0.5,) * 3),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),

@@ -2,25 +2,49 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from data.datasets import Dataset
-from data.sources.arrays import Record, Source, Subset
+from data.sources.arrays import Label, Record, Source, Subset, as_array
 from harness.arguments import problem
 from harness.class_lists import places
 
 
 def labels_of(source: Source) -> np.ndarray:
-    """Returns all labels, int64 [n]; a source that lacks `labels` is read through once."""
+    """Returns all labels; a source that lacks `labels` is read through once.
+
+    Returns:
+        [n] int64; with several labels an image, [n] objects, which are tuples.
+    """
     if hasattr(source, "labels"):
-        return np.asarray(source.labels, np.int64)
-    return np.asarray([source[index]["label"] for index in range(len(source))], np.int64)
+        labels = np.asarray(source.labels)
+        return labels if labels.dtype == object else labels.astype(np.int64)
+    return as_array([source[index]["label"] for index in range(len(source))])
+
+
+def pairs_of(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Returns index and label of each label of each record, int64 [m] both, in order of indices."""
+    labels = labels_of(source)
+    if labels.dtype != object:
+        return np.arange(len(labels)), labels
+    indices = np.repeat(np.arange(len(labels)), [len(label) for label in labels])
+    return indices, np.fromiter(itertools.chain.from_iterable(labels), np.int64, len(indices))
+
+
+def occurring(source: Source, num_classes: int) -> tuple[int, ...] | None:
+    """Returns the labels that records of a source have, in rising order; None if all occur."""
+    labels = np.unique(pairs_of(source)[1]).tolist()
+    return tuple(labels) if len(labels) < num_classes else None
 
 
 class Relabelled:
-    """The records of another source under other labels: `new_label` maps the old ones."""
+    """The records of another source under other labels: `new_label` maps the old ones.
+
+    Of several labels an image, those that it does not map are left out.
+    """
 
     def __init__(self, source: Source, new_label: Mapping[int, int]):
         self._source = source
@@ -28,24 +52,43 @@ class Relabelled:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """All labels, int64 [n]."""
-        old = labels_of(self._source)
-        return np.fromiter((self._new_label[label] for label in old.tolist()), np.int64, len(old))
+        """All labels [n]: int64, or tuples."""
+        return as_array([self._renamed(label) for label in labels_of(self._source).tolist()])
+
+    @property
+    def boxes(self) -> Callable[[int], np.ndarray]:
+        """Index -> boxes `[m, 5]`; only there if the other source has them."""
+        boxes = self._source.boxes
+
+        def renamed(index: int) -> np.ndarray:
+            rows = [row for row in boxes(index) if int(row[0]) in self._new_label]
+            return np.array([[self._new_label[int(label)], *box] for label, *box in rows], "f4")
+
+        return renamed
+
+    def _renamed(self, label: Label) -> Label:
+        if isinstance(label, tuple):
+            return tuple(self._new_label[one] for one in label if one in self._new_label)
+        return self._new_label[label]
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
         record = self._source[index]
-        return record | {"label": self._new_label[record["label"]]}
+        return record | {"label": self._renamed(record["label"])}
 
     def describe(self, index: int) -> str:
         return self._source.describe(index)
 
 
 def of_classes(source: Source, classes: Sequence[int]) -> Relabelled:
-    """Returns the records of some classes; their labels become the classes' places in `classes`."""
-    indices = np.flatnonzero(np.isin(labels_of(source), classes))
+    """Returns the records of some classes; their labels become the classes' places in `classes`.
+
+    Of images with several labels those that have one of the classes, without their other labels.
+    """
+    indices, labels = pairs_of(source)
+    indices = np.unique(indices[np.isin(labels, classes)])
     return Relabelled(Subset(source, indices), {old: new for new, old in enumerate(classes)})
 
 
@@ -128,7 +171,7 @@ def by_name(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
 
 
 def few_of_each(source: Source, num_classes: int, count: int, seed: int) -> Subset:
-    """Chooses `count` records of each class.
+    """Chooses `count` records of each class; with several labels an image, some classes get more.
 
     Args:
         source: any; its labels are 0 to num_classes - 1.
@@ -142,16 +185,18 @@ def few_of_each(source: Source, num_classes: int, count: int, seed: int) -> Subs
     Raises:
         ValueError: a class has fewer.
     """
-    labels = labels_of(source)
-    order = np.random.default_rng(seed).permutation(len(labels))
+    indices, labels = pairs_of(source)
+    order = np.random.default_rng(seed).permutation(len(source))
     chosen = []
     for label in range(num_classes):
-        places = order[labels[order] == label][:count]
+        has_it = np.zeros(len(source), bool)
+        has_it[indices[labels == label]] = True
+        places = order[has_it[order]][:count]
         if len(places) < count:
             what = f"class {label} has only {len(places)}"
             raise ValueError(problem("config.data.examples_per_class", count, what))
         chosen.append(places)
-    return Subset(source, np.sort(np.concatenate(chosen)))
+    return Subset(source, np.unique(np.concatenate(chosen)))
 
 
 def evenly_spaced(source: Source, at_most: int) -> Source:

@@ -106,9 +106,17 @@ def cam(planes: Planes, model, variables, images, classes) -> Array:
     The mean over the plane is the logit, but for the head's bias. Where the head reads a class
     token, it is applied to the other tokens instead, which are normalised alike.
     """
-    logits, state = model.apply(variables, images, mutable=["intermediates"])
+    logits, state = model.apply(
+        variables,
+        images,
+        mutable=["intermediates"],
+        capture_intermediates=lambda module, method: module.path == ("norm",),
+    )
     classes = jnp.argmax(logits, axis=-1) if classes is None else classes
-    plane = planes.plane(state["intermediates"]["features"][0])  # [b, h, w, c]
+    maps = state["intermediates"]
+    pooled = maps["norm"]["__call__"][0] if "norm" in maps else maps[planes.last][0]
+    pooled = nn.relu(pooled) if isinstance(model, WideResNet) else pooled
+    plane = planes.plane(pooled.astype(jnp.float32))  # [b, h, w, c]
     weights = variables["params"]["head"]["kernel"][:, classes]  # [c, b]
     return jnp.einsum("bhwc,cb->bhw", plane, weights)
 

@@ -22,7 +22,8 @@ from harness.arguments import as_height_width
 from harness.errors import ConfigError, one_line
 from harness.files import local_path, replacing, write_text
 from harness.strict_config import unknown_name
-from inference.predict import Prediction, Predictor, predict_files
+from inference.predict import Predictor
+from inference.prediction import Prediction, predict_files
 from kernels.target import compiling_for
 
 VERSION = 1
@@ -66,7 +67,7 @@ class Exported:
         """
         return predict_files(
             paths,
-            self,
+            lambda images: {"probabilities": self(images)},
             data=self.data,
             num_channels=self.num_channels,
             batch_size=self.batch_size or max(1, min(batch_size, len(paths))),

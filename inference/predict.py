@@ -6,14 +6,12 @@ and channels are those of the weights.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from data import datasets
@@ -25,45 +23,15 @@ from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path
-from inference.image_files import ImageFiles
+from inference.explain import Method, check_method, create_explainer
+from inference.prediction import Prediction, predict_files
+from nest.gradcat import gradcat
 from tasks.classification import normalize
 from training.experiment import check_config
 from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
 
 NUM_IMAGENET_CLASSES = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What a model says about one image.
-
-    Attributes:
-        path: of the image.
-        probabilities: [num_classes], float32; None if the image cannot be read.
-        problem: why it cannot be read, "" otherwise.
-    """
-
-    path: Path
-    probabilities: np.ndarray | None
-    problem: str = ""
-
-    def best(self, names: Sequence[str] | None, top_k: int) -> list[dict[str, Any]]:
-        """Returns the most probable classes, best first; of equals, the lower label first.
-
-        Args:
-            names: of the classes, if known.
-            top_k: how many.
-
-        Returns:
-            One dict per class: label, name (None if not known), probability.
-        """
-        labels = np.argsort(-self.probabilities, kind="stable")[:top_k].tolist()
-        return [
-            {"label": label, "name": names[label] if names else None}
-            | {"probability": float(self.probabilities[label])}
-            for label in labels
-        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,68 +70,49 @@ class Predictor:
         """(height, width, channels) of an image."""
         return (*self.data.height_and_width, self.num_channels)
 
-    def predict(self, paths: Sequence[Path], batch_size: int) -> Iterator[Prediction]:
+    def predict(
+        self, paths: Sequence[Path], batch_size: int, explain: Method | None = None
+    ) -> Iterator[Prediction]:
         """Predicts image files, in their order.
 
         Args:
             paths: of the files. Those that are missing, empty or broken have a `problem`.
             batch_size: how many go through the model at once at most (rounded up to a multiple of
                 the number of devices, which share a batch as in training).
+            explain: also explain each image's likeliest class by this method.
+
+        Raises:
+            ValueError: the method does not fit the model.
         """
         mesh = sharding.create_mesh(data=-1, fsdp=1)
         everywhere = sharding.replicated(mesh)
         variables = jax.device_put(self.variables, everywhere)
-        probabilities = jax.jit(self.probabilities, out_shardings=everywhere)
+        if explain is not None:
+            check_method(explain, self.model, self.data.height_and_width)
+        outputs = jax.jit(functools.partial(self._outputs, explain), out_shardings=everywhere)
         return predict_files(
             paths,
-            lambda images: probabilities(variables, images),
+            lambda images: outputs(variables, images),
+            explain=explain,
             data=self.data,
             num_channels=self.num_channels,
             batch_size=max(1, min(batch_size, len(paths))),
             images_sharding=sharding.batch_sharding(mesh),
         )
 
-
-def predict_files(
-    paths: Sequence[Path],
-    probabilities: Callable[[jax.Array], jax.Array],
-    *,
-    data: Data,
-    num_channels: int,
-    batch_size: int,
-    images_sharding: NamedSharding | None,
-) -> Iterator[Prediction]:
-    """Yields one prediction per image file, in their order.
-
-    Args:
-        paths: of the files. Those that are missing, empty or broken have a `problem`.
-        probabilities: maps uint8 images [batch_size, h, w, c] to probabilities [batch_size, n].
-        data: prepares the images, as in evaluation.
-        num_channels: 3, or 1 for grey images.
-        batch_size: the last batch is padded to it.
-        images_sharding: of the images; None: NumPy arrays.
-    """
-    data = dataclasses.replace(
-        data,
-        eval_batch_size=batch_size,
-        num_workers=0,  # starting processes takes longer than most folders
-        num_threads=None,
-        sharding=images_sharding,
-    )
-    problems: dict[int, str] = {}
-
-    def report_bad(entries: list[tuple[int, str, str]]) -> None:
-        problems.update((index, reason) for index, _, reason in entries)
-
-    indexed = enumerate(paths)
-    source = ImageFiles(paths, num_channels, exif_orientation=data.exif_orientation)
-    for batch in data.batches_of(source, num_channels, report_bad):
-        rows = np.asarray(probabilities(batch["image"]))
-        for row, (index, path) in zip(rows, indexed, strict=False):  # the last rows are padding
-            if index in problems:
-                yield Prediction(path, None, problems[index])
-            else:
-                yield Prediction(path, row)
+    def _outputs(self, explain: Method | None, variables, images: jax.Array) -> dict:
+        outputs = {"probabilities": self.probabilities(variables, images)}
+        if explain is None:
+            return outputs
+        inputs = normalize(images, self.mean, self.std)
+        if explain == "gradcat":  # the way itself, rather than its map alone
+            way = gradcat(self.model, variables, inputs)
+            return outputs | {
+                "saliency": way.saliency(self.data.height_and_width),
+                "boxes": way.boxes,
+            }
+        explainer = create_explainer(explain, self.model, self.image_shape)
+        return outputs | {"saliency": explainer(variables, inputs, None)}
 
 
 def build_predictor(

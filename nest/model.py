@@ -40,9 +40,8 @@ class Nest(nn.Module):
 
     The height and the width of the image must be multiples of patch_size * 2^(levels - 1).
     Each level's map on the image plane, [b, h, w, c] before aggregation, is sown as
-    "intermediates" level1, level2, ..., what is averaged, [b, h, w, c], as features, and the input
-    of the head, [b, c], as pre_logits. For gradients with respect to the maps, see
-    `layers.intermediates.differentiate`.
+    "intermediates" level1, level2, ..., and the input of the head, [b, c], as pre_logits. For
+    gradients with respect to the maps, see `layers.intermediates.differentiate`.
 
     Attributes:
         num_classes: number of logits.
@@ -167,9 +166,7 @@ class Nest(nn.Module):
                 )(x)  # [b, h/2, w/2, c of the next level]
 
         x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(x)
-        x = x.astype(at_least_float32(x))
-        self.sow("intermediates", "features", x)
-        x = x.mean(axis=(1, 2))  # [b, c]
+        x = x.astype(at_least_float32(x)).mean(axis=(1, 2))  # [b, c]
         self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
         chex.assert_shape(logits, (None, self.num_classes))

@@ -19,7 +19,7 @@ ALL_BUT_HEAD = ("^(?!head/)",)  # what config.task.linear_probe freezes
 # Arguments of Classification that the code gives, not the config.
 FROM_PARTS = (
     *("model", "optimizer", "schedule", "freeze", "device_augment"),
-    *("image_shape", "num_classes", "answers", "mean", "std"),
+    *("image_shape", "num_classes", "multi_label", "answers", "mean", "std"),
 )
 
 
@@ -69,6 +69,7 @@ def build_classification(
         schedule=schedule,
         image_shape=data.image_shape,
         num_classes=data.num_classes,
+        multi_label=data.dataset.multi_label,
         answers=data.answers,
         mean=mean,
         std=std,

@@ -14,7 +14,8 @@ import optax
 from harness.arguments import check_range, problem
 from harness.trees import select
 from tasks.ema import ParameterEma
-from tasks.metrics import ClassificationMetrics, label_rank
+from tasks.losses import Loss, loss_of, targets_of
+from tasks.metrics import ClassificationMetrics, MultiLabelMetrics, is_first
 from tasks.optimizers import trainable_mask
 from tasks.protocol import Evaluation, Task
 
@@ -46,13 +47,16 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classification(Task):
-    """Cross entropy with label smoothing; the config's section `task` is the keyword arguments.
+    """Cross entropy with smoothed labels; the config's section `task` is the keyword arguments.
 
     Attributes:
         model: `model.apply(variables, images, train=...)` gives logits [b, num_classes].
         optimizer, schedule: from create_optimizer.
         image_shape: (h, w, c) of an image.
         num_classes: of the targets.
+        multi_label: whether an image has several labels: a batch's is then [b, num_classes] of 0
+            and 1, the target of softmax the share 1 / k of each of an image's k classes, and the
+            metrics are those of MultiLabelMetrics.
         answers: labels that occur in the evaluation's data, None for all. Its metrics then compare
             the logits of these classes alone, as is the custom for ImageNet-A and -R, which have
             200 of the 1,000 classes; "among_all_" metrics compare those of all.
@@ -65,6 +69,7 @@ class Classification(Task):
             largest share of the mixed target: an image's own class often has the smaller share, and
             would make a correct model look wrong.
         freeze: see create_optimizer; frozen parameters keep their bits, in the average as well.
+        loss: see losses.loss_of. "sigmoid" asks of each class by itself whether the image has it.
         label_smoothing: weight of the uniform distribution in the target.
         ema_decay, ema_warmup: see ParameterEma. Batch statistics are not averaged: the average is
             evaluated with the newest.
@@ -81,9 +86,11 @@ class Classification(Task):
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    multi_label: bool = False
     answers: tuple[int, ...] | None = None
     device_augment: Callable | None = None
     freeze: tuple[str, ...] = ()
+    loss: Loss = "softmax"
     label_smoothing: float = 0.0
     ema_decay: float | None = None
     ema_warmup: bool = False
@@ -95,6 +102,10 @@ class Classification(Task):
         check_range("config.task.accumulation_steps", self.accumulation_steps, 1)
         if self.ema_warmup and not self.ema.decay:
             raise ValueError(problem("config.task.ema_warmup", True, "needs config.task.ema_decay"))
+
+    @property
+    def metrics(self) -> type[ClassificationMetrics | MultiLabelMetrics]:
+        return MultiLabelMetrics if self.multi_label else ClassificationMetrics
 
     @property
     def ema(self) -> ParameterEma:
@@ -147,7 +158,7 @@ class Classification(Task):
                     f"{name}_among_all": logits,
                 }
             for key, values in compared.items():
-                sums[key] = ClassificationMetrics.of(values, batch["label"], batch["mask"])
+                sums[key] = self.metrics.of(values, batch["label"], batch["mask"], self.loss)
         return sums, ()
 
     def summarize(self, sums, rows) -> Evaluation:
@@ -160,7 +171,7 @@ class Classification(Task):
         return Evaluation(metrics)
 
     def metric_names(self) -> tuple[str, ...]:
-        names = tuple(ClassificationMetrics.__annotations__)
+        names = tuple(self.metrics.__annotations__)
         return names + tuple(f"ema_{name}" for name in names if self.ema.decay)
 
     def parameters(self, state: TrainState):
@@ -185,7 +196,7 @@ class Classification(Task):
         return self._normalize(batch["image"]), self._targets(batch)
 
     def _targets(self, batch) -> jax.Array:
-        targets = jax.nn.one_hot(batch["label"], self.num_classes)
+        targets = targets_of(batch["label"], self.num_classes, self.loss)
         return optax.smooth_labels(targets, self.label_smoothing)
 
     def augmented(self, batch, step: jax.Array | int, key: jax.Array):
@@ -208,6 +219,9 @@ class Classification(Task):
             augment_key, batch["image"], self._targets(batch), self._normalize
         )
         labels = jnp.argmax(targets, axis=-1).astype(batch["label"].dtype)
+        if self.multi_label:  # all that have the largest share, up to rounding
+            largest = targets.max(axis=-1, keepdims=True)
+            labels = (targets > largest - 1e-5).astype(batch["label"].dtype)
         return {**batch, "image": images, "target": targets, "label": labels}, key
 
     def _loss(self, params, model_state, batch, key):
@@ -222,8 +236,8 @@ class Classification(Task):
             mutable=list(model_state),
         )
         chex.assert_equal_shape([logits, targets])  # [b, num_classes]
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
-        accuracy = (label_rank(logits, batch["label"]) < 1).mean(dtype=jnp.float32)
+        loss = loss_of(logits, targets, self.loss).mean()
+        accuracy = is_first(logits, batch["label"]).mean(dtype=jnp.float32)
         return loss, (dict(model_state), {"loss": loss, "top1_accuracy": accuracy})
 
     def _accumulated_gradients(self, state: TrainState, batch, key: jax.Array):

@@ -1,6 +1,6 @@
 """Metrics of a classifier's evaluation, and averages of scalars for the training log.
 
-To add a metric to evaluation, add a line to ClassificationMetrics.
+To add a metric to evaluation, add a line to ClassificationMetrics or MultiLabelMetrics.
 """
 
 import math
@@ -14,6 +14,7 @@ import optax
 from clu.metrics import Average, Collection
 
 from harness.errors import BadImage, NonFiniteError
+from tasks.losses import Loss, loss_of, targets_of
 
 
 def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -35,8 +36,30 @@ def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(before | tied_before, axis=-1)
 
 
+def is_first(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns whether the likeliest class is the label, or one of the labels, [b] bool.
+
+    Args:
+        logits: [b, num_classes].
+        labels: [b] integers; with several labels an image, [b, num_classes] of 0 and 1.
+    """
+    if labels.ndim == 1:
+        return label_rank(logits, labels) < 1
+    return jnp.take_along_axis(labels, jnp.argmax(logits, -1)[:, None], -1)[:, 0] > 0
+
+
+class _Metrics(Collection):
+    def summary(self) -> dict[str, float]:
+        """Returns each metric and `num_examples`, as Python numbers."""
+        metrics = jax.device_get(self)  # NumPy divides counts in float64
+        if not metrics.loss.count:
+            raise BadImage("no example was evaluated: none of the split's images could be read")
+        averages = {name: float(value) for name, value in metrics.compute().items()}
+        return averages | {"num_examples": int(metrics.loss.count)}
+
+
 @flax.struct.dataclass
-class ClassificationMetrics(Collection):
+class ClassificationMetrics(_Metrics):
     """The metrics of an evaluation; a field is the name that train.py and evaluate.py report.
 
     Each is a sum and a count over examples, so that batches, devices and hosts merge by adding and
@@ -49,31 +72,84 @@ class ClassificationMetrics(Collection):
     top5_accuracy: Average.from_fun(lambda rank, **_: rank < 5)
 
     @classmethod
-    def of(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array) -> "ClassificationMetrics":
+    def of(
+        cls, logits: jax.Array, labels: jax.Array, mask: jax.Array, loss: Loss = "softmax"
+    ) -> "ClassificationMetrics":
         """Returns the metrics of a batch.
 
         Args:
-            logits: [b, num_classes] float32.
+            logits: [b, num_classes] float32; -inf for classes that are not compared.
             labels: [b] int32.
             mask: [b], 1 for an example, 0 for padding.
+            loss: of the classifier.
         """
         chex.assert_rank(logits, 2)
         chex.assert_shape([labels, mask], logits.shape[:1])
+        if loss == "softmax":
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)  # in nats
+        else:
+            losses = _loss_of_compared(logits, labels, loss)
         return cls.single_from_model_output(
             logits=logits,
             labels=labels,
-            loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels),  # in nats
+            loss=losses,
             rank=label_rank(logits, labels),
             mask=mask,
         )
 
-    def summary(self) -> dict[str, float]:
-        """Returns each metric and `num_examples`, as Python numbers."""
-        metrics = jax.device_get(self)  # NumPy divides counts in float64
-        if not metrics.loss.count:
-            raise BadImage("no example was evaluated: none of the split's images could be read")
-        averages = {name: float(value) for name, value in metrics.compute().items()}
-        return averages | {"num_examples": int(metrics.loss.count)}
+
+def _loss_of_compared(logits: jax.Array, labels: jax.Array, loss: Loss) -> jax.Array:
+    targets = targets_of(labels, logits.shape[-1], loss)
+    return loss_of(logits, targets, loss, where=~jnp.isneginf(logits))
+
+
+@flax.struct.dataclass
+class MultiLabelMetrics(_Metrics):
+    """The metrics of an evaluation with several labels an image; see ClassificationMetrics.
+
+    An image of k classes has named those of them that are among its k likeliest. One without a
+    class has none to name: `top1_accuracy` is 0 for it and the others are 1, as in scikit-learn.
+    Ties go to the lower class index, but in `label_ranking_average_precision`, which is
+    sklearn.metrics.label_ranking_average_precision_score: the mean over an image's classes of the
+    share of its own among all that are at least as likely.
+    """
+
+    loss: Average.from_output("loss")
+    top1_accuracy: Average.from_output("is_first")
+    classes_named: Average.from_output("share_named")
+    set_accuracy: Average.from_fun(lambda share_named, **_: share_named == 1)
+    label_ranking_average_precision: Average.from_output("precision")
+
+    @classmethod
+    def of(
+        cls, logits: jax.Array, labels: jax.Array, mask: jax.Array, loss: Loss = "softmax"
+    ) -> "MultiLabelMetrics":
+        """Returns the metrics of a batch.
+
+        Args:
+            logits: [b, num_classes] float32; -inf for classes that are not compared.
+            labels: [b, num_classes] int32 of 0 and 1.
+            mask: [b], 1 for an example, 0 for padding.
+            loss: of the classifier.
+        """
+        chex.assert_equal_shape([logits, labels])
+        chex.assert_shape(mask, logits.shape[:1])
+        order = jnp.argsort(logits, axis=-1, descending=True, stable=True)  # NaN first
+        own = jnp.take_along_axis(labels, order, -1)  # [b, c], likeliest first, as all below
+        found, count = jnp.cumsum(own, axis=-1), own.sum(axis=-1)  # [b, c], [b]
+        at_count = jnp.take_along_axis(found, jnp.maximum(count - 1, 0)[:, None], -1)[:, 0]
+        scores = jnp.take_along_axis(logits, order, -1)
+        as_likely = jax.vmap(lambda row: jnp.searchsorted(-row, -row, side="right"))(scores)
+        precision = jnp.take_along_axis(found, as_likely - 1, -1) / as_likely
+        return cls.single_from_model_output(
+            loss=_loss_of_compared(logits, labels, loss),
+            is_first=own[:, 0] > 0,
+            share_named=jnp.where(count > 0, at_count / jnp.maximum(count, 1), 1.0),
+            precision=jnp.where(
+                count > 0, (own * precision).sum(axis=-1) / jnp.maximum(count, 1), 1.0
+            ),
+            mask=mask,
+        )
 
 
 def to_numbers(window: list[dict]) -> list[dict[str, float]]:

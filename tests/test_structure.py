@@ -35,7 +35,7 @@ ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
 ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
-ALLOWED["."] = (*ALLOWED["inference"], "inference")  # train.py, evaluate.py
+ALLOWED["."] = (*ALLOWED["inference"], "inference", "inference.pictures")  # train, evaluate
 ALLOWED["tools"] = (*ALLOWED, "train", "evaluate")
 FILES = sorted(
     path

@@ -96,9 +96,8 @@ class Tnt(nn.Module):
     The height and the width of the image must be multiples of patch_size, or patch_size plus a
     multiple of patch_stride. After each layer, the words [b, n, m, c] and the sentences
     [b, 1 + n, d], class token first, are sown as "intermediates" layer1_words, layer1_sentences,
-    ..., what is pooled, [b, 1 + n, d], as features, and the input of the head, [b, d], as
-    pre_logits. For gradients with respect to words and sentences, see
-    `layers.intermediates.differentiate`.
+    ..., and the input of the head, [b, d], as pre_logits. For gradients with respect to words and
+    sentences, see `layers.intermediates.differentiate`.
 
     Attributes:
         num_classes: number of logits.
@@ -235,9 +234,7 @@ class Tnt(nn.Module):
             sentences = expose(self, f"layer{layer}_sentences", sentences)
 
         x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, self.kernels, name="norm")(sentences)
-        x = x.astype(at_least_float32(x))
-        self.sow("intermediates", "features", x)
-        x = POOLINGS[self.pooling](x)  # [b, d]
+        x = POOLINGS[self.pooling](x.astype(at_least_float32(x)))  # [b, d]
         self.sow("intermediates", "pre_logits", x)
         logits = nn.Dense(self.num_classes, kernel_init=truncated_normal, name="head")(x)
         chex.assert_shape(logits, (None, self.num_classes))

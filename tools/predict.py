@@ -3,12 +3,16 @@
     python tools/predict.py --workdir=runs/birds photo.jpg
     python tools/predict.py --workdir=runs/birds --checkpoint=best --ema --top_k=1 folder/ more.png
     python tools/predict.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/ a.jpg
+    python tools/predict.py --workdir=runs/birds --explain=gradcat photo.jpg
     python tools/predict.py --exported=birds.jax photo.jpg
 
 Images are prepared as in the recipe's evaluation; a model of grey images gets grey ones. A folder
 stands for all images in and below it, sorted; a note says what is left out. Prints a table, or
 with --json one JSON object per line. Class names are those of --classes, those stored with the
 weights, the data set's, or ImageNet's; the data set itself is not needed.
+
+With --explain, a picture of what speaks for the likeliest class is written for each image into
+--explain_folder, as NAME.METHOD.png.
 
 Exit codes: 0 done; 2 wrong input, or an image could not be read: it is named on stderr, and the
 others are predicted.
@@ -25,25 +29,64 @@ import tqdm
 from absl import flags
 
 from harness import commandline
-from harness.errors import ConfigError
+from harness.errors import ConfigError, input_errors
+from harness.files import local_path, replacing
+from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
 from inference.flags import define_predictor_flags, load_predictor
 from inference.image_files import find_files
 from inference.predict import Predictor
+from inference.prediction import Prediction
 
 
-def as_json(path: Path, rows: list[dict]) -> str:
-    return json.dumps({"image": str(path), "predictions": rows}, ensure_ascii=False)
+def as_json(path: Path, rows: list[dict], picture: Path | None = None) -> str:
+    line = {"image": str(path), "predictions": rows}
+    return json.dumps(line | ({"explanation": str(picture)} if picture else {}), ensure_ascii=False)
 
 
-def as_table(path: Path, rows: list[dict], width: int) -> str:
-    """Returns one line per class, the path in the first."""
+def named(row: dict) -> str:
+    return f"class {row['label']}" if row["name"] is None else row["name"]
+
+
+def as_table(path: Path, rows: list[dict], width: int, picture: Path | None = None) -> str:
+    """Returns one line per class, the path in the first, and one for the picture, if any."""
     lines = []
     for number, row in enumerate(rows):
         shown = str(path) if number == 0 else ""
-        name = f"class {row['label']}" if row["name"] is None else row["name"]
-        lines.append(f"{shown:<{width}}  {row['probability']:7.2%}  {name}")
+        lines.append(f"{shown:<{width}}  {row['probability']:7.2%}  {named(row)}")
+    lines += [f"{'':<{width}}  {'':7}  {picture}"] if picture else []
     return "\n".join(lines)
+
+
+class PictureFolder:
+    """Where the pictures of explanations go, one name for each image."""
+
+    def __init__(self, folder: str, method: str):
+        """Makes the folder if it is not there."""
+        self._shown = Path(folder)
+        self._folder = local_path("--explain_folder", folder)
+        self._suffix = f".{method}.png"
+        self._taken: set[str] = set()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--explain_folder={folder}: {error.strerror}") from None
+
+    def write(self, prediction: Prediction, row: dict) -> Path:
+        """Draws an explanation, `row` is the likeliest class; returns the path to show."""
+        file, number = f"{prediction.path.name}{self._suffix}", 1
+        while file in self._taken:  # images of one name in several folders
+            number += 1
+            file = f"{prediction.path.name}-{number}{self._suffix}"
+        self._taken.add(file)
+        # Only now: matplotlib takes a second to import.
+        from inference.pictures.overlay import draw_explanation
+
+        name = named(row).split(",")[0]  # the first of ImageNet's synonyms
+        figure = draw_explanation(prediction.explanation, f"{name}, {row['probability']:.1%}")
+        with replacing(self._folder / file) as temporary:
+            figure.savefig(temporary, dpi=100, format="png")
+        return self._shown / file
 
 
 def predict_all(
@@ -53,6 +96,8 @@ def predict_all(
     top_k: int,
     batch_size: int,
     as_lines: bool,
+    explain: str | None = None,
+    folder: str = "",
 ) -> int:
     """Prints one prediction per file, and names on stderr the files that cannot be read.
 
@@ -63,17 +108,20 @@ def predict_all(
         stream.reconfigure(errors="backslashreplace")
     width = max(len(str(file)) for file in files)
     bad = 0
+    options = {"explain": explain} if explain else {}
+    pictures = PictureFolder(folder, explain) if explain else None
     bar = tqdm.tqdm(total=len(files), unit="image", leave=False, disable=not sys.stderr.isatty())
     with bar:
-        for prediction in predictor.predict(files, batch_size):
+        for prediction in predictor.predict(files, batch_size, **options):
             if prediction.probabilities is None:
                 bad += 1
                 bar.write(f"{sys.argv[0]}: {prediction.path}: {prediction.problem}", sys.stderr)
             else:
                 rows = prediction.best(predictor.class_names, top_k)
-                text = as_json(prediction.path, rows)
+                picture = pictures and pictures.write(prediction, rows[0])
+                text = as_json(prediction.path, rows, picture)
                 if not as_lines:
-                    text = as_table(prediction.path, rows, width)
+                    text = as_table(prediction.path, rows, width, picture)
                 bar.write(text, sys.stdout)
             bar.update()
     return bad
@@ -84,6 +132,10 @@ def define_flags() -> None:
     flags.DEFINE_string("exported", None, "File of tools/export.py, instead of all these.")
     flags.DEFINE_integer("top_k", 5, "Classes to name per image.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "Images that are predicted at once.", lower_bound=1)
+    flags.DEFINE_enum(
+        "explain", None, METHODS, "Also draw what speaks for the likeliest class, by this method."
+    )
+    flags.DEFINE_string("explain_folder", "explained", "Where the pictures are written.")
     flags.DEFINE_bool("json", False, "Print one JSON object per image, not a table.")
 
 
@@ -92,6 +144,8 @@ def _predictor(args: flags.FlagValues) -> Predictor | Exported:
         raise ConfigError("predict.py runs in one process; split the images instead")
     if args.exported is None:
         return load_predictor(args)
+    if args.explain:
+        raise ConfigError("--explain needs gradients, which an exported model no longer has")
     for name in ("config", "workdir", "weights", "classes"):
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name} does not go with --exported, which has it inside")
@@ -107,8 +161,17 @@ def main(args: flags.FlagValues, images: list[str]) -> None:
         print(f"{sys.argv[0]}: {problem}", file=sys.stderr)
     bad = 0
     if files:
+        with input_errors():
+            if args.explain:
+                check_method(args.explain, predictor.model, predictor.data.height_and_width)
         bad = predict_all(
-            predictor, files, top_k=args.top_k, batch_size=args.batch_size, as_lines=args.json
+            predictor,
+            files,
+            top_k=args.top_k,
+            batch_size=args.batch_size,
+            as_lines=args.json,
+            explain=args.explain,
+            folder=args.explain_folder,
         )
     if failed := bad + len(problems):
         total = len(files) + len(problems)

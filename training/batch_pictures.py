@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 
 from data.augment import crops, randaugment
 from harness.errors import printable
+from tasks.losses import targets_of
 from training import experiment
 
 COLUMNS = 8
+SHOWN_CLASSES = 4  # in the title of an image
 MAGNITUDES = 7  # pictures in a row of draw_operations
 
 
@@ -32,21 +34,21 @@ def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray,
     classes, smoothing = run.data.num_classes, run.task.label_smoothing
     if "target" not in batch:
         images = np.asarray(batch["image"]) / np.float32(255)
-        return images, np.asarray(jax.nn.one_hot(batch["label"], classes))
+        return images, np.asarray(targets_of(batch["label"], classes, run.task.loss))
     mean, std = (np.asarray(values, np.float32) for values in run.data.statistics)
     images = np.clip(np.asarray(batch["image"]) * std + mean, 0, 1)
     return images, (np.asarray(batch["target"]) - smoothing / classes) / (1 - smoothing)
 
 
 def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
-    """Returns "cat" or "cat 0.7 + dog 0.3" for a target [classes]."""
-    order = np.argsort(-target)[:2]
+    """Returns "cat", "cat 0.70 + dog 0.30", or "cat + dog + owl" where shares are equal."""
+    order = np.argsort(-target, kind="stable")
+    order = order[target[order] > 0.005][:SHOWN_CLASSES]
     shown = [printable(names[c].split(",")[0]) if names else str(c) for c in order]
-    if target[order[0]] > 0.995:
-        return shown[0]
-    return " + ".join(
-        f"{name} {target[c]:.2f}" for name, c in zip(shown, order, strict=True) if target[c] > 0.005
-    )
+    shares = target[order]
+    if len(shares) and (shares.min() > 0.995 or (len(shares) > 2 and np.ptp(shares) < 0.005)):
+        return " + ".join(shown)
+    return " + ".join(f"{name} {share:.2f}" for name, share in zip(shown, shares, strict=True))
 
 
 def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Figure:

@@ -58,7 +58,7 @@ def recipe_step(
         data.layout.check("config.data.batch_size", data.batch_size)
     key = _key(everywhere)
     run = experiment.assemble(plain, mesh, data, key)
-    batch = _batch(data.batch_size, data.image_shape, batch_sharding)
+    batch = _batch(data.batch_size, data.image_shape, batch_sharding, label_shape=data.label_shape)
     model = run.task.model
     return Step(
         name=name,
@@ -174,10 +174,12 @@ def _key(everywhere: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:
     return _placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
 
 
-def _batch(size: int, image_shape: tuple, place: Any, kind: Any = jnp.uint8) -> dict[str, Any]:
+def _batch(
+    size: int, image_shape: tuple, place: Any, kind: Any = jnp.uint8, label_shape: tuple = ()
+) -> dict[str, Any]:
     return {
         "image": jax.ShapeDtypeStruct((size, *image_shape), kind, sharding=place),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
+        "label": jax.ShapeDtypeStruct((size, *label_shape), jnp.int32, sharding=place),
     }
 
 
@@ -197,10 +199,11 @@ def _multiply_adds(model: Any, image_shape: tuple[int, int, int]) -> int:
 
 def _products(task: Classification, image_shape: tuple[int, int, int]) -> int:
     """Returns the multiply-adds of a train step on one image, what is computed again included."""
+    label_shape = (task.num_classes,) if task.multi_label else ()
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = {
         "image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+        "label": jax.ShapeDtypeStruct((1, *label_shape), jnp.int32),
     }
     with compiling_for("any"):
         program = jax.make_jaxpr(task.train_step)(jax.eval_shape(task.init, key), batch, key)

@@ -195,7 +195,9 @@ def center_crop(
 
     Returns:
         A function of a uint8 image of any size with 1 or 3 channels. An image that needs no change
-        comes back as it is; of a very long one only the middle part is resized.
+        comes back as it is; of a very long one only the middle part is resized. Its attribute
+        `window` maps (height, width) of an image to what stays of it, (top, left, bottom, right) in
+        fractions of its height and width.
 
     Raises:
         ValueError: a value is out of range.
@@ -218,22 +220,38 @@ def center_crop(
             return scaled[0] * height // short, scaled[0] * width // short
         return max(1, round(height / factor)), max(1, round(width / factor))
 
-    def transform(image: np.ndarray) -> np.ndarray:
-        height, width, _ = image.shape
-        if (height, width) == scaled == size:
-            return image
+    def plan(height: int, width: int) -> tuple[tuple[slice, slice], tuple[int, int], list[int]]:
+        """Returns the part that is resized, its new size, and where the crop starts in that."""
+        part = slice(0, height), slice(0, width)
         resized = resized_size(height, width)
         if resized[0] * resized[1] > 16 * scaled[0] * scaled[1]:
             # Of a very long image, twice what the crop needs: its ends have no influence.
             rows = _middle(height, math.ceil(2 * scaled[0] * height / resized[0]))
             columns = _middle(width, math.ceil(2 * scaled[1] * width / resized[1]))
-            image = image[rows, columns]
-            resized = resized_size(*image.shape[:2])
-        image = resize(image, resized, interpolation)
+            part = rows, columns
+            resized = resized_size(rows.stop - rows.start, columns.stop - columns.start)
         rest = resized[0] - size[0], resized[1] - size[1]
-        top, left = (round(r / 2) if torchvision else r // 2 for r in rest)
+        return part, resized, [round(r / 2) if torchvision else r // 2 for r in rest]
+
+    def transform(image: np.ndarray) -> np.ndarray:
+        height, width, _ = image.shape
+        if (height, width) == scaled == size:
+            return image
+        part, resized, (top, left) = plan(height, width)
+        image = resize(image[part], resized, interpolation)
         return image[top : top + size[0], left : left + size[1]]
 
+    def window(height: int, width: int) -> tuple[float, ...]:
+        ends = []
+        for side, part, resized, start, kept in zip(
+            (height, width), *plan(height, width), size, strict=True
+        ):
+            scale = (part.stop - part.start) / resized  # pixels of the image per pixel of the crop
+            ends.append([(part.start + end * scale) / side for end in (start, start + kept)])
+        (top, bottom), (left, right) = ends
+        return top, left, bottom, right
+
+    transform.window = window
     return transform
 
 

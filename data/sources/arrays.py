@@ -1,16 +1,18 @@
 """Random-access sources of labelled images.
 
 A source has a length and gives for an index the record `{"image": ..., "label": int}`, whose image
-is uint8 `[h, w, c]` or the bytes of an image file. The same index always gives the same record,
-from any thread and in any order, and a pickled source gives the same ones in a worker process.
-The pipeline decodes, shuffles, augments and batches.
+is uint8 `[h, w, c]` or the bytes of an image file; with several labels an image, "label" is a tuple
+of ints. The same index always gives the same record, from any thread and in any order, and a
+pickled source gives the same ones in a worker process. A source that knows where objects lie has
+`boxes(index) -> float32 [m, 5]`: label, top, left, bottom and right, in fractions of the image's
+height and width. The pipeline decodes, shuffles, augments and batches.
 """
 
 import bisect
 import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import cv2
@@ -19,7 +21,8 @@ import numpy as np
 from data.images import decode_image
 from harness.errors import BadImage
 
-Record = dict[str, Any]  # image: uint8 [h, w, c] or encoded bytes; label: int
+Record = dict[str, Any]  # image: uint8 [h, w, c] or encoded bytes; label: int or tuple of ints
+Label = int | tuple[int, ...]
 
 
 class NoLabel(ValueError):
@@ -60,13 +63,13 @@ class ArraySource:
     """Images and labels held in memory."""
 
     def __init__(
-        self, images: np.ndarray, labels: Sequence[int] | np.ndarray, name: str = "the array"
+        self, images: np.ndarray, labels: Sequence[Label] | np.ndarray, name: str = "the array"
     ):
         """Takes the arrays as they are.
 
         Args:
             images: uint8 `[n, h, w, c]`.
-            labels: `[n]` integers.
+            labels: `[n]` integers, or tuples of them.
             name: of data set and split, for `describe`.
         """
         if images.ndim != 4 or images.dtype != np.uint8:
@@ -76,7 +79,8 @@ class ArraySource:
         if len(images) != len(labels):
             raise ValueError(f"there are {len(images)} images but {len(labels)} labels")
         self._images = images
-        self.labels = [int(label) for label in labels]
+        is_multi = len(labels) > 0 and isinstance(labels[0], tuple)
+        self.labels = as_array(labels) if is_multi else [int(label) for label in labels]
         self._name = name
 
     def __len__(self) -> int:
@@ -88,6 +92,13 @@ class ArraySource:
 
     def describe(self, index: int) -> str:
         return f"record {index} of {self._name}"
+
+
+def as_array(labels: Sequence[Label]) -> np.ndarray:
+    """Returns labels `[n]`: int64, or an array of objects for tuples of them."""
+    if not any(isinstance(label, tuple) for label in labels):
+        return np.asarray(labels, np.int64)
+    return np.fromiter(labels, object, len(labels))
 
 
 def hold_in_memory(source: Source, image_shape: tuple[int, int, int], name: str) -> ArraySource:
@@ -102,7 +113,7 @@ def hold_in_memory(source: Source, image_shape: tuple[int, int, int], name: str)
         ValueError: an image cannot be read, or has another size.
     """
     images = np.empty((len(source), *image_shape), np.uint8)
-    labels = np.empty(len(source), np.int64)
+    labels = []
     for index in range(len(source)):
         record = source[index]
         try:
@@ -114,7 +125,7 @@ def hold_in_memory(source: Source, image_shape: tuple[int, int, int], name: str)
                 f"{source.describe(index)} has the shape {image.shape}, not {image_shape}"
             )
         images[index] = image
-        labels[index] = record["label"]
+        labels.append(record["label"])
     return ArraySource(images, labels, name)
 
 
@@ -144,6 +155,12 @@ class Subset:
         """All labels `[n]`; only there if the other source has them at hand."""
         return np.asarray(self._source.labels)[np.asarray(self._indices)]
 
+    @property
+    def boxes(self) -> Callable[[int], np.ndarray]:
+        """Index -> boxes `[m, 5]`; only there if the other source has them."""
+        boxes = self._source.boxes
+        return lambda index: boxes(int(self._indices[index]))
+
     def __len__(self) -> int:
         return len(self._indices)
 
@@ -167,6 +184,17 @@ class Concatenated:
     def labels(self) -> np.ndarray:
         """All labels `[n]`; only there if every part has them at hand."""
         return np.concatenate([part.labels for part in self._parts])
+
+    @property
+    def boxes(self) -> Callable[[int], np.ndarray]:
+        """Index -> boxes `[m, 5]`; only there if every part has them."""
+        _ = [part.boxes for part in self._parts]
+
+        def boxes(index: int) -> np.ndarray:
+            part, within = self._locate(index)
+            return part.boxes(within)
+
+        return boxes
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.sources import class_lists
-from data.sources.arrays import NoLabel, Record, Subset, check_index
+from data.sources import box_files, class_lists
+from data.sources.arrays import NoLabel, Record, Source, Subset, check_index
 from data.sources.image_search import Tally, find_images, num_images_in
 from harness.class_lists import in_label_order
 from harness.errors import BadImage, printable
@@ -108,8 +108,8 @@ class Folder:
     note: str = ""
     load_notes: list[str] = field(default_factory=list)
 
-    def load(self, split: str) -> FolderSource | Subset:
-        """Opens a split.
+    def load(self, split: str) -> Source:
+        """Opens a split, with its boxes where data/sources/box_files.py finds some.
 
         Args:
             split: a key of `split_folders`.
@@ -119,7 +119,7 @@ class Folder:
         """
         folders = self.split_folders
         if "train" not in folders or folders.get("validation") != folders["train"]:
-            return self._scan(folders[split])
+            return self._with_boxes(self._scan(folders[split]), folders[split])
         whole = self._whole
         held_out = _held_out(whole.labels, len(self.class_names))
         if split != "train" and not held_out.any():
@@ -131,7 +131,11 @@ class Folder:
     @functools.cached_property
     def _whole(self) -> FolderSource:
         # Of a set without evaluation folder: scanned once for both splits.
-        return self._scan(self.split_folders["train"])
+        folder = self.split_folders["train"]
+        return self._with_boxes(self._scan(folder), folder)
+
+    def _with_boxes(self, source: FolderSource, folder: Path) -> Source:
+        return box_files.with_boxes(source, self.path, folder, self.class_names)
 
     def _scan(self, folder: Path) -> FolderSource:
         found = _class_folders(folder)
@@ -251,7 +255,8 @@ def open_folder(path: Path) -> Folder:
             f"{path} has no folder 'validation' or 'test': a tenth of each class, fixed by the "
             "file names, is held out for evaluation"
         )
-    others = [name for name in found if path / name not in (train, validation, test)]
+    read = (train, validation, test, *(path / name for name in box_files.ANNOTATIONS))
+    others = [name for name in found if path / name not in read]
     folders = {"train": train if has_train else None, "validation": validation, "test": test}
     folders = {split: folder for split, folder in folders.items() if folder}
     aliases = {"val": "validation" if validation else "test"}

@@ -12,21 +12,13 @@ Reference: https://www.tensorflow.org/datasets/external_tfrecord (the folder);
     https://github.com/google/array_record (the files).
 """
 
-import contextlib
-import functools
 import json
 import os
 import re
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from array_record.python import array_record_data_source
-from google.protobuf.message import DecodeError
-
-from data.sources.arrays import NoLabel, Record, check_index
-from harness.errors import BadImage, one_line
 from harness.files import local_path, read_lines
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -55,6 +47,9 @@ class Prepared:
         image_key: feature that holds the encoded image.
         image_shape: (height, width, channels), None where it differs from image to image.
         label_key: feature that holds the label, None in a set without labels.
+        boxes_key: feature that holds the objects' boxes, such as "bbox" or "objects/bbox", None in
+            a set without boxes.
+        box_labels_key: feature that holds the class of each box, None: they are the image's.
         num_classes: number of labels; 1 without labels.
         class_names: their names, where known.
         splits: name -> number of records of each shard.
@@ -67,6 +62,8 @@ class Prepared:
     image_key: str
     image_shape: tuple[int | None, ...]
     label_key: str | None
+    boxes_key: str | None
+    box_labels_key: str | None
     num_classes: int
     class_names: tuple[str, ...] | None
     splits: dict[str, tuple[int, ...]]
@@ -169,6 +166,7 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} does not describe a data set: {error!r}") from None
     image_key, label_key = _keys(name, info, features)
+    boxes_key, box_labels_key = _box_keys(features, label_key)
     class_names = None
     num_classes = 1
     if label_key is not None:
@@ -184,6 +182,8 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         image_key=image_key,
         image_shape=tuple(int(side) if int(side) > 0 else None for side in shape),
         label_key=label_key,
+        boxes_key=boxes_key,
+        box_labels_key=box_labels_key,
         num_classes=num_classes,
         class_names=class_names,
         splits={split: lengths for split, lengths in splits.items() if sum(lengths)},
@@ -206,6 +206,32 @@ def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
             f"{', '.join(features)}"
         )
     return image_key, label_key
+
+
+def _box_keys(features: dict, label_key: str | None) -> tuple[str | None, str | None]:
+    """Returns the names of the features that hold boxes, and their classes if they have any.
+
+    A record holds one box or a list; in a list each may have a label of the images' classes.
+    """
+
+    def has_boxes(feature: dict) -> bool:  # (top, left, bottom, right) in fractions
+        usual = feature.get("boundingBox", {}).get("bboxFormat", "REL_YXYX") == "REL_YXYX"
+        return feature.get("pythonClassName", "").endswith(".BBoxFeature") and usual
+
+    labels = {}
+    candidates = [key for key, feature in features.items() if has_boxes(feature)]
+    for key, feature in features.items():
+        inner = feature.get("sequence", {}).get("feature", {})
+        inner = inner.get("featuresDict", {}).get("features", {})
+        candidates += (found := [f"{key}/{name}" for name in inner if has_boxes(inner[name])])
+        classes = [f"{key}/{n}" for n in inner if inner[n].get("classLabel")]
+        if label_key and len(classes) == 1:
+            named = inner[classes[0].split("/")[1]]["classLabel"]
+            if named["numClasses"] == features[label_key]["classLabel"]["numClasses"]:
+                labels |= dict.fromkeys(found, classes[0])
+    usual = [key for key in ("bbox", "objects/bbox") if key in candidates]
+    chosen = usual[0] if usual else _choose(candidates, [], "bbox")
+    return chosen, labels.get(chosen)
 
 
 def _choose(candidates: list[str], stated: list[str], usual: str) -> str | None:
@@ -231,65 +257,3 @@ def _configs_hint(name: str, data_dir: str | os.PathLike | None) -> str:
         path.name for path in base.iterdir() if find_folder(f"{name}/{path.name}", data_dir)
     )
     return f" (prepared: {', '.join(f'{name}/{config}' for config in there)})" if there else ""
-
-
-@functools.cache
-def _example_class():
-    # Importing tensorflow_datasets takes half a second, which only its sets should cost. This part
-    # does not import TensorFlow.
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    return tf_example_pb2.Example
-
-
-def _allow_open_files(count: int) -> None:
-    """Raises this process's limit of open files by `count`, as far as that is allowed.
-
-    A file that has been read stays open, and ImageNet has as many as the usual limit, 1,024.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
-        wanted = soft + count
-        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        # macOS has a lower limit than it says; then opening says which file was too many.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-class ArrayRecordSource:
-    """Records of one split of a prepared set, read from disk one by one."""
-
-    def __init__(self, prepared: Prepared, split: str):
-        # The numbers of records are known; without the brackets each file would be opened to count.
-        shards = [s for s in prepared.shards(split) if s.num_records]
-        _allow_open_files(len(shards))
-        self._records = array_record_data_source.ArrayRecordDataSource(
-            [f"{shard.path}[0:{shard.num_records}]" for shard in shards]
-        )
-        self._name = f"{prepared.name} {split}"
-        self._image_key = prepared.image_key
-        self._label_key = prepared.label_key
-        self._num_classes = prepared.num_classes
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Record:
-        check_index(index, len(self))
-        try:
-            features = _example_class().FromString(self._records[index]).features.feature
-        except (RuntimeError, DecodeError) as error:  # a damaged file
-            raise BadImage(f"the record cannot be read: {one_line(error)}") from None
-        label = 0
-        if self._label_key is not None:
-            (label,) = features[self._label_key].int64_list.value
-            if not 0 <= label < self._num_classes:  # -1: ImageNet's test split has no labels
-                raise NoLabel(
-                    f"{self.describe(index)} has the label {label}; it must lie in 0 to "
-                    f"{self._num_classes - 1}"
-                )
-        (encoded,) = features[self._image_key].bytes_list.value
-        return {"image": encoded, "label": label}
-
-    def describe(self, index: int) -> str:
-        return f"record {index} of {self._name}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.pipeline import Data
-from data.sources.arrays import Source, Subset
+from data.sources.arrays import Record, Source, Subset
 from harness.errors import ConfigError, input_errors
 from inference.image_files import ImageFiles
 from inference.pictures.subjects import Subject
@@ -53,6 +53,20 @@ class Chosen:
         return [label if isinstance(label, tuple) else (int(label),) for label in labels]
 
 
+class WithoutLabels:
+    """The images of another source, however many labels they have."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self.describe = source.describe
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[index] | {"label": 0}
+
+
 def prepare(
     chosen: Chosen, subject: Subject, *, size: tuple[int, int] | None = None, of: Subject = None
 ) -> np.ndarray:
@@ -83,7 +97,7 @@ def prepare(
         num_threads=None,
         sharding=None,
     )
-    source = chosen.source(subject if chosen.files else of or subject, size)
+    source = WithoutLabels(chosen.source(subject if chosen.files else of or subject, size))
 
     def report_bad(entries: Sequence[tuple[int, str, str]]) -> None:
         for _, name, reason in entries:

@@ -78,6 +78,9 @@ def build_gan(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: M
         ConfigError, ValueError: the parts do not fit each other or the data.
     """
     options = GanOptions(**config["task"])
+    if options.conditional and data.dataset.multi_label:
+        what = f"images of {data.name!r} have several classes each"
+        raise ConfigError(problem("config.task.conditional", True, what, "False"))
     num_classes = data.num_classes if options.conditional else None
     height, _, channels = data.image_shape
     generator = create_generator(

@@ -45,6 +45,7 @@ RECIPES = {
     "imagenet_deit": ["ti", "s", "b", "debug"],
     "imagenet_resnet50": ["", "debug"],
     "cifar_wrn": ["cifar10", "cifar100", "cifar10,wrn_paper", "debug", "wrn_paper,debug"],
+    "digits_mosaic": ["nest", "tnt", "deit", "debug", "tnt,debug", "deit,debug"],
     "digits_nest_gan": ["", "debug"],
     "cifar_nest_gan": ["small", "base", "debug"],
     "imagenet64_nest_gan": ["base", "small", "debug"],

@@ -37,7 +37,7 @@ def test_good_arguments_pass(options):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"name": "mnist"}, ["'mnist'", "digits, synthetic", "folder:/path"]),
+        ({"name": "mnist"}, ["'mnist'", "digits, digits_mosaic, synthetic", "folder:/path"]),
         ({"name": "folder:/nowhere"}, ["folder:/nowhere"]),
         ({"name": "digitz"}, ["'digitz' is not prepared", "did you mean 'digits'?"]),
         ({"name": "two words"}, ["config.data.name='two words': unknown; allowed: digits"]),

@@ -4,13 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from baselines.vit import Vit
+from inference import explain
 from inference.explain import METHODS, create_explainer, methods_of, planes_of
 from layers.attention import MultiHeadAttention
 from layers.intermediates import differentiate
 from nest.blocks import block
+from nest.model import Nest
 from tests.layers.test_intermediates import CASES, build
-from tests.model_inputs import fill, random_array
+from tests.model_inputs import fill, random_array, random_params
+from tnt.model import Tnt
 from zoo.registry import create_model
 
 CLASSES = np.array([3, 7])
@@ -27,8 +32,6 @@ def explained(case, method, classes=CLASSES, **fields):
 
 def coarse(model, variables, images, method, classes=CLASSES):
     """The map before it is enlarged: images as small as its grid are not resized."""
-    from inference import explain
-
     planes = planes_of(model, images.shape[1:3])
     return np.asarray(explain._FUNCTIONS[method](planes, model, variables, images, classes))
 
@@ -66,6 +69,55 @@ def test_grad_cam_by_hand(case):
     np.testing.assert_allclose(own, expected, rtol=1e-3, atol=1e-5 * expected.max())
     # Enlarged linearly: no pixel beyond the map's own range.
     assert maps.min() >= 0 and maps.max() <= expected.max() * (1 + 1e-5)
+
+
+NEST = Nest(10, (8, 12, 16), (1, 1, 1), (2, 2, 2), patch_size=2)
+TNT = Tnt(10, 6, 12, 2, 2, depth=3, patch_size=4, word_size=2)
+VIT = Vit(10, 12, 3, 2, patch_size=4)
+# name -> model, the module that reads the map
+READERS = {
+    "nest": (NEST, "norm"),
+    "tnt": (TNT, "layer3"),
+    "tnt_average": (TNT.clone(pooling="average"), "norm"),
+    "vit": (VIT, "block3"),
+    "vit_average": (VIT.clone(pooling="average"), "norm"),
+}
+
+
+@pytest.mark.parametrize("case", READERS)
+def test_grad_cam_against_finite_differences(case):
+    """Channels are moved at the entrance of the module that reads the map, one after the other."""
+    model, reader = READERS[case]
+    images = random_array(2, 8, 16, 3)
+    planes = planes_of(model, (8, 16))
+    variables = {"params": random_params(model, images)}
+    found = explain.grad_cam(planes, model, variables, images, jnp.asarray(CLASSES))
+
+    def logits_and_map(change):
+        """Adds a number per channel to all places of the map; returns the map as it was."""
+        seen = []
+
+        def move(call, args, kwargs, context):
+            if context.module.path == (reader,) and context.method_name == "__call__" and not seen:
+                index = 1 if reader.startswith("layer") else 0  # a layer of TNT: words, sentences
+                x = args[index]
+                seen.append(x)
+                first = planes.first_token or 0  # the class token stays as it is
+                args = (*args[:index], x.at[:, first:].add(change), *args[index + 1 :])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(move):
+            logits = model.apply(variables, images)
+        return logits[np.arange(2), CLASSES], planes.plane(seen[0])
+
+    x = np.asarray(jax.jit(logits_and_map)(np.zeros(1, np.float32))[1], np.float64)
+    step = 2e-3 * np.eye(x.shape[-1], dtype=np.float32)
+    moved = jax.jit(jax.vmap(lambda change: logits_and_map(change)[0]))
+    slopes = np.asarray(moved(step) - moved(-step), np.float64).T / 4e-3  # [b, c]
+    weights = slopes / (x.shape[1] * x.shape[2])  # the mean over places
+    expected = np.maximum(np.einsum("bc,bhwc->bhw", weights, x), 0)
+    assert found.shape == expected.shape and expected.max() > 0
+    np.testing.assert_allclose(found, expected, atol=2e-2 * expected.max())
 
 
 @pytest.mark.parametrize("case", ["vit", "vit_average", "tnt", "tnt_average"])

@@ -56,6 +56,7 @@ def flags(**given):
     """Parsed flags, for calling main without a process."""
     defaults = dict(config=None, workdir=None, checkpoint="latest", weights=None, ema=False)
     defaults |= dict(classes=None, batch_size=None, format="jax", platforms=["cpu"])
+    defaults |= dict(explain=None, explain_folder="explained")
     return types.SimpleNamespace(**(defaults | dict(output=None, overwrite=False) | given))
 
 

@@ -22,7 +22,8 @@ from data.sources.arrays import digits_source
 from harness import workdirs
 from harness.errors import ConfigError
 from inference.image_files import ImageFiles, find_files
-from inference.predict import Prediction, build_predictor, predict_files
+from inference.predict import build_predictor
+from inference.prediction import Prediction, predict_files
 from tests.training.test_trained_run import write_old_config
 from tools import predict
 from training import experiment
@@ -185,7 +186,7 @@ def test_photographs_that_lie_on_their_side(tmp_path, channels, suffix):
 
     def brightness(images):
         seen[data.exif_orientation] = np.array(images)
-        return images.mean(axis=(1, 2))
+        return {"probabilities": images.mean(axis=(1, 2))}
 
     for exif_orientation in (False, True):
         data = Data(name="synthetic", image_size=(24, 16), batch_size=2, eval_batch_size=2)
@@ -225,7 +226,7 @@ def arguments(**given):
     """Flags as absl would have parsed them."""
     flags = {"config": None, "workdir": None, "checkpoint": "latest", "weights": None}
     flags |= {"ema": False, "classes": None, "top_k": 5, "batch_size": 32, "json": False}
-    flags["exported"] = None
+    flags |= {"exported": None, "explain": None, "explain_folder": "explained"}
     return SimpleNamespace(**(flags | given))
 
 

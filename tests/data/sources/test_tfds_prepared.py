@@ -19,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from data import datasets, splits
-from data.sources import tfds_prepared
+from data.sources import tfds_prepared, tfds_records
 from data.sources.arrays import ArraySource
 from harness.errors import BadImage
 
@@ -311,7 +311,7 @@ def test_more_files_than_may_be_open(tmp_path):
     object.__setattr__(prepared, "shards", lambda split: shards)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 500), hard))
-        tfds_prepared.ArrayRecordSource(prepared, "train")
+        tfds_records.ArrayRecordSource(prepared, "train")
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(soft, 500) + count
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
