@@ -3,9 +3,9 @@
     python train.py --config=configs/digits_mosaic.py:nest --workdir=runs/mosaic_nest
 
 Arguments: nest, tnt or deit; debug. The label says which classes there are, not where, so that an
-explanation of the model can be checked: does it find the quadrant? Our own recipe, tuned on
-train[80%:] after training on train[:80%], which have no digit in common. What is not set here is
-inherited from configs/digits_nest.py, digits_tnt.py or digits_deit.py: model and optimizer.
+explanation of the model can be checked: does it find the quadrant? Our own recipe, not tuned:
+what is not set here is inherited from configs/digits_nest.py, digits_tnt.py or digits_deit.py,
+model and optimizer. Tune it on train[80%:], which has no digit in common with train[:80%].
 """
 
 from configs import digits_deit, digits_nest, digits_tnt
