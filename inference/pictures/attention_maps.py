@@ -70,7 +70,9 @@ def class_token_attention(
     model = subject.predictor.model
     planes = planes_of(model, images.shape[1:3])
     if not planes.first_token:
-        raise ValueError(f"this {type(model).__name__} has no class token; --kind=patches has none")
+        raise ValueError(
+            f"this {type(model).__name__} has no class token; --kind=patches needs none"
+        )
     paths = [planes.attentions[i - 1] for i in checked_blocks(blocks, len(planes.attentions))]
 
     def select(path, weights):

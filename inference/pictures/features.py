@@ -52,7 +52,7 @@ def draw(
     ratios = [0.6, *(1,) * depths]
     grid = figure.subplots(len(maps), 1 + depths, squeeze=False, width_ratios=ratios)
     for line, image, (name, planes) in zip(grid, images, maps.items(), strict=True):
-        style.show_image(line[0], image, "image")
+        style.show_image(line[0], image, f"{image.shape[0]} x {image.shape[1]} pixels")
         style.row_label(line[0], name)
         for axes in line[1 + len(planes) :]:
             axes.set_axis_off()

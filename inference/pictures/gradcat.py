@@ -137,7 +137,7 @@ def _draw_scores(axes: Axes, score: np.ndarray, chosen: int, step: int, aspect: 
     axes.set_aspect(aspect)
     for row, column in np.ndindex(2, 2):
         value = score[row, column]
-        colour = "white" if abs(value) > 0.65 * largest else "black"
+        colour = "white" if abs(value) > 0.55 * largest else "black"
         text = style.number(value / largest, 2)
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xlabel(f"1 is {style.number(largest, 2)}")

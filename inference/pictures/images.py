@@ -86,6 +86,9 @@ def prepare(
     """
     predictor = subject.predictor
     size = size or predictor.image_shape[:2]
+    if of and chosen.examples and of.predictor.num_channels != predictor.num_channels:
+        counts = [of.predictor.num_channels, predictor.num_channels]
+        raise ConfigError("--against: images of {1} channels, not {0}".format(*counts))
     data: Data = dataclasses.replace(
         predictor.data,
         image_size=size,

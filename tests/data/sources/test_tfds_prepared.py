@@ -57,7 +57,7 @@ def write_shard(path, numbers, labels):
         feature["id"].bytes_list.value.append(f"train_{number:05d}".encode())
         feature["image"].bytes_list.value.append(png(PIXELS[number]))
         if labels is not None:
-            feature["label"].int64_list.value.append(labels[number])
+            feature["label"].int64_list.value.extend(np.ravel(labels[number]).astype(int))
         writer.write(example.SerializeToString())
     writer.close()
 
@@ -199,11 +199,38 @@ def test_supervised_keys(tmp_path, supervised, num_classes):
     assert datasets.open_dataset("birds", str(tmp_path)).num_classes == num_classes
 
 
-def test_several_labels_an_image_are_refused(tmp_path):
-    """As in imagenet2012_real, whose single label is not the one that is meant."""
-    features = {**FEATURES, "real_label": {"sequence": {}}}
-    write_set(tmp_path, features=features, keys=("image", "real_label"))
-    with pytest.raises(ValueError, match="one class each"):
+SEQUENCE = {
+    "pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence",
+    "sequence": {"feature": FEATURES["label"], "length": "-1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("label", "keys", "is_multi"),
+    [
+        ({"label": SEQUENCE}, ("image", "label"), True),
+        ({"label": SEQUENCE}, (), True),
+        ({"label": SEQUENCE, "kind": FEATURES["label"]}, ("image", "label"), True),
+        ({"label": FEATURES["label"], "real_label": SEQUENCE}, (), False),
+    ],
+)
+def test_a_sequence_of_labels(tmp_path, label, keys, is_multi):
+    """Several labels an image, unless it also has one and nothing says which is meant."""
+    lists = [[2, 0, 2], [1], []] if is_multi else [[2], [1], [0]]
+    write_set(tmp_path, features=FEATURES | label, keys=keys, labels=lists * 10)
+    dataset = datasets.open_dataset("birds", str(tmp_path))
+    assert dataset.multi_label == is_multi
+    assert (dataset.num_classes, dataset.class_names) == (3, ("ant", "bee", "cat"))
+    source = load(tmp_path, "train")
+    expected = [(2, 0), (1,), ()] if is_multi else [2, 1, 0]
+    assert [source[i]["label"] for i in range(3)] == expected
+    assert source[3]["label"] == expected[0]
+
+
+def test_sequences_of_what_are_no_labels_are_refused(tmp_path):
+    features = {**FEATURES, "objects": {"sequence": {}}}
+    write_set(tmp_path, features=features, keys=("image", "objects"))
+    with pytest.raises(ValueError, match="images with their classes"):
         datasets.check_name("birds", str(tmp_path))
 
 
@@ -252,9 +279,9 @@ def test_damaged_files_are_bad_images(tmp_path):
         {"image": FEATURES["image"], "one": FEATURES["label"], "two": FEATURES["label"]},
     ],
 )
-def test_not_a_set_of_images_with_one_class_each(tmp_path, features):
+def test_not_a_set_of_images_with_classes(tmp_path, features):
     write_set(tmp_path, features=features, keys=("x", "y"))
-    with pytest.raises(ValueError, match=f"one class each.*{', '.join(features)}"):
+    with pytest.raises(ValueError, match=f"with their classes.*{', '.join(features)}"):
         datasets.check_name("birds", str(tmp_path))
 
 
