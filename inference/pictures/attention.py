@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
-from harness.errors import printable
 from inference.pictures import style
 
 Maps = Mapping[str, np.ndarray]
@@ -96,8 +95,12 @@ def _draw(
     for part, pixels, first, (name, by_depth) in zip(
         parts, images, with_image, maps.items(), strict=True
     ):
-        part.suptitle(printable(name), fontsize=9, fontweight="bold")
         grid = part.subplots(rows, len(by_depth) + first, squeeze=False).T
+        part.suptitle(
+            style.wrapped(name, style.WIDTH * len(grid) / sum(counts)),
+            fontsize=9,
+            fontweight="bold",
+        )
         if first:
             for axes, image in zip(grid[0], pixels, strict=True):
                 style.show_image(axes, image)

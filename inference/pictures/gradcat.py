@@ -50,7 +50,7 @@ def draw(
     for row, image, score, chosen, box, name in zip(
         grid, images, scores, path, boxes, names, strict=True
     ):
-        style.show_image(row[0], image, name)
+        style.show_image(row[0], image, style.wrapped(name, widths[0] * unit))
         _draw_boxes(row[0], box)
         for step in range(steps):
             _draw_scores(row[1 + step], score[step], chosen[step], step, aspect)
@@ -97,7 +97,7 @@ def draw_mosaic(
     grid.flat[0].axhline(height / 2 - 0.5, color="white", linewidth=1)
     grid.flat[0].axvline(width / 2 - 0.5, color="white", linewidth=1)
     for axes, way, name, quadrant in zip(grid.flat[1:], boxes, names, own, strict=False):
-        style.show_image(axes, image, name)
+        style.show_image(axes, image, style.wrapped(name, side))
         if quadrant is not None:
             _shade_others(axes, quadrant, height, width)
         _draw_boxes(axes, way)

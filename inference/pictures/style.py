@@ -4,6 +4,7 @@ Sizes are for print: a figure is as wide as a page's text, and its letters can b
 All maps of colours can be told apart by the colour-blind and still mean something in grey.
 """
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,8 +57,13 @@ def new_figure(height: float, title: str) -> Figure:
     """Returns an empty figure as wide as a page's text; `height` is in inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)  # the object interface: pyplot would keep state, and may open a window
-    figure.suptitle(printable(title))
+    figure.suptitle(wrapped(title, WIDTH))
     return figure
+
+
+def wrapped(text: str, width: float) -> str:
+    """Breaks a title, such as a long name of a class, into lines of `width` inches."""
+    return textwrap.fill(printable(text), max(8, int(width / 0.085)))
 
 
 def show_image(axes: Axes, image: np.ndarray, title: str = "") -> None:
@@ -88,7 +94,7 @@ def bare(axes: Axes, title: str = "") -> None:
     axes.spines[:].set_visible(False)
     axes.set_anchor("N")  # a row's pictures begin at one height
     if title:
-        axes.set_title(printable(title), pad=3)
+        axes.set_title(title, pad=3)
 
 
 def scale_bar(
