@@ -11,8 +11,8 @@ full_path_above_mean    the same, of blocks that have at least the mean ink of t
 
 A way takes the quadrant with the largest sum, of the whole image, then of that quadrant, and so on,
 as GradCAT goes down NesT's tree; the map of GradCAT's path is its last block, so that its way is
-the path itself. The chance is that of a block drawn at random; divided by that of the first step,
-that of a block in the right quadrant.
+the path itself. The chance is that of a block drawn at random; full_path_in_quadrant is that of
+full_path for a block drawn in the right quadrant.
 """
 
 import cv2
@@ -93,4 +93,5 @@ def measure_way(question: Question, map_: np.ndarray, *, steps: int) -> dict[str
 
 def chance(question: Question, *, steps: int) -> dict[str, float]:
     """Returns the expected measures of a block drawn at random."""
-    return measure_block(question, leaves(question.image.shape[:2], steps))
+    row = measure_block(question, leaves(question.image.shape[:2], steps))
+    return row | {"full_path_in_quadrant": row["full_path"] / (row["first_step"] or 1)}

@@ -28,6 +28,7 @@ def small_mosaics(model="nest", **changes):
     config.model.update(fields[model])
     config.data.update(image_size=16, eval_batch_size=16, batch_size=16, eval_split="test[:20]")
     config.data.update(train_split="train[:30]", **changes)
+    config.checkpoint.best_metric = ""
     config.mesh.data = 1
     return config
 

@@ -209,7 +209,10 @@ def test_measures_of_mosaics_and_their_chance():
         row = quadrants.measure_way(question, mask(box, (16, 16)).astype(float), steps=2)
         found.append([row[name] for name in quadrants.MEASURES])
     assert found == [[1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 1], [0, 0, 0]]
-    assert quadrants.chance(question, steps=2) == dict(
-        zip(quadrants.MEASURES, (1 / 4, 2 / 16, 2 / 16), strict=True)
-    )
+    assert quadrants.chance(question, steps=2) == {
+        "first_step": 1 / 4,
+        "full_path": 2 / 16,
+        "full_path_above_mean": 2 / 16,
+        "full_path_in_quadrant": 1 / 2,
+    }
     assert quadrants.chance(mosaic((0, 3)), steps=2)["first_step"] == 0.5
