@@ -24,6 +24,7 @@ def get_config(argument: str | None = None):
     config.augment = {}  # what shifts or turns a mosaic moves digits over the borders of quadrants
 
     config.task.loss = "softmax"  # against 1/4 for each of an image's classes, smoothed
+    config.checkpoint.best_metric = "set_accuracy"
 
     if not arg.debug:
         config.loop.num_epochs = 40.0

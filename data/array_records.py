@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
@@ -180,7 +181,7 @@ def _write_split(source: Source, folder: Path, name: str, split: str, size: int)
         features = {
             "image": tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[image])),
             "label": tf_feature_pb2.Feature(
-                int64_list=tf_feature_pb2.Int64List(value=[record["label"]])
+                int64_list=tf_feature_pb2.Int64List(value=np.asarray(record["label"], int).ravel())
             ),
         }
         example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features))
@@ -245,6 +246,15 @@ def _describe(
 ) -> None:
     """Writes the JSON files and class names by which a folder explains itself."""
     package = "tensorflow_datasets.core.features"
+    label = {
+        "pythonClassName": f"{package}.class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": str(dataset.num_classes)},
+    }
+    if dataset.multi_label:
+        label = {
+            "pythonClassName": f"{package}.sequence_feature.Sequence",
+            "sequence": {"feature": label, "length": "-1"},
+        }
     features = {
         "pythonClassName": f"{package}.features_dict.FeaturesDict",
         "featuresDict": {
@@ -256,10 +266,7 @@ def _describe(
                         "shape": {"dimensions": ["-1", "-1", "3"]},
                     },
                 },
-                "label": {
-                    "pythonClassName": f"{package}.class_label_feature.ClassLabel",
-                    "classLabel": {"numClasses": str(dataset.num_classes)},
-                },
+                "label": label,
             }
         },
     }

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.datasets import SOURCE_FILE, Dataset
-from data.sources.arrays import Source
-from data.sources.tfds_prepared import NoLabel
+from data.sources.arrays import NoLabel, Source
 from harness.errors import BadImage
 from harness.files import write_text
 
@@ -50,7 +49,9 @@ def _hash(source: Source, folder: Path) -> str:
     """
     total, step = hashlib.sha256(), max(1, len(source) // _SAMPLES)
     if hasattr(source, "labels"):  # which a list may give
-        total.update(np.asarray(source.labels, np.int64).tobytes())
+        labels = np.asarray(source.labels)
+        several = labels.dtype == object  # tuples
+        total.update(repr(labels.tolist()).encode() if several else labels.astype("i8").tobytes())
     for index in range(len(source)):
         path = source.describe(index)
         if is_file := os.path.isfile(path):

@@ -1,9 +1,9 @@
 """A model as one file that runs without its code: `export` writes it, `load_exported` reads it.
 
 The file is a zip of two members. "function" is what `jax.export` serialises: uint8 images
-[b, h, w, c] -> probabilities, with weights, normalisation and softmax inside. "about.json" holds
-what else a person or a loader has to know: size of the images, how they are cropped, names of the
-classes.
+[b, h, w, c] -> probabilities, with weights, normalisation and softmax (sigmoid, if it was trained
+so) inside. "about.json" holds what else a person or a loader has to know: size of the images, how
+they are cropped, names of the classes.
 """
 
 import dataclasses

@@ -73,12 +73,14 @@ def score_localization(
     if not first:
         raise ValueError(f"no image of {classifier.data.name} {split} has a box in the crop")
     questions, also, chances = itertools.chain(first, questions), lambda question, map_: {}, []
+    compared: dict[str, Method] = {}
     is_mosaic = all(quadrants.quadrants_of(question) is not None for question in first)
     if is_mosaic:
         also = functools.partial(quadrants.measure_way, steps=steps)
         questions = _noting(questions, functools.partial(quadrants.chance, steps=steps), chances)
         if "gradcat" in rows:
-            rows |= _rules(classifier, steps)
+            compared = _rules(classifier, steps)
+    rows |= compared
     chosen = {name: chosen.get(name, method.default) for name, method in rows.items()}
     settings = {name: (value,) for name, value in chosen.items()}
     answered = ask(rows, settings, questions, also=also)
@@ -86,6 +88,8 @@ def score_localization(
         name: numbers | ({rows[name].setting: chosen[name]} if rows[name].setting else {})
         for name, numbers in measures.summarize(answered).items()
     }
+    for name in compared:  # of the other measures they would only make a long table
+        found[name] = {key: found[name][key] for key in quadrants.MEASURES}
     if is_mosaic:
         found["chance"] = {name: float(np.mean([c[name] for c in chances])) for name in chances[0]}
     data = classifier.data

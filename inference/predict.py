@@ -27,6 +27,7 @@ from inference.explain import Method, check_method, create_explainer
 from inference.prediction import Prediction, predict_files
 from nest.gradcat import gradcat
 from tasks.classification import normalize
+from tasks.losses import PROBABILITIES, Loss
 from training.experiment import check_config
 from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
@@ -46,6 +47,7 @@ class Predictor:
         mean, std: per channel, in units of 0..1.
         class_names: in the order of the labels, if known.
         report: what loading the weights did.
+        loss: that the model was trained with, see tasks/losses.py: it says what a probability is.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Predictor:
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None
     report: Report
+    loss: Loss = "softmax"
 
     def logits(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         """Maps uint8 images [b, h, w, c], cropped, to logits [b, num_classes], as eval_step."""
@@ -63,7 +66,7 @@ class Predictor:
 
     def probabilities(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         """Maps uint8 images [b, h, w, c], cropped, to probabilities [b, num_classes]."""
-        return jax.nn.softmax(self.logits(variables, images))
+        return PROBABILITIES[self.loss](self.logits(variables, images))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -176,6 +179,7 @@ def build_predictor(
         std=tuple(data.std or statistics[1]),
         class_names=names,
         report=report,
+        loss=plain["task"]["loss"],
     )
 
 

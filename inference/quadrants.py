@@ -6,10 +6,13 @@ full_path    share for which the way goes on to a block that lies on the object'
              lies in the quadrant of the class, and one of its pixels has at least half of the
              largest ink in that quadrant. Ink is the distance of a pixel's grey level from the
              image's median, the background.
+full_path_above_mean    the same, of blocks that have at least the mean ink of the quadrant: harder,
+                        where a digit fills its quadrant and so leaves no block without a stroke
 
 A way takes the quadrant with the largest sum, of the whole image, then of that quadrant, and so on,
 as GradCAT goes down NesT's tree; the map of GradCAT's path is its last block, so that its way is
-the path itself. The chance is that of a quadrant and a block drawn at random.
+the path itself. The chance is that of a block drawn at random; divided by that of the first step,
+that of a block in the right quadrant.
 """
 
 import cv2
@@ -17,6 +20,7 @@ import numpy as np
 
 from inference.localization_measures import Question
 
+MEASURES = ("first_step", "full_path", "full_path_above_mean")
 _TOLERANCE = 0.01  # of an image's side: resizing rounds
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels, ends exclusive
 
@@ -65,37 +69,28 @@ def ink_of(image: np.ndarray) -> np.ndarray:
     return np.abs(grey.astype(np.float64) - np.median(grey))
 
 
-def lies_on_strokes(question: Question, block: Box) -> bool:
-    """Returns whether a block lies on the strokes of the question's object, see above."""
+def measure_block(question: Question, blocks: list[Box]) -> dict[str, float]:
+    """Returns the measures of blocks, means over them."""
     ink = ink_of(question.image)
     all_quadrants = quarters((0, 0, *question.image.shape[:2]))
-    for number in quadrants_of(question) or ():
-        own = all_quadrants[number]
-        if block[0] >= own[0] and block[1] >= own[1] and block[2] <= own[2] and block[3] <= own[3]:
-            here, there = (
-                ink[top:bottom, left:right].max() for top, left, bottom, right in (block, own)
-            )
-            return bool(here >= there / 2 and there > 0)
-    return False
+    own = {all_quadrants[number] for number in quadrants_of(question) or ()}
+    rows = []
+    for block in blocks:
+        within = [box for box in own if all(np.less_equal(box[:2], block[:2]))]
+        within = [box for box in within if all(np.less_equal(block[2:], box[2:]))]
+        row = np.zeros(3)
+        if within:
+            here, there = (ink[t:b, left:r] for t, left, b, r in (block, within[0]))
+            row[:] = 1, here.max() >= there.max() / 2, here.mean() >= there.mean()
+        rows.append(row)
+    return dict(zip(MEASURES, np.mean(rows, axis=0).tolist(), strict=True))
 
 
 def measure_way(question: Question, map_: np.ndarray, *, steps: int) -> dict[str, float]:
     """Returns the measures of a map [h, w], for `localization_measures.answers`."""
-    way, block = way_of(map_, steps)
-    return {
-        "first_step": float(way[0] in (quadrants_of(question) or ())),
-        "full_path": float(lies_on_strokes(question, block)),
-    }
+    return measure_block(question, [way_of(map_, steps)[1]])
 
 
 def chance(question: Question, *, steps: int) -> dict[str, float]:
-    """Returns the expected measures of a block drawn at random.
-
-    Returns:
-        first_step; full_path; full_path_in_quadrant: of blocks in the quadrant of the class alone.
-    """
-    blocks = leaves(question.image.shape[:2], steps)
-    own = len(quadrants_of(question) or ()) / 4
-    right = np.mean([lies_on_strokes(question, block) for block in blocks])
-    within = right / own if own else 0.0
-    return {"first_step": own, "full_path": float(right), "full_path_in_quadrant": float(within)}
+    """Returns the expected measures of a block drawn at random."""
+    return measure_block(question, leaves(question.image.shape[:2], steps))

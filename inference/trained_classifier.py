@@ -17,6 +17,7 @@ from inference.explain import create_explainer
 from inference.predict import Predictor
 from nest.gradcat import gradcat
 from tasks.classification import normalize
+from tasks.losses import PROBABILITIES
 from training.experiment import Experiment
 
 # Images uint8 [b, h, w, c] and classes [b] -> an array with b rows.
@@ -62,6 +63,7 @@ class TrainedClassifier:
             std=run.task.std,
             mesh=run.mesh,
             answers=run.task.answers,
+            probabilities=PROBABILITIES[run.task.loss],
             weights="raw" if params is state.params else "ema",
         )
 

@@ -110,7 +110,12 @@ def gradcat(
         variables: its variables.
         images: [b, height, width, channels], normalised.
         classes: [b], integers; None: those with the largest logit.
-        rule: how activations and gradients become scores.
+        rule: how activations and gradients become scores, see RULES. In mosaics of four digits
+            "centred" and "grad_cam" find the quadrant of a class equally often (99.4 %, docs/
+            explain.md), but "grad_cam" applies a block's mean gradient to all of its tokens, also
+            to those that the logit does not depend on. The paper's product, "activation_gradient",
+            finds 35 %: at the top level it is zero in each token, because the layer norm that
+            follows does not change with a token's length.
         sign: 1: the quadrant that raises the logit most; -1: the one that lowers it most, as the
             paper writes it.
 

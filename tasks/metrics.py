@@ -103,21 +103,34 @@ def _loss_of_compared(logits: jax.Array, labels: jax.Array, loss: Loss) -> jax.A
     return loss_of(logits, targets, loss, where=~jnp.isneginf(logits))
 
 
+def _over_labelled(name: str) -> type[Average]:
+    """Returns the average of an output over the images that have a class."""
+
+    @flax.struct.dataclass
+    class OverLabelled(Average):
+        @classmethod
+        def from_model_output(cls, **output) -> Average:
+            return super().from_model_output(output[name], output["mask"] * output["has_label"])
+
+    return OverLabelled
+
+
 @flax.struct.dataclass
 class MultiLabelMetrics(_Metrics):
     """The metrics of an evaluation with several labels an image; see ClassificationMetrics.
 
-    An image of k classes has named those of them that are among its k likeliest. One without a
-    class has none to name: `top1_accuracy` is 0 for it and the others are 1, as in scikit-learn.
-    Ties go to the lower class index, but in `label_ranking_average_precision`, which is
-    sklearn.metrics.label_ranking_average_precision_score: the mean over an image's classes of the
-    share of its own among all that are at least as likely.
+    Of an image's k classes those are named that are among its k likeliest: `classes_named` is their
+    share, `set_accuracy` whether it is all. `top1_accuracy` is whether the likeliest class is one
+    of the image's. Images without a class do not count there, as in ImageNet-ReaL (arXiv
+    2006.07159). Ties go to the lower class index, but in `label_ranking_average_precision`, which
+    is sklearn.metrics.label_ranking_average_precision_score: the mean over an image's classes of
+    the share of its own among all that are at least as likely, and 1 for an image without a class.
     """
 
     loss: Average.from_output("loss")
-    top1_accuracy: Average.from_output("is_first")
-    classes_named: Average.from_output("share_named")
-    set_accuracy: Average.from_fun(lambda share_named, **_: share_named == 1)
+    top1_accuracy: _over_labelled("is_first")
+    classes_named: _over_labelled("share_named")
+    set_accuracy: _over_labelled("are_all_named")
     label_ranking_average_precision: Average.from_output("precision")
 
     @classmethod
@@ -144,10 +157,12 @@ class MultiLabelMetrics(_Metrics):
         return cls.single_from_model_output(
             loss=_loss_of_compared(logits, labels, loss),
             is_first=own[:, 0] > 0,
-            share_named=jnp.where(count > 0, at_count / jnp.maximum(count, 1), 1.0),
+            share_named=at_count / jnp.maximum(count, 1),
+            are_all_named=at_count == count,
             precision=jnp.where(
                 count > 0, (own * precision).sum(axis=-1) / jnp.maximum(count, 1), 1.0
             ),
+            has_label=count > 0,
             mask=mask,
         )
 

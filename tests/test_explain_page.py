@@ -1,130 +1,103 @@
-"""docs/explain.md: its Grad-CAM against a split of the model, and the whole example in small."""
+"""docs/explain.md: its code runs, and its tables are those of results/explanations.
 
-import importlib
+UPDATE_TABLES=1 writes the tables anew.
+"""
+
+import json
+import os
 import re
 from pathlib import Path
+from statistics import fmean
 
-import flax.linen as nn
-import jax
 import numpy as np
-import pytest
-from PIL import Image
 
-from harness import workdirs
+from benchmarks.tables import markdown
 from nest.model import Nest
 from tests.model_inputs import random_array, random_params
-from tnt.model import Tnt
-from training import experiment
-from zoo.registry import create_model
-from zoo.save import write_weights
 
-PAGE = Path(__file__).parents[1] / "docs" / "explain.md"
-FEATURES, GRAD_CAM, IMAGES, EXAMPLE = re.findall(
-    r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S
-)
-
-NEST = Nest(10, (8, 12, 16), (1, 1, 1), (2, 2, 2), patch_size=2)
-TNT = Tnt(10, 6, 12, 2, 2, depth=3, patch_size=4, word_size=2)
-# name -> model, map, grid, the module that reads the map
-CASES = {
-    "nest": (NEST, "level2", (2, 4), "level2_aggregation"),
-    "nest_last": (NEST, "level3", (1, 2), "norm"),
-    "tnt": (TNT, "layer2_sentences", (2, 4), "layer3"),
-    "tnt_average_last": (TNT.clone(pooling="average"), "layer3_sentences", (2, 4), "norm"),
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "explain.md"
+MODELS = {"nest": "NesT", "tnt": "TNT", "deit": "DeiT", "digits_nest": "NesT, digits"}
+METHODS = {
+    "gradcat": "`gradcat`",
+    "gradcat_path": "`gradcat`, its path",
+    "gradcat_path[centred,-1]": "with `sign=-1`",
+    "gradcat_path[grad_cam,+1]": '`rule="grad_cam"`',
+    "gradcat_path[activation_gradient,+1]": '`rule="activation_gradient"`',
+    "gradcat_path[activation_gradient,-1]": "the same with `sign=-1`",
+    "cam": "`cam`",
+    "gradcam": "`gradcam`",
+    "rollout": "`rollout`",
+    "random": "a random map",
+    "chance": "chance",
 }
 
 
-def run(code, **names):
-    exec(compile(code, str(PAGE), "exec"), names)
-    return names
+def read(name):
+    """Returns what evaluate.py printed: model -> its runs, one a seed."""
+    runs = {}
+    for line in (ROOT / "results" / "explanations" / f"{name}.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        runs.setdefault(record["model"], []).append(record)
+    return runs
 
 
-@pytest.fixture(scope="module")
-def grad_cam():
-    return run(GRAD_CAM)["grad_cam"]
+def percent(values):
+    return f"{100 * fmean(values):.1f} %"
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_grad_cam_against_finite_differences(grad_cam, case):
-    """Channels are moved at the entrance of the module that reads the map, one after the other."""
-    model, name, grid, reader = CASES[case]
-    images, labels = random_array(2, 8, 16, 3), np.array([3, 7])
-    variables = {"params": random_params(model, images)}
-    found = grad_cam(model, variables, images, labels, name, grid)
-
-    def logits_and_map(change):
-        """Adds a number per channel to all places of the map; returns the map as it was."""
-        seen = []
-
-        def move(call, args, kwargs, context):
-            if context.module.path == (reader,) and context.method_name == "__call__" and not seen:
-                index = 1 if reader.startswith("layer") else 0  # a layer of TNT: words, sentences
-                x = args[index]
-                seen.append(x)
-                token = 0 if x.ndim == 4 else 1  # the class token stays as it is
-                args = (*args[:index], x.at[:, token:].add(change), *args[index + 1 :])
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(move):
-            logits = model.apply(variables, images)
-        return logits[np.arange(2), labels], seen[0]
-
-    x = jax.jit(logits_and_map)(np.zeros(1, np.float32))[1]
-    x = np.asarray(x, np.float64).reshape(2, -1, x.shape[-1])[:, -grid[0] * grid[1] :]
-    step = 2e-3 * np.eye(x.shape[-1], dtype=np.float32)
-    moved = jax.jit(jax.vmap(lambda change: logits_and_map(change)[0]))
-    slopes = np.asarray(moved(step) - moved(-step), np.float64).T / 4e-3  # [b, c]
-    weights = slopes / x.shape[1]  # the mean over places
-    expected = np.maximum(np.einsum("bc,bnc->bn", weights, x), 0).reshape(2, *grid)
-    assert found.shape == (2, *grid) and expected.max() > 0
-    np.testing.assert_allclose(found, expected, atol=2e-2 * expected.max())
+def mosaics():
+    measures = ("first_step", "full_path", "pointing_game", "gt_known_error")
+    rows = []
+    for model, runs in read("mosaics").items():
+        assert sorted(run["seed"] for run in runs) == list(range(len(runs)))
+        named = percent(run["classes_named"] for run in runs)
+        for method in METHODS:
+            found = [run["localization"].get(method) for run in runs]
+            if method == "gradcat" or None in found:
+                continue
+            numbers = [
+                percent(one[name] for one in found) if name in found[0] else "–"
+                for name in measures
+            ]
+            title = f"{MODELS[model]} ({len(runs)} seeds)" if named else ""
+            rows.append([title, named, METHODS[method], *numbers])
+            named = ""
+    titles = ["first step", "full path", "pointing game", "GT-known error"]
+    return markdown(["model", "classes named", "method", *titles], rows)
 
 
-def test_a_class_token_leaves_no_gradient_in_the_last_layer(grad_cam):
-    images, labels = random_array(1, 8, 16, 3), np.array([3])
-    variables = {"params": random_params(TNT, images)}
-    assert not grad_cam(TNT, variables, images, labels, "layer3_sentences", (2, 4)).any()
+def faithfulness():
+    rows = []
+    for model, (run,) in read("faithfulness").items():
+        for method in METHODS:
+            if found := run["faithfulness"].get(method):
+                numbers = [f"{found[name]:.3f}" for name in ("deletion", "insertion")]
+                rows.append([MODELS[model], METHODS[method], *numbers])
+    return markdown(["model", "method", "deletion, lower is better", "insertion, higher"], rows)
 
 
-def test_features_enter_the_head():
-    images = random_array(2, 8, 16, 3)
-    variables = {"params": random_params(NEST, images)}
-    found = run(FEATURES, model=NEST, variables=variables, images=images)
-    head = variables["params"]["head"]
-    by_hand = found["features"] @ head["kernel"] + head["bias"]
-    np.testing.assert_allclose(found["logits"], by_hand, rtol=1e-4, atol=1e-4)
+def test_tables_are_what_was_measured():
+    text = PAGE.read_text()
+    for name, table in {"mosaics": mosaics(), "faithfulness": faithfulness()}.items():
+        form = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.S)
+        assert form.search(text)
+        text = form.sub(lambda m, table=table: m[1] + table.strip() + "\n" + m[2], text)
+    if os.environ.get("UPDATE_TABLES"):
+        PAGE.write_text(text)
+    assert PAGE.read_text() == text, "UPDATE_TABLES=1 rewrites the tables"
 
 
-def test_the_example_runs(grad_cam, tmp_path, monkeypatch, capsys):
-    """On random weights in the place of the two runs."""
-    monkeypatch.chdir(tmp_path)
-    names = run(IMAGES)
-    images, classes = np.load("quadrants.npz")["test_images"], names["classes"]
-    assert images.shape == (1440, 16, 16) and images.max() == 255
-    digit = (names["digits"][1437] * 15.9375).astype(np.uint8).reshape(8, 8)
-    for image, (top, left) in zip(images, ((0, 0), (0, 8), (8, 0), (8, 8)), strict=False):
-        np.testing.assert_array_equal(image[top : top + 8, left : left + 8], digit)
-    assert np.load("quadrants.npz")["test_labels"][:5].tolist() == [
-        *[classes[1437]] * 4,
-        classes[1438],
-    ]
-
-    small = {
-        "digits_nest": {"dims": (8, 8, 8), "depths": (1, 1, 1), "num_heads": (2, 2, 2)},
-        "digits_tnt": dict(inner_dim=4, outer_dim=8, num_inner_heads=2, num_outer_heads=2),
-    }
-    commands = re.findall(r"configs/(\w+)\.py --workdir=(\S+)", PAGE.read_text())
-    assert [recipe for recipe, _ in commands] == list(small)
-    for recipe, workdir in commands:
-        config = importlib.import_module(f"configs.{recipe}").get_config()
-        config.model.update(small[recipe])
-        config.data.update(name="npz:quadrants.npz", eval_split="test[:14]", eval_batch_size=8)
-        plain = experiment.check_config(config)
-        with workdirs.claimed(Path(workdir), plain, None):
-            model = create_model(**plain["model"], num_classes=10)
-            variables = {"params": random_params(model, np.zeros((1, 16, 16, 1), np.float32))}
-            write_weights(Path(workdir) / "model.safetensors", variables, model, (16, 16))
-    run(EXAMPLE, grad_cam=grad_cam, np=np)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["nest", "tnt"]
-    assert Image.open("grad_cam.png").size == (800, 300)
+def test_the_code_runs():
+    """All blocks, one after the other, on a small model."""
+    images, classes = random_array(2, 16, 16, 3), np.array([3, 7])
+    model = Nest(10, (8, 12, 16), (1, 1, 1), (2, 2, 2), patch_size=2)
+    names = {"model": model, "images": images, "classes": classes}
+    names["variables"] = {"params": random_params(model, images)}
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    assert len(blocks) == 5
+    for code in blocks:
+        exec(compile(code.replace("(224, 224, 3)", "(16, 16, 3)"), str(PAGE), "exec"), names)
+    assert names["way"].boxes.shape == (2, 2, 4) and names["maps"]["level3"].shape == (2, 2, 2, 16)
+    assert names["features"].shape == (2, 16)
+    assert names["layer"]["attention"]["weights"][0].shape == (2, 1, 2, 1, 4, 4)

@@ -6,9 +6,9 @@
     python tools/predict.py --exported=nest_base.jax photo.jpg folder/
 
 The function maps uint8 images [b, height, width, channels] to float32 probabilities [b, classes].
-Normalisation, weights and softmax are inside. Decoding, resizing and cropping come before, as in
-the recipe's evaluation, whose values are stored in the file. The batch is free unless --batch_size
-fixes it. Flags of the config change the recipe: a file of timm's needs
+Normalisation, weights and softmax or sigmoid are inside. Decoding, resizing and cropping come
+before, as in the recipe's evaluation, whose values are stored in the file. The batch is free unless
+--batch_size fixes it. Flags of the config change the recipe: a file of timm's needs
 --config.model.gelu=exact, for instance.
 
 --format=jax writes what `jax.export` serialises, for CPU, CUDA and TPU alike (--platforms), and

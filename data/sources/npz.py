@@ -1,7 +1,8 @@
 """Images and labels as arrays in one .npz file, held in memory.
 
 train_images, test_images, validation_images    uint8 [n, h, w], [n, h, w, 1] or [n, h, w, 3]
-train_labels, test_labels, validation_labels    integers [n] or [n, 1]
+train_labels, test_labels, validation_labels    integers [n] or [n, 1]; [n, classes] of 0 and 1
+                                                where an image has several labels
 class_names                                     text [classes], may be left out
 
 One of the evaluation splits is enough. The names that MedMNIST has, val_images and val_labels, and
@@ -44,12 +45,14 @@ class Arrays:
         sources: name of a split -> its records.
         aliases: {"test": "validation"} or the reverse: the only evaluation split answers to both.
         num_classes: number of class names, else the largest label of the training split plus one.
+        multi_label: whether images have several labels; num_classes is then that of the columns.
         class_names: None if the file has none.
         num_channels: 1 or 3.
     """
 
     sources: dict[str, ArraySource]
     num_classes: int
+    multi_label: bool
     class_names: tuple[str, ...] | None
     num_channels: int
     aliases: dict[str, str]
@@ -73,22 +76,30 @@ def read_npz(path: Path) -> Arrays:
     class_names = None
     if "class_names" in named and arrays["class_names"].size:
         class_names = tuple(map(_text, arrays["class_names"].ravel()))
-    labels = {
-        split: _one_label_each(path, named[key], arrays[named[key]])
-        for split in _SPLITS
-        if (key := f"{split}_labels") in named
-    }
+    rows = {s: arrays[named[key]] for s in _SPLITS if (key := f"{s}_labels") in named}
+    keys = {split: named[f"{split}_labels"] for split in rows}
+    multi_label = _are_rows_of_classes(path, keys, rows)
     num_classes = len(class_names) if class_names else None
-    _check_range(path, named["train_labels"], labels["train"], num_classes)
-    if num_classes is None:
-        num_classes = int(labels["train"].max()) + 1
-        _check_no_gaps(path, named["train_labels"], labels)
+    if multi_label:
+        columns = rows["train"].shape[1]
+        if num_classes not in (None, columns):
+            what = f"{keys['train']} have {columns} columns but class_names {num_classes} names"
+            raise ValueError(f"{path}: {what}")
+        num_classes = columns
+        labels = {s: [tuple(np.flatnonzero(row).tolist()) for row in rows[s]] for s in rows}
+    else:
+        labels = {split: _one_label_each(path, keys[split], rows[split]) for split in rows}
+        _check_range(path, keys["train"], labels["train"], num_classes)
+        if num_classes is None:
+            num_classes = int(labels["train"].max()) + 1
+            _check_no_gaps(path, keys["train"], labels)
 
     sources, num_channels = {}, None
     for split in labels:
-        key, labels_key = named[f"{split}_images"], named[f"{split}_labels"]
+        key, labels_key = named[f"{split}_images"], keys[split]
         images = _check_images(path, key, arrays[key])
-        _check_range(path, labels_key, labels[split], num_classes)
+        if not multi_label:
+            _check_range(path, labels_key, labels[split], num_classes)
         if len(images) != len(labels[split]):
             raise ValueError(
                 f"{path}: there are {len(images)} {key} but {len(labels[split])} {labels_key}"
@@ -102,7 +113,7 @@ def read_npz(path: Path) -> Arrays:
         sources[split] = ArraySource(images, labels[split], f"{path.name} {split}")
     pairs = (_EVALUATION, _EVALUATION[::-1])
     aliases = {a: b for a, b in pairs if a not in sources and b in sources}
-    return Arrays(sources, num_classes, class_names, num_channels, aliases)
+    return Arrays(sources, num_classes, multi_label, class_names, num_channels, aliases)
 
 
 def _named(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -142,14 +153,26 @@ def _check_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
     return with_channels
 
 
+def _are_rows_of_classes(path: Path, keys: dict[str, str], rows: dict[str, np.ndarray]) -> bool:
+    """Returns whether labels are rows of 0 and 1, several classes an image; refuses half of it."""
+    if not any(labels.ndim == 2 and labels.shape[1] > 1 for labels in rows.values()):
+        return False
+    found = ", ".join(f"{keys[s]} are {rows[s].dtype} {rows[s].shape}" for s in rows)
+    what = f"{path}: {found}: several numbers for an image"
+    if len({labels.shape[1:] for labels in rows.values()}) > 1:
+        raise ValueError(f"{what} in a part of them; one class each is [n] or [n, 1] in all splits")
+    if not all(
+        x.size and x.dtype.kind in "biu" and np.isin(x, (0, 1)).all() for x in rows.values()
+    ):
+        raise ValueError(f"{what}; they must be 1 for each of its classes and 0 for the others")
+    if all((labels.sum(axis=1) == 1).all() for labels in rows.values()):
+        raise ValueError(f"{what} of one class; give the argmax of one-hot rows, [n] or [n, 1]")
+    return True
+
+
 def _one_label_each(path: Path, key: str, labels: np.ndarray) -> np.ndarray:
-    """Returns labels [n]; refuses those that are no whole numbers, and several for an image."""
+    """Returns labels [n]; refuses those that are no whole numbers."""
     what = f"{path}: {key} are {labels.dtype} {labels.shape}"
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        raise ValueError(
-            f"{what}: several numbers for an image; one class each is needed, as integers [n] or "
-            "[n, 1] (of one-hot rows, their argmax)"
-        )
     if labels.ndim == 2:
         labels = labels[:, 0] if labels.shape[1] else labels
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):

@@ -51,6 +51,7 @@ class Prepared:
             a set without boxes.
         box_labels_key: feature that holds the class of each box, None: they are the image's.
         num_classes: number of labels; 1 without labels.
+        multi_label: whether the feature is a sequence of labels.
         class_names: their names, where known.
         splits: name -> number of records of each shard.
         info: dataset_info.json as it is.
@@ -65,6 +66,7 @@ class Prepared:
     boxes_key: str | None
     box_labels_key: str | None
     num_classes: int
+    multi_label: bool
     class_names: tuple[str, ...] | None
     splits: dict[str, tuple[int, ...]]
     info: dict[str, Any]
@@ -85,10 +87,7 @@ class Prepared:
             )
             for number in range(len(lengths))
         )
-        return [
-            Shard(str(self.folder / path), length)
-            for path, length in zip(paths, lengths, strict=True)
-        ]
+        return [Shard(str(self.folder / path), n) for path, n in zip(paths, lengths, strict=True)]
 
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
@@ -167,10 +166,9 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         raise ValueError(f"{folder} does not describe a data set: {error!r}") from None
     image_key, label_key = _keys(name, info, features)
     boxes_key, box_labels_key = _box_keys(features, label_key)
-    class_names = None
-    num_classes = 1
+    class_names, num_classes = None, 1
     if label_key is not None:
-        num_classes = int(features[label_key]["classLabel"]["numClasses"])
+        num_classes = int(_class_label(features[label_key])["numClasses"])
         names_file = folder / f"{label_key}.labels.txt"
         if names_file.is_file():
             class_names = tuple(read_lines(names_file))[:num_classes]
@@ -185,6 +183,7 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         boxes_key=boxes_key,
         box_labels_key=box_labels_key,
         num_classes=num_classes,
+        multi_label=label_key is not None and "classLabel" not in features[label_key],
         class_names=class_names,
         splits={split: lengths for split, lengths in splits.items() if sum(lengths)},
         info=info,
@@ -197,12 +196,14 @@ def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
     supervised = [item.get("featureKey") for item in stated.get("tuple", {}).get("items", ())]
     supervised = supervised or [stated[key] for key in ("input", "output") if key in stated]
     images = [key for key, feature in features.items() if "image" in feature]
-    labels = [key for key, feature in features.items() if "classLabel" in feature]
+    labels = [key for key, feature in features.items() if _class_label(feature)]
+    if not supervised[1:]:  # rather one label an image than several
+        labels = [key for key in labels if "classLabel" in features[key]] or labels
     image_key = _choose(images, supervised[:1], "image")
     label_key = _choose(labels, supervised[1:2], "label")
     if image_key is None or (label_key is None and (labels or supervised[1:])):
         raise ValueError(
-            f"data set {name!r} is not one of images with one class each; its records hold: "
+            f"data set {name!r} is not one of images with their classes; its records hold: "
             f"{', '.join(features)}"
         )
     return image_key, label_key
@@ -227,11 +228,16 @@ def _box_keys(features: dict, label_key: str | None) -> tuple[str | None, str | 
         classes = [f"{key}/{n}" for n in inner if inner[n].get("classLabel")]
         if label_key and len(classes) == 1:
             named = inner[classes[0].split("/")[1]]["classLabel"]
-            if named["numClasses"] == features[label_key]["classLabel"]["numClasses"]:
+            if named["numClasses"] == _class_label(features[label_key])["numClasses"]:
                 labels |= dict.fromkeys(found, classes[0])
     usual = [key for key in ("bbox", "objects/bbox") if key in candidates]
     chosen = usual[0] if usual else _choose(candidates, [], "bbox")
     return chosen, labels.get(chosen)
+
+
+def _class_label(feature: dict) -> dict | None:
+    """Returns what a feature says about its classes, also as a sequence of them."""
+    return (feature.get("sequence", {}).get("feature") or feature).get("classLabel")
 
 
 def _choose(candidates: list[str], stated: list[str], usual: str) -> str | None:

@@ -52,11 +52,7 @@ class ArrayRecordSource:
             [f"{shard.path}[0:{shard.num_records}]" for shard in shards]
         )
         self._name = f"{prepared.name} {split}"
-        self._image_key = prepared.image_key
-        self._label_key = prepared.label_key
-        self._boxes_key = prepared.boxes_key
-        self._box_labels_key = prepared.box_labels_key
-        self._num_classes = prepared.num_classes
+        self._about = prepared
 
     def __len__(self) -> int:
         return len(self._records)
@@ -64,15 +60,16 @@ class ArrayRecordSource:
     @property
     def boxes(self) -> Callable[[int], np.ndarray]:
         """`boxes(index)`, see arrays.py; only there if the set has boxes."""
-        if self._boxes_key is None:
-            raise AttributeError("the set has no boxes")
+        about = self._about
+        if about.boxes_key is None or (about.multi_label and about.box_labels_key is None):
+            raise AttributeError("the set has no boxes, or does not say of which class each is")
         return self._boxes
 
     def _boxes(self, index: int) -> np.ndarray:
         features = self._read(index)
-        boxes = np.reshape(features[self._boxes_key].float_list.value, (-1, 4))
-        if self._box_labels_key is not None:
-            labels = features[self._box_labels_key].int64_list.value
+        boxes = np.reshape(features[self._about.boxes_key].float_list.value, (-1, 4))
+        if self._about.box_labels_key is not None:
+            labels = features[self._about.box_labels_key].int64_list.value
         else:
             labels = self._label(index, features)
         column = np.broadcast_to(np.reshape(labels, (-1, 1)), (len(boxes), 1))
@@ -86,21 +83,24 @@ class ArrayRecordSource:
         except (RuntimeError, DecodeError) as error:  # a damaged file
             raise BadImage(f"the record cannot be read: {one_line(error)}") from None
 
-    def _label(self, index: int, features: Mapping[str, Any]) -> int:
-        label = 0
-        if self._label_key is not None:
-            (label,) = features[self._label_key].int64_list.value
-            if not 0 <= label < self._num_classes:  # -1: ImageNet's test split has no labels
-                raise NoLabel(
-                    f"{self.describe(index)} has the label {label}; it must lie in 0 to "
-                    f"{self._num_classes - 1}"
-                )
+    def _label(self, index: int, features: Mapping[str, Any]) -> int | tuple[int, ...]:
+        """Returns the label of a record; several in a multi-label set."""
+        about, labels = self._about, (0,)
+        if about.label_key is not None:
+            labels = tuple(dict.fromkeys(features[about.label_key].int64_list.value))
+        for label in labels:
+            if not 0 <= label < about.num_classes:  # -1: ImageNet's test split has no labels
+                what = f"has the label {label}; it must lie in 0 to {about.num_classes - 1}"
+                raise NoLabel(f"{self.describe(index)} {what}")
+        if about.multi_label:
+            return labels
+        (label,) = labels
         return label
 
     def __getitem__(self, index: int) -> Record:
         features = self._read(index)
         label = self._label(index, features)
-        (encoded,) = features[self._image_key].bytes_list.value
+        (encoded,) = features[self._about.image_key].bytes_list.value
         return {"image": encoded, "label": label}
 
     def describe(self, index: int) -> str:

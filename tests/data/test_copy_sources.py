@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from data import datasets, prepare, splits
+from data.array_records import write_resized
+from data.copy_sources import describe_source
+from data.sources.arrays import as_array, check_index
 from harness.errors import ConfigError
 
 
@@ -118,3 +121,37 @@ def test_a_copy_answers_to_both_names_of_its_evaluation_split(tmp_path, capsys):
     copy = datasets.open_dataset("set_16", str(out))
     for split in ("test", "validation"):
         assert len(splits.load_source(copy, split, (8, 8))) == 6
+
+
+def test_a_copy_keeps_several_labels_an_image(tmp_path, monkeypatch):
+    class Photographs:
+        """Two encoded images with labels in a tuple each."""
+
+        labels = as_array([(2, 0), ()])
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            check_index(index, 2)
+            return {"image": (tmp_path / "set" / f"{index}.png").read_bytes()} | {
+                "label": self.labels[index]
+            }
+
+        def describe(self, index):
+            return str(tmp_path / "set" / f"{index}.png")
+
+    write_images(tmp_path / "set", 2)
+    names = ("ant", "bee", "cat")
+    dataset = datasets.Dataset(
+        "mine", 3, 3, lambda split, size: Photographs(), multi_label=True, class_names=names
+    )
+    described = describe_source(dataset, tmp_path / "set", 16)
+    monkeypatch.setattr(Photographs, "labels", as_array([(2,), ()]))
+    assert describe_source(dataset, tmp_path / "set", 16)["splits"] != described["splits"]
+    monkeypatch.undo()
+    write_resized(dataset, "mine_16", "1.0.0", tmp_path / "out", 16, described)
+    copy = datasets.open_dataset("mine_16", str(tmp_path / "out"))
+    assert copy.multi_label and copy.class_names == names
+    source = copy.load("train", (16, 16))
+    assert [source[index]["label"] for index in (0, 1)] == [(2, 0), ()]

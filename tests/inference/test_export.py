@@ -138,8 +138,10 @@ def test_predict_takes_it_with_preprocessing_and_names(batch_size, tmp_path, cap
         assert chances == pytest.approx({r["name"]: r["probability"] for r in same["predictions"]})
 
 
-def test_grey_images(tmp_path):
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_grey_images_and_either_loss(loss, tmp_path):
     config, files = recipe("nest", "npz:/nowhere.npz"), [tmp_path / "in.npz", tmp_path / "m.jax"]
+    config.task.loss = loss
     model, params = random_weights(files[0], config, channels=1)
     export.main(flags(config=config, weights=files[0], output=files[1]))
     images = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 1), np.uint8)
@@ -147,7 +149,10 @@ def test_grey_images(tmp_path):
     (mean,), (std,) = predictor.mean, predictor.std
     logits = model.apply({"params": params}, np.float32((images / 255 - mean) / std))
     exported = load_exported(files[1])
-    np.testing.assert_allclose(exported(images), jax.nn.softmax(logits), atol=1e-6)
+    expected = getattr(jax.nn, loss)(logits)
+    np.testing.assert_allclose(exported(images), expected, atol=1e-6)
+    found = predictor.probabilities({"params": params}, images)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (exported.num_channels, exported.class_names) == (1, tuple("abcd"))
 
 

@@ -167,6 +167,8 @@ def test_label_text():
         batch_pictures.label_text(np.array([0.7, 0.3, 0.0]), names) == "tench 0.70 + goldfish 0.30"
     )
     assert batch_pictures.label_text(np.array([0.2, 0.8]), None) == "1 0.80 + 0 0.20"
+    assert batch_pictures.label_text(np.array([0.0, 1.0, 1.0]), names[:1] * 3) == "tench + tench"
+    assert batch_pictures.label_text(np.zeros(3), names) == ""
 
 
 def test_a_row_of_pictures_for_each_operation():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data import datasets, splits
+from data.pipeline import Data
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4, 3), np.uint8)
@@ -190,3 +191,41 @@ def test_not_an_npz_file(tmp_path):
     (tmp_path / "damaged.npz").write_bytes(damaged)
     with pytest.raises(ValueError, match="damaged.npz cannot be read"):
         datasets.open_dataset(f"npz:{tmp_path / 'damaged.npz'}")
+
+
+# --- several labels an image ----------------------------------------------------------------------
+
+ROWS = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]] * 3)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool, np.int64])
+def test_rows_of_classes(tmp_path, kind):
+    rows = {"train_labels": ROWS.astype(kind), "test_labels": ROWS[:4].astype(kind)}
+    dataset = datasets.open_dataset(save(tmp_path / "a.npz", **GOOD | rows))
+    assert dataset.multi_label and dataset.num_classes == 3
+    source = splits.load_source(dataset, "train[50%:]", (5, 4))
+    expected = [(0, 1, 2) if i % 4 == 3 else ((0, 2), (), (1,))[i % 4] for i in range(6, 12)]
+    assert [source[i]["label"] for i in range(6)] == expected == source.labels.tolist()
+    data = Data(name=dataset.name, image_size=(5, 4), batch_size=4, eval_batch_size=3)
+    batches = list(data.open().eval_batches())
+    found = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(found, np.concatenate([ROWS[:4], np.zeros((2, 3))]))
+    assert np.concatenate([batch["mask"] for batch in batches]).tolist() == [1] * 4 + [0] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train_labels": ROWS * 2}, ["train_labels are int64 (12, 3)", "1 for each of its cl"]),
+        ({"test_labels": ROWS[:4, :2]}, ["test_labels are int64 (4, 2)", "a part of them"]),
+        ({"train_labels": ROWS.astype(float)}, ["float64", "1 for each of its classes"]),
+        ({"class_names": np.array([*"ab"])}, ["train_labels have 3 columns but class_names 2"]),
+        (
+            {"train_labels": np.eye(3, dtype=int)[LABELS], "test_labels": np.eye(3, dtype=int)[:4]},
+            ["argmax of one-hot rows, [n] or [n, 1]"],
+        ),
+    ],
+)
+def test_wrong_rows_of_classes(tmp_path, change, words):
+    rows = {"train_labels": ROWS, "test_labels": ROWS[:4]}
+    test_wrong_arrays(tmp_path, rows | change, words)

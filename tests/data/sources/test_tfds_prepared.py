@@ -20,7 +20,7 @@ from PIL import Image
 
 from data import datasets, splits
 from data.sources import tfds_prepared, tfds_records
-from data.sources.arrays import ArraySource
+from data.sources.arrays import ArraySource, NoLabel
 from harness.errors import BadImage
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +57,7 @@ def write_shard(path, numbers, labels):
         feature["id"].bytes_list.value.append(f"train_{number:05d}".encode())
         feature["image"].bytes_list.value.append(png(PIXELS[number]))
         if labels is not None:
-            feature["label"].int64_list.value.append(labels[number])
+            feature["label"].int64_list.value.extend(np.ravel(labels[number]).astype(int))
         writer.write(example.SerializeToString())
     writer.close()
 
@@ -199,11 +199,38 @@ def test_supervised_keys(tmp_path, supervised, num_classes):
     assert datasets.open_dataset("birds", str(tmp_path)).num_classes == num_classes
 
 
-def test_several_labels_an_image_are_refused(tmp_path):
-    """As in imagenet2012_real, whose single label is not the one that is meant."""
-    features = {**FEATURES, "real_label": {"sequence": {}}}
-    write_set(tmp_path, features=features, keys=("image", "real_label"))
-    with pytest.raises(ValueError, match="one class each"):
+SEQUENCE = {
+    "pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence",
+    "sequence": {"feature": FEATURES["label"], "length": "-1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("label", "keys", "is_multi"),
+    [
+        ({"label": SEQUENCE}, ("image", "label"), True),
+        ({"label": SEQUENCE}, (), True),
+        ({"label": SEQUENCE, "kind": FEATURES["label"]}, ("image", "label"), True),
+        ({"label": FEATURES["label"], "real_label": SEQUENCE}, (), False),
+    ],
+)
+def test_a_sequence_of_labels(tmp_path, label, keys, is_multi):
+    """Several labels an image, unless it also has one and nothing says which is meant."""
+    lists = [[2, 0, 2], [1], []] if is_multi else [[2], [1], [0]]
+    write_set(tmp_path, features=FEATURES | label, keys=keys, labels=lists * 10)
+    dataset = datasets.open_dataset("birds", str(tmp_path))
+    assert dataset.multi_label == is_multi
+    assert (dataset.num_classes, dataset.class_names) == (3, ("ant", "bee", "cat"))
+    source = load(tmp_path, "train")
+    expected = [(2, 0), (1,), ()] if is_multi else [2, 1, 0]
+    assert [source[i]["label"] for i in range(3)] == expected
+    assert source[3]["label"] == expected[0]
+
+
+def test_sequences_of_what_are_no_labels_are_refused(tmp_path):
+    features = {**FEATURES, "objects": {"sequence": {}}}
+    write_set(tmp_path, features=features, keys=("image", "objects"))
+    with pytest.raises(ValueError, match="images with their classes"):
         datasets.check_name("birds", str(tmp_path))
 
 
@@ -218,7 +245,7 @@ def test_a_set_of_one_size_is_held_in_memory_unless_its_images_are_turned(tmp_pa
 
 def test_records_without_a_label_are_refused(tmp_path):
     write_set(tmp_path, labels=(-1,) * 30)
-    with pytest.raises(tfds_prepared.NoLabel, match="record 2 of birds test .* -1.*0 to 2"):
+    with pytest.raises(NoLabel, match="record 2 of birds test .* -1.*0 to 2"):
         load(tmp_path, "test")[2]
 
 
@@ -252,9 +279,9 @@ def test_damaged_files_are_bad_images(tmp_path):
         {"image": FEATURES["image"], "one": FEATURES["label"], "two": FEATURES["label"]},
     ],
 )
-def test_not_a_set_of_images_with_one_class_each(tmp_path, features):
+def test_not_a_set_of_images_with_classes(tmp_path, features):
     write_set(tmp_path, features=features, keys=("x", "y"))
-    with pytest.raises(ValueError, match=f"one class each.*{', '.join(features)}"):
+    with pytest.raises(ValueError, match=f"with their classes.*{', '.join(features)}"):
         datasets.check_name("birds", str(tmp_path))
 
 
@@ -327,3 +354,66 @@ source = splits.load_source(datasets.open_dataset("birds", {str(tmp_path)!r}), "
 assert source[3]["label"] == 0 and len(source[3]["image"]) > 50
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+BOX = {"pythonClassName": "tensorflow_datasets.core.features.bounding_boxes.BBoxFeature"}
+BOX["boundingBox"] = {"bboxFormat": "REL_YXYX", "shape": {"dimensions": ["4"]}}
+OLD_BOX = {"pythonClassName": BOX["pythonClassName"], "tensor": {}}
+
+
+def listed(**inner):
+    return {"sequence": {"feature": {"featuresDict": {"features": inner}}, "length": "-1"}}
+
+
+def write_boxes(data_dir, features, records, **changes):
+    """Writes a set whose records hold lists of numbers besides image and label."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    folder = write_set(data_dir, splits={"train": [len(records)]}, features=FEATURES | features)
+    path = folder / "birds-train.array_record-00000-of-00001"
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for number, record in enumerate(records):
+        example = tf_example_pb2.Example()
+        feature = example.features.feature
+        feature["image"].bytes_list.value.append(png(PIXELS[number]))
+        feature["label"].int64_list.value.append(number)
+        for key, values in record.items():
+            kind = "int64_list" if key.endswith("label") else "float_list"
+            getattr(feature[key], kind).value.extend(values)
+        writer.write(example.SerializeToString())
+    writer.close()
+    return load(data_dir, "train")
+
+
+@pytest.mark.parametrize("feature", [BOX, OLD_BOX])
+def test_one_box_an_image(tmp_path, feature):
+    """As caltech_birds2011 and cars196 have them; the class is the image's."""
+    records = [{"bbox": [0.25, 0.5, 0.75, 1.0]}, {"bbox": [0, 0, 1, 1]}]
+    source = write_boxes(tmp_path, {"bbox": feature}, records)
+    assert source.boxes(0).tolist() == [[0, 0.25, 0.5, 0.75, 1]]
+    assert source.boxes(1).tolist() == [[1, 0, 0, 1, 1]] and source.boxes(1).dtype == np.float32
+    assert splits.load_source(
+        datasets.open_dataset("birds", str(tmp_path)), "train[1:]", (4, 6)
+    ).boxes(0).tolist() == [[1, 0, 0, 1, 1]]
+
+
+def test_a_list_of_boxes_an_image(tmp_path):
+    """As stanford_dogs has them, and with labels of their own as detection sets have."""
+    records = [{"objects/bbox": []}, {"objects/bbox": [0, 0, 0.5, 0.5, 0.5, 0.5, 1, 1]}]
+    source = write_boxes(tmp_path / "a", {"objects": listed(bbox=BOX)}, records)
+    assert source.boxes(0).shape == (0, 5)
+    assert source.boxes(1).tolist() == [[1, 0, 0, 0.5, 0.5], [1, 0.5, 0.5, 1, 1]]
+    records = [row | {"objects/label": [0, 2][: len(row["objects/bbox"])]} for row in records]
+    own = listed(bbox=BOX, label=FEATURES["label"])
+    source = write_boxes(tmp_path / "b", {"objects": own}, records)
+    assert source.boxes(0).shape == (0, 5)
+    assert source.boxes(1).tolist() == [[0, 0, 0, 0.5, 0.5], [2, 0.5, 0.5, 1, 1]]
+    # Labels of other classes say nothing about the images'.
+    others = listed(bbox=BOX, label={"classLabel": {"numClasses": "7"}})
+    source = write_boxes(tmp_path / "c", {"objects": others}, records)
+    assert source.boxes(1)[:, 0].tolist() == [1, 1]
+
+
+def test_boxes_in_pixels_are_none(tmp_path):
+    pixels = BOX | {"boundingBox": {"bboxFormat": "XYXY"}}
+    assert not hasattr(write_boxes(tmp_path, {"bbox": pixels}, [{"bbox": [0, 0, 4, 4]}]), "boxes")
