@@ -39,12 +39,14 @@ def embed(maps: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, np.ndar
             "more at 2 x 2 or more: a larger --image_size, or an earlier block, has them"
         )
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     points = np.concatenate([plane.reshape(h * w, -1).T for plane in maps.values()])  # [c, h * w]
     points = points - points.mean(axis=1, keepdims=True)
     points = points / np.maximum(points.std(axis=1, keepdims=True), 1e-6)
     perplexity = min(30, (len(points) - 1) / 3)
-    places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
+    with threadpool_limits(1):  # on cores that others use too, threads wait for each other
+        places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
     return dict(zip(maps, np.split(places, np.cumsum(counts)[:-1]), strict=True))
 
 

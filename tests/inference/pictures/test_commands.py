@@ -100,8 +100,8 @@ PICTURES = {
         [f"Filters of the stem of {TITLES['nest']}", "8 filters of 2 x 2 pixels", "weight"],
     ),
     "filters_in_colour": (
-        ["filters", "--model=deit_ti_patch16_224", "--image_size=32", "--channels=3,4"],
-        ["2 filters of 16 x 16 pixels: 3 4", "weight of red, green and blue"],
+        ["filters", *NEST, "--config.data.name=synthetic", "--channels=3,4"],
+        ["2 filters of 2 x 2 pixels: 3 4", "weight of red, green and blue"],
     ),
 }
 
