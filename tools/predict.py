@@ -30,7 +30,7 @@ from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, replacing
+from harness.files import local_path
 from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
 from inference.flags import define_predictor_flags, load_predictor
@@ -80,12 +80,12 @@ class PictureFolder:
             file = f"{prediction.path.name}-{number}{self._suffix}"
         self._taken.add(file)
         # Only now: matplotlib takes a second to import.
+        from inference.pictures import style
         from inference.pictures.overlay import draw_explanation
 
         name = named(row).split(",")[0]  # the first of ImageNet's synonyms
         figure = draw_explanation(prediction.explanation, f"{name}, {row['probability']:.1%}")
-        with replacing(self._folder / file) as temporary:
-            figure.savefig(temporary, dpi=100, format="png")
+        style.save(figure, self._folder / file)
         return self._shown / file
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from harness.files import replacing
+from inference.pictures import style
 
 # Okabe and Ito's colours, which colour-blind eyes tell apart; marks tell them apart in grey.
 _STYLES = {
@@ -24,17 +23,16 @@ _TITLES = {
 }
 
 
+@style.styled
 def draw_faithfulness(scores: Mapping[str, Any]) -> Figure:
     """Draws the curves of all methods side by side, with the areas under them.
 
     Args:
         scores: of inference.faithfulness.score_faithfulness.
     """
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     protocol = scores["protocol"]
     of = f"{protocol['questions']:,} classes in images of {protocol['split']}"
-    figure.suptitle(f"The class's probability, mean over {of}", fontsize=12)
+    figure = style.new_figure(3.2, f"The class's probability, mean over {of}")
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), _TITLES, strict=True):
         for name in sorted(scores.keys() - {"protocol"}):
             curve = scores[name][f"{kind}_curve"]
@@ -49,18 +47,15 @@ def draw_faithfulness(scores: Mapping[str, Any]) -> Figure:
                 linestyle="--" if name == "random" else "-",
                 label=f"{name} ({scores[name][kind]:.3f})",
             )
-        axes.set_title(_TITLES[kind], fontsize=12)
-        axes.set_xlabel(
-            f"pixels {'deleted' if kind == 'deletion' else 'inserted'} (%)", fontsize=11
-        )
+        axes.set_title(_TITLES[kind])
+        axes.set_xlabel(f"pixels {'deleted' if kind == 'deletion' else 'inserted'} (%)")
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=10, title="method (area)")
-    figure.axes[0].set_ylabel("probability of the class", fontsize=11)
+        axes.legend(title="method (area)")
+    figure.axes[0].set_ylabel("probability of the class")
     return figure
 
 
 def save_faithfulness(scores: Mapping[str, Any], path: Path) -> None:
     """Writes the picture; the suffix of the path, .png or .svg, says how."""
-    with replacing(path) as temporary:
-        draw_faithfulness(scores).savefig(temporary, dpi=150, format=path.suffix[1:])
+    style.save(draw_faithfulness(scores), path)

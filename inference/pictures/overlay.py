@@ -1,17 +1,25 @@
 """An image beside what speaks for its class."""
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from harness.errors import printable
+from inference.pictures.style import (
+    COLOURS,
+    SEQUENTIAL,
+    WIDTH,
+    draw_box,
+    new_figure,
+    scale_bar,
+    show_image,
+    show_map,
+    styled,
+)
 from inference.prediction import Explanation
 
-COLORS = "viridis"  # of equal steps in lightness, also for colour-blind eyes
 TITLES = {"gradcat": "GradCAT", "cam": "CAM", "gradcam": "Grad-CAM", "rollout": "attention rollout"}
 
 
+@styled
 def draw_explanation(explanation: Explanation, text: str) -> Figure:
     """Draws an image as the model sees it, and beside it what speaks for the class.
 
@@ -20,27 +28,21 @@ def draw_explanation(explanation: Explanation, text: str) -> Figure:
         text: names the class and its probability.
     """
     height, width = explanation.image.shape[:2]
-    figure = Figure(figsize=(7.2, 3.3 * height / width + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    image = explanation.image
-    image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    figure = new_figure(0.46 * WIDTH * height / width + 0.7, text)
     plain, explained = figure.subplots(1, 2)
-    for axes in (plain, explained):
-        axes.set_axis_off()
-    plain.imshow(image, interpolation="nearest")
-    plain.set_title(printable(text), fontsize=11)
-    explained.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    drawn = explained.imshow(explanation.saliency, cmap=COLORS, alpha=0.55)
-    explained.set_title(TITLES[explanation.method], fontsize=11)
-    bar = figure.colorbar(drawn, ax=explained, ticks=[], fraction=0.046)
-    bar.solids.set_alpha(1)
-    bar.set_label("speaks for it: less to more", fontsize=10)
-    for step, box in enumerate(() if explanation.boxes is None else explanation.boxes):
-        top, left, bottom, right = (float(side) - 0.5 for side in box)
-        thickness = 1.5 + step
+    show_image(plain, explanation.image, "image")
+    grey = explanation.image.mean(axis=-1)[..., None].repeat(3, axis=-1).astype(np.uint8)
+    show_image(explained, grey)
+    shown = show_map(
+        explained, explanation.saliency, TITLES[explanation.method], cmap=SEQUENTIAL, alpha=0.55
+    )
+    limits = float(explanation.saliency.min()), float(explanation.saliency.max())
+    if limits[0] < limits[1]:
+        bar = scale_bar(figure, shown, explained, "speaks for the class", ends=("less", "more"))
+        bar.solids.set_alpha(1)
+    for box, colour in zip(
+        () if explanation.boxes is None else explanation.boxes, COLOURS * 2, strict=False
+    ):
         for axes in (plain, explained):
-            for color, line_width in (("black", thickness + 2), ("white", thickness)):
-                patch = Rectangle((left, top), right - left, bottom - top, fill=False)
-                patch.set(edgecolor=color, linewidth=line_width)
-                axes.add_patch(patch)
+            draw_box(axes, box, colour)
     return figure

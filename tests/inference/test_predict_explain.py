@@ -63,7 +63,8 @@ def test_explanations_are_those_of_the_likeliest_class(folder, method):
         assert (found.boxes is not None) == (method == "gradcat")
         figure = draw_explanation(found, "3, 41.0%")
         titles = [axes.get_title() for axes in figure.axes]
-        assert titles[:2] == ["3, 41.0%", TITLES[method]]
+        assert titles[:2] == ["image", TITLES[method]]
+        assert figure.get_suptitle() == "3, 41.0%"
         figure.canvas.draw()
         assert np.asarray(figure.canvas.buffer_rgba()).std() > 10
     plain = next(predictor.predict(files[:1], 1))
@@ -76,7 +77,7 @@ def test_the_command_writes_a_picture_for_each_image(folder):
     assert done.returncode == 0, done.stderr
     shown = [json.loads(line)["explanation"] for line in done.stdout.splitlines()]
     assert shown == ["explained/digit.png.gradcat.png", "explained/digit.png-2.gradcat.png"]
-    assert all(Image.open(folder / name).size[0] == 720 for name in shown)
+    assert all(Image.open(folder / name).size[0] == 1400 for name in shown)
 
 
 def test_what_is_refused(folder, tmp_path):
