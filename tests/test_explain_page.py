@@ -47,7 +47,7 @@ def percent(values):
 
 
 def mosaics():
-    measures = ("first_step", "full_path", "pointing_game", "gt_known_error")
+    measures = ("first_step", "full_path", "full_path_above_mean", "gt_known_error")
     rows = []
     for model, runs in read("mosaics").items():
         assert sorted(run["seed"] for run in runs) == list(range(len(runs)))
@@ -63,7 +63,7 @@ def mosaics():
             title = f"{MODELS[model]} ({len(runs)} seeds)" if named else ""
             rows.append([title, named, METHODS[method], *numbers])
             named = ""
-    titles = ["first step", "full path", "pointing game", "GT-known error"]
+    titles = ["first step", "full path", "ink above mean", "GT-known error"]
     return markdown(["model", "classes named", "method", *titles], rows)
 
 
