@@ -188,6 +188,7 @@ def _classes_of_weights(
 
 
 def _metrics(run: experiment.Experiment, state: Any, explanations: Explanations) -> dict[str, Any]:
+    explanations.check(run)
     seen = set()
 
     def watched(batches):
@@ -210,7 +211,14 @@ def _metrics(run: experiment.Experiment, state: Any, explanations: Explanations)
         )
     protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
     metrics = {"split": run.data.eval_split} | evaluation.metrics | protocol
-    return metrics | explanations.score(run, state)
+    try:
+        return metrics | explanations.score(run, state)
+    except ConfigError as error:  # what was evaluated is not lost
+        if explanations.localization != "auto" or explanations.faithfulness != "none":
+            print(json.dumps(metrics))
+            raise
+        print(f"note: localisation is not measured: {error}", file=sys.stderr)
+        return metrics
 
 
 def define_flags() -> None:

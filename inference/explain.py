@@ -14,6 +14,7 @@ Shape letters: b batch, h and w sides of a plane, n tokens, t blocks, c channels
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -26,7 +27,7 @@ from baselines.resnet import ResNet
 from baselines.vit import Vit
 from baselines.wide_resnet import GROUP_DIMS, WideResNet
 from layers.field_checks import height_and_width
-from layers.intermediates import ATTENTION_WEIGHTS, differentiate
+from layers.intermediates import ATTENTION_WEIGHTS, as_classes, differentiate
 from nest.blocks import block, unblock
 from nest.gradcat import check_traversable, gradcat
 from nest.model import Nest
@@ -49,6 +50,8 @@ class Planes:
         grid: (h, w) of tokens.
         reads_class_token: whether the head reads the class token alone.
         attentions: paths of the attention modules over the plane's tokens, first to last.
+        patch, stride: sides of a token's patch and distances between patches, in pixels, where
+            they are not the same: patches overlap.
     """
 
     last: str
@@ -56,6 +59,29 @@ class Planes:
     grid: tuple[int, int] = (0, 0)
     reads_class_token: bool = False
     attentions: tuple[tuple[str, ...], ...] = ()
+    patch: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+
+    def enlarged(self, maps: Array, size: tuple[int, int]) -> Array:
+        """Enlarges maps [b, h, w] linearly to [b, height, width], each token where its patch is."""
+        if self.patch == self.stride:  # the patches tile the image
+            return jax.image.resize(maps, (len(maps), *size), "linear")
+        # The first patch's centre is further from the edge than half a stride.
+        offset = [
+            (patch - stride) / 2 for patch, stride in zip(self.patch, self.stride, strict=True)
+        ]
+        more = [math.ceil(o / stride) for o, stride in zip(offset, self.stride, strict=True)]
+        maps = jnp.pad(maps, ((0, 0), (more[0],) * 2, (more[1],) * 2), mode="edge")
+        moved = [o - n * stride for o, n, stride in zip(offset, more, self.stride, strict=True)]
+        return jax.image.scale_and_translate(
+            maps,
+            (len(maps), *size),
+            (1, 2),
+            jnp.asarray(self.stride, jnp.float32),
+            jnp.asarray(moved, jnp.float32),
+            "linear",
+            antialias=False,
+        )
 
     def plane(self, x: Array) -> Array:
         """Maps a map to [b, h, w, c]."""
@@ -97,6 +123,8 @@ def planes_of(model: nn.Module, image_size: tuple[int, int]) -> Planes:
         grid=grid,
         reads_class_token=reads_class_token,
         attentions=tuple((layer.format(i), *inner, "attention") for i in numbers),
+        patch=(height, width),
+        stride=strides,
     )
 
 
@@ -228,8 +256,12 @@ def create_explainer(method: Method, model: nn.Module, image_shape: tuple[int, .
     planes = planes_of(model, (height, width))
 
     @jax.jit
-    def explain(variables, images, classes=None):
+    def compiled(variables, images, classes):
         maps = _FUNCTIONS[method](planes, model, variables, images, classes)
-        return jax.image.resize(maps, (len(images), height, width), "linear")
+        return planes.enlarged(maps, (height, width))
+
+    def explain(variables, images, classes=None):
+        classes = as_classes(classes, len(images), model.num_classes)
+        return compiled(variables, images, classes)
 
     return explain

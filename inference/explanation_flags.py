@@ -37,6 +37,15 @@ class Explanations:
     faithfulness_steps: int = 32
     ema: bool = False
 
+    def check(self, run: Experiment) -> None:
+        """Raises ConfigError, before anything is evaluated, if a method does not fit the model."""
+        model, size = getattr(run.task, "model", None), run.data.height_and_width
+        for flag in ("localization", "faithfulness"):
+            methods = getattr(self, flag)
+            if methods not in ("auto", "none", "all") and isinstance(run.task, Classification):
+                with input_errors():
+                    _methods(f"--{flag}", methods, model, size)
+
     def score(self, run: Experiment, state: Any) -> dict[str, Any]:
         """Returns "localization" and "faithfulness", where asked for.
 
@@ -51,7 +60,10 @@ class Explanations:
             return {}
         classifier = TrainedClassifier.of_run(run, state, ema=self.ema)
         with input_errors():
-            methods = {flag: _methods(flag, value, classifier) for flag, value in asked.items()}
+            methods = {
+                flag: _methods(flag, value, classifier.model, classifier.image_size)
+                for flag, value in asked.items()
+            }
             source, split = run.data.eval_source, run.data.eval_split
             scores = {}
             if methods["--localization"] and self._localizes(source, split):
@@ -90,16 +102,16 @@ class Explanations:
 NO_EXPLANATIONS = Explanations()
 
 
-def _methods(flag: str, value: str, classifier: TrainedClassifier) -> tuple[str, ...]:
+def _methods(flag: str, value: str, model: Any, size: tuple[int, int]) -> tuple[str, ...]:
     """Returns the methods that a flag asks for."""
     if value == "none":
         return ()
     if value in ("auto", "all"):
-        return methods_of(classifier.model, classifier.image_size)
+        return methods_of(model, size)
     methods = tuple(name.strip() for name in value.split(","))
     for method in methods:
         try:
-            check_method(method, classifier.model, classifier.image_size)
+            check_method(method, model, size)
         except ValueError as error:
             raise ValueError(f"{flag}={value}: {error}") from None
     return methods

@@ -153,4 +153,5 @@ def _choose(
             raise ValueError(f"no image of {split!r} has a box")
         return {}, conventions
     chosen = measures.choose(answered, settings)
-    return chosen, f"the fewest wrong boxes on {counts['images']} images of {name}"
+    seen = ", on which the model was trained" if not split else ""
+    return chosen, f"the fewest wrong boxes on {counts['images']} images of {name}{seen}"

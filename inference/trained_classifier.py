@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from data.pipeline import Data
 from harness import sharding
 from inference.explain import create_explainer
-from inference.predict import Predictor
 from nest.gradcat import gradcat
 from tasks.classification import normalize
 from tasks.losses import PROBABILITIES
@@ -66,14 +65,6 @@ class TrainedClassifier:
             probabilities=PROBABILITIES[run.task.loss],
             weights="raw" if params is state.params else "ema",
         )
-
-    @classmethod
-    def of_predictor(cls, predictor: Predictor) -> "TrainedClassifier":
-        """Takes a predictor's model, weights and preparation of images."""
-        mesh = sharding.create_mesh(data=-1, fsdp=1)
-        variables = jax.device_put(predictor.variables, sharding.replicated(mesh))
-        of_images = {"data": predictor.data, "mean": predictor.mean, "std": predictor.std}
-        return cls(predictor.model, variables, **of_images, mesh=mesh)
 
     @property
     def image_size(self) -> tuple[int, int]:

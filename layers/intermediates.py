@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -36,6 +37,29 @@ def is_asked_for(module: nn.Module, collection: str) -> bool:
     return module.is_mutable_collection(collection) and not module.is_initializing()
 
 
+def as_classes(classes: Any, num_images: int, num_classes: int) -> Array | None:
+    """Returns the classes that are asked for, one for each image, as int32 [b]; None stays None.
+
+    Raises:
+        ValueError: they are no integers, not one for each image, or out of range. The range is
+            checked only where the numbers are known: not inside a function that JAX traces.
+    """
+    if classes is None:
+        return None
+    if not isinstance(classes, jax.core.Tracer):
+        classes = np.asarray(classes)
+    if classes.shape != (num_images,) or not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise ValueError(
+            f"classes are {classes.dtype} {classes.shape}; they must be integers, one for each of "
+            f"{num_images} images"
+        )
+    if isinstance(classes, np.ndarray):
+        wrong = classes[(classes < 0) | (classes >= num_classes)]
+        if len(wrong):
+            raise ValueError(f"there is no class {wrong[0]}; allowed: 0 to {num_classes - 1}")
+    return jnp.asarray(classes, jnp.int32)
+
+
 def differentiate(
     model: nn.Module,
     variables: Mapping[str, Any],
@@ -62,8 +86,9 @@ def differentiate(
         gradients: name -> gradient, of the map's shape.
 
     Raises:
-        ValueError: the model has no map of a name.
+        ValueError: the model has no map of a name, or no such class.
     """
+    classes = as_classes(classes, len(images), model.num_classes)
     shapes = jax.eval_shape(lambda: model.apply(variables, images, mutable=["perturbations"])[1])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.get("perturbations", {}))
     if missing := [name for name in names if name not in zeros]:

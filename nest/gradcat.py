@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from layers.intermediates import differentiate
+from layers.intermediates import as_classes, differentiate
 from nest.blocks import block, unblock
 from nest.model import Nest
 
@@ -120,7 +120,7 @@ def gradcat(
             paper writes it.
 
     Raises:
-        ValueError: the model has no levels, or the image is too small.
+        ValueError: the model has no levels or no such class, or the image is too small.
 
     Reference:
         NesT paper, section "Gradient-based class-aware tree traversal", algorithm 1.
@@ -128,6 +128,7 @@ def gradcat(
     check_traversable(model, images.shape[1:3])
     if rule not in RULES or sign not in (1, -1):
         raise ValueError(f"{rule=}, {sign=}: rules are {', '.join(RULES)}, signs 1 and -1")
+    classes = as_classes(classes, len(images), model.num_classes)
     return _gradcat(model, variables, images, classes, rule, sign)
 
 

@@ -47,7 +47,8 @@ def percent(values):
 
 
 def mosaics():
-    measures = ("first_step", "full_path", "full_path_above_mean", "gt_known_error")
+    # Not the boxes: a mosaic's are quadrants, which suit NesT's 2 x 2 tokens by construction.
+    measures = ("first_step", "full_path", "full_path_above_mean")
     rows = []
     for model, runs in read("mosaics").items():
         assert sorted(run["seed"] for run in runs) == list(range(len(runs)))
@@ -63,7 +64,12 @@ def mosaics():
             title = f"{MODELS[model]} ({len(runs)} seeds)" if named else ""
             rows.append([title, named, METHODS[method], *numbers])
             named = ""
-    titles = ["first step", "full path", "ink above mean", "GT-known error"]
+    (nest, *_) = read("mosaics")["nest"]
+    chance = nest["localization"]["chance"]
+    above = chance["full_path_above_mean"] / chance["first_step"]
+    inside = ["100.0 %", percent([chance["full_path_in_quadrant"]]), percent([above])]
+    rows.append(["any", "", "any block of the right quadrant", *inside])
+    titles = ["first step", "full path", "ink above mean"]
     return markdown(["model", "classes named", "method", *titles], rows)
 
 

@@ -100,8 +100,11 @@ class _Table:
         known = {name: label for label, name in enumerate(class_names)}
         for row in lines:
             if row:
+                if len(row) != len(columns):
+                    what = f"{len(row)} values for the {len(columns)} columns"
+                    raise self._wrong(lines.line_num, what)
                 file, *values = self._read(
-                    lines.line_num, dict(zip(columns, row, strict=False)), known
+                    lines.line_num, dict(zip(columns, row, strict=True)), known
                 )
                 self._rows.setdefault(file, []).append((lines.line_num, *values))
 

@@ -38,7 +38,10 @@ def draw_explanation(explanation: Explanation, text: str) -> Figure:
     )
     limits = float(explanation.saliency.min()), float(explanation.saliency.max())
     if limits[0] < limits[1]:
-        bar = scale_bar(figure, shown, explained, "speaks for the class", ends=("less", "more"))
+        is_order = explanation.method == "gradcat"  # each step's scores are scaled by themselves
+        label = "order of the choices" if is_order else "speaks for the class"
+        ends = ("last", "first") if is_order else ("less", "more")
+        bar = scale_bar(figure, shown, explained, label, ends=ends)
         bar.solids.set_alpha(1)
     for box, colour in zip(
         () if explanation.boxes is None else explanation.boxes, COLOURS * 2, strict=False

@@ -187,16 +187,45 @@ def test_attention_weights_are_those_before_dropout():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_classes_none_are_the_likeliest_and_no_class_compiles_again(method):
+def test_classes_none_are_the_likeliest_and_no_class_compiles_again(method, monkeypatch):
     model, variables, images = build("nest")
-    explain = create_explainer(method, model, SHAPE)
+    traced, function = [], explain._FUNCTIONS[method]
+    counting = lambda *arguments: (traced.append(method), function(*arguments))[1]  # noqa: E731
+    monkeypatch.setitem(explain._FUNCTIONS, method, counting)
+    explain_them = create_explainer(method, model, SHAPE)
     likeliest = np.asarray(model.apply(variables, images)).argmax(axis=-1)
-    np.testing.assert_allclose(
-        explain(variables, images, None), explain(variables, images, likeliest), atol=1e-5
-    )
-    before = explain._cache_size()
-    explain(variables, images, np.array([9, 0]))
-    assert explain._cache_size() == before
+    found = explain_them(variables, images)
+    np.testing.assert_allclose(found, explain_them(variables, images, likeliest), atol=1e-5)
+    assert len(traced) == 2  # without and with classes
+    explain_them(variables, images, [9, 0])
+    assert len(traced) == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([3, 10], "there is no class 10; allowed: 0 to 9"),
+        ([-1, 3], "there is no class -1"),
+        ([3], r"classes are int64 \(1,\); they must be integers, one for each of 2 images"),
+        ([0.5, 1.0], "classes are float64"),
+    ],
+)
+def test_wrong_classes_are_refused(method, classes, message):
+    model, variables, images = build("nest")
+    with pytest.raises(ValueError, match=message):
+        create_explainer(method, model, SHAPE)(variables, images, classes)
+
+
+def test_a_token_of_overlapping_patches_is_where_its_patch_is():
+    model = create_model("tnt_s_patch16_224", num_classes=5, patch_size=8, patch_stride=4)
+    planes = planes_of(model, (32, 32))
+    assert planes.grid == (7, 7)
+    centres = 3.5 + 4 * np.arange(7)  # of patches of 8 pixels, in pixels
+    rows = np.broadcast_to(centres[:, None], (7, 7)).astype(np.float32)
+    found = np.asarray(planes.enlarged(jnp.asarray(rows[None]), (32, 32)))[0]
+    expected = np.clip(np.arange(32), 3.5, 27.5)  # beyond the outermost centres their value goes on
+    np.testing.assert_allclose(found, np.broadcast_to(expected[:, None], (32, 32)), atol=1e-4)
 
 
 def test_which_methods_fit():

@@ -93,7 +93,16 @@ def by_hand(model, variables, image, label):
     return path, scores
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+OTHERS = [name for name in AGGREGATIONS if name not in ("conv_norm_maxpool", "patch_merging")]
+
+
+@pytest.mark.parametrize(
+    "aggregation",
+    [
+        *("conv_norm_maxpool", "patch_merging"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS),
+    ],
+)
 def test_against_loops(aggregation):
     images, classes = random_array(3, 16, 32, 3), np.array([0, 4, 2])
     model, variables = model_and_variables(images, aggregation=aggregation)
@@ -186,6 +195,8 @@ def test_costs_less_than_four_forward_passes():
         (Nest(5, **THREE), 8, {}, "8 x 8 pixels leave blocks of 1 x 1 tokens"),
         (Nest(5, **THREE), 16, {"rule": "best"}, "rules are activation_gradient"),
         (Nest(5, **THREE), 16, {"sign": 0}, "signs 1 and -1"),
+        (Nest(5, **THREE), 16, {"classes": [5]}, "there is no class 5; allowed: 0 to 4"),
+        (Nest(5, **THREE), 16, {"classes": np.array([1, 2])}, "one for each of 1 images"),
     ],
 )
 def test_errors_are_one_line(model, size, options, message):

@@ -81,7 +81,8 @@ def test_boxes_of_parts_and_of_a_held_out_tenth(root):
     [
         ("val/robin/7.png,owl,0,0,9,9", "line 2: there is no class 'owl'"),
         ("val/robin/7.png,,0,0,9,x", "line 2: top, left, bottom, right must be numbers"),
-        ("val/robin/7.png,,0,0,9", "line 2: top, left, bottom, right must be numbers"),
+        ("val/robin/7.png,,0,0,9", "line 2: 5 values for the 6 columns"),
+        ("val/robin/7.png,,0,0,9,9,77", "line 2: 7 values for the 6 columns"),
         ("val/robin/7.png,,9,0,9,9", "line 2: a box has 0 <= top < bottom"),
         ("val/robin/7.png,,0,-1,9,9", "line 2: a box has 0 <= top < bottom"),
         ("val/robin/7.png,,0,0,inf,9", "line 2: a box has"),
