@@ -55,7 +55,8 @@ def test_localisation_of_a_run(run, state, scores):
     protocol = found["protocol"]
     assert protocol["images"] == 20 and protocol["questions"] == 80 and protocol["classes"] == 10
     assert protocol["split"] == "test[:20]" and protocol["weights"] == "raw"
-    assert protocol["settings_from"] == "the fewest wrong boxes on 30 images of train[:30]"
+    where = "30 images of train[:30], on which the model was trained"
+    assert protocol["settings_from"] == f"the fewest wrong boxes on {where}"
     assert protocol["iou"] == 0.5 and protocol["way_steps"] == 2
     assert {"gradcat", "cam", "gradcat_path", "whole_image", "center_box", "random"} <= set(found)
     assert found["chance"]["first_step"] == 0.25 and 0 < found["chance"]["full_path"] <= 0.25
