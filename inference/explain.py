@@ -44,23 +44,48 @@ class Planes:
     """Where the image plane is in a model's maps.
 
     Attributes:
-        last: the last map that still has a gradient at every token. Of a class token's last layer
-            only that token is read, so it is the map before.
+        unit: what the model is a sequence of, for titles: "level", "block", "stage" or "group".
+        maps: names of the maps after each of them, first to last.
         first_token: number of tokens before those of the plane; None: the maps are planes.
         grid: (h, w) of tokens.
         reads_class_token: whether the head reads the class token alone.
         attentions: paths of the attention modules over the plane's tokens, first to last.
-        patch, stride: sides of a token's patch and distances between patches, in pixels, where
-            they are not the same: patches overlap.
+        patch, stride: sides of a token's patch and distances between patches, in pixels; patches
+            overlap where they are not the same.
     """
 
-    last: str
+    unit: str
+    maps: tuple[str, ...]
     first_token: int | None = None
     grid: tuple[int, int] = (0, 0)
     reads_class_token: bool = False
     attentions: tuple[tuple[str, ...], ...] = ()
     patch: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
+
+    @property
+    def last(self) -> str:
+        """The last map that still has a gradient at every token.
+
+        Of a class token's last layer only that token is read, so it is the map before.
+        """
+        return self.maps[-2 if self.reads_class_token else -1]
+
+    def token_at(self, place: tuple[float, float]) -> int:
+        """Returns the number, row by row, of the token whose patch's centre is nearest.
+
+        Args:
+            place: (y, x) in fractions of the image.
+        """
+        row, column = (
+            min(
+                max(int((at * (step * (count - 1) + patch) - patch / 2) / step + 0.5), 0), count - 1
+            )
+            for at, patch, step, count in zip(
+                place, self.patch, self.stride, self.grid, strict=True
+            )
+        )
+        return row * self.grid[1] + column
 
     def enlarged(self, maps: Array, size: tuple[int, int]) -> Array:
         """Enlarges maps [b, h, w] linearly to [b, height, width], each token where its patch is."""
@@ -100,32 +125,35 @@ def planes_of(model: nn.Module, image_size: tuple[int, int]) -> Planes:
         levels = enumerate(model.depths, start=1)
         layers = [f"level{level}_layer{i + 1}" for level, depth in levels for i in range(depth)]
         attentions = tuple((layer, "attention") for layer in layers)
-        return Planes(f"level{len(model.depths)}", attentions=attentions)
+        return Planes("level", _numbered("level{}", len(model.depths)), attentions=attentions)
     if isinstance(model, ResNet):
-        return Planes(f"stage{len(model.depths)}")
+        return Planes("stage", _numbered("stage{}", len(model.depths)))
     if isinstance(model, WideResNet):
-        return Planes(f"group{len(GROUP_DIMS)}")
-    if not isinstance(model, Tnt | Vit):
+        return Planes("group", _numbered("group{}", len(GROUP_DIMS)))
+    if isinstance(model, Tnt):
+        name, attention = "layer{}_sentences", ("layer{}", "outer", "attention")
+    elif isinstance(model, Vit):
+        name, attention = "block{}_tokens", ("block{}", "attention")
+    else:
         raise ValueError(f"there is no explanation of {type(model).__name__}: see planes_of")
-    height, width = height_and_width(model.patch_size)
-    stride = getattr(model, "patch_stride", None)
-    strides = (stride, stride) if stride else (height, width)
-    sides = zip(image_size, (height, width), strides, strict=True)
-    grid = tuple((side - patch) // step + 1 for side, patch, step in sides)
+    patch = height_and_width(model.patch_size)
+    stride = height_and_width(getattr(model, "patch_stride", None) or patch)
+    sides = zip(image_size, patch, stride, strict=True)
     reads_class_token = model.pooling == "class_token"
-    name = "layer{}_sentences" if isinstance(model, Tnt) else "block{}_tokens"
-    inner = ("outer",) if isinstance(model, Tnt) else ()
-    layer = "layer{}" if isinstance(model, Tnt) else "block{}"
-    numbers = range(1, model.depth + 1)
     return Planes(
-        last=name.format(model.depth - 1 if reads_class_token else model.depth),
+        "block",
+        _numbered(name, model.depth),
         first_token=1 if reads_class_token or isinstance(model, Tnt) else 0,
-        grid=grid,
+        grid=tuple((side - size) // step + 1 for side, size, step in sides),
         reads_class_token=reads_class_token,
-        attentions=tuple((layer.format(i), *inner, "attention") for i in numbers),
-        patch=(height, width),
-        stride=strides,
+        attentions=tuple(zip(*(_numbered(part, model.depth) for part in attention), strict=True)),
+        patch=patch,
+        stride=stride,
     )
+
+
+def _numbered(name: str, count: int) -> tuple[str, ...]:
+    return tuple(name.format(i) for i in range(1, count + 1))
 
 
 def cam(planes: Planes, model, variables, images, classes) -> Array:

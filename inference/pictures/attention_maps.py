@@ -49,7 +49,7 @@ def patch_attention(
             return _in_blocks(
                 weights, model.block_sides_for(size), len(model.dims) - level, queries
             )
-        tokens = jnp.asarray([planes.first_token + _token(query, planes.grid) for query in queries])
+        tokens = jnp.asarray([planes.first_token + planes.token_at(query) for query in queries])
         rows = weights[:, tokens, planes.first_token :]
         return rows.reshape(*rows.shape[:2], *planes.grid)
 
@@ -106,15 +106,15 @@ def word_attention(
         allowed = ", ".join(map(str, inner))
         raise ValueError(problem("--blocks", without[0], "has no attention of words", allowed))
     blocks = blocks or [inner[i - 1] for i in three_depths(len(inner))]
-    grid, side = planes_of(model, image.shape[:2]).grid, model.patch_size // model.word_size
-    sentence = _token(patch, grid)
+    planes, side = planes_of(model, image.shape[:2]), model.patch_size // model.word_size
+    sentence = planes.token_at(patch)
 
     def select(path, weights):  # [1, n, m, m]
         return weights[0, sentence, jnp.asarray(words)].reshape(-1, side, side)
 
     paths = [(f"layer{i}", "inner", "attention") for i in blocks]
-    stride = model.patch_stride or model.patch_size
-    top, left = (place * stride for place in divmod(sentence, grid[1]))
+    row, column = divmod(sentence, planes.grid[1])
+    top, left = row * planes.stride[0], column * planes.stride[1]
     box = (top, left, top + model.patch_size, left + model.patch_size)
     return _attention(subject, image[None], paths, select), box
 
@@ -138,16 +138,11 @@ def _in_blocks(
     numbers = np.asarray(block(numbers, sides))[0, :, :, 0]  # [t, n]: tokens of the plane
     maps = []
     for query in queries:
-        ((t, n),) = np.argwhere(numbers == _token(query, plane))
+        row, column = (min(int(at * side), side - 1) for at, side in zip(query, plane, strict=True))
+        ((t, n),) = np.argwhere(numbers == row * plane[1] + column)
         own = jnp.full(weights.shape[:3], jnp.nan).at[:, t].set(weights[:, t, n])  # [b, t, n]
         maps.append(unblock(own[..., None], sides, grid)[..., 0])
     return jnp.stack(maps, axis=1)
-
-
-def _token(place: Point, grid: tuple[int, int]) -> int:
-    """Returns the number, row by row, of the token at a place."""
-    row, column = (min(int(at * side), side - 1) for at, side in zip(place, grid, strict=True))
-    return row * grid[1] + column
 
 
 def _attention(

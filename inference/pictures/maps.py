@@ -5,20 +5,15 @@ channels.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from baselines.resnet import ResNet
-from baselines.vit import Vit
-from baselines.wide_resnet import GROUP_DIMS, WideResNet
 from harness.arguments import problem
 from inference.explain import planes_of
 from inference.pictures.subjects import Subject
 from nest.blocks import unblock
-from nest.model import Nest
 from tnt.model import Tnt
 from zoo.fit import position_tables
 
@@ -53,9 +48,9 @@ def feature_maps(subject: Subject, images: np.ndarray, blocks: Sequence[int] | N
     Returns:
         Name for a title -> [b, h, w, c], without class tokens.
     """
-    word, name, count = _blocks_of(subject.predictor.model)
-    names = {f"{word} {i}": name.format(i) for i in checked_blocks(blocks, count)}
     planes = planes_of(subject.predictor.model, images.shape[1:3])
+    numbers = checked_blocks(blocks, len(planes.maps))
+    names = {f"{planes.unit} {i}": planes.maps[i - 1] for i in numbers}
     state = _read(subject, images, tuple(names.values()))
     return {title: np.asarray(planes.plane(state[one]), np.float32) for title, one in names.items()}
 
@@ -117,21 +112,6 @@ def stem_filters(subject: Subject) -> np.ndarray:
     if kernel.ndim == 2:  # TNT's linear stem
         kernel = kernel.reshape(model.word_size, model.word_size, -1, kernel.shape[-1])
     return kernel.transpose(3, 0, 1, 2)
-
-
-def _blocks_of(model: Any) -> tuple[str, str, int]:
-    """Returns a word for a model's blocks, the name of their maps and how many there are."""
-    if isinstance(model, Nest):
-        return "level", "level{}", len(model.dims)
-    if isinstance(model, Tnt):
-        return "block", "layer{}_sentences", model.depth
-    if isinstance(model, Vit):
-        return "block", "block{}_tokens", model.depth
-    if isinstance(model, ResNet):
-        return "stage", "stage{}", len(model.depths)
-    if isinstance(model, WideResNet):
-        return "group", "group{}", len(GROUP_DIMS)
-    raise ValueError(f"{type(model).__name__} has no maps to draw")
 
 
 def checked_tnt(subject: Subject) -> Tnt:

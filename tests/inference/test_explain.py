@@ -226,6 +226,12 @@ def test_a_token_of_overlapping_patches_is_where_its_patch_is():
     found = np.asarray(planes.enlarged(jnp.asarray(rows[None]), (32, 32)))[0]
     expected = np.clip(np.arange(32), 3.5, 27.5)  # beyond the outermost centres their value goes on
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None], (32, 32)), atol=1e-4)
+    middles = [(y * 4 + 4, x * 4 + 4) for y in range(7) for x in range(7)]
+    assert [planes.token_at((y / 32, x / 32)) for y, x in middles] == list(range(49))
+    assert planes.token_at((0, 0)) == 0 and planes.token_at((1, 1)) == 48
+    tiling = planes_of(model.clone(patch_stride=None), (32, 32))
+    places = [(i + 0.5) / 64 for i in range(64)]
+    assert [tiling.token_at((0, x)) for x in places] == [int(x * 4) for x in places]
 
 
 def test_which_methods_fit():
