@@ -17,7 +17,7 @@ positions: similarity of position embeddings.
 filters: those of the first layer.
 
 The model is --workdir, --config with --weights, or for a first look, with random weights, --config
-alone or --model. features, tsne and attention draw a second one beside it, --against. Images are
+alone or --model. features, tsne and attention draw a second one next to it, --against. Images are
 files and folders, prepared as in the recipe's evaluation, or --examples of its evaluation split;
 without either, the photographs that come with scikit-learn.
 """

@@ -1,4 +1,4 @@
-"""An image beside what speaks for its class."""
+"""An image and what speaks for its class."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ TITLES = {"gradcat": "GradCAT", "cam": "CAM", "gradcam": "Grad-CAM", "rollout": 
 
 @styled
 def draw_explanation(explanation: Explanation, text: str) -> Figure:
-    """Draws an image as the model sees it, and beside it what speaks for the class.
+    """Draws an image as the model sees it, and next to it what speaks for the class.
 
     Args:
         explanation: of the image.

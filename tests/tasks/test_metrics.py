@@ -39,28 +39,34 @@ def test_metrics_equal_scikit_learn(predictions):
     assert summary["num_examples"] == 103
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 16, 103, 200])
-def test_padding_never_counts(predictions, batch_size):
-    logits, labels = predictions
-    whole = ClassificationMetrics.of(logits, labels, np.ones(103)).summary()
+def evaluated_in_parts(metrics, logits, labels, batch_size):
+    """Returns the summary of a whole split in batches, the last one padded with NaN and zeros."""
 
     def batches():
-        for start in range(0, 103, batch_size):
+        for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
             pad = batch_size - len(labels[part])
             yield (
                 np.concatenate([logits[part], np.full((pad, 10), np.nan, np.float32)]),
-                np.concatenate([labels[part], np.zeros(pad, int)]),
+                np.concatenate([labels[part], np.zeros((pad, *labels.shape[1:]), int)]),
                 np.concatenate([np.ones(len(labels[part])), np.zeros(pad)]),
             )
 
-    parts = evaluate(
-        lambda _, batch, key: ({"raw": ClassificationMetrics.of(*batch)}, ()),
+    return evaluate(
+        lambda _, batch, key: ({"raw": metrics.of(*batch)}, ()),
         Summing(lambda sums, rows: Evaluation(sums["raw"].summary())),
         None,
         batches(),
         key=None,
     ).metrics
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 103, 200])
+def test_padding_never_counts(predictions, batch_size):
+    logits, labels = predictions
+    whole = ClassificationMetrics.of(logits, labels, np.ones(103)).summary()
+
+    parts = evaluated_in_parts(ClassificationMetrics, logits, labels, batch_size)
     assert parts["loss"] == pytest.approx(whole.pop("loss"), rel=1e-6)
     del parts["loss"]
     assert parts == whole

@@ -11,9 +11,8 @@ import train
 from data import datasets, selection, splits
 from tasks.losses import loss_of, targets_of
 from tasks.metrics import ClassificationMetrics, MultiLabelMetrics, is_first
-from tasks.protocol import Evaluation
-from tests.tasks.test_metrics import Summing
-from training import evaluation, experiment
+from tests.tasks.test_metrics import evaluated_in_parts
+from training import experiment
 from training.batch_pictures import augmented_batch, draw_batch
 
 LOSSES = ("softmax", "sigmoid")
@@ -80,25 +79,8 @@ def test_ties_go_to_the_lower_class_and_nan_is_never_right():
 @pytest.mark.parametrize("batch_size", [7, 103, 200])
 def test_padding_never_counts(batch_size):
     logits, labels = logits_and_labels()
-
-    def batches():
-        for start in range(0, 103, batch_size):
-            part = slice(start, start + batch_size)
-            pad = batch_size - len(labels[part])
-            yield (
-                np.concatenate([logits[part], np.full((pad, 10), np.nan, np.float32)]),
-                np.concatenate([labels[part], np.zeros((pad, 10), int)]),
-                np.concatenate([np.ones(len(labels[part])), np.zeros(pad)]),
-            )
-
-    parts = evaluation.evaluate(
-        lambda _, batch, key: ({"raw": MultiLabelMetrics.of(*batch)}, ()),
-        Summing(lambda sums, rows: Evaluation(sums["raw"].summary())),
-        None,
-        batches(),
-        key=None,
-    )
-    assert parts.metrics == pytest.approx(of(logits, labels), rel=1e-5)
+    parts = evaluated_in_parts(MultiLabelMetrics, logits, labels, batch_size)
+    assert parts == pytest.approx(of(logits, labels), rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
