@@ -1,8 +1,12 @@
 import pytest
 
 from harness.errors import ConfigError
+from harness.recipes import load_config
+from sweeps.check import check_runs
+from sweeps.launchers.printing import Print
 from sweeps.plan import plan
 from sweeps.runs import Run, name_runs, read_runs, write_manifest
+from sweeps.start import start
 from sweeps.values import parse_recipes, parse_values
 
 
@@ -183,3 +187,44 @@ def test_the_command_is_what_one_types(tmp_path, monkeypatch):
     line = run.command_line(tmp_path)
     assert f"--workdir={tmp_path}/seed=0" in line
     assert "'--config.data.train_split=train[:10%]'" in line
+
+
+@pytest.mark.parametrize(("name", "number"), [("learning_rate", 5), ("width", 3)])
+def test_the_sweeps_of_digits_build(name, number):
+    runs = plan(recipes=["configs/digits_nest.py:debug"], names=[name])
+    assert len(runs) == number
+    check_runs(runs)
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "problem"),
+    [
+        ("configs/digits_nest.py", {"model.aggregaton": "maxpool"}, "did you mean 'aggregation'"),
+        ("configs/digits_nest.py", {"optimiser.base_lr": "1"}, "did you mean 'optimizer'"),
+        ("configs/digits_nest.py", {"optimizer.base_lr": "fast"}, "of type str"),
+        ("configs/digits_nest.py", {"model.patch_size": "3"}, "patch_size"),
+        ("configs/digits_nest.py", {"data.name": "folder:/nowhere"}, "nowhere"),
+        ("configs/digits_nest.py:tny", {}, "'tny' is unknown"),
+        ("configs/digits_nset.py", {}, "there is no file"),
+    ],
+)
+def test_every_run_is_checked_before_the_first_one_starts(config, overrides, problem, tmp_path):
+    good = Run("good", "configs/digits_nest.py:debug", {}, {})
+    runs = [good, Run("bad", config, overrides, {}), Run("worse", config, overrides, {})]
+    with pytest.raises(ConfigError, match=f"nothing is started: bad and 1 more: .*{problem}"):
+        start(tmp_path / "sweep", runs, Print())
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_recipes_that_fail_say_where(tmp_path):
+    for text, problem in (
+        ("def get_config():\n    return nothing\n", "NameError.*line 2"),
+        ("import nowhere_at_all\n", "ModuleNotFoundError.*line 1"),
+        ("def get_config(:\n", "SyntaxError.*line 1"),
+        ("x = 1\n", "has no get_config"),
+        ("def get_config(a=None):\n    raise ValueError('allowed: tiny')\n", "allowed: tiny"),
+    ):
+        recipe = tmp_path / "recipe.py"
+        recipe.write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            load_config(f"{recipe}:small" if "tiny" in text else str(recipe))
