@@ -170,12 +170,16 @@ class PerClass:
         Returns:
             The paths of the files.
         """
+        files = [per_class_path(evaluation), predictions_path(evaluation)]
+        for path, content in zip(files, self.contents(result), strict=True):
+            write_text(path, content)
+        return files
+
+    def contents(self, result: dict[str, Any]) -> tuple[str, str]:
+        """Returns what `write` writes: the numbers as JSON, the predictions as CSV."""
         where = {key: result[key] for key in ("checkpoint", "step") if key in result}
         numbers = json.dumps(finite(where | self.numbers), allow_nan=False)
-        files = per_class_path(evaluation), predictions_path(evaluation)
-        for path, content in zip(files, (f"{numbers}\n", self.predictions()), strict=True):
-            write_text(path, content)
-        return list(files)
+        return f"{numbers}\n", self.predictions()
 
 
 def as_cell(text: str) -> str:

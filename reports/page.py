@@ -66,12 +66,16 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table whose columns sort when their titles are clicked; `folded` shows it on demand."""
+    """A table whose columns sort when their titles are clicked; `folded` shows it on demand.
+
+    One that is not wide stands beside the figure before it.
+    """
 
     titles: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
     folded: bool = False
+    is_wide: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,24 +89,31 @@ class Figure:
 
 
 @dataclasses.dataclass(frozen=True)
+class Image:
+    """An image, as a data URI, what it is, and (top, left, bottom, right, colour) drawn into it."""
+
+    uri: str
+    title: str = ""
+    boxes: Sequence[tuple[float, float, float, float, str]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture with lines below it.
+    """Images of one size side by side, with lines below them.
 
     Attributes:
-        images: data URIs, shown side by side, of one size.
-        size: height and width of an image in pixels.
-        lines: below it, the first in bold.
-        boxes: (top, left, bottom, right, colour) drawn into the images.
+        images: from left to right.
+        size: height and width of each in pixels.
+        lines: below them, the first in bold.
         hint: shown when pointed at.
-        titles: of the images.
+        is_large: shown as wide as the page allows.
     """
 
-    images: Sequence[str]
+    images: Sequence[Image]
     size: tuple[int, int]
     lines: Sequence[str]
-    boxes: Sequence[tuple[float, float, float, float, str]] = ()
     hint: str = ""
-    titles: Sequence[str] = ()
+    is_large: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,10 +208,14 @@ def render(page: Page) -> str:
         from plotly.offline import get_plotlyjs
 
         plotly_script = get_plotlyjs()
-    return _environment().get_template("page.html").render(
-        page=dataclasses.replace(page, title=printable(page.title)),
-        sections=sections,
-        plotly_script=plotly_script,
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            page=dataclasses.replace(page, title=printable(page.title)),
+            sections=sections,
+            plotly_script=plotly_script,
+        )
     )
 
 

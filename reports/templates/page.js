@@ -30,7 +30,8 @@
     const options = {
       displaylogo: false,
       responsive: true,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
+      displayModeBar: isTouch || "hover",
+      modeBarButtons: [["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"], ["toImage"]],
     };
     Plotly.newPlot(place, data, layout, options).then(() => Plotly.relayout(place, theme(layout)));
   }
