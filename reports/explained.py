@@ -42,7 +42,7 @@ def chosen_methods(trained: TrainedRun, wanted: str) -> tuple[str, ...]:
 
 
 def chosen_images(evaluation: Evaluation, count: int = NUM_IMAGES) -> list[Prediction]:
-    """Returns images to explain: the surest mistakes, at most half, then evenly spaced right ones."""
+    """Returns images to explain: the surest mistakes, at most half, then right ones."""
     wrong = evaluation.mistakes(count // 2)
     right = [one for one in evaluation.predictions if one.is_right and one.named]
     left = min(count - len(wrong), len(right))

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from harness import workdirs
-from harness.errors import ConfigError, one_line, printable
+from harness.errors import ConfigError, printable
 from reports import answer_sections
 from reports.answer_sections import EVERYTHING, Choices
 from reports.curves import curve_figures, speed_figures

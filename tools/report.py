@@ -21,11 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from absl import flags
 
 from harness import commandline
-from harness.errors import input_errors
+from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path
 from reports import page
+from reports.answer_sections import Choices
+from reports.comparison import comparison_page
 from reports.run_record import read_run
-from reports.run_sections import Choices, run_page
+from reports.run_sections import run_page
+from reports.sweep_sections import sweep_page
+from sweeps.runs import MANIFEST, read_runs
 from zoo.find import CHECKPOINTS
 
 
@@ -53,12 +57,40 @@ def main(args: flags.FlagValues, folders: list[str]) -> None:
         explain=args.explain,
     )
     paths = [local_path("folder", folder) for folder in folders]
-    made = run_page(read_run(paths[0]), choices)
-    output = local_path("--output", args.output) if args.output else paths[0] / "report.html"
+    if len(paths) != (2 if args.compare else 1):
+        raise ConfigError("give one folder, or two with --compare; see --help")
+    output = local_path("--output", args.output) if args.output else default_output(args, paths)
     check_writable("--output", output)
+    if args.compare:
+        made = comparison_page((read_run(paths[0]), read_run(paths[1])), choices)
+    elif (paths[0] / MANIFEST).is_file():
+        if args.each:
+            write_each(paths[0], choices)
+        made = sweep_page(paths[0], args.metric, beside=output.parent)
+    else:
+        made = run_page(read_run(paths[0]), choices)
     with input_errors():
         page.write(made, output)
     print(f"wrote {output}")
+
+
+def default_output(args: flags.FlagValues, paths: list[Path]) -> Path:
+    if args.compare:
+        return Path.cwd() / f"{paths[0].name}_and_{paths[1].name}.html"
+    return paths[0] / "report.html"
+
+
+def write_each(folder: Path, choices: Choices) -> None:
+    """Writes the page of each run of a sweep that has begun."""
+    for run in read_runs(folder):
+        workdir = folder / run.name
+        try:
+            made = run_page(read_run(workdir), choices)
+        except ConfigError:  # nothing there yet
+            continue
+        with input_errors():
+            page.write(made, workdir / "report.html")
+        print(f"wrote {workdir / 'report.html'}")
 
 
 if __name__ == "__main__":

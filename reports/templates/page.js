@@ -53,7 +53,7 @@ for (const table of document.querySelectorAll("table")) {
   titles.forEach((title, column) => {
     const cells = [...table.tBodies[0].rows].map((row) => row.cells[column]);
     if (cells.length && cells.every((cell) => cell.dataset.value || cell.textContent === "–")) {
-      title.classList.add("number");
+      for (const cell of [title, ...cells]) cell.classList.add("number");
     }
     title.firstElementChild.addEventListener("click", () => {
       const rising = title.getAttribute("aria-sort") === "descending";
