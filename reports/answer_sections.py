@@ -1,5 +1,6 @@
 """The sections of a run's page that are about what its checkpoint answers."""
 
+import contextlib
 import dataclasses
 
 from absl import logging
@@ -37,11 +38,13 @@ def evaluation_of(
     run: RunRecord, trained: TrainedRun, choices: Choices
 ) -> tuple[Evaluation | None, str]:
     """Returns the answers of the run's checkpoint, or None and a sentence on why there are none."""
-    if run.config.get("task", {}).get("name") not in ("classification", None):
+    if run.section("task").get("name", "classification") != "classification":
         return None, ""
     command = f"python evaluate.py --workdir={run.workdir} --per_class"
     try:
-        found = find_evaluation(trained, run.config["data"]["eval_split"])
+        found = None
+        with contextlib.suppress(ConfigError):  # no checkpoint
+            found = find_evaluation(trained, str(run.section("data").get("eval_split")))
         if found is not None:
             return found, ""
         if run.status == "running":
@@ -49,11 +52,10 @@ def evaluation_of(
         if not choices.evaluate:
             return None, f"The run has not been evaluated by class; {command} does it."
         return evaluate(trained), ""
-    except ConfigError as error:
-        return None, f"The run is not evaluated: {error}"
-    except Exception as error:
+    except Exception as error:  # of the run's data, model or weights, each of which may be gone
         logging.debug("evaluation", exc_info=True)
-        return None, f"The run is not evaluated: {type(error).__name__}: {one_line(error)}"
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        return None, f"The run is not evaluated: {kind}{one_line(error)}"
 
 
 def classes(evaluation: Evaluation | None, sentence: str) -> list[Block]:

@@ -25,7 +25,12 @@ def new_figure(x_title: str, y_title: str = "", **layout) -> go.Figure:
     """Returns an empty figure with the look of all; titles are shown as they are."""
     axes = {
         "xaxis": {"title": {"text": plain(x_title)}, "zeroline": False, "automargin": True},
-        "yaxis": {"title": {"text": plain(y_title)}, "zeroline": False, "automargin": True},
+        "yaxis": {
+            "title": {"text": plain(y_title)},
+            "zeroline": False,
+            "automargin": True,
+            "exponentformat": "power",
+        },
     }
     figure = go.Figure(layout=LAYOUT | axes)
     return figure.update_layout(**layout)
@@ -104,9 +109,9 @@ def _curve_figure(name: str, of_runs: Mapping[str, Mapping], unit: str) -> Figur
     finite = [value for value in values if _is_finite(value)]
     if "accuracy" in name:
         figure.update_yaxes(tickformat=".0%" if finite and min(finite) < 0.9 else ".1%")
-    elif name.endswith(_LOGARITHMIC) and finite and min(finite) > 0:
-        figure.update_yaxes(type="log", dtick="D2" if max(finite) < 50 * min(finite) else None)
-        figure.update_yaxes(tickformat=".3~g")
+    elif name.endswith(_LOGARITHMIC) and finite and max(finite) > 4 * min(finite) > 0:
+        few = max(finite) < 50 * min(finite)  # powers of ten alone would be one or two
+        figure.update_yaxes(type="log", tickformat=".3~g", dtick="D2" if few else None)
     figure.update_layout(showlegend=len(figure.data) > 1)
     return Figure(figure, name.replace("_", " "))
 

@@ -60,6 +60,11 @@ class RunRecord:
         """Name of the folder."""
         return printable(self.workdir.name)
 
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Returns a section of the config, {} if there is none."""
+        found = self.config.get(name)
+        return found if isinstance(found, Mapping) else {}
+
     @property
     def steps(self) -> Steps | None:
         """The plan of the run, None where config.json does not tell."""
@@ -92,7 +97,7 @@ class RunRecord:
     @property
     def best(self) -> tuple[str, float, float] | None:
         """Name, value and step of the best evaluation by config.checkpoint.best_metric."""
-        section = self.config.get("checkpoint", {})
+        section = self.section("checkpoint")
         name = section.get("best_metric") or "top1_accuracy"
         found = [r for r in self.evaluations if _is_finite(r.get(name))]
         if not found:

@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,9 +81,8 @@ def section(title: str, blocks: Callable[[], Sequence[Block]]) -> Section:
 
 def described(run: RunRecord) -> str:
     """Returns what a run is, in a line: "nest_tiny on cifar10, 300 epochs, batch 128, seed 0"."""
-    sections = {key: value for key, value in run.config.items() if isinstance(value, dict)}
-    model = sections.get("model", sections.get("generator", {})).get("name")
-    data, loop = sections.get("data", {}), sections.get("loop", {})
+    data, loop = run.section("data"), run.section("loop")
+    model = run.section("model").get("name") or run.section("generator").get("name")
     parts = {
         "": " on ".join(str(name) for name in (model, data.get("name")) if name),
         "epochs": loop.get("num_epochs"),
@@ -148,7 +148,7 @@ def metrics_table(run: RunRecord) -> list[Block]:
         values = [run.metrics.get(key) for key in ((name, f"ema_{name}") if has_ema else (name,))]
         cells = [Cell(metric(name, value), value) for value in values]
         rows.append([Cell(name.replace("_", " ")), *cells])
-    split = run.config.get("data", {}).get("eval_split", "")
+    split = str(run.section("data").get("eval_split", ""))
     titles = ["metric", "weights", "their average (EMA)"] if has_ema else ["metric", "value"]
     return [Table(titles, rows, f"The last evaluation, on {printable(split)}")] if rows else []
 
@@ -165,28 +165,27 @@ def duration(seconds: float) -> str:
 
 def samples(run: RunRecord) -> list[Block]:
     """What evaluations drew, such as a GAN's samples: the newest of each kind first."""
-    kinds: dict[str, list] = {}
+    kinds: dict[str, list[Path]] = {}
     for path in run.samples:
         kinds.setdefault(SAMPLES.fullmatch(path.name)["kind"], []).append(path)
-    pictures: list[Block] = []
+    pictures, notes = [], []
     for kind, paths in kinds.items():
         places = np.unique(np.linspace(0, len(paths) - 1, SAMPLES_SHOWN).round().astype(int))
         for path in [paths[i] for i in places[::-1]]:
             step = int(SAMPLES.fullmatch(path.name)["step"])
-            pictures.append(_sample(path, f"{printable(kind)}, step {step:,}"))
-    return pictures
+            try:
+                pictures.append(_sample(path, f"{printable(kind)}, step {step:,}"))
+            except (OSError, ValueError) as error:
+                notes.append(Text(f"{printable(path.name)} is left out: {error}", "note"))
+    return [Pictures(pictures), *notes] if pictures else notes
 
 
-def _sample(path, line: str) -> Block:
+def _sample(path: Path, line: str) -> Picture:
     from PIL import Image as PillowImage
 
-    try:
-        with PillowImage.open(path) as file:
-            image = np.asarray(file.convert("RGB"))
-    except (OSError, ValueError) as error:
-        return Text(f"{path.name} is left out: {error}", "note")
-    height, width = image.shape[:2]
-    return Pictures([Picture([Image(data_uri(image))], (height, width), [line], is_large=True)])
+    with PillowImage.open(path) as file:
+        image = np.asarray(file.convert("RGB"))
+    return Picture([Image(data_uri(image))], image.shape[:2], [line], is_large=True)
 
 
 def config(run: RunRecord) -> list[Block]:

@@ -59,6 +59,9 @@ def main(args: flags.FlagValues, folders: list[str]) -> None:
     paths = [local_path("folder", folder) for folder in folders]
     if len(paths) != (2 if args.compare else 1):
         raise ConfigError("give one folder, or two with --compare; see --help")
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"{path}: there is no such folder")
     output = local_path("--output", args.output) if args.output else default_output(args, paths)
     check_writable("--output", output)
     if args.compare:
