@@ -69,11 +69,22 @@ class Answers:
         return labels
 
 
+def _keys(pairs: np.ndarray) -> np.ndarray:
+    """Returns pairs of small numbers as single ones, which sort a hundred times as fast."""
+    return (pairs[:, 0] << 32) + pairs[:, 1]
+
+
+def _pairs(keys: np.ndarray) -> np.ndarray:
+    return np.stack([keys >> 32, keys & (2**32 - 1)], axis=1)
+
+
 def _common(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns the rows that two arrays [m, 2] of different rows each have in common, sorted."""
-    both = np.concatenate([first, second])
-    rows, counts = np.unique(both, axis=0, return_counts=True)
-    return rows[counts > 1]
+    return _pairs(np.intersect1d(_keys(first), _keys(second), assume_unique=True))
+
+
+def _without(pairs: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    return _pairs(np.setdiff1d(_keys(pairs), _keys(taken), assume_unique=True))
 
 
 def confusions(answers: Answers) -> np.ndarray:
@@ -93,13 +104,8 @@ def confusions(answers: Answers) -> np.ndarray:
         for other in others
     ]
     pairs = np.concatenate([right[:, [1, 1]], np.array(pairs, np.int64).reshape(-1, 2)])
-    rows, counts = np.unique(pairs, axis=0, return_counts=True)
-    return np.concatenate([rows, counts[:, None]], axis=1)
-
-
-def _without(pairs: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    rows, counts = np.unique(np.concatenate([pairs, taken]), axis=0, return_counts=True)
-    return rows[counts == 1]
+    keys, counts = np.unique(_keys(pairs), return_counts=True)
+    return np.concatenate([_pairs(keys), counts[:, None]], axis=1)
 
 
 def class_rows(answers: Answers, names: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -43,21 +43,25 @@ def _checked(config: ConfigDict) -> dict[str, Any]:
         return in_few_words(config.to_dict())
 
 
-def from_recipe(command: Any, config: ConfigDict) -> FromRecipe:
+def from_recipe(command: Any, config: ConfigDict, workdir: Path) -> FromRecipe:
     """Reads the recipe of a run again, and compares.
 
     Args:
         command: of config.json, a list of arguments.
         config: the run's.
+        workdir: of the run. A recipe is code: one that lies beside the run, which may have come
+            from somewhere else, is not run.
     """
     recipe = recipe_of(command)
     if not recipe:
         return FromRecipe("", None, "The command names no recipe, so there is no comparison.")
     path, colon, argument = recipe.partition(":")
-    files = [Path(path), ROOT / path]
-    file = next((file for file in files if file.is_file()), None)
+    file = next((file for file in (ROOT / path, Path(path)) if file.is_file()), None)
     if file is None:
         return FromRecipe(recipe, None, f"The recipe {path} is no longer there to compare with.")
+    place, beside = file.resolve(), workdir.parent.resolve()
+    if place.is_relative_to(beside) and not place.is_relative_to(ROOT / "configs"):
+        return FromRecipe(recipe, None, f"The recipe {path} lies beside the run, so it is not run.")
     try:
         loaded = load_config(f"{file}{colon}{argument}")
     except ConfigError as error:

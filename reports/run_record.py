@@ -62,7 +62,7 @@ class RunRecord:
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Returns a section of the config, {} if there is none."""
-        found = self.config.get(name)
+        found = self.config[name] if name in self.config else {}
         return found if isinstance(found, Mapping) else {}
 
     @property

@@ -87,7 +87,7 @@ def described(run: RunRecord) -> str:
         "": " on ".join(str(name) for name in (model, data.get("name")) if name),
         "epochs": loop.get("num_epochs"),
         "batch": data.get("batch_size"),
-        "seed": run.config.get("seed"),
+        "seed": run.config["seed"] if "seed" in run.config else None,
         "devices": run.record.get("devices"),
     }
     known = {word: as_cell(value).text for word, value in parts.items() if value not in (None, "")}
@@ -192,7 +192,7 @@ def config(run: RunRecord) -> list[Block]:
     """What the run changed of its recipe, and all values."""
     if not run.config:
         return []
-    found = from_recipe(run.record.get("command"), workdirs.read_config(run.workdir))
+    found = from_recipe(run.record.get("command"), workdirs.read_config(run.workdir), run.workdir)
     blocks: list[Block] = []
     if found.changes is None:
         blocks.append(Text(printable(found.problem), "note"))

@@ -133,7 +133,7 @@ def test_changes_from_the_recipe(tmp_path):
     changes = {"model.drop_path_rate": 0.25, "augment": {}}
     workdir = write_run(tmp_path / "run", changes=changes)
     record = workdirs.read_record(workdir)
-    found = from_recipe(record["command"], workdirs.read_config(workdir))
+    found = from_recipe(record["command"], workdirs.read_config(workdir), workdir)
     assert found.recipe == RECIPE
     expected = {"data.batch_size", "data.train_split", "model.drop_path_rate"}
     assert expected <= set(found.changes)
@@ -144,13 +144,18 @@ def test_changes_from_the_recipe(tmp_path):
 
 def test_recipes_that_are_gone(tmp_path):
     (tmp_path / "broken.py").write_text("def get_config(): raise KeyError('<b>')")
+    (tmp_path / "runs").mkdir()
+    beside = tmp_path / "runs" / "beside.py"
+    beside.write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')")
     for recipe, what in (
         ("gone.py", "no longer there"),
         (str(tmp_path / "broken.py"), "cannot be read any more"),
         ("configs/digits_nest.py:other", "cannot be read any more"),
+        (str(beside), "lies beside the run, so it is not run"),
     ):
-        workdir = write_run(tmp_path / "run", command=["train.py", "--config", recipe])
+        workdir = write_run(tmp_path / "runs" / "a", command=["train.py", "--config", recipe])
         assert what in shown(workdir).text
+    assert not (tmp_path / "it_ran").exists()
     workdir = write_run(tmp_path / "run", command=["notebook.py"])
     assert "names no recipe" in shown(workdir).text
 
