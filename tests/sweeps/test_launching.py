@@ -39,9 +39,9 @@ def starts(folder):
     return {path.parent.name: len(path.read_text()) for path in folder.glob("*/starts")}
 
 
-def launch(folder, parallel, number, steps=10):
+def launch(folder, parallel, number, steps=10, *more):
     numbers = map(str, (parallel, number, steps))
-    command = [sys.executable, str(LAUNCH), str(folder), *numbers]
+    command = [sys.executable, str(LAUNCH), str(folder), *numbers, *more]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
     )
