@@ -7,6 +7,7 @@ checkpoints/   see training/checkpoints.py
 metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events
 curves.png     the same as a picture
+log_to.json    what has been sent to the services of --log_to
 DONE           final metrics, the best and its epoch; exists once the run is finished
 """
 
