@@ -143,8 +143,8 @@ def explanations(
     methods = explained.chosen_methods(trained, choices.explain)
     chosen = explained.chosen_images(evaluation)
     text = (
-        "The surest mistakes, then images that were answered rightly; yellow speaks most for the "
-        "class below."
+        "Images that were answered rightly, after the surest mistakes if there are any; yellow "
+        "speaks most for the class below."
     )
     if "gradcat" in methods:
         text += " Frames are the blocks that GradCAT chooses, level by level."

@@ -108,7 +108,9 @@ def _curve_figure(name: str, of_runs: Mapping[str, Mapping], unit: str) -> Figur
             )
     finite = [value for value in values if _is_finite(value)]
     if "accuracy" in name:
-        figure.update_yaxes(tickformat=".0%" if finite and min(finite) < 0.9 else ".1%")
+        few = finite and min(finite) < 0.9
+        figure.update_yaxes(tickformat=".0%" if few else ".1%")
+        figure.update_yaxes(autorangeoptions={"clipmin": 0, "clipmax": 1.003 if not few else 1.02})
     elif name.endswith(_LOGARITHMIC) and finite and max(finite) > 4 * min(finite) > 0:
         few = max(finite) < 50 * min(finite)  # powers of ten alone would be one or two
         figure.update_yaxes(type="log", tickformat=".3~g", dtick="D2" if few else None)

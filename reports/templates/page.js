@@ -47,34 +47,29 @@
     }
   });
 })();
-// Tables sort by the column whose title is clicked; empty cells stay last.
+// Tables sort by the column whose title is clicked, the largest first; cells without a number last.
 for (const table of document.querySelectorAll("table")) {
+  const [body] = table.tBodies;
   const titles = [...table.querySelectorAll("th")];
+  const isNumber = (cell) => cell.dataset.value !== undefined;
   titles.forEach((title, column) => {
-    const cells = [...table.tBodies[0].rows].map((row) => row.cells[column]);
-    if (cells.length && cells.every((cell) => cell.dataset.value || cell.textContent === "–")) {
+    const cells = [...body.rows].map((row) => row.cells[column]);
+    const hasNumbers = cells.some(isNumber);
+    if (hasNumbers && cells.every((cell) => isNumber(cell) || cell.textContent === "–")) {
       for (const cell of [title, ...cells]) cell.classList.add("number");
     }
+    const compare = (a, b) =>
+      hasNumbers
+        ? a.dataset.value - b.dataset.value || 0
+        : a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
     title.firstElementChild.addEventListener("click", () => {
       const rising = title.getAttribute("aria-sort") === "descending";
-      titles.forEach((other) => other.removeAttribute("aria-sort"));
+      for (const other of titles) other.removeAttribute("aria-sort");
       title.setAttribute("aria-sort", rising ? "ascending" : "descending");
-      const key = (row) => row.cells[column].dataset.value;
-      const compare = (a, b) => {
-        const [first, second] = [key(a), key(b)];
-        if (first !== undefined && second !== undefined) return first - second || 0;
-        if (first === undefined && second === undefined) {
-          const [text, other] = [a, b].map((row) => row.cells[column].textContent);
-          return text.localeCompare(other, undefined, { numeric: true });
-        }
-        return 0;
-      };
-      const isNumber = (row) => key(row) !== undefined;
-      const rows = [...table.tBodies[0].rows];
-      const hasNumbers = rows.some(isNumber);
-      const [own, last] = [rows.filter((r) => !hasNumbers || isNumber(r)), rows.filter((r) => hasNumbers && !isNumber(r))];
-      own.sort((a, b) => (rising ? compare(a, b) : compare(b, a)));
-      table.tBodies[0].append(...own, ...last);
+      const sorted = cells.filter((cell) => isNumber(cell) || !hasNumbers);
+      sorted.sort((a, b) => (rising ? compare(a, b) : compare(b, a)));
+      const last = cells.filter((cell) => !sorted.includes(cell));
+      body.append(...[...sorted, ...last].map((cell) => cell.parentElement));
     });
   });
 }
