@@ -9,13 +9,7 @@ from pathlib import Path
 import sweeps.runs
 import sweeps.start
 from sweeps.launchers.local import Local
-
-
-def fake(self, folder):
-    script = Path(__file__).with_name("fake_train.py")
-    overrides = [f"--config.{key}={text}" for key, text in self.overrides.items()]
-    return [str(script), f"--workdir={folder / self.name}", *overrides]
-
+from tests.sweeps.fake_job import fake
 
 sweeps.runs.Run.command = fake
 sweeps.start.check_runs = lambda runs: None
