@@ -13,6 +13,8 @@ from harness.strict_config import check_section, unknown_name
 from sweeps.check import check_runs
 from sweeps.launchers.local import Local
 from sweeps.launchers.printing import Print
+from sweeps.launchers.skypilot import SkyPilot
+from sweeps.launchers.slurm import Slurm
 from sweeps.runs import MANIFEST, Run, read_runs, write_manifest
 from sweeps.states import State, count, in_words, state_of
 
@@ -29,7 +31,7 @@ class Launcher(Protocol):
         """
 
 
-LAUNCHERS = {"local": Local, "print": Print}
+LAUNCHERS = {"local": Local, "slurm": Slurm, "skypilot": SkyPilot, "print": Print}
 
 
 class RunsFailed(RunError):

@@ -30,7 +30,14 @@ else:
 if (workdir / "DONE").exists():
     (workdir / "trained_again").touch()
     sys.exit(0)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+
+
+def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as training/interrupts.py, of the same again
+    sys.exit(75)
+
+
+signal.signal(signal.SIGTERM, save)
 num_steps = int(flags.get("config.steps", 10))
 config = {"checkpoint": {"best_metric": "top1_accuracy", "best_mode": "max"}}
 config |= {"loop": {"num_epochs": 1.0}, "data": {"batch_size": 1}}

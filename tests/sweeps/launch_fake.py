@@ -11,13 +11,7 @@ import sweeps.start
 from sweeps.launchers.local import Local
 from sweeps.search import search
 from sweeps.specification import Search
-
-
-def fake(self, folder):
-    script = Path(__file__).with_name("fake_train.py")
-    overrides = [f"--config.{key}={text}" for key, text in self.overrides.items()]
-    return [str(script), f"--workdir={folder / self.name}", *overrides]
-
+from tests.sweeps.fake_job import fake
 
 RANGES = {"optimizer.base_lr": "log:1e-6:1e-1"}
 sweeps.runs.Run.command = fake

@@ -15,7 +15,7 @@ from sweeps.launchers import devices
 from sweeps.launchers.local import Local
 from sweeps.runs import name_runs, read_runs
 from sweeps.states import note_end, note_start, state_of
-from tests.sweeps.launch_fake import fake
+from tests.sweeps.fake_job import fake
 
 LAUNCH = Path(__file__).with_name("launch_fake.py")
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def launch(folder, parallel, number, steps=10, *more):
     )
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
