@@ -62,9 +62,52 @@ def _join_processes(args: flags.FlagValues) -> None:
         jax.distributed.initialize(*own)
 
 
-def _parse(argv: list[str]) -> list[str]:
+class Keyed(list):
+    """(name, key, text) of flags with keys, such as --sweep.model.depth=1,2, in their order."""
+
+    def of(self, name: str) -> list[tuple[str, str]]:
+        """Returns (key, text) of one name."""
+        return [(key, text) for given, key, text in self if given == name]
+
+
+def take_keyed(argv: list[str], names: tuple[str, ...]) -> tuple[list[str], Keyed]:
+    """Takes the flags with keys out of a command line.
+
+    Args:
+        argv: the command line.
+        names: that such flags begin with.
+
+    Returns:
+        The other arguments, and the flags.
+
+    Raises:
+        ConfigError: one has no value.
+    """
+    if not names:
+        return argv, Keyed()
+    pattern = re.compile(rf"--?({'|'.join(names)})\.([\w.]+)(?:=(.*))?", re.DOTALL)
+    rest, keyed, arguments = [], Keyed(), list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        if argument == "--":
+            return [*rest, argument, *arguments], keyed
+        if match := pattern.fullmatch(argument):
+            name, key, text = match.groups()
+            if text is None:
+                if not arguments or arguments[0].startswith("--"):
+                    raise ConfigError(f"{argument} needs a value: {argument}=VALUE")
+                text = arguments.pop(0)
+            keyed.append((name, key, text))
+        else:
+            rest.append(argument)
+    return rest, keyed
+
+
+def _parse(argv: list[str], keyed: Keyed, names: tuple[str, ...]) -> list[str]:
     try:
-        if "config" not in flags.FLAGS:
+        argv, taken = take_keyed(argv, names)
+        keyed.extend(taken)
+        if "config" not in flags.FLAGS or "config" in names:
             return flags.FLAGS(argv)
         for path in (
             m[1] for m in map(re.compile("--?config=(.+)", re.DOTALL).fullmatch, argv) if m
@@ -146,7 +189,10 @@ def _match(given: list[str], names: tuple[str, ...]) -> list:
 
 
 def run(
-    define_flags: Callable[[], None], main: Callable[..., None], arguments: tuple[str, ...] = ()
+    define_flags: Callable[[], None],
+    main: Callable[..., None],
+    arguments: tuple[str, ...] = (),
+    keyed: tuple[str, ...] = (),
 ) -> None:
     """Runs a script: a RunError becomes one line on stderr and its exit code.
 
@@ -157,7 +203,10 @@ def run(
         arguments: names of the positional arguments, all required. As the last, "file..." stands
             for one or more, which main gets as a list, "[file...]" for any number, and "[name]" for
             one or None.
+        keyed: names of flags with keys, as "sweep" of --sweep.model.depth=1,2. If there are any,
+            main gets them after the parsed flags, as Keyed.
     """
+    with_keys = Keyed()
 
     def checked_main(argv: list[str]) -> None:
         try:
@@ -165,7 +214,7 @@ def run(
             keep_compiled_programs(flags.FLAGS.compilation_cache)
             keep_freed_memory()
             _join_processes(flags.FLAGS)
-            main(flags.FLAGS, *given)
+            main(flags.FLAGS, *([with_keys] if keyed else []), *given)
         except RunError as error:
             _fail(error)
         except KeyboardInterrupt:
@@ -182,4 +231,4 @@ def run(
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     logging.set_verbosity(logging.WARNING)
-    app.run(checked_main, flags_parser=_parse)
+    app.run(checked_main, flags_parser=lambda argv: _parse(argv, with_keys, keyed))

@@ -18,9 +18,10 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 from flax import traverse_util
@@ -127,10 +128,8 @@ def claimed(
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however
-        except BlockingIOError:
-            raise ConfigError(f"another process is training in {workdir}") from None
+        if not _lock(lock, fcntl.LOCK_EX):
+            raise ConfigError(f"another process is training in {workdir}")
         if not (workdir / "config.json").exists():
             write_config(workdir, config, num_examples)
         elif num_examples != (before := read_record(workdir).get("num_examples") or num_examples):
@@ -148,6 +147,29 @@ def claimed(
         if class_names is not None and own_classes(workdir) is None:
             write_text(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
         yield
+
+
+def _lock(file: IO[str], kind: int) -> bool:
+    """Locks a file until it is closed or the process ends, however; False if another holds it.
+
+    Waits a moment, since `is_claimed` holds a lock for one.
+    """
+    for attempt in range(5):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.02 * (attempt + 1))
+    return False
+
+
+def is_claimed(workdir: Path) -> bool:
+    """Returns whether a process trains in a workdir."""
+    try:
+        with (workdir / ".lock").open() as lock:
+            return not _lock(lock, fcntl.LOCK_SH)
+    except OSError:
+        return False
 
 
 def read_classes(path: Path) -> list[str]:

@@ -33,6 +33,8 @@ ALLOWED = {
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
 ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")
+ALLOWED["sweeps"] = (*ALLOWED["training"], "training", "sweeps.launchers")
+ALLOWED["sweeps.launchers"] = (*ALLOWED["training"], "training", "sweeps")
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
 ALLOWED["."] = (*ALLOWED["inference"], "inference", "inference.pictures")  # train, evaluate

@@ -1,0 +1,63 @@
+"""Recipes by name, for commands that read several; --config of one is harness/commandline.py's."""
+
+import importlib.util
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from harness.errors import ConfigError, one_line
+from harness.files import local_path
+
+
+def load_recipe(name: str) -> tuple[ModuleType, str | None]:
+    """Returns the module of a recipe and its argument.
+
+    Args:
+        name: "configs/imagenet_nest.py" or, with an argument, "configs/imagenet_nest.py:tiny".
+
+    Raises:
+        ConfigError: the file does not exist, or fails when it is read.
+    """
+    file, colon, argument = name.partition(":")
+    path = local_path("--config", file)
+    if not path.is_file():
+        raise ConfigError(f"--config={name}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_recipe", path)
+    if spec is None:
+        raise ConfigError(f"--config={name}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    _call(name, path, lambda: spec.loader.exec_module(module))
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={name}: {path} has no get_config()")
+    return module, argument if colon else None
+
+
+def load_config(name: str) -> ConfigDict:
+    """Returns the config of a recipe.
+
+    Raises:
+        ConfigError: as load_recipe; or get_config refuses the argument.
+    """
+    module, argument = load_recipe(name)
+    arguments = () if argument is None else (argument,)
+    return _call(name, Path(module.__file__), lambda: module.get_config(*arguments))
+
+
+def _call(name: str, path: Path, function):
+    """Calls a recipe's code, in which anything can go wrong."""
+    try:
+        return function()
+    except ValueError as error:  # a recipe's own, which explains itself
+        raise ConfigError(f"--config={name}: {one_line(error)}") from error
+    except Exception as error:
+        places = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename) == path
+        ]
+        line = getattr(error, "lineno", None) or (places[-1] if places else None)
+        place = f"{path}, line {line}" if line else str(path)
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise ConfigError(f"--config={name}: {what} ({place})") from error

@@ -1,0 +1,216 @@
+"""Where each run of a sweep stands, from what it and its launcher have written."""
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import workdirs
+from harness.errors import ConfigError, Interrupted, printable
+from harness.files import write_text
+from harness.steps import plan_steps
+from sweeps.runs import Run
+
+Status = Literal["done", "running", "interrupted", "failed", "pruned", "waiting"]
+_END = 4096  # bytes of a file that are enough for its last lines
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A run of a sweep, now."""
+
+    status: Status
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of the last evaluation
+    step: int = 0
+    total_steps: int | None = None
+    seconds: float = 0.0  # of all attempts so far
+    last_line: str = ""  # of the log of a failed run
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        if self.status == "done":
+            return 1.0
+        return min(self.step / self.total_steps, 1.0) if self.total_steps else 0.0
+
+
+def state_of(folder: Path, run: Run) -> State:
+    """Returns where a run stands.
+
+    Args:
+        folder: of the sweep.
+        run: of its manifest.
+    """
+    workdir, record = folder / run.name, read_record(folder, run)
+    last = _last_records(workdir)
+    known = {"step": max((r.get("step", 0) for r in last), default=0), "seconds": _seconds(record)}
+    try:
+        done = workdirs.read_done(workdir)
+    except (ConfigError, OSError, ValueError) as error:
+        return State(status="failed", last_line=printable(str(error)), **known)
+    if done is not None:
+        return State(status="done", metrics=done, **known)
+    known["metrics"] = next((_numbers(r) for r in reversed(last) if r.get("kind") == "eval"), {})
+    if known["step"]:
+        known["total_steps"] = _total_steps(workdir)
+    if is_running(folder, run):
+        return State(status="running", **known)
+    code = record.get("exit_code")
+    if record.get("pruned"):
+        return State(status="pruned", **known)
+    if code not in (None, Interrupted.exit_code):
+        return State(status="failed", last_line=_last_line(folder, run, code), **known)
+    return State(status="interrupted" if record or known["step"] else "waiting", **known)
+
+
+def count(states: Iterable[State]) -> dict[str, int]:
+    """Returns how many runs have each status, in the order of a run's life."""
+    statuses = [state.status for state in states]
+    order = ("done", "pruned", "running", "interrupted", "failed", "waiting")
+    return {status: statuses.count(status) for status in order if status in statuses}
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Returns "3 done, 9 waiting"."""
+    return ", ".join(f"{number} {status}" for status, number in counts.items())
+
+
+def is_running(folder: Path, run: Run) -> bool:
+    """Returns whether a process is at the run: it trains, or has been started on this machine."""
+    if workdirs.is_claimed(folder / run.name):
+        return True
+    record = read_record(folder, run)
+    if "exit_code" in record or record.get("host") != socket.gethostname():
+        return False
+    start = _process_start(record.get("pid"))
+    return start is not None and start == record.get("process_start")
+
+
+def read_record(folder: Path, run: Run) -> dict[str, Any]:
+    """Returns what launchers noted about a run, {} where there is nothing readable."""
+    try:
+        record = json.loads(_record_path(folder, run).read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def note_start(folder: Path, run: Run, pid: int) -> None:
+    """Notes that a process was started for a run."""
+    before = read_record(folder, run)
+    record = {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "process_start": _process_start(pid),
+        "started": _now(),
+        "attempts": before.get("attempts", 0) + 1,
+        "seconds": before.get("seconds", 0.0),
+    }
+    _write_record(folder, run, record)
+
+
+def note_end(folder: Path, run: Run, exit_code: int, **more: Any) -> None:
+    """Notes how the process of a run ended.
+
+    Args:
+        folder: of the sweep.
+        run: the run.
+        exit_code: of the process; minus the number of the signal that killed it.
+        **more: what else there is to know, such as pruned=True.
+    """
+    record = read_record(folder, run)
+    seconds = _seconds(record)
+    _write_record(folder, run, {**record, "exit_code": exit_code, "seconds": seconds, **more})
+
+
+def _record_path(folder: Path, run: Run) -> Path:
+    return folder / "states" / f"{run.name}.json"
+
+
+def _write_record(folder: Path, run: Run, record: dict[str, Any]) -> None:
+    path = _record_path(folder, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(record) + "\n")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _seconds(record: Mapping[str, Any]) -> float:
+    """Returns the time of all attempts, the present one included."""
+    seconds = record.get("seconds", 0.0)
+    if "started" in record and "exit_code" not in record:
+        now = datetime.datetime.now(datetime.UTC)
+        seconds += (now - datetime.datetime.fromisoformat(record["started"])).total_seconds()
+    return round(seconds, 3)
+
+
+def _process_start(pid: int | None) -> int | None:
+    """Returns when a process was started, in ticks since boot: a number may be used again.
+
+    Returns:
+        None for a process that is no more. Where there is no /proc, 0 for any that is.
+    """
+    try:
+        os.kill(pid, 0)
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else int(fields[19])
+    except PermissionError:
+        return None
+    except FileNotFoundError:
+        return 0 if not Path("/proc").is_dir() else None
+    except (OSError, TypeError, ValueError, IndexError):
+        return None
+
+
+def _last_records(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the last lines of metrics.jsonl, as far as they are readable."""
+    records = []
+    for line in _end_of(workdir / "metrics.jsonl").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # cut off, at either end
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _end_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _END))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _last_line(folder: Path, run: Run, exit_code: int) -> str:
+    lines = _end_of(folder / f"{run.name}.log").replace("\r", "\n").splitlines()
+    line = next((printable(line.strip()) for line in reversed(lines) if line.strip()), "")
+    killed = f"killed by signal {-exit_code}: " if exit_code < 0 else ""
+    return f"{killed}{line}" or f"exit code {exit_code}"
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    is_metric = {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
+    return {name: value for name, value in is_metric.items() if math.isfinite(value)}
+
+
+def _total_steps(workdir: Path) -> int | None:
+    try:
+        record = workdirs.read_record(workdir)
+        config, examples = record["config"], record["num_examples"]
+        steps = plan_steps(
+            **config["loop"], num_examples=examples, batch_size=config["data"]["batch_size"]
+        )
+        return steps.total
+    except (ConfigError, KeyError, TypeError):
+        return None

@@ -1,0 +1,88 @@
+r"""Runs a recipe with every combination of some values, and compares the results.
+
+    python tools/sweep.py --config=configs/digits_nest.py --workdir=runs/sweep \
+        --sweep.model.aggregation=conv_norm_maxpool,max_pool --sweep.seed=0:3
+    python tools/sweep.py --workdir=runs/sweep               # starts what is not done
+    python tools/sweep.py status --workdir=runs/sweep --watch
+    python tools/sweep.py collect --workdir=runs/sweep       # CSV, Markdown, plots
+
+--sweep.KEY=VALUES   values of a key between commas; 0:5 stands for 0,1,2,3,4
+--sweep.config=...   recipes, or arguments of the one: --sweep.config=:tiny,:small
+--config.KEY=VALUE   the same for all runs
+--launch.KEY=VALUE   options of the launcher: --launch.parallel=2
+
+Each run has a folder of its own in --workdir, which "python tools/predict.py" and the others take.
+All runs are checked before the first one starts. The same command again starts only what is not
+done. Exit codes: 0 all is done; 1 some runs failed; 2 something is wrong, and nothing was started;
+75 interrupted, run again.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+import jax
+from absl import flags
+
+from harness import commandline
+from harness.commandline import Keyed
+from harness.errors import ConfigError
+from harness.files import local_path
+from sweeps import collect, status
+from sweeps.metric import metric_of
+from sweeps.plan import plan
+from sweeps.runs import Run, read_runs
+from sweeps.start import LAUNCHERS, RunsFailed, create_launcher, start
+
+COMMANDS = ("start", "status", "collect")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the sweep.")
+    flags.DEFINE_multi_string("config", [], "Recipe, e.g. configs/imagenet_nest.py:tiny")
+    flags.DEFINE_multi_string("sweep", [], "Name of a sweep that the recipe defines.")
+    flags.DEFINE_bool("zip", False, "The first values together, then the second ones, and so on.")
+    flags.DEFINE_string("launch", "local", f"Where runs run: {', '.join(LAUNCHERS)}.")
+    flags.DEFINE_bool("retry_failed", False, "Start those again that failed before.")
+    flags.DEFINE_string("metric", None, "To compare by; None: the recipe's checkpoint.best_metric.")
+    flags.DEFINE_bool("watch", False, "status: keep up while runs run.")
+
+
+def _runs(args: flags.FlagValues, keyed: Keyed, folder: Path) -> list[Run]:
+    """Returns the runs of the command line, or if it names none, those of the folder."""
+    fixed, swept = keyed.of("config"), keyed.of("sweep")
+    if not (args.config or args.sweep or fixed or swept):
+        return read_runs(folder)
+    return plan(recipes=args.config, names=args.sweep, fixed=fixed, swept=swept, is_zip=args.zip)
+
+
+def main(args: flags.FlagValues, keyed: Keyed, command: str | None) -> None:
+    command = command or "start"
+    if command not in COMMANDS:
+        raise ConfigError(f"unknown command {command!r}; allowed: {', '.join(COMMANDS)}")
+    if not args.workdir:
+        raise ConfigError("--workdir=FOLDER of the sweep is needed; see --help")
+    folder = local_path("--workdir", args.workdir)
+    if command == "status":
+        status.show(folder, args.metric, watch=args.watch)
+    elif command == "collect":
+        for path in collect.collect(folder, args.metric):
+            print(f"wrote {path}")
+        print((folder / "results.md").read_text(), end="")
+    else:
+        jax.config.update("jax_platforms", "cpu")  # devices are for the runs; here they are built
+        launcher = create_launcher(args.launch, dict(keyed.of("launch")))
+        runs = _runs(args, keyed, folder)
+        states = start(folder, runs, launcher, retry_failed=args.retry_failed)
+        if args.launch == "local":
+            print(collect.as_markdown(collect.read_rows(folder), metric_of(folder, runs)))
+        if failed := [name for name, state in states.items() if state.status == "failed"]:
+            raise RunsFailed(
+                f"{len(failed)} of {len(runs)} runs failed: {failed[0]}"
+                f"{' and others' * (len(failed) > 1)}; --retry_failed starts them again"
+            )
+
+
+if __name__ == "__main__":
+    commandline.run(define_flags, main, ("[command]",), keyed=("config", "sweep", "launch"))
