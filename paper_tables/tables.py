@@ -16,14 +16,17 @@
     [[rows]]
     name = "NesT-T"
     paper = { top1 = 81.5, parameters = { value = 17, certainty = "unverified", from = "..." } }
-    config = "configs/imagenet_nest.py:tiny"        what this code runs for it, if it can
+    config = "configs/imagenet_nest.py:tiny"        what this code runs for it, if it can; a
+                                                    column may add an argument to it, or have the
+                                                    config to which the row adds its argument
     overrides = { "data.batch_size" = 512 }
-    needs = { init_from = "another row" }           a key that gets the workdir of that row's run
+    needs = { init_from = "another row" }           a key that gets the folder of that row's run
     digits = { config = "...", overrides = {} }     the row in the digits edition
 
     [digits]                    that edition: config and overrides of all rows, seeds, columns, and
     paper = "top1"              the column whose published numbers stand beside
     protocol = "..."            what stands for what, and how runs compare
+    records = "..."             results that another command has written, instead of runs
     conclusion = "..."          whether the paper's ordering holds there
 
 A published number is written as it is printed: its digits count. Where ours is knowingly another,
@@ -76,6 +79,8 @@ class Column:
     computed: str | None = None
     measured: str | None = None
     decimals: int = 2  # of ours
+    config: str | None = None  # the recipe of the column, of rows that have only an argument
+    argument: str = ""  # of the recipe, in addition to the row's
 
     @property
     def has_ours(self) -> bool:
@@ -87,12 +92,28 @@ class Row:
     """A row of one edition; without a config only papers have it."""
 
     name: str
+    key: str  # its name in the paper's edition
     published: Mapping[str, Published]
     config: str | None = None
+    argument: str = ""  # of the columns' recipes
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     setting: str | None = None  # key of the config, of a table of settings
-    case: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of computed.complexity
+    case: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of computed.py, d n c m
+    record: str | None = None  # which record of another command is this row's
+
+
+def recipe_of(row: Row, column: Column) -> str | None:
+    """Returns the recipe, with its argument, that gives ours in a cell; None if there is none.
+
+    A row has a recipe, to which a column may add an argument; or the other way round.
+    """
+    recipe, more = (row.config, column.argument) if row.config else (column.config, row.argument)
+    if recipe is None or (row.config is None and not row.argument):
+        return None
+    if not more:
+        return recipe
+    return f"{recipe}{',' if ':' in recipe else ':'}{more}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +128,7 @@ class Table:
     rows: tuple[Row, ...]
     expect: str = ""
     notes: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = ()  # none: the recipe's own
     reference: str | None = None
     beside: str | None = None  # digits: the published column that stands beside ours
     protocol: str = ""
@@ -157,8 +178,29 @@ def _read(name: str) -> dict[str, Any]:
 
 
 DIGITS_COLUMN = {"title": "accuracy on digits", "unit": "%", "metric": "top1_accuracy"}
-ROW_KEYS = ("name", "certainty", "from", "paper", "config", "overrides", "needs", "setting", "case")
-DIGITS_KEYS = ("config", "overrides", "seeds", "columns", "paper", "protocol", "conclusion")
+ROW_KEYS = (
+    "name",
+    "certainty",
+    "from",
+    "paper",
+    "config",
+    "overrides",
+    "needs",
+    "setting",
+    "case",
+    "record",
+)
+DIGITS_ROW_KEYS = ("name", "config", "overrides", "needs", "case", "record")
+DIGITS_KEYS = (
+    "config",
+    "overrides",
+    "seeds",
+    "columns",
+    "paper",
+    "protocol",
+    "conclusion",
+    "records",
+)
 
 
 class _Parser:
@@ -186,7 +228,7 @@ class _Parser:
             return self._checked(Table(**shared, columns=columns, rows=tuple(rows)))
         if digits is None:
             raise ConfigError(f"the table {self.name!r} has no digits edition")
-        self._check(digits, "digits", (*DIGITS_KEYS, "records"))
+        self._check(digits, "digits", DIGITS_KEYS)
         beside = digits.get("paper")
         if beside is not None and beside not in {column.key for column in columns}:
             raise self._error("digits.paper", unknown(beside, [c.key for c in columns]))
@@ -222,30 +264,35 @@ class _Parser:
         self._check(published, f"{place}, paper", [column.key for column in columns])
         return Row(
             name=row["name"],
+            key=row["name"],
             published={
                 key: self._published(cell, row, raw, f"{place}, {key}")
                 for key, cell in published.items()
             },
             config=row.get("config"),
+            argument=row.get("argument", ""),
             overrides=_texts(row.get("overrides", {})),
             needs=row.get("needs", {}),
             setting=row.get("setting"),
             case=row.get("case", {}),
+            record=row.get("record"),
         )
 
     def _digits_row(
         self, row: dict[str, Any], raw: dict[str, Any], columns: Sequence[Column]
     ) -> Row:
         own, digits = row["digits"], raw["digits"]
-        self._check(own, f"row {row.get('name', '?')!r}, digits", ROW_KEYS)
+        self._check(own, f"row {row.get('name', '?')!r}, digits", DIGITS_ROW_KEYS)
         of_paper = self._row(row, raw, columns)
         return Row(
             name=own.get("name", of_paper.name),
+            key=of_paper.key,
             published=of_paper.published,
             config=own.get("config", digits.get("config")),
             overrides=_texts({**digits.get("overrides", {}), **own.get("overrides", {})}),
             needs=own.get("needs", {}),
             case=own.get("case", {}),
+            record=own.get("record"),
         )
 
     def _published(
@@ -287,7 +334,7 @@ class _Parser:
 
 def _is_of_paper(row: dict[str, Any]) -> bool:
     """Returns whether the row is one of the papers' own edition."""
-    return "paper" in row or "config" in row or "case" in row
+    return bool(row.keys() & {"paper", "config", "case"})
 
 
 def _texts(overrides: Mapping[str, Any]) -> dict[str, str]:

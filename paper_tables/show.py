@@ -1,0 +1,269 @@
+"""A table as a person reads it: the paper's number, ours, the difference, how to run it."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.tables import markdown
+from paper_tables.computed import compute
+from paper_tables.formatting import agree, difference, in_unit, ours_text, published_text, signed
+from paper_tables.results import Ours, Results
+from paper_tables.tables import UNITS, Column, Published, Row, Table, read_table, recipe_of
+
+Format = Literal["markdown", "csv", "terminal"]
+NOT_YET = "not run yet"
+NONE = "–"
+CSV_HEADER = (
+    *("table", "edition", "row", "quantity", "unit", "paper", "certainty", "source"),
+    *("ours", "standard deviation", "runs", "device", "difference", "how to run", "remark"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What stands in a row and column: the paper's number, ours, or both."""
+
+    row: Row
+    column: Column
+    published: Published | None
+    ours: Ours | None
+
+    @property
+    def text(self) -> str:
+        """Ours as text."""
+        if self.ours is not None:
+            return ours_text(self.ours, self.column)
+        runs = recipe_of(self.row, self.column) and (self.column.metric or self.column.measured)
+        return NOT_YET if runs else NONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A table with all its numbers."""
+
+    table: Table
+    lines: tuple[tuple[Row, tuple[Cell, ...]], ...]  # a cell for each column
+    beside: Column | None = None  # digits: the published column
+
+
+def fill(table: Table, workdir: Path | None) -> Shown:
+    """Puts our numbers next to the papers'.
+
+    Args:
+        table: an edition.
+        workdir: where the runs of all tables are; None: committed results alone.
+
+    Raises:
+        ConfigError: a row's recipe or a file of results is wrong.
+    """
+    results = Results(table, workdir)
+    beside = None
+    if table.beside:
+        columns = read_table(table.name).columns
+        beside = next(column for column in columns if column.key == table.beside)
+    lines = []
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            published = row.published.get(column.key) if table.edition == "paper" else None
+            cells.append(Cell(row, column, published, _ours(row, column, results)))
+        lines.append((row, tuple(cells)))
+    return Shown(table, tuple(lines), beside)
+
+
+def _ours(row: Row, column: Column, results: Results) -> Ours | None:
+    if column.metric or column.measured:
+        return results.of(row, column, UNITS[column.unit])
+    value = compute(row, column) if column.computed else None
+    return None if value is None else Ours(in_unit(value, column))
+
+
+def render(shown: Shown, form: Format) -> str:
+    """Returns the table as text, with a newline at its end."""
+    if form == "csv":
+        return as_csv([shown])
+    header, rows = _grid(shown)
+    above, below = _above(shown.table), _below(shown)
+    if form == "terminal":
+        body = _aligned([[_plain(cell) for cell in line] for line in (header, *rows)])
+        return "\n".join([*map(_plain, above), "", body, "", *map(_plain, below)]) + "\n"
+    title, *rest = above
+    parts = [
+        f"## {title}",
+        "\n".join(f"{line}  " for line in rest).rstrip(),
+        markdown(header, rows),
+    ]
+    return "\n\n".join([*parts, *below]) + "\n"
+
+
+def _above(table: Table) -> list[str]:
+    title = table.title + (", on the digits" if table.edition == "digits" else "")
+    lines = [title, f"Source: {table.source}."]
+    if table.edition == "digits":
+        return [title, *([table.protocol] if table.protocol else [])]
+    return [*lines, *([f"To expect: {table.expect}."] if table.expect else [])]
+
+
+def _below(shown: Shown) -> list[str]:
+    table, lines = shown.table, []
+    for row, cells in shown.lines:
+        for cell in cells:
+            if cell.published and cell.published.why:
+                lines.append(f"{row.name}, {cell.column.title}: {cell.published.why}.")
+    if table.edition == "paper":
+        lines += table.notes
+    elif table.reference in {row.key for row, _ in shown.lines}:
+        name = next(row.name for row, _ in shown.lines if row.key == table.reference)
+        lines.append(f"Differences are from “{name}”.")
+    if table.conclusion:
+        lines.append(f"**Does the paper's ordering hold?** {table.conclusion}")
+    if table.records:
+        lines.append(f"Results: `{table.records}`.")
+    elif table.trains or any(column.measured for column in table.columns):
+        edition = "" if table.edition == "paper" else f" --edition={table.edition}"
+        lines.append(f"`python tools/tables.py run {table.name}{edition}`")
+    return lines
+
+
+def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
+    """Returns header and lines; columns that would be empty are left out."""
+    table = shown.table
+    header, columns = [""], [[row.name for row, _ in shown.lines]]
+    if shown.beside is not None:
+        published = [row.published.get(shown.beside.key) for row, _ in shown.lines]
+        header.append(f"paper: {_titled(shown.beside)}")
+        columns.append(list(map(published_text, published)))
+        if apart := _from_reference(shown, [cell and cell.value for cell in published], 1):
+            header.append("difference")
+            columns.append(apart)
+    for number, column in enumerate(table.columns):
+        cells = [cells[number] for _, cells in shown.lines]
+        if table.edition == "paper":
+            header.append(_titled(column))
+            columns.append([published_text(cell.published) for cell in cells])
+        if column.has_ours:
+            header.append("ours" if table.edition == "paper" else _titled(column))
+            columns.append([cell.text for cell in cells])
+        if column.has_ours and table.edition == "paper" and not _all_agree(cells):
+            apart = [difference(cell.published, cell.ours) for cell in cells]
+            if any(value is not None for value in apart):
+                header.append("difference")
+                columns.append([_signed(value, column) for value in apart])
+        if column.metric and table.edition == "digits":
+            means = [cell.ours and cell.ours.value for cell in cells]
+            if apart := _from_reference(shown, means, column.decimals):
+                header.append("difference")
+                columns.append(apart)
+    if any(row.published for row, _ in shown.lines) and (
+        table.edition == "paper" or shown.beside is not None
+    ):
+        header.append("certainty")
+        columns.append([_certainty(shown, row) for row, _ in shown.lines])
+    if any(map(_recipe, (row for row, _ in shown.lines))):
+        header.append("how to run")
+        columns.append([_how(table, row) for row, _ in shown.lines])
+    return header, [list(line) for line in zip(*columns, strict=True)]
+
+
+def _all_agree(cells: Sequence[Cell]) -> bool:
+    """Returns whether ours are computed, and all the papers' to the digits that they print."""
+    pairs = [(cell.published, cell.ours) for cell in cells if cell.published and cell.ours]
+    return bool(cells[0].column.computed) and all(agree(*p, cells[0].column) for p in pairs)
+
+
+def _titled(column: Column) -> str:
+    return f"{column.title}, {column.unit}" if column.unit else column.title
+
+
+def _signed(value: float | None, column: Column) -> str:
+    return NONE if value is None else signed(value, column.decimals)
+
+
+def _from_reference(shown: Shown, values: Sequence, decimals: int) -> list[str]:
+    """Returns each value minus that of the reference row; [] if there is none to compare with."""
+    keys = [row.key for row, _ in shown.lines]
+    if shown.table.reference not in keys:
+        return []
+    own = values[keys.index(shown.table.reference)]
+    if own is None:
+        return []
+    return [NONE if v is None else signed(float(v) - float(own), decimals) for v in values]
+
+
+def _certainty(shown: Shown, row: Row) -> str:
+    """Returns the certainty of a row's numbers, with sources; the columns where they differ."""
+    titles = {column.key: column.title for column in shown.table.columns}
+    if shown.beside is not None:
+        titles = {shown.beside.key: shown.beside.title}
+    groups: dict[str, list[str]] = {}
+    for key, cell in row.published.items():
+        if key in titles:
+            text = f"{cell.certainty} ({cell.source})" if cell.source else cell.certainty
+            groups.setdefault(text, []).append(titles[key])
+    if len(groups) < 2:
+        return next(iter(groups), NONE)
+    return "; ".join(f"{', '.join(columns)}: {text}" for text, columns in groups.items())
+
+
+def _recipe(row: Row) -> str | None:
+    return row.config or (f"argument {row.argument}" if row.argument else None)
+
+
+def _how(table: Table, row: Row) -> str:
+    """Returns the recipe and the overrides that tell this row from the others."""
+    recipe = _recipe(row)
+    if recipe is None:
+        return NONE
+    rows = [other for other in table.rows if _recipe(other)]
+    common = set.intersection(*(set(other.overrides.items()) for other in rows))
+    own = [f"{k}={v}" for k, v in row.overrides.items() if (k, v) not in common or len(rows) == 1]
+    own += [f"{key} of “{name}”" for key, name in row.needs.items()]
+    return " ".join(f"`{text}`" for text in (recipe, *own))
+
+
+def as_csv(tables: Sequence[Shown]) -> str:
+    """Returns tables as CSV, a line for each number."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_HEADER)
+    for shown in tables:
+        for row, cells in shown.lines:
+            for cell in cells:
+                if cell.published or cell.ours or cell.text == NOT_YET:
+                    writer.writerow(_csv_line(shown, row, cell))
+    return text.getvalue()
+
+
+def _csv_line(shown: Shown, row: Row, cell: Cell) -> list:
+    published, ours = cell.published, cell.ours
+    if shown.beside is not None and cell.column.metric:
+        published = row.published.get(shown.beside.key)
+    apart = difference(cell.published, ours)
+    return [
+        *(shown.table.name, shown.table.edition, row.name, cell.column.title, cell.column.unit),
+        *((published.value, published.certainty, published.source) if published else ("", "", "")),
+        *((ours.value, ours.spread, ours.count, ours.device) if ours else (cell.text, "", "", "")),
+        "" if apart is None else apart,
+        _how(shown.table, row).replace("`", ""),
+        published.why if published else "",
+    ]
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "").replace("**", "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Returns the rows in columns, numbers to the right; a line under the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if number == 0 or width > 24 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
