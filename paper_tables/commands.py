@@ -14,7 +14,8 @@ from harness.files import check_writable, local_path, write_text
 from paper_tables import pages, results, speed, training
 from paper_tables.results import WORKDIR
 from paper_tables.show import Format, as_csv, fill, render
-from paper_tables.tables import EDITIONS, ROOT, Table, has_edition, read_table, table_names
+from paper_tables.table_files import has_edition, read_table, table_names
+from paper_tables.tables import EDITIONS, ROOT, Table
 from sweeps.start import RunsFailed, create_launcher
 from sweeps.states import state_of
 

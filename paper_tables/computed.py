@@ -28,7 +28,7 @@ from tnt.fusion import Project
 from training import experiment
 from zoo.cost_tables import total
 from zoo.costs import Cost, count_products, model_costs
-from zoo.registry import create_generator, create_model, model_fields, parameter_shapes
+from zoo.registry import MODELS, create_generator, create_model, model_fields, parameter_shapes
 
 # Of sets that have to be prepared: the costs of a model need no images.
 CLASSES = {"imagenet2012": 1000, "cifar10": 10, "cifar100": 100, "downsampled_imagenet/64x64": 1}
@@ -60,7 +60,7 @@ def compute(row: Row, column: Column) -> Any:
     if recipe is None or (name == "setting" and row.setting is None):
         return None
     plain = _checked(recipe, json.dumps(dict(row.overrides)))
-    if name == "setting":
+    if name == "setting" and not row.setting.startswith("model."):
         return _setting(plain, row.setting)
     if name == "image_size":
         height, width = as_height_width("config.data.image_size", plain["data"]["image_size"])
@@ -68,12 +68,15 @@ def compute(row: Row, column: Column) -> Any:
     model, shape = _model(plain)
     if row.record == FULL_ATTENTION:
         model = _full_attention(model)
+    if name == "setting":  # what the recipe leaves to the variant counts too
+        return _plain(getattr(model, row.setting.removeprefix("model.")))
     if name in OF_MODEL:
-        return OF_MODEL[name](model, shape)
-    if name not in model_fields(type(model)):
-        known = [*COMPLEXITY, "setting", "image_size", *OF_MODEL, *model_fields(type(model))]
+        function, *needed = OF_MODEL[name]
+        return function(model, shape) if all(hasattr(model, field) for field in needed) else None
+    if name not in FIELDS:
+        known = [*COMPLEXITY, "setting", "image_size", *OF_MODEL, *sorted(FIELDS)]
         raise ConfigError(f"computed={name!r}: {unknown(name, known)}")
-    return _plain(getattr(model, name))
+    return _plain(getattr(model, name, None))
 
 
 @functools.cache
@@ -140,10 +143,29 @@ def _parameters(model: nn.Module, shape: tuple[int, int, int]) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model, shape)))
 
 
+def _sentences(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    return math.prod(side // model.patch_size for side in shape[:2])
+
+
 def _with_outer_tokens(model: nn.Module, shape: tuple[int, int, int]) -> int:
     """Counts the official TNT's parameters too that nothing uses: a vector for each sentence."""
-    sentences = math.prod(side // model.patch_size for side in shape[:2])
-    return _parameters(model, shape) + sentences * model.outer_dim
+    unused = _sentences(model, shape) * model.outer_dim if hasattr(model, "outer_dim") else 0
+    return _parameters(model, shape) + unused
+
+
+def _with_positions_twice(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Counts a second set of position embeddings, as the NesT paper's counts seem to."""
+    shapes = parameter_shapes(model, shape)
+    tables = {name: tree for name, tree in shapes.items() if name.endswith("_position")}
+    return _parameters(model, shape) + sum(leaf.size for leaf in jax.tree.leaves(tables))
+
+
+def _tokens_of_a_block(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    return math.prod(model.block_sides_for(shape[:2]))
+
+
+def _map_sides(model: nn.Module, shape: tuple[int, int, int]) -> str:
+    return _plain([shape[0] // model.patch_size // 2**level for level in range(len(model.dims))])
 
 
 def _blocks(model: nn.Module, shape: tuple[int, int, int]) -> str:
@@ -155,19 +177,23 @@ def _inner_layers(model: nn.Module, shape: tuple[int, int, int]) -> str:
     return "all" if model.inner_layers is None else _plain(model.inner_layers)
 
 
-OF_MODEL: dict[str, Callable[[nn.Module, tuple[int, int, int]], Any]] = {
-    "parameters": _parameters,
-    "parameters_with_outer_tokens": _with_outer_tokens,
-    "multiply_adds": lambda model, shape: _cost(model, shape).multiply_adds,
-    "tokens_of_a_block": lambda model, shape: math.prod(model.block_sides_for(shape[:2])),
-    "blocks": _blocks,
-    "inner_layers": _inner_layers,
-    "words": lambda model, shape: (model.patch_size // model.word_size) ** 2,
-    "sentences": lambda model, shape: math.prod(side // model.patch_size for side in shape[:2]),
-    "outer_head_dim": lambda model, shape: model.outer_dim // model.num_outer_heads,
-    "inner_head_dim": lambda model, shape: model.inner_dim // model.num_inner_heads,
-    "head_dim": lambda model, shape: model.dims[0] // model.num_heads[0],
+# name -> function of a model and the shape of an image, and the fields that the model must have
+OF_MODEL: dict[str, tuple] = {
+    "parameters": (_parameters,),
+    "parameters_with_outer_tokens": (_with_outer_tokens,),
+    "parameters_with_positions_twice": (_with_positions_twice,),
+    "multiply_adds": (lambda model, shape: _cost(model, shape).multiply_adds,),
+    "tokens_of_a_block": (_tokens_of_a_block, "dims"),
+    "blocks": (_blocks, "dims"),
+    "map_sides": (_map_sides, "dims"),
+    "words": (lambda model, shape: (model.patch_size // model.word_size) ** 2, "word_size"),
+    "sentences": (lambda model, shape: _sentences(model, shape), "word_size"),
+    "inner_layers": (_inner_layers, "inner_layers"),
+    "inner_head_dim": (lambda model, _: model.inner_dim // model.num_inner_heads, "inner_dim"),
+    "outer_head_dim": (lambda model, _: model.outer_dim // model.num_outer_heads, "inner_dim"),
+    "head_dim": (lambda model, _: model.dims[0] // model.num_heads[0], "dims"),
 }
+FIELDS = {field for model_class, _ in MODELS.values() for field in model_fields(model_class)}
 
 
 @dataclasses.dataclass(frozen=True)

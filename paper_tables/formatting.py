@@ -1,5 +1,6 @@
 """Numbers of papers and ours as text, how far they are apart, and whether they agree."""
 
+from collections.abc import Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
@@ -10,14 +11,16 @@ MINUS = "\N{MINUS SIGN}"
 MULTIPLY_ADDS_APART = 0.02  # counters differ in what they count beside products
 
 
-def published_text(cell: Published | None) -> str:
-    """Returns a published number as printed; a question mark follows an unverified one."""
-    if cell is None:
-        return "–"
-    text = str(cell.value)
-    if isinstance(cell.value, Decimal | int):
-        text = f"{cell.value:,}" if abs(cell.value) >= 10_000 else f"{cell.value}"
-    return f"{text}?" if cell.certainty == "unverified" else text
+def published_text(cell: Sequence[Published]) -> str:
+    """Returns published numbers as printed; a question mark follows an unverified one."""
+    return "; ".join(map(_published_text, cell)) or "–"
+
+
+def _published_text(one: Published) -> str:
+    text = str(one.value)
+    if isinstance(one.value, Decimal | int) and abs(one.value) >= 10_000:
+        text = f"{one.value:,}"
+    return f"{text}?" if one.certainty == "unverified" else text
 
 
 def ours_text(ours: Ours, column: Column) -> str:

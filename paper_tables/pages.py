@@ -5,7 +5,8 @@ from pathlib import Path
 
 from harness.files import write_text
 from paper_tables.show import fill, render
-from paper_tables.tables import ROOT, has_edition, read_table, table_names
+from paper_tables.table_files import has_edition, read_table, table_names
+from paper_tables.tables import ROOT
 
 PAGES = {"paper": ROOT / "docs" / "tables.md", "digits": ROOT / "docs" / "tables_digits.md"}
 MARKS = re.compile(r"(<!-- tables -->\n).*(<!-- end -->)", re.DOTALL)

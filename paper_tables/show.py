@@ -11,7 +11,8 @@ from benchmarks.tables import markdown
 from paper_tables.computed import compute
 from paper_tables.formatting import agree, difference, in_unit, ours_text, published_text, signed
 from paper_tables.results import Ours, Results
-from paper_tables.tables import UNITS, Column, Published, Row, Table, read_table, recipe_of
+from paper_tables.table_files import read_table
+from paper_tables.tables import UNITS, Column, Published, Row, Table, recipe_of
 
 Format = Literal["markdown", "csv", "terminal"]
 NOT_YET = "not run yet"
@@ -28,7 +29,7 @@ class Cell:
 
     row: Row
     column: Column
-    published: Published | None
+    published: tuple[Published, ...]
     ours: Ours | None
 
     @property
@@ -68,7 +69,7 @@ def fill(table: Table, workdir: Path | None) -> Shown:
     for row in table.rows:
         cells = []
         for column in table.columns:
-            published = row.published.get(column.key) if table.edition == "paper" else None
+            published = row.published.get(column.key, ()) if table.edition == "paper" else ()
             cells.append(Cell(row, column, published, _ours(row, column, results)))
         lines.append((row, tuple(cells)))
     return Shown(table, tuple(lines), beside)
@@ -111,10 +112,11 @@ def _below(shown: Shown) -> list[str]:
     table, lines = shown.table, []
     for row, cells in shown.lines:
         for cell in cells:
-            if cell.published and cell.published.why:
-                lines.append(f"{row.name}, {cell.column.title}: {cell.published.why}.")
+            for why in (one.why for one in cell.published if one.why):
+                lines.append(f"{row.name}, {cell.column.title}: {why}.")
     if table.edition == "paper":
         lines += table.notes
+        lines += [f"Sources: {sources}."] if (sources := _sources(shown)) else []
     elif table.reference in {row.key for row, _ in shown.lines}:
         name = next(row.name for row, _ in shown.lines if row.key == table.reference)
         lines.append(f"Differences are from “{name}”.")
@@ -133,10 +135,12 @@ def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
     table = shown.table
     header, columns = [""], [[row.name for row, _ in shown.lines]]
     if shown.beside is not None:
-        published = [row.published.get(shown.beside.key) for row, _ in shown.lines]
+        published = [row.published.get(shown.beside.key, ()) for row, _ in shown.lines]
         header.append(f"paper: {_titled(shown.beside)}")
         columns.append(list(map(published_text, published)))
-        if apart := _from_reference(shown, [cell and cell.value for cell in published], 1):
+        if apart := _from_reference(
+            shown, [cell[0].value if cell else None for cell in published], 1
+        ):
             header.append("difference")
             columns.append(apart)
     for number, column in enumerate(table.columns):
@@ -148,7 +152,7 @@ def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
             header.append("ours" if table.edition == "paper" else _titled(column))
             columns.append([cell.text for cell in cells])
         if column.has_ours and table.edition == "paper" and not _all_agree(cells):
-            apart = [difference(cell.published, cell.ours) for cell in cells]
+            apart = [difference(next(iter(cell.published), None), cell.ours) for cell in cells]
             if any(value is not None for value in apart):
                 header.append("difference")
                 columns.append([_signed(value, column) for value in apart])
@@ -162,7 +166,7 @@ def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
     ):
         header.append("certainty")
         columns.append([_certainty(shown, row) for row, _ in shown.lines])
-    if any(map(_recipe, (row for row, _ in shown.lines))):
+    if any(_recipes(table, row) for row, _ in shown.lines):
         header.append("how to run")
         columns.append([_how(table, row) for row, _ in shown.lines])
     return header, [list(line) for line in zip(*columns, strict=True)]
@@ -170,7 +174,7 @@ def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
 
 def _all_agree(cells: Sequence[Cell]) -> bool:
     """Returns whether ours are computed, and all the papers' to the digits that they print."""
-    pairs = [(cell.published, cell.ours) for cell in cells if cell.published and cell.ours]
+    pairs = [(one, cell.ours) for cell in cells if cell.ours for one in cell.published]
     return bool(cells[0].column.computed) and all(agree(*p, cells[0].column) for p in pairs)
 
 
@@ -194,34 +198,55 @@ def _from_reference(shown: Shown, values: Sequence, decimals: int) -> list[str]:
 
 
 def _certainty(shown: Shown, row: Row) -> str:
-    """Returns the certainty of a row's numbers, with sources; the columns where they differ."""
-    titles = {column.key: column.title for column in shown.table.columns}
-    if shown.beside is not None:
-        titles = {shown.beside.key: shown.beside.title}
+    """Returns how certain a row's numbers are: of most of them, then of the others."""
+    titles = _titles(shown)
     groups: dict[str, list[str]] = {}
     for key, cell in row.published.items():
-        if key in titles:
-            text = f"{cell.certainty} ({cell.source})" if cell.source else cell.certainty
-            groups.setdefault(text, []).append(titles[key])
-    if len(groups) < 2:
-        return next(iter(groups), NONE)
-    return "; ".join(f"{', '.join(columns)}: {text}" for text, columns in groups.items())
+        for one in cell if key in titles else ():
+            if titles[key] not in groups.setdefault(one.certainty, []):
+                groups[one.certainty].append(titles[key])
+    if not groups:
+        return NONE
+    most = max(groups, key=lambda certainty: len(groups[certainty]))
+    others = [f"{', '.join(groups[other])}: {other}" for other in groups if other != most]
+    return "; ".join([most, *others])
 
 
-def _recipe(row: Row) -> str | None:
-    return row.config or (f"argument {row.argument}" if row.argument else None)
+def _titles(shown: Shown) -> dict[str, str]:
+    """Returns the titles of the columns whose published numbers are shown."""
+    if shown.table.edition == "digits":
+        return {shown.beside.key: shown.beside.title} if shown.beside else {}
+    return {column.key: column.title for column in shown.table.columns}
+
+
+def _sources(shown: Shown) -> str:
+    """Returns where those numbers are from that say so themselves."""
+    titles, found = _titles(shown), {}
+    for row, _ in shown.lines:
+        for key, cell in row.published.items():
+            for source in (one.source for one in cell if one.source and key in titles):
+                if titles[key] not in found.setdefault(source, []):
+                    found[source].append(titles[key])
+    return "; ".join(f"{source}: {', '.join(columns)}" for source, columns in found.items())
 
 
 def _how(table: Table, row: Row) -> str:
-    """Returns the recipe and the overrides that tell this row from the others."""
-    recipe = _recipe(row)
-    if recipe is None:
+    """Returns the recipes, and the overrides that tell this row from the others."""
+    recipes = _recipes(table, row)
+    if not recipes:
         return NONE
-    rows = [other for other in table.rows if _recipe(other)]
+    rows = [other for other in table.rows if _recipes(table, other)]
     common = set.intersection(*(set(other.overrides.items()) for other in rows))
     own = [f"{k}={v}" for k, v in row.overrides.items() if (k, v) not in common or len(rows) == 1]
     own += [f"{key} of “{name}”" for key, name in row.needs.items()]
-    return " ".join(f"`{text}`" for text in (recipe, *own))
+    return " ".join(f"`{text}`" for text in (*recipes, *own))
+
+
+def _recipes(table: Table, row: Row) -> list[str]:
+    """Returns the recipes that give our numbers of a row: those trained, if there are any."""
+    trained = [recipe_of(row, column) for column in table.columns if column.metric]
+    others = [recipe_of(row, column) for column in table.columns if column.has_ours]
+    return list(dict.fromkeys(filter(None, trained))) or list(dict.fromkeys(filter(None, others)))
 
 
 def as_csv(tables: Sequence[Shown]) -> str:
@@ -232,16 +257,18 @@ def as_csv(tables: Sequence[Shown]) -> str:
     for shown in tables:
         for row, cells in shown.lines:
             for cell in cells:
-                if cell.published or cell.ours or cell.text == NOT_YET:
-                    writer.writerow(_csv_line(shown, row, cell))
+                published = cell.published
+                if shown.beside is not None and cell.column.metric:
+                    published = row.published.get(shown.beside.key, ())
+                if published or cell.ours or cell.text == NOT_YET:
+                    for one in published or (None,):
+                        writer.writerow(_csv_line(shown, row, cell, one))
     return text.getvalue()
 
 
-def _csv_line(shown: Shown, row: Row, cell: Cell) -> list:
-    published, ours = cell.published, cell.ours
-    if shown.beside is not None and cell.column.metric:
-        published = row.published.get(shown.beside.key)
-    apart = difference(cell.published, ours)
+def _csv_line(shown: Shown, row: Row, cell: Cell, published: Published | None) -> list:
+    ours, is_same_data = cell.ours, bool(cell.published)
+    apart = difference(published, ours) if is_same_data else None
     return [
         *(shown.table.name, shown.table.edition, row.name, cell.column.title, cell.column.unit),
         *((published.value, published.certainty, published.source) if published else ("", "", "")),

@@ -14,7 +14,6 @@ from sweeps.runs import MANIFEST, Run, read_runs
 from sweeps.start import Launcher, start
 from sweeps.states import State, state_of
 
-
 # What may differ from a row without making it another: where things are, and how fast they go.
 FREE = re.compile(
     r"init_from|mesh\..+|data\.(name|data_dir|num_threads|num_workers|prefetch)"
