@@ -12,8 +12,9 @@ from harness.commandline import Keyed
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, write_text
 from paper_tables import pages, results, speed, training
+from paper_tables.filled import fill
 from paper_tables.results import WORKDIR
-from paper_tables.show import Format, as_csv, fill, render
+from paper_tables.show import Format, as_csv, render
 from paper_tables.table_files import has_edition, read_table, table_names
 from paper_tables.tables import EDITIONS, ROOT, Table
 from sweeps.start import RunsFailed, create_launcher

@@ -76,7 +76,7 @@ def compute(row: Row, column: Column) -> Any:
     if name not in FIELDS:
         known = [*COMPLEXITY, "setting", "image_size", *OF_MODEL, *sorted(FIELDS)]
         raise ConfigError(f"computed={name!r}: {unknown(name, known)}")
-    return _plain(getattr(model, name, None))
+    return _plain(getattr(model, name)) if hasattr(model, name) else None
 
 
 @functools.cache
@@ -85,19 +85,21 @@ def _checked(recipe: str, overrides: str) -> dict[str, Any]:
 
 
 def _setting(plain: Mapping[str, Any], key: str) -> Any:
-    flat = workdirs.flatten({k: v for k, v in plain.items() if isinstance(v, dict)})
-    flat |= {k: v for k, v in plain.items() if not isinstance(v, dict)}
+    sections = {name: value for name, value in plain.items() if isinstance(value, dict)}
+    flat = {**plain, **workdirs.flatten(sections)}
     if key in flat:
         return _plain(flat[key])
-    if any(other.startswith(f"{key}.") for other in flat):
-        return "on"
+    if key.split(".")[0] in ("augment", "device_augment"):  # absent, or on with arguments
+        return "on" if any(other.startswith(f"{key}.") for other in flat) else "none"
     raise ConfigError(f"setting={key!r}: {unknown(key, flat)}")
 
 
 def _plain(value: Any) -> Any:
+    """Returns a value of a config or a field as tables have it: a number, or words."""
     if isinstance(value, tuple | list):
-        return ", ".join(str(_plain(item)) for item in value)
-    return value
+        items = (f"{item:.4g}" if isinstance(item, float) else str(item) for item in value)
+        return ", ".join(items) or "none"
+    return "none" if value is None else value
 
 
 def _model(plain: Mapping[str, Any]) -> tuple[nn.Module, tuple[int, int, int]]:

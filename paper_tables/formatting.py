@@ -18,7 +18,9 @@ def published_text(cell: Sequence[Published]) -> str:
 
 def _published_text(one: Published) -> str:
     text = str(one.value)
-    if isinstance(one.value, Decimal | int) and abs(one.value) >= 10_000:
+    if isinstance(one.value, Decimal) and 0 < abs(one.value) < Decimal("1e-4"):
+        text = f"{float(one.value):g}"
+    elif isinstance(one.value, Decimal | int) and abs(one.value) >= 10_000:
         text = f"{one.value:,}"
     return f"{text}?" if one.certainty == "unverified" else text
 

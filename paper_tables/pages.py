@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from harness.files import write_text
-from paper_tables.show import fill, render
+from paper_tables.filled import fill
+from paper_tables.show import render
 from paper_tables.table_files import has_edition, read_table, table_names
 from paper_tables.tables import ROOT
 

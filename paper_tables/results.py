@@ -61,6 +61,10 @@ class Results:
             finished = records_of(table, folder) if folder else []
             self._trained = _by_row(_read(RESULTS / f"{table.label}.jsonl")) | _by_row(finished)
 
+    def has(self, row: Row) -> bool:
+        """Returns whether a run of a row is done."""
+        return row.name in self._trained
+
     def of(self, row: Row, column: Column, unit: float) -> Ours | None:
         """Returns our number for a cell, None where nobody has run it.
 
@@ -205,11 +209,14 @@ def _by_row(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _of_other_command(table: Table) -> dict[str, list[Record]]:
-    """Returns the results that another command wrote, with the names of metrics as paths."""
-    rows = {row.record: row.name for row in table.rows if row.record}
-    found = [line for line in _read(ROOT / table.records) if line["model"] in rows]
-    flat = [{"row": rows[line["model"]], "metrics": workdirs.flatten(line)} for line in found]
-    return _by_row(flat)
+    """Returns what another command wrote: of a row "nest cam" what model "nest" has under "cam"."""
+    rows: dict[str, list[Record]] = {}
+    for line in _read(ROOT / table.records):
+        for row in table.rows:
+            model, _, method = (row.record or "").partition(" ")
+            if line["model"] == model and method in line["localization"]:
+                rows.setdefault(row.name, []).append({"metrics": line["localization"][method]})
+    return rows
 
 
 def count_committed(table: Table) -> int:

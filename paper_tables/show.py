@@ -1,85 +1,20 @@
 """A table as a person reads it: the paper's number, ours, the difference, how to run it."""
 
 import csv
-import dataclasses
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from benchmarks.tables import markdown
-from paper_tables.computed import compute
-from paper_tables.formatting import agree, difference, in_unit, ours_text, published_text, signed
-from paper_tables.results import Ours, Results
-from paper_tables.table_files import read_table
-from paper_tables.tables import UNITS, Column, Published, Row, Table, recipe_of
+from paper_tables.filled import NONE, Cell, Shown
+from paper_tables.formatting import agree, difference, published_text, signed
+from paper_tables.tables import Column, Published, Row, Table, recipe_of
 
 Format = Literal["markdown", "csv", "terminal"]
-NOT_YET = "not run yet"
-NONE = "–"
 CSV_HEADER = (
     *("table", "edition", "row", "quantity", "unit", "paper", "certainty", "source"),
     *("ours", "standard deviation", "runs", "device", "difference", "how to run", "remark"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """What stands in a row and column: the paper's number, ours, or both."""
-
-    row: Row
-    column: Column
-    published: tuple[Published, ...]
-    ours: Ours | None
-
-    @property
-    def text(self) -> str:
-        """Ours as text."""
-        if self.ours is not None:
-            return ours_text(self.ours, self.column)
-        runs = recipe_of(self.row, self.column) and (self.column.metric or self.column.measured)
-        return NOT_YET if runs else NONE
-
-
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """A table with all its numbers."""
-
-    table: Table
-    lines: tuple[tuple[Row, tuple[Cell, ...]], ...]  # a cell for each column
-    beside: Column | None = None  # digits: the published column
-
-
-def fill(table: Table, workdir: Path | None) -> Shown:
-    """Puts our numbers next to the papers'.
-
-    Args:
-        table: an edition.
-        workdir: where the runs of all tables are; None: committed results alone.
-
-    Raises:
-        ConfigError: a row's recipe or a file of results is wrong.
-    """
-    results = Results(table, workdir)
-    beside = None
-    if table.beside:
-        columns = read_table(table.name).columns
-        beside = next(column for column in columns if column.key == table.beside)
-    lines = []
-    for row in table.rows:
-        cells = []
-        for column in table.columns:
-            published = row.published.get(column.key, ()) if table.edition == "paper" else ()
-            cells.append(Cell(row, column, published, _ours(row, column, results)))
-        lines.append((row, tuple(cells)))
-    return Shown(table, tuple(lines), beside)
-
-
-def _ours(row: Row, column: Column, results: Results) -> Ours | None:
-    if column.metric or column.measured:
-        return results.of(row, column, UNITS[column.unit])
-    value = compute(row, column) if column.computed else None
-    return None if value is None else Ours(in_unit(value, column))
 
 
 def render(shown: Shown, form: Format) -> str:
@@ -104,7 +39,8 @@ def _above(table: Table) -> list[str]:
     title = table.title + (", on the digits" if table.edition == "digits" else "")
     lines = [title, f"Source: {table.source}."]
     if table.edition == "digits":
-        return [title, *([table.protocol] if table.protocol else [])]
+        common = " ".join(f"`{key}={text}`" for key, text in table.overrides.items())
+        return [title, table.protocol, *([f"All rows: {common}"] if common else [])]
     return [*lines, *([f"To expect: {table.expect}."] if table.expect else [])]
 
 
@@ -117,9 +53,9 @@ def _below(shown: Shown) -> list[str]:
     if table.edition == "paper":
         lines += table.notes
         lines += [f"Sources: {sources}."] if (sources := _sources(shown)) else []
-    elif table.reference in {row.key for row, _ in shown.lines}:
-        name = next(row.name for row, _ in shown.lines if row.key == table.reference)
-        lines.append(f"Differences are from “{name}”.")
+    elif places := sorted({place for place in _references(shown) if place is not None}):
+        names = " or ".join(f"“{shown.lines[place][0].name}”" for place in places)
+        lines.append(f"Differences are from {names}.")
     if table.conclusion:
         lines.append(f"**Does the paper's ordering hold?** {table.conclusion}")
     if table.records:
@@ -145,10 +81,11 @@ def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
             columns.append(apart)
     for number, column in enumerate(table.columns):
         cells = [cells[number] for _, cells in shown.lines]
+        is_same = _is_same(cells)
         if table.edition == "paper":
-            header.append(_titled(column))
+            header.append(_titled(column) + (" (ours too)" if is_same else ""))
             columns.append([published_text(cell.published) for cell in cells])
-        if column.has_ours:
+        if column.has_ours and not is_same:
             header.append("ours" if table.edition == "paper" else _titled(column))
             columns.append([cell.text for cell in cells])
         if column.has_ours and table.edition == "paper" and not _all_agree(cells):
@@ -172,10 +109,23 @@ def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
     return header, [list(line) for line in zip(*columns, strict=True)]
 
 
+def _is_same(cells: Sequence[Cell]) -> bool:
+    """Returns whether ours are computed and would repeat the papers', in every row."""
+    pairs = [
+        (published_text(cell.published), cell.text) for cell in cells if cell.ours or cell.published
+    ]
+    return bool(cells[0].column.computed and pairs) and all(
+        theirs == ours for theirs, ours in pairs
+    )
+
+
 def _all_agree(cells: Sequence[Cell]) -> bool:
     """Returns whether ours are computed, and all the papers' to the digits that they print."""
     pairs = [(one, cell.ours) for cell in cells if cell.ours for one in cell.published]
-    return bool(cells[0].column.computed) and all(agree(*p, cells[0].column) for p in pairs)
+    column = cells[0].column
+    return bool(column.computed) and all(
+        column.computed == "setting" or agree(*pair, column) for pair in pairs
+    )
 
 
 def _titled(column: Column) -> str:
@@ -187,14 +137,21 @@ def _signed(value: float | None, column: Column) -> str:
 
 
 def _from_reference(shown: Shown, values: Sequence, decimals: int) -> list[str]:
-    """Returns each value minus that of the reference row; [] if there is none to compare with."""
+    """Returns each value minus that of its reference row; [] if there is none to compare with."""
+    texts = []
+    for value, own in zip(values, _references(shown), strict=True):
+        reference = values[own] if own is not None else None
+        known = value is not None and reference is not None
+        texts.append(signed(float(value) - float(reference), decimals) if known else NONE)
+    return texts if any(text != NONE for text in texts) else []
+
+
+def _references(shown: Shown) -> list[int | None]:
+    """Returns the number of each row's reference: the last one above it, else the first below."""
     keys = [row.key for row, _ in shown.lines]
-    if shown.table.reference not in keys:
-        return []
-    own = values[keys.index(shown.table.reference)]
-    if own is None:
-        return []
-    return [NONE if v is None else signed(float(v) - float(own), decimals) for v in values]
+    places = [number for number, key in enumerate(keys) if key in shown.table.references]
+    above = [[place for place in places if place <= number] for number in range(len(keys))]
+    return [before[-1] if before else next(iter(places), None) for before in above]
 
 
 def _certainty(shown: Shown, row: Row) -> str:
@@ -235,10 +192,9 @@ def _how(table: Table, row: Row) -> str:
     recipes = _recipes(table, row)
     if not recipes:
         return NONE
-    rows = [other for other in table.rows if _recipes(table, other)]
-    common = set.intersection(*(set(other.overrides.items()) for other in rows))
-    own = [f"{k}={v}" for k, v in row.overrides.items() if (k, v) not in common or len(rows) == 1]
+    own = [f"{k}={v}" for k, v in row.overrides.items() if (k, v) not in table.overrides.items()]
     own += [f"{key} of “{name}”" for key, name in row.needs.items()]
+    own += [row.setting] if row.setting else []
     return " ".join(f"`{text}`" for text in (*recipes, *own))
 
 
@@ -260,7 +216,7 @@ def as_csv(tables: Sequence[Shown]) -> str:
                 published = cell.published
                 if shown.beside is not None and cell.column.metric:
                     published = row.published.get(shown.beside.key, ())
-                if published or cell.ours or cell.text == NOT_YET:
+                if published or cell.ours or cell.is_open:
                     for one in published or (None,):
                         writer.writerow(_csv_line(shown, row, cell, one))
     return text.getvalue()

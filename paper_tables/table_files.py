@@ -5,7 +5,8 @@
     expect = "..."              how far two runs are apart, so which differences mean something
     certainty = "read"          of the numbers that do not say otherwise, see CERTAINTIES
     notes = ["..."]             what a reader must know
-    reference = "row"           the row that the digits edition compares the others with
+    reference = "row"           the row that the digits edition compares the others with, or a list
+                                of rows, each for those that follow it
 
     [columns.top1]
     title = "top-1"
@@ -114,7 +115,7 @@ class _Parser:
             "source": raw["source"],
             "expect": raw.get("expect", ""),
             "notes": tuple(raw.get("notes", ())),
-            "reference": raw.get("reference"),
+            "references": _listed(raw.get("reference", [])),
         }
         columns = self._columns(raw.get("columns", {}), "columns")
         if edition == "paper":
@@ -133,6 +134,7 @@ class _Parser:
                 **shared,
                 columns=own,
                 rows=tuple(rows),
+                overrides=_texts(digits.get("overrides", {})),
                 seeds=tuple(digits.get("seeds", (0, 1, 2))),
                 beside=beside,
                 protocol=digits.get("protocol", ""),
@@ -226,6 +228,10 @@ class _Parser:
 
     def _error(self, place: str, what: str) -> ConfigError:
         return ConfigError(f"{FOLDER / self.name}.toml: {place}: {what}")
+
+
+def _listed(names: str | list[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _is_of_paper(row: dict[str, Any]) -> bool:

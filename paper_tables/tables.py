@@ -69,7 +69,7 @@ def recipe_of(row: Row, column: Column) -> str | None:
     A row has a recipe, to which a column may add an argument; or the other way round.
     """
     recipe, more = (row.config, column.argument) if row.config else (column.config, row.argument)
-    if recipe is None or (row.config is None and not row.argument):
+    if recipe is None or not (row.config or row.argument or row.setting):
         return None
     if not more:
         return recipe
@@ -89,7 +89,8 @@ class Table:
     expect: str = ""
     notes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()  # none: the recipe's own
-    reference: str | None = None
+    references: tuple[str, ...] = ()
+    overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)  # digits: of all rows
     beside: str | None = None  # digits: the published column that stands beside ours
     protocol: str = ""
     conclusion: str = ""
