@@ -51,3 +51,15 @@ def get_config(argument: str | None = None):
         config.loop.log_every_steps = 2
         config.optimizer.warmup_epochs = 1.0
     return config
+
+
+def sweep(name: str):
+    """Yields the overrides of each run of a sweep: tools/sweep.py --sweep=NAME."""
+    if name == "learning_rate":
+        for base_lr in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3):
+            yield {"optimizer.base_lr": base_lr}
+    elif name == "width":
+        for dim in (32, 64, 96):
+            yield {"model.dims": (dim, dim, dim)}
+    else:
+        raise ValueError(f"unknown sweep {name!r}; allowed: learning_rate, width")

@@ -107,14 +107,14 @@ def swept_keys(rows: Iterable[Row]) -> list[str]:
 
 def as_csv(rows: list[Row]) -> str:
     """Returns a line per run: name, status, values of the swept keys, seconds, all metrics."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.run.values))
+    keys = list(dict.fromkeys(k for row in rows for k in row.run.values if k != "config"))
     metrics = list(dict.fromkeys(key for row in rows for key in row.state.metrics))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["run", "status", "config", *keys, "step", "seconds", *metrics])
     for row in rows:
         state = row.state
-        values = [row.run.values.get(key, "") for key in keys if key != "config"]
+        values = [row.run.values.get(key, "") for key in keys]
         writer.writerow(
             [row.run.name, state.status, row.run.config, *values, state.step, state.seconds]
             + [state.metrics.get(key, "") for key in metrics]

@@ -46,7 +46,8 @@ def state_of(folder: Path, run: Run) -> State:
         folder: of the sweep.
         run: of its manifest.
     """
-    workdir, record = folder / run.name, read_record(folder, run)
+    workdir, running = folder / run.name, is_running(folder, run)  # first: it may end meanwhile
+    record = read_record(folder, run)
     last = _last_records(workdir)
     known = {"step": max((r.get("step", 0) for r in last), default=0), "seconds": _seconds(record)}
     try:
@@ -58,7 +59,7 @@ def state_of(folder: Path, run: Run) -> State:
     known["metrics"] = next((_numbers(r) for r in reversed(last) if r.get("kind") == "eval"), {})
     if known["step"]:
         known["total_steps"] = _total_steps(workdir)
-    if is_running(folder, run):
+    if running:
         return State(status="running", **known)
     code = record.get("exit_code")
     if record.get("pruned"):

@@ -1,5 +1,6 @@
 """How a sweep stands, as a table on the terminal that may keep up with it."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -35,11 +36,13 @@ def show(folder: Path, metric: str | None = None, *, watch: bool = False) -> Non
     if not watch:
         console.print(_table(folder, runs, metric))
         return
-    with Live(console=console, auto_refresh=False) as live:
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while True:
             states = _states(folder, runs)
-            live.update(_table(folder, runs, metric, states, console.height - 6), refresh=True)
-            if "running" not in count(states.values()):
+            over = "running" not in count(states.values())
+            rows = None if over else console.height - 6
+            live.update(_table(folder, runs, metric, states, rows), refresh=True)
+            if over:
                 return
             time.sleep(SECONDS_BETWEEN_TABLES)
 

@@ -3,7 +3,7 @@ r"""Runs a recipe with every combination of some values, and compares the result
     python tools/sweep.py --config=configs/digits_nest.py --workdir=runs/sweep \
         --sweep.model.aggregation=conv_norm_maxpool,max_pool --sweep.seed=0:3
     python tools/sweep.py --workdir=runs/sweep               # starts what is not done
-    python tools/sweep.py status --workdir=runs/sweep --watch
+    python tools/sweep.py status --workdir=runs/sweep
     python tools/sweep.py collect --workdir=runs/sweep       # CSV, Markdown, plots
 
 --sweep.KEY=VALUES   values of a key between commas; 0:5 stands for 0,1,2,3,4
@@ -46,7 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_string("launch", "local", f"Where runs run: {', '.join(LAUNCHERS)}.")
     flags.DEFINE_bool("retry_failed", False, "Start those again that failed before.")
     flags.DEFINE_string("metric", None, "To compare by; None: the recipe's checkpoint.best_metric.")
-    flags.DEFINE_bool("watch", False, "status: keep up while runs run.")
+    flags.DEFINE_bool("watch", None, "status: keep up while runs run; None: on a terminal.")
 
 
 def _runs(args: flags.FlagValues, keyed: Keyed, folder: Path) -> list[Run]:
@@ -65,7 +65,8 @@ def main(args: flags.FlagValues, keyed: Keyed, command: str | None) -> None:
         raise ConfigError("--workdir=FOLDER of the sweep is needed; see --help")
     folder = local_path("--workdir", args.workdir)
     if command == "status":
-        status.show(folder, args.metric, watch=args.watch)
+        watch = sys.stdout.isatty() if args.watch is None else args.watch
+        status.show(folder, args.metric, watch=watch)
     elif command == "collect":
         for path in collect.collect(folder, args.metric):
             print(f"wrote {path}")

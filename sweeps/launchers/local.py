@@ -68,7 +68,10 @@ class Local:
                         if process.returncode and is_running(folder, run):  # it lost the race
                             elsewhere.append(run)
                             continue
-                        note_end(folder, run, process.returncode)
+                        # A run that was not ready to save, or not given the time, can go on too.
+                        is_stopped = sent and process.returncode < 0
+                        code = Interrupted.exit_code if is_stopped else process.returncode
+                        note_end(folder, run, code)
                         progress.ended(run)
                 for run in [run for run in elsewhere if not is_running(folder, run)]:
                     elsewhere.remove(run)
