@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Literal
 
 from benchmarks.tables import markdown
@@ -24,7 +25,7 @@ def render(shown: Shown, form: Format) -> str:
     header, rows = _grid(shown)
     above, below = _above(shown.table), _below(shown)
     if form == "terminal":
-        body = _aligned([[_plain(cell) for cell in line] for line in (header, *rows)])
+        body = _aligned(header, [[_plain(cell) for cell in line] for line in rows])
         return "\n".join([*map(_plain, above), "", body, "", *map(_plain, below)]) + "\n"
     title, *rest = above
     parts = [
@@ -239,14 +240,21 @@ def _plain(text: str) -> str:
     return text.replace("`", "").replace("**", "")
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Returns the rows in columns, numbers to the right; a line under the header."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns the rows in columns, numbers to the right; headers take the lines that they need."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    wrapped = [wrap(text, max(width, 12)) for text, width in zip(header, widths, strict=True)]
+    height = max(map(len, wrapped))
+    above = zip(*([""] * (height - len(lines)) + lines for lines in wrapped), strict=True)
+    lines = [*above, *rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        pairs = enumerate(zip(cells, widths, strict=True))
+        return "  ".join(
             cell.ljust(width) if number == 0 or width > 24 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for number, (cell, width) in pairs
         ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+    texts = list(map(line, lines))
+    return "\n".join([*texts[:height], "-" * max(map(len, texts)), *texts[height:]])

@@ -223,6 +223,9 @@ class _Parser:
         for key in given:
             if key not in allowed:
                 raise self._error(f"{place}: {key}".removeprefix(": "), unknown(key, allowed))
+        for key in ("name", "title", "source", "config", "metric", "computed", "measured"):
+            if not isinstance(given.get(key, ""), str):
+                raise self._error(f"{place}: {key}".removeprefix(": "), "is no text")
         if missing := [key for key in required if key not in given]:
             raise self._error(place or "the file", f"{missing[0]} is missing")
 

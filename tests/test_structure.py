@@ -37,6 +37,7 @@ ALLOWED["sweeps"] = (*ALLOWED["training"], "training", "sweeps.launchers")
 ALLOWED["sweeps.launchers"] = (*ALLOWED["training"], "training", "sweeps")
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
+ALLOWED["paper_tables"] = (*ALLOWED["benchmarks"], "benchmarks", "sweeps", "sweeps.launchers")
 ALLOWED["."] = (*ALLOWED["inference"], "inference", "inference.pictures")  # train, evaluate
 ALLOWED["tools"] = (*ALLOWED, "train", "evaluate")
 FILES = sorted(
