@@ -38,10 +38,14 @@ def render(shown: Shown, form: Format) -> str:
 
 def _above(table: Table) -> list[str]:
     title = table.title + (", on the digits" if table.edition == "digits" else "")
-    lines = [title, f"Source: {table.source}."]
+    lines = [title, f"`{table.name}`. Source: {table.source}."]
     if table.edition == "digits":
         common = " ".join(f"`{key}={text}`" for key, text in table.overrides.items())
-        return [title, table.protocol, *([f"All rows: {common}"] if common else [])]
+        return [
+            title,
+            f"`{table.name}`. {table.protocol}",
+            *([f"All rows: {common}"] if common else []),
+        ]
     return [*lines, *([f"To expect: {table.expect}."] if table.expect else [])]
 
 

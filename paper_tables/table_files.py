@@ -49,8 +49,11 @@ FOLDER = ROOT / "configs" / "tables"
 
 
 def table_names() -> list[str]:
-    """Returns the names of all tables, as `show all` has them: NesT's, then TNT's."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    """Returns the names of all tables, as `show all` has them: NesT's, TNT's, then others'."""
+    names = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(
+        names, key=lambda name: (not name.startswith("nest_"), not name.startswith("tnt_"))
+    )
 
 
 def has_edition(name: str, edition: str) -> bool:
