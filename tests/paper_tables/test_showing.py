@@ -117,11 +117,8 @@ def test_runs_are_a_mean_with_its_spread_and_differ_from_the_reference(own_table
     assert header[1:5] == ["paper: top-1, %", "difference", "accuracy on digits, %", "difference"]
     assert one[1:5] == ["81.50", "±0.0", "92.00 ± 2.00 (n=3)", "±0.00"]
     assert two[1:5] == ["80.0?; 79.9", "−1.5", "90.00 (n=1)", "−2.00"]
-    assert two[
-        6
-    ] == "`configs/digits_nest.py:debug` `model.drop_path_rate=0.0` init_from of “one”" or (
-        two[6].endswith("`init_from of “one”`")
-    )
+    how = "`configs/digits_nest.py:debug` `model.drop_path_rate=0.0` `init_from of “one”`"
+    assert two[6] == how
     assert "**Does the paper's ordering hold?** It holds." in text
     assert "Differences are from “one”." in text and "`loop.num_epochs=1.0`" in text
 
@@ -151,9 +148,8 @@ def test_runs_of_a_row_that_has_changed_do_not_count(own_tables, tmp_path):
     finish(folder, run, top1_accuracy=0.8)
     (_, _, one, *_) = lines_of(render(fill(read_table(name), tmp_path / "runs"), "markdown"))
     assert one[5:7] == ["80.00 (n=1)", "−1.50"]
-    own_tables(
-        OWN.replace('name = "one"\n', 'name = "one"\noverrides = { "model.gelu" = "exact" }\n')
-    )
+    exact = 'overrides = { "model.gelu" = "exact" }'
+    own_tables(change('name = "one"\n', f'name = "one"\n{exact}\n'))
     (_, _, one, *_) = lines_of(render(fill(read_table(name), tmp_path / "runs"), "markdown"))
     assert one[5] == "not run yet"
 
