@@ -5,6 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import compare_models, generators
 from harness.errors import ConfigError, input_errors
 from harness.files import write_text
@@ -46,7 +48,8 @@ def measure(
     for row in (row for row in choose_rows(table, only).rows if row.config):
         print(f"-- {row.name}", flush=True)
         line = _measure(row, batch_size, dtype, seconds, rounds)
-        lines.append(json.dumps({"row": row.name} | line))
+        device = jax.devices()[0].device_kind
+        lines.append(json.dumps({"row": row.name, "device": device} | line))
         write_text(path, "".join(f"{text}\n" for text in lines))
 
 

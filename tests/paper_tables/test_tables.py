@@ -9,6 +9,7 @@ import pytest
 
 from data import datasets, splits
 from harness.steps import plan_steps
+from paper_tables import pages
 from paper_tables.computed import _checked, compute
 from paper_tables.formatting import agree, in_unit
 from paper_tables.results import Ours
@@ -179,3 +180,9 @@ def test_settings_come_from_the_checked_recipe():
     assert values["moving average"] == "none"
     assert values["random erasing, probability"] == 0.25  # a default of its function
     assert values["hue"] is None  # no key
+
+
+@pytest.mark.parametrize("edition", pages.PAGES)
+def test_the_pages_are_what_is_committed(edition):
+    path = pages.PAGES[edition]
+    assert path.read_text() == pages.page(edition), "python tools/tables.py docs"
