@@ -9,6 +9,7 @@ interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wron
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from training import experiment
 from training.checkpoints import Checkpoints, can_resume
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
+from training.metric_logs import check_services
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
 from training.trained_run import check_same_config
@@ -32,7 +34,11 @@ RUN_AHEAD = 2
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path, *, profile_steps: str | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    profile_steps: str | None = None,
+    log_to: Sequence[str] = (),
 ) -> dict[str, float]:
     """Trains until the last step of the config, from wherever the workdir has got to.
 
@@ -40,6 +46,7 @@ def train_and_evaluate(
         config: from a recipe's get_config().
         workdir: folder of the run, made if absent.
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
+        log_to: services that get the metrics too: "wandb", "mlflow".
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -58,6 +65,7 @@ def train_and_evaluate(
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
     check_same_config(workdir, config)
+    check_services(log_to)
     if (metrics := workdirs.read_done(workdir)) is not None:
         print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
         return metrics
@@ -85,7 +93,14 @@ def train_and_evaluate(
             window = loop["window"]  # scalars of the steps since the last log line
 
         report = stack.enter_context(
-            Reporter(workdir, first_step=first_step, steps=run.steps, batches=batches)
+            Reporter(
+                workdir,
+                first_step=first_step,
+                steps=run.steps,
+                batches=batches,
+                config=plain,
+                log_to=log_to,
+            )
         )
         report.start(run.task.parameters(run.shapes), run.mesh, run.notes(weights))
         train_step = stack.enter_context(
@@ -153,12 +168,17 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "profile_steps", None, "FIRST:LAST, such as 10:20: trace these steps to WORKDIR/profile."
     )
+    flags.DEFINE_list(
+        "log_to", [], "Services that get the metrics too: wandb, mlflow, or both with a comma."
+    )
 
 
 def main(args: flags.FlagValues) -> None:
     if args.config is None or not args.workdir:
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
-    train_and_evaluate(args.config, args.workdir, profile_steps=args.profile_steps)
+    train_and_evaluate(
+        args.config, args.workdir, profile_steps=args.profile_steps, log_to=args.log_to
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ checkpoints/   see training/checkpoints.py
 metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events
 curves.png     the same as a picture
+log_to.json    what has been sent to the services of --log_to
 DONE           final metrics, the best and its epoch; exists once the run is finished
 """
 
@@ -83,10 +84,13 @@ FREE_KEYS = re.compile(
 )
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lists the keys in which two checked configs differ, without the FREE_KEYS.
+def config_changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Returns the keys in which two checked configs differ, without the FREE_KEYS.
 
     None, an empty section and an absent key are the same: off, or the default.
+
+    Returns:
+        Key -> the old value and the new one, as text.
     """
     old, new = (flatten(json.loads(json.dumps(config))) for config in (old, new))  # no tuples
 
@@ -95,11 +99,17 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     def shown(flat, key):
         return repr(flat[key]) if key in flat else "(absent)"
 
-    return [
-        f"{key}: {shown(old, key)} there, {shown(new, key)} now"
+    return {
+        key: (shown(old, key), shown(new, key))
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not FREE_KEYS.match(key)
-    ]
+    }
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lists what `config_changes` finds, as "key: OLD there, NEW now"."""
+    changes = config_changes(old, new)
+    return [f"{key}: {before} there, {now} now" for key, (before, now) in changes.items()]
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ def differences(workdir: Path, config: ConfigDict) -> list[str]:
         trained = check_config(trained, needs_data=False)
     except ConfigError:  # a key that no longer exists: it shows as a difference
         trained = trained.to_dict()
-    return workdirs.config_differences(_in_few_words(trained), _in_few_words(now))
+    return workdirs.config_differences(in_few_words(trained), in_few_words(now))
 
 
 def note_differences(workdir: Path, config: ConfigDict) -> None:
@@ -89,8 +89,8 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
         raise ConfigError(f"{workdir} was made with another config: {'; '.join(found)}")
 
 
-def _in_few_words(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config whose networks lack the fields that their variant has anyway."""
+def in_few_words(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a checked config whose networks lack the fields that their variant has anyway."""
     config = dict(config)
     for key in {"model", "generator", "discriminator"} & config.keys():
         with contextlib.suppress(KeyError, ValueError):  # a network that no longer exists

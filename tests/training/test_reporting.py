@@ -27,7 +27,7 @@ def reporter(tmp_path):
         num_examples=100,
         batch_size=100,
     )
-    return reporting.Reporter(tmp_path, first_step=0, steps=steps, batches=NoBatches())
+    return reporting.Reporter(tmp_path, first_step=0, steps=steps, batches=NoBatches(), config={})
 
 
 def test_curves_are_drawn_once_a_minute_and_at_the_end(reporter, monkeypatch):
