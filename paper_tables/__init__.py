@@ -1,4 +1,4 @@
-"""The papers' tables as data, beside what this code computes, measures and trains for their rows.
+"""The papers' tables (data: configs/tables/) and what this code computes, measures and trains for them.
 
-Not here: the numbers themselves (configs/tables/), how runs are started (sweeps/).
+Not here: how runs are started (sweeps/), and their page with pictures (reports/).
 """
