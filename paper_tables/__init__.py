@@ -1,4 +1,4 @@
-"""The papers' tables (data: configs/tables/) and what this code computes, measures and trains for them.
+"""The papers' tables (configs/tables/) and what this code computes, measures, trains for them.
 
 Not here: how runs are started (sweeps/), and their page with pictures (reports/).
 """
