@@ -62,7 +62,7 @@ def metric_of(folder: Path, runs: Iterable[Run], name: str | None = None) -> Met
         names = {key for run in runs for key in state_of(folder, run).metrics}
         if names and name not in names:
             raise ConfigError(unknown_name(f"--metric={name}", name, sorted(names)))
-        return Metric(name, _is_better_higher(name))
+        return Metric(name, is_better_higher(name))
     for run in runs:
         try:
             section = workdirs.read_record(folder / run.name)["config"]["checkpoint"]
@@ -70,9 +70,10 @@ def metric_of(folder: Path, runs: Iterable[Run], name: str | None = None) -> Met
             continue
         if name := section.get("best_metric"):
             mode = section.get("best_mode")
-            return Metric(name, mode == "max" if mode else _is_better_higher(name))
+            return Metric(name, mode == "max" if mode else is_better_higher(name))
     return Metric(DEFAULT)
 
 
-def _is_better_higher(name: str) -> bool:
+def is_better_higher(name: str) -> bool:
+    """Returns whether a metric is good where it is high, by its name."""
     return not name.endswith(LOWER_IS_BETTER)

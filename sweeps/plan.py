@@ -31,11 +31,11 @@ def plan(
     Raises:
         ConfigError: there is nothing to sweep, or the values do not make sense.
     """
-    fixed = {_key(key): text for key, text in fixed}
+    fixed = {config_key(key): text for key, text in fixed}
     lists: dict[str, list[str]] = {}
     recipes = list(recipes)
     for key, text in swept:
-        key = _key(key)
+        key = config_key(key)
         if key in lists or key in fixed:
             raise ConfigError(f"--sweep.{key}: the key is given twice")
         if key != "config":
@@ -63,7 +63,7 @@ def _arguments(text: str) -> list[str]:
     return [recipe.removeprefix(".py") for recipe in parse_recipes([".py", text])[1:]]
 
 
-def _key(key: str) -> str:
+def config_key(key: str) -> str:
     """Returns the key of a config: --sweep.config.seed means what --config.seed does."""
     key = key.removeprefix("config.")
     if not all(key.split(".")):

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,8 @@ from harness.strict_config import check_section, unknown_name
 from sweeps.check import check_runs
 from sweeps.launchers.local import Local
 from sweeps.launchers.printing import Print
+from sweeps.launchers.skypilot import SkyPilot
+from sweeps.launchers.slurm import Slurm
 from sweeps.runs import MANIFEST, Run, read_runs, write_manifest
 from sweeps.states import State, count, in_words, state_of
 
@@ -29,7 +31,7 @@ class Launcher(Protocol):
         """
 
 
-LAUNCHERS = {"local": Local, "print": Print}
+LAUNCHERS = {"local": Local, "slurm": Slurm, "skypilot": SkyPilot, "print": Print}
 
 
 class RunsFailed(RunError):
@@ -54,7 +56,12 @@ def create_launcher(name: str, options: Mapping[str, str]) -> Launcher:
 
 
 def start(
-    folder: Path, runs: list[Run], launcher: Launcher, *, retry_failed: bool = False
+    folder: Path,
+    runs: list[Run],
+    launcher: Launcher,
+    *,
+    retry_failed: bool = False,
+    only: Collection[str] | None = None,
 ) -> dict[str, State]:
     """Starts the runs that are not done.
 
@@ -63,6 +70,7 @@ def start(
         runs: all of the sweep.
         launcher: from create_launcher.
         retry_failed: whether those that failed before start again.
+        only: names of the runs that may start now; None: all.
 
     Returns:
         Where each run stands afterwards, by its name.
@@ -72,7 +80,8 @@ def start(
             launcher is at it. Nothing is started.
     """
     before = _check_same_sweep(folder, runs)
-    left = [run for run in runs if _is_left(state_of(folder, run), retry_failed)]
+    chosen = [run for run in runs if only is None or run.name in only]
+    left = [run for run in chosen if _is_left(state_of(folder, run), retry_failed)]
     check_runs(left)
     with launching(folder):
         if [run.name for run in before] != [run.name for run in runs]:

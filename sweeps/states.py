@@ -81,6 +81,16 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {status}" for status, number in counts.items())
 
 
+def evaluations_of(folder: Path, run: Run) -> list[tuple[int, dict[str, float]]]:
+    """Returns (step, metrics) of each evaluation of a run so far."""
+    try:
+        text = (folder / run.name / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    records = (record for record in _parsed(text) if record.get("kind") == "eval")
+    return [(record["step"], _numbers(record)) for record in records if "step" in record]
+
+
 def is_running(folder: Path, run: Run) -> bool:
     """Returns whether a process is at the run: it trains, or has been started on this machine."""
     if workdirs.is_claimed(folder / run.name):
@@ -172,8 +182,12 @@ def _process_start(pid: int | None) -> int | None:
 
 def _last_records(workdir: Path) -> list[dict[str, Any]]:
     """Returns the last lines of metrics.jsonl, as far as they are readable."""
+    return _parsed(_end_of(workdir / "metrics.jsonl"))
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
     records = []
-    for line in _end_of(workdir / "metrics.jsonl").splitlines():
+    for line in text.splitlines():
         try:
             record = json.loads(line)
         except ValueError:  # cut off, at either end

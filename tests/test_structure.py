@@ -38,6 +38,7 @@ ALLOWED["sweeps.launchers"] = (*ALLOWED["training"], "training", "sweeps")
 ALLOWED["reports"] = (*ALLOWED["inference.pictures"], "inference.pictures", "sweeps")
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
+ALLOWED["paper_tables"] = (*ALLOWED["benchmarks"], "benchmarks", "sweeps", "sweeps.launchers")
 ALLOWED["."] = (*ALLOWED["inference"], "inference", "inference.pictures")  # train, evaluate
 ALLOWED["tools"] = (*ALLOWED, "train", "evaluate")
 FILES = sorted(

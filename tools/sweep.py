@@ -6,7 +6,11 @@ r"""Runs a recipe with every combination of some values, and compares the result
     python tools/sweep.py status --workdir=runs/sweep
     python tools/sweep.py collect --workdir=runs/sweep       # CSV, Markdown, plots
 
+    python tools/sweep.py --search=optuna --trials=20 --config=configs/digits_nest.py \
+        --workdir=runs/search --sweep.optimizer.base_lr=log:1e-4:1e-1
+
 --sweep.KEY=VALUES   values of a key between commas; 0:5 stands for 0,1,2,3,4
+                     with --search, also log:LOW:HIGH, uniform:LOW:HIGH or int:LOW:HIGH
 --sweep.config=...   recipes, or arguments of the one: --sweep.config=:tiny,:small
 --config.KEY=VALUE   the same for all runs
 --launch.KEY=VALUE   options of the launcher: --launch.parallel=2
@@ -29,11 +33,13 @@ from harness import commandline
 from harness.commandline import Keyed
 from harness.errors import ConfigError
 from harness.files import local_path
-from sweeps import collect, status
+from sweeps import collect, search, status
+from sweeps.launchers.local import Local
 from sweeps.metric import metric_of
 from sweeps.plan import plan
 from sweeps.runs import Run, read_runs
-from sweeps.start import LAUNCHERS, RunsFailed, create_launcher, start
+from sweeps.specification import read_search
+from sweeps.start import LAUNCHERS, Launcher, RunsFailed, create_launcher, start
 
 COMMANDS = ("start", "status", "collect")
 
@@ -44,6 +50,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("sweep", [], "Name of a sweep that the recipe defines.")
     flags.DEFINE_bool("zip", False, "The first values together, then the second ones, and so on.")
     flags.DEFINE_string("launch", "local", f"Where runs run: {', '.join(LAUNCHERS)}.")
+    flags.DEFINE_enum("search", None, ["optuna"], "Choose values by the results so far.")
+    flags.DEFINE_integer("trials", None, "Runs of a search in all.", lower_bound=1)
+    flags.DEFINE_bool("prune", True, "Let a search end runs that are worse than half the others.")
     flags.DEFINE_bool("retry_failed", False, "Start those again that failed before.")
     flags.DEFINE_string("metric", None, "To compare by; None: the recipe's checkpoint.best_metric.")
     flags.DEFINE_bool("watch", None, "status: keep up while runs run; None: on a terminal.")
@@ -55,6 +64,23 @@ def _runs(args: flags.FlagValues, keyed: Keyed, folder: Path) -> list[Run]:
     if not (args.config or args.sweep or fixed or swept):
         return read_runs(folder)
     return plan(recipes=args.config, names=args.sweep, fixed=fixed, swept=swept, is_zip=args.zip)
+
+
+def _search(args: flags.FlagValues, keyed: Keyed, folder: Path, launcher: Launcher) -> dict:
+    if not isinstance(launcher, Local):
+        raise ConfigError("--search works with --launch=local, on one or more machines at once")
+    if args.trials is None:
+        raise ConfigError("--search needs --trials=N, the number of runs in all")
+    if args.sweep or args.zip or len(args.config) > 1:
+        raise ConfigError("--search takes one --config, and neither --sweep=NAME nor --zip")
+    fixed, ranges = keyed.of("config"), keyed.of("sweep")
+    wanted = None
+    if args.config or fixed or ranges:
+        recipe = "".join(args.config)
+        wanted = search.plan_search(
+            config=recipe, fixed=fixed, ranges=ranges, metric=args.metric, prunes=args.prune
+        )
+    return search.search(folder, wanted, args.trials, launcher)
 
 
 def main(args: flags.FlagValues, keyed: Keyed, command: str | None) -> None:
@@ -74,13 +100,17 @@ def main(args: flags.FlagValues, keyed: Keyed, command: str | None) -> None:
     else:
         jax.config.update("jax_platforms", "cpu")  # devices are for the runs; here they are built
         launcher = create_launcher(args.launch, dict(keyed.of("launch")))
-        runs = _runs(args, keyed, folder)
-        states = start(folder, runs, launcher, retry_failed=args.retry_failed)
+        if args.search or read_search(folder):
+            states = _search(args, keyed, folder, launcher)
+        else:
+            runs = _runs(args, keyed, folder)
+            states = start(folder, runs, launcher, retry_failed=args.retry_failed)
         if args.launch == "local":
-            print(collect.as_markdown(collect.read_rows(folder), metric_of(folder, runs)))
+            rows = collect.read_rows(folder)
+            print(collect.as_markdown(rows, metric_of(folder, [row.run for row in rows])))
         if failed := [name for name, state in states.items() if state.status == "failed"]:
             raise RunsFailed(
-                f"{len(failed)} of {len(runs)} runs failed: {failed[0]}"
+                f"{len(failed)} of {len(states)} runs failed: {failed[0]}"
                 f"{' and others' * (len(failed) > 1)}; --retry_failed starts them again"
             )
 

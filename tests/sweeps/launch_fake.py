@@ -1,6 +1,6 @@
 """Launches a sweep of fake runs in a process of its own, which a test can kill.
 
-python launch_fake.py FOLDER PARALLEL NUM_RUNS STEPS
+python launch_fake.py FOLDER PARALLEL NUM_RUNS STEPS [search]
 """
 
 import sys
@@ -9,14 +9,11 @@ from pathlib import Path
 import sweeps.runs
 import sweeps.start
 from sweeps.launchers.local import Local
+from sweeps.search import search
+from sweeps.specification import Search
+from tests.sweeps.fake_job import fake
 
-
-def fake(self, folder):
-    script = Path(__file__).with_name("fake_train.py")
-    overrides = [f"--config.{key}={text}" for key, text in self.overrides.items()]
-    return [str(script), f"--workdir={folder / self.name}", *overrides]
-
-
+RANGES = {"optimizer.base_lr": "log:1e-6:1e-1"}
 sweeps.runs.Run.command = fake
 sweeps.start.check_runs = lambda runs: None
 
@@ -25,7 +22,11 @@ if __name__ == "__main__":
     fixed = {"steps": sys.argv[4]}
     runs = sweeps.runs.name_runs("r.py", fixed, [{"seed": str(i)} for i in range(num_runs)])
     try:
-        sweeps.start.start(folder, runs, Local(parallel=parallel))
+        if sys.argv[5:]:
+            wanted = Search("r.py", fixed, RANGES, "top1_accuracy", True, True)
+            search(folder, wanted, num_runs, Local(parallel=parallel))
+        else:
+            sweeps.start.start(folder, runs, Local(parallel=parallel))
     except sweeps.start.RunError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -15,7 +15,7 @@ from sweeps.launchers import devices
 from sweeps.launchers.local import Local
 from sweeps.runs import name_runs, read_runs
 from sweeps.states import note_end, note_start, state_of
-from tests.sweeps.launch_fake import fake
+from tests.sweeps.fake_job import fake
 
 LAUNCH = Path(__file__).with_name("launch_fake.py")
 ROOT = Path(__file__).parents[2]
@@ -39,15 +39,15 @@ def starts(folder):
     return {path.parent.name: len(path.read_text()) for path in folder.glob("*/starts")}
 
 
-def launch(folder, parallel, number, steps=10):
+def launch(folder, parallel, number, steps=10, *more):
     numbers = map(str, (parallel, number, steps))
-    command = [sys.executable, str(LAUNCH), str(folder), *numbers]
+    command = [sys.executable, str(LAUNCH), str(folder), *numbers, *more]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
     )
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
