@@ -23,8 +23,10 @@ from reports.page import (
 )
 from reports.run_record import RunRecord, read_run
 from reports.run_sections import duration, section
+from reports.search_section import search_blocks
 from sweeps.collect import SEED, Row, by_key, grouped, in_words, number_of, read_rows, swept_keys
 from sweeps.metric import Metric, metric_of
+from sweeps.specification import read_search
 from sweeps.states import count
 from sweeps.states import in_words as counted
 
@@ -44,20 +46,24 @@ def sweep_page(
         folder: of the sweep.
         metric_name: to compare by; None: the runs' own.
         beside: folder of the page, from which links lead to the runs; None: the sweep's.
-        more: further sections, such as those of a search, before the runs' curves.
+        more: further sections, before the runs' curves.
 
     Raises:
         ConfigError: it is not the folder of a sweep, or no run has the metric.
     """
-    rows = read_rows(folder)
+    rows, found = read_rows(folder), read_search(folder)
     chosen = metric_of(folder, [row.run for row in rows], metric_name)
+    if found and metric_name is None:
+        chosen = Metric(found.metric, found.is_better_higher)
     counts = count(row.state for row in rows)
     status = "done" if list(counts) == ["done"] else "running" if "running" in counts else ""
     parts = [
         ("Summary", lambda: summary(rows, chosen)),
         ("Runs", lambda: [runs_table(folder, rows, chosen, beside or folder)]),
         ("Failed runs", lambda: failed(folder, rows)),
-        ("Swept keys", lambda: key_figures(rows, chosen)),
+        ("Search", lambda: search_blocks(folder, found, rows, chosen))
+        if found
+        else ("Swept keys", lambda: key_figures(rows, chosen)),
     ]
     last = section("Curves", lambda: curves(folder, rows, chosen))
     recipes = ", ".join(dict.fromkeys(row.run.config for row in rows))
@@ -79,24 +85,6 @@ def figure_section(title: str, figures: Mapping[str, object], text: str = "") ->
     return Section(title, [*blocks, *(Figure(figure, name) for name, figure in figures.items())])
 
 
-def importance_figure(importances: Mapping[str, float]) -> Figure:
-    """Draws how much of a metric's variation each key of a search explains, shares of one."""
-    order = sorted(importances, key=importances.get)
-    figure = new_figure("share of the variation")
-    figure.add_bar(
-        x=[importances[key] for key in order],
-        y=list(range(len(order))),
-        orientation="h",
-        marker={"color": COLOURS[0]},
-        hovertemplate="%{x:.1%}<extra></extra>",
-    )
-    figure.update_xaxes(tickformat=".0%", rangemode="tozero")
-    figure.update_yaxes(
-        tickvals=list(range(len(order))), ticktext=[plain(key) for key in order], showgrid=False
-    )
-    return Figure(figure, "how much each key matters", height=120 + 34 * len(order))
-
-
 def summary(rows: Sequence[Row], chosen: Metric) -> list[Block]:
     """How many runs stand where, the best run and the best setting."""
     tiles = [Tile(status, f"{n:,}") for status, n in count(row.state for row in rows).items()]
@@ -111,7 +99,7 @@ def summary(rows: Sequence[Row], chosen: Metric) -> list[Block]:
     tiles += [Tile("time of all runs", duration(seconds))] if seconds else []
     blocks: list[Block] = [Tiles(tiles)]
     groups = [group for group in grouped(rows, chosen) if group.results]
-    if len(groups) > 1 or any(len(group.results) > 1 for group in groups):
+    if any(len(group.results) > 1 for group in groups):
         keys = list(dict.fromkeys(key for group in groups for key in group.values))
         lines = [
             [

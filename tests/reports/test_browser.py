@@ -120,10 +120,8 @@ def test_names_are_text(opened):
     assert page.title() == joined
     assert page.locator(".xtitle, .ytitle").all_text_contents() == [joined, joined]
     assert page.locator("h1").inner_text().startswith(NASTY[0])
-    assert (
-        page.locator(".plotly-figure a, .plotly-figure image, main a[href^=javascript]").count()
-        == 0
-    )
+    links = ".plotly-figure .main-svg a, .plotly-figure image, main a[href^=javascript]"
+    assert page.locator(links).count() == 0
 
 
 def test_zoom(opened):

@@ -5,6 +5,7 @@ import statistics
 from math import comb
 
 import numpy as np
+import optuna
 import plotly.graph_objects as go
 import pytest
 from scipy.stats import binomtest
@@ -14,9 +15,12 @@ from reports.answer_sections import Choices
 from reports.comparison import comparison_page, named, sign_test, signed
 from reports.page import percent, render
 from reports.run_record import read_run
-from reports.sweep_sections import figure_section, importance_figure, sweep_page
+from reports.sweep_sections import figure_section, sweep_page
+from sweeps.runs import write_manifest
+from sweeps.specification import Search, write_search
+from sweeps.trials import importances, open_study
 from tests.reports.pages import NASTY, check_self_contained
-from tests.reports.workdirs import records, write_evaluation, write_run, write_sweep
+from tests.reports.workdirs import RECIPE, records, write_evaluation, write_run, write_sweep
 
 RESULTS = {
     ("1e-3", "0"): 0.80,
@@ -117,7 +121,7 @@ def test_words_as_values_and_names_with_html(tmp_path):
     for i, name in enumerate(runs):
         write_run(folder / name, lines=records(accuracy=0.5 + i / 10))
     page = check_self_contained(render(sweep_page(folder)))
-    assert all(page.text.count(text) >= 2 for text in texts)
+    assert all(text in page.text for text in texts)
     figure = page.figures[0]["layout"]["xaxis"]
     assert len(figure["ticktext"]) == 5 and "<" not in "".join(figure["ticktext"])
 
@@ -137,14 +141,77 @@ def test_another_metric(sweep):
         sweep_page(sweep, "los")
 
 
-def test_sections_of_a_search(sweep):
+def test_further_sections(sweep):
     more = figure_section("Search", {"history": go.Figure()}, "20 trials")
-    importance = importance_figure({"seed": 0.1, "optimizer.base_lr": 0.9})
-    assert list(importance.figure.data[0].x) == [0.1, 0.9]
-    assert importance.figure.layout.yaxis.ticktext == ("seed", "optimizer.base_lr")
     page = check_self_contained(render(sweep_page(sweep, more=[more])))
     assert page.sections == ["summary", "runs", "failed-runs", "swept-keys", "search", "curves"]
     assert "20 trials" in page.text
+
+
+@pytest.fixture
+def searched(tmp_path):
+    """Six trials of Optuna, of which the third was pruned; the accuracy goes by base_lr alone."""
+    ranges = {"optimizer.base_lr": "log:1e-4:1e-2", "model.<b>name": "x,<i>y"}
+    wanted = Search(RECIPE, {}, ranges, "top1_accuracy", True, False)
+    folder = tmp_path / "search"
+    folder.mkdir()
+    write_search(folder, wanted)
+    study, runs, results = open_study(folder, wanted), [], []
+    for number in range(6):
+        trial = study.ask()
+        values = {key: each.suggest(trial, key) for key, each in wanted.parsed().items()}
+        results.append(0.8 + 100 * float(values["optimizer.base_lr"]) / 10)
+        runs.append(wanted.run(number, values))
+        is_pruned = number == 2
+        lines = records(10 if is_pruned else 20, accuracy=results[-1] + 0.1)
+        write_run(folder / runs[-1].name, done=not is_pruned, lines=lines)
+        if is_pruned:
+            results[-1] += 0.1
+            (folder / "states").mkdir()
+            record = json.dumps({"exit_code": 75, "pruned": True})
+            (folder / "states" / f"{runs[-1].name}.json").write_text(record)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, results[-1])
+    write_manifest(folder, runs)
+    return folder, runs, results
+
+
+def test_a_search(searched):
+    folder, runs, results = searched
+    made = sweep_page(folder)
+    page = check_self_contained(render(made))
+    assert "This part is left out" not in page.text and "1 pruned" in page.text
+    assert page.sections == ["summary", "runs", "search", "curves"]
+    (section,) = [section for section in made.sections if section.title == "Search"]
+    ranges, history, rate, name, importance = section.blocks
+    assert [row[1].text for row in ranges.rows] == ["log:1e-4:1e-2", "x,<i>y"]
+    best, trials = history.figure.data
+    assert list(trials.y) == pytest.approx(results)
+    done = [result for i, result in enumerate(results) if i != 2]
+    assert list(best.y) == pytest.approx(np.maximum.accumulate(done))
+    assert list(best.x) == [0, 1, 3, 4, 5]
+    assert [symbol == "circle-open" for symbol in trials.marker.symbol].index(True) == 2
+    (trace,) = rate.figure.data
+    assert rate.figure.layout.xaxis.type == "log"
+    assert list(trace.x) == [float(run.values["optimizer.base_lr"]) for run in runs]
+    assert name.figure.layout.xaxis.ticktext == ("x", "&lt;i&gt;y")
+    shares = importances(folder)
+    (bar,) = importance.figure.data
+    assert sorted(bar.x) == list(bar.x) == sorted(shares.values())
+    assert importance.figure.layout.yaxis.ticktext[-1] == "optimizer.base_lr"
+
+
+def test_a_search_without_its_study(searched):
+    """Or that has no result yet."""
+    folder, runs, _ = searched
+    (folder / "study.log").unlink()
+    page = check_self_contained(render(sweep_page(folder)))
+    assert "matters" not in page.text and not (folder / "study.log").exists()
+    for run in runs:
+        for name in ("metrics.jsonl", "DONE"):
+            (folder / run.name / name).unlink(missing_ok=True)
+    assert "No trial has a result yet" in check_self_contained(render(sweep_page(folder))).text
 
 
 ANSWERS = {
