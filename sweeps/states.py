@@ -1,5 +1,6 @@
 """Where each run of a sweep stands, from what it and its launcher have written."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -181,6 +182,19 @@ def _last_records(workdir: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict):
             records.append(record)
     return records
+
+
+def evaluations(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the evaluations of a run so far, as metrics.jsonl has them."""
+    try:
+        lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # the last one may be half-written
+            records.append(json.loads(line))
+    return [record for record in records if record.get("kind") == "eval"]
 
 
 def _end_of(path: Path) -> str:

@@ -11,10 +11,9 @@ import sweeps.start
 from sweeps.launchers.local import Local
 from tests.sweeps.fake_job import fake
 
-sweeps.runs.Run.command = fake
-sweeps.start.check_runs = lambda runs: None
-
 if __name__ == "__main__":
+    sweeps.runs.Run.command = fake
+    sweeps.start.check_runs = lambda runs: None
     folder, parallel, num_runs = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     fixed = {"steps": sys.argv[4]}
     runs = sweeps.runs.name_runs("r.py", fixed, [{"seed": str(i)} for i in range(num_runs)])
