@@ -1,7 +1,6 @@
-import dataclasses
-
 """The page of a sweep, and of two runs side by side, made of runs written by hand."""
 
+import dataclasses
 import json
 import statistics
 from math import comb
