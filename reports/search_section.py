@@ -8,11 +8,13 @@ from reports.curves import COLOURS, new_figure
 from reports.page import Block, Cell, Figure, Table, Text, metric, plain
 from sweeps.collect import Row, number_of
 from sweeps.metric import Metric
-from sweeps.specification import Search
-from sweeps.trials import STUDY, importances
+from sweeps.search import JOURNAL
+from sweeps.search_plan import Plan
+from sweeps.search_results import results
+from sweeps.values import Interval, parse_space
 
 
-def search_blocks(folder: Path, found: Search, rows: Sequence[Row], chosen: Metric) -> list[Block]:
+def search_blocks(folder: Path, found: Plan, rows: Sequence[Row], chosen: Metric) -> list[Block]:
     """Returns the trials over time, what each key did to the metric, and how much each matters.
 
     Args:
@@ -22,14 +24,14 @@ def search_blocks(folder: Path, found: Search, rows: Sequence[Row], chosen: Metr
         chosen: the metric.
     """
     known = [row for row in rows if chosen.value(row.state.metrics) is not None]
-    ranges = [[Cell(printable(key)), Cell(printable(text))] for key, text in found.ranges.items()]
+    ranges = [[Cell(printable(key)), Cell(printable(text))] for key, text in found.spaces.items()]
     blocks: list[Block] = [Table(["key", "searched in"], ranges)]
     if not known:
         return [*blocks, Text("No trial has a result yet.")]
     blocks.append(history(rows, chosen))
-    blocks += [key_figure(key, found, known, chosen) for key in found.ranges]
+    blocks += [key_figure(key, found, known, chosen) for key in found.spaces]
     # Opening a study makes it, if it is not there.
-    if shares := importances(folder) if (folder / STUDY).is_file() else {}:
+    if shares := results(folder).importance if (folder / JOURNAL).is_file() else {}:
         blocks.append(importance_figure(shares))
     return blocks
 
@@ -59,13 +61,17 @@ def history(rows: Sequence[Row], chosen: Metric) -> Figure:
     return Figure(figure, "trials in their order; hollow: not trained to the end", is_wide=True)
 
 
-def key_figure(key: str, found: Search, known: Sequence[Row], chosen: Metric) -> Figure:
+def key_figure(key: str, found: Plan, known: Sequence[Row], chosen: Metric) -> Figure:
     """Draws the result of each trial over its value of a key."""
     figure = new_figure(key, chosen.name.replace("_", " "))
-    searched, texts = found.parsed()[key], [row.run.values.get(key, "") for row in known]
+    space, texts = (
+        parse_space(key, found.spaces[key]),
+        [row.run.values.get(key, "") for row in known],
+    )
     numbers = [number_of(text) for text in texts]
-    if searched.kind == "choices" or None in numbers:
-        choices = list(dict.fromkeys((*searched.choices, *texts)))
+    if not isinstance(space, Interval) or None in numbers:
+        listed = () if isinstance(space, Interval) else space
+        choices = list(dict.fromkeys((*listed, *texts)))
         numbers = [choices.index(text) for text in texts]
         figure.update_xaxes(
             tickvals=list(range(len(choices))),
@@ -73,7 +79,7 @@ def key_figure(key: str, found: Search, known: Sequence[Row], chosen: Metric) ->
             range=[-0.5, len(choices) - 0.5],
             showgrid=False,
         )
-    elif searched.kind == "log":
+    elif space.is_log:
         figure.update_xaxes(type="log", exponentformat="power")
     _add_trials(figure, numbers, known, chosen)
     return Figure(figure, printable(f"{chosen.name.replace('_', ' ')} by {key}"))

@@ -26,7 +26,7 @@ from reports.run_sections import duration, section
 from reports.search_section import search_blocks
 from sweeps.collect import SEED, Row, by_key, grouped, in_words, number_of, read_rows, swept_keys
 from sweeps.metric import Metric, metric_of
-from sweeps.specification import read_search
+from sweeps.search_plan import read_plan
 from sweeps.states import count
 from sweeps.states import in_words as counted
 
@@ -51,7 +51,7 @@ def sweep_page(
     Raises:
         ConfigError: it is not the folder of a sweep, or no run has the metric.
     """
-    rows, found = read_rows(folder), read_search(folder)
+    rows, found = read_rows(folder), read_plan(folder)
     chosen = metric_of(folder, [row.run for row in rows], metric_name)
     if found and metric_name is None:
         chosen = Metric(found.metric, found.is_better_higher)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from harness import workdirs
 from harness.errors import ConfigError
@@ -62,18 +63,28 @@ def metric_of(folder: Path, runs: Iterable[Run], name: str | None = None) -> Met
         names = {key for run in runs for key in state_of(folder, run).metrics}
         if names and name not in names:
             raise ConfigError(unknown_name(f"--metric={name}", name, sorted(names)))
-        return Metric(name, is_better_higher(name))
+        return Metric(name, _is_better_higher(name))
     for run in runs:
         try:
             section = workdirs.read_record(folder / run.name)["config"]["checkpoint"]
         except (ConfigError, KeyError, TypeError):
             continue
-        if name := section.get("best_metric"):
-            mode = section.get("best_mode")
-            return Metric(name, mode == "max" if mode else is_better_higher(name))
+        return metric_of_config(section)
     return Metric(DEFAULT)
 
 
-def is_better_higher(name: str) -> bool:
-    """Returns whether a metric is good where it is high, by its name."""
+def metric_of_config(section: Mapping[str, Any], name: str | None = None) -> Metric:
+    """Returns the metric by which a run chooses its best checkpoint.
+
+    Args:
+        section: config.checkpoint.
+        name: chosen by a person; None: that of the section.
+    """
+    name, mode = name or section.get("best_metric") or DEFAULT, section.get("best_mode")
+    if mode and name == section.get("best_metric"):
+        return Metric(name, mode == "max")
+    return Metric(name, _is_better_higher(name))
+
+
+def _is_better_higher(name: str) -> bool:
     return not name.endswith(LOWER_IS_BETTER)

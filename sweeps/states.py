@@ -81,16 +81,6 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {status}" for status, number in counts.items())
 
 
-def evaluations_of(folder: Path, run: Run) -> list[tuple[int, dict[str, float]]]:
-    """Returns (step, metrics) of each evaluation of a run so far."""
-    try:
-        text = (folder / run.name / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    records = (record for record in _parsed(text) if record.get("kind") == "eval")
-    return [(record["step"], _numbers(record)) for record in records if "step" in record]
-
-
 def is_running(folder: Path, run: Run) -> bool:
     """Returns whether a process is at the run: it trains, or has been started on this machine."""
     if workdirs.is_claimed(folder / run.name):
@@ -195,6 +185,15 @@ def _parsed(text: str) -> list[dict[str, Any]]:
         if isinstance(record, dict):
             records.append(record)
     return records
+
+
+def evaluations(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the evaluations of a run so far, as metrics.jsonl has them."""
+    try:
+        text = (workdir / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [record for record in _parsed(text) if record.get("kind") == "eval"]
 
 
 def _end_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from harness.errors import printable
 from sweeps.metric import Metric, metric_of
-from sweeps.runs import MANIFEST, Run, read_runs
+from sweeps.runs import Run, read_runs
 from sweeps.states import State, count, in_words, state_of
 
 _COLORS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
@@ -53,10 +53,11 @@ class Progress:
 
     Args:
         folder: of the sweep.
+        total: runs that it will have; None: those of its manifest.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, total: int | None = None):
+        self._folder, self._total = folder, total
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._next_table = 0.0
@@ -70,11 +71,6 @@ class Progress:
         if self._console.is_terminal:
             self._live.stop()
 
-    def _runs(self) -> list[Run]:
-        """Returns the runs so far; a search adds some."""
-        has_some = (self._folder / MANIFEST).exists()
-        return read_runs(self._folder) if has_some else []
-
     def say(self, line: str) -> None:
         """Prints a line above the table."""
         if self._console.is_terminal:
@@ -84,20 +80,20 @@ class Progress:
 
     def ended(self, run: Run) -> None:
         """Says how a run has ended."""
-        runs = self._runs()
-        states = _states(self._folder, runs)
+        states = _states(self._folder, read_runs(self._folder))
         state = states[run.name]
         number = sum(s.status in ("done", "pruned", "failed") for s in states.values())
         metric = metric_of(self._folder, [run])
         result = state.last_line or metric.in_words(state.metrics)
-        line = f"[{number}/{len(runs)}] {state.status:<11} {run.name}  {result}"
+        line = f"[{number}/{self._total or len(states)}] {state.status:<11} {run.name}  {result}"
         self.say(f"{line}  ({_time(state.seconds)})")
 
     def show(self) -> None:
         """Brings the table up to date, once a second."""
         if self._console.is_terminal and time.monotonic() >= self._next_table:
             rows = self._console.height // 2
-            self._live.update(_table(self._folder, self._runs(), None, None, rows), refresh=True)
+            runs = read_runs(self._folder)
+            self._live.update(_table(self._folder, runs, None, None, rows), refresh=True)
             self._next_table = time.monotonic() + SECONDS_BETWEEN_TABLES
 
 

@@ -1,18 +1,18 @@
 """Runs on this machine, some at a time."""
 
-import dataclasses
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from harness.arguments import problem
 from harness.errors import ConfigError, Interrupted
-from sweeps.launchers.devices import Share, share_out
+from sweeps.launchers.devices import share_out
 from sweeps.processes import begin, tell
 from sweeps.runs import Run
 from sweeps.states import is_running, note_end, state_of
@@ -22,49 +22,39 @@ SECONDS_BETWEEN_LOOKS = 0.2
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Supply(Protocol):
-    """What gives the next run, and hears how runs fare."""
+class Source(Protocol):
+    """Which runs there are to do; it may decide so while others run."""
 
-    def take(self) -> Run | None:
-        """Returns a run to start, None if there is none, or none yet."""
+    def next(self) -> Run | None:
+        """Returns a run to start, None if there is none at the moment."""
 
-    def is_empty(self) -> bool:
-        """Returns whether there is none, and there will be none."""
+    def again(self, run: Run) -> None:
+        """Takes back a run that another process began and did not finish."""
 
-    def is_hopeless(self, run: Run) -> bool:
-        """Returns whether a run that is under way is to be ended: pruned."""
-
-    def ended(self, run: Run) -> None:
-        """Hears that a run has ended, done or not."""
-
-
-class _Listed:
-    """A supply of runs that are known beforehand."""
-
-    def __init__(self, runs: list[Run]):
-        self._waiting = deque(runs)
-
-    def take(self) -> Run | None:
-        return self._waiting.popleft() if self._waiting else None
-
-    def is_empty(self) -> bool:
-        return not self._waiting
-
-    def is_hopeless(self, run: Run) -> bool:
-        return False
+    def goes_on(self, run: Run) -> bool:
+        """Returns whether a run that is under way is worth its time; asked again and again."""
 
     def ended(self, run: Run) -> None:
+        """Is told of each run that has ended."""
+
+
+class Listed:
+    """These runs, in their order."""
+
+    def __init__(self, runs: Iterable[Run]):
+        self._left = deque(runs)
+
+    def next(self):
+        return self._left.popleft() if self._left else None
+
+    def again(self, run):
+        self._left.append(run)
+
+    def goes_on(self, run):
+        return True
+
+    def ended(self, run):
         pass
-
-
-@dataclasses.dataclass
-class _Begun:
-    """A run that is under way."""
-
-    run: Run
-    process: subprocess.Popen | None = None  # None: it is another launcher's
-    share: Share | None = None
-    is_pruned: bool = False
 
 
 class Local:
@@ -88,90 +78,74 @@ class Local:
         Raises:
             Interrupted: by a signal.
         """
-        self.work(folder, _Listed(runs), f"{len(runs)} to do")
+        self.work(folder, Listed(runs), what=f"{len(runs)} to do")
 
-    def work(self, folder: Path, supply: Supply, what: str) -> None:
-        """Runs what a supply gives, until it is empty and the last run has ended.
+    def work(self, folder: Path, source: Source, *, what: str, total: int | None = None) -> None:
+        """Runs what there is to do; returns when nothing is left and the last has ended.
 
         Args:
             folder: of the sweep.
-            supply: of runs.
-            what: there is to do, to show.
+            source: of the runs.
+            what: there is to do, in words.
+            total: runs that the sweep will have; None: those of its manifest.
 
         Raises:
             Interrupted: by a signal.
         """
-        free, begun, sent = deque(self._shares), [], 0
-        with _Signals() as signals, Progress(folder) as progress:
+        free = deque(self._shares)
+        processes: dict[str, tuple[Run, subprocess.Popen, object]] = {}
+        elsewhere: list[Run] = []  # under way, though not by us: an earlier launcher's
+        pruned: set[str] = set()
+        with _Signals() as signals, Progress(folder, total) as progress:
             progress.say(f"{what}, {len(self._shares)} at a time")
-            while True:
-                while free and not signals.received and (run := supply.take()):
-                    if is_running(folder, run):  # an earlier launcher's, which has been killed
+            sent, is_left = 0, True
+            while processes or ((is_left or elsewhere) and not signals.received):
+                if sent != signals.received:
+                    sent = signals.received
+                    for _, process, _ in processes.values():
+                        tell(process, signal.SIGKILL if sent > 1 else signal.SIGTERM)
+                while free and not signals.received:
+                    run = source.next()
+                    is_left = run is not None
+                    if not is_left:
+                        break
+                    if is_running(folder, run):
                         progress.say(f"{run.name} is under way elsewhere")
-                        begun.append(_Begun(run))
+                        elsewhere.append(run)
                         continue
                     share = free.popleft()
                     process = begin(folder, run, environment=share.environment, cores=share.cores)
-                    begun.append(_Begun(run, process, share))
-                if sent != signals.received:
-                    sent = signals.received
-                    for one in begun:
-                        if one.process:
-                            tell(one.process, signal.SIGKILL if sent > 1 else signal.SIGTERM)
-                for one in list(begun):
-                    if one.process and not one.is_pruned and supply.is_hopeless(one.run):
-                        one.is_pruned = True
-                        tell(one.process, signal.SIGTERM)
-                    if not self._has_ended(folder, one):
-                        continue
-                    begun.remove(one)
-                    if one.share:
-                        free.append(one.share)
-                        if one.process.returncode and is_running(folder, one.run):
-                            begun.append(_Begun(one.run))  # another one was faster
+                    processes[run.name] = run, process, share
+                for run, process, share in list(processes.values()):
+                    if process.poll() is not None:
+                        del processes[run.name]
+                        free.append(share)
+                        if process.returncode and is_running(folder, run):  # it lost the race
+                            elsewhere.append(run)
                             continue
-                        self._note_end(folder, one, is_stopped=sent > 0)
-                    elif state_of(folder, one.run).status in ("interrupted", "waiting"):
-                        supply = _Before(one.run, supply)  # it was killed, too
-                        continue
-                    supply.ended(one.run)
-                    progress.ended(one.run)
-                if not any(one.process for one in begun) and signals.received:
-                    break
-                if not begun and supply.is_empty():
-                    break
+                        # A run that was not ready to save, or not given the time, can go on too.
+                        is_stopped = (sent or run.name in pruned) and process.returncode < 0
+                        code = Interrupted.exit_code if is_stopped else process.returncode
+                        note_end(
+                            folder, run, code, **{"pruned": True} if run.name in pruned else {}
+                        )
+                        progress.ended(run)
+                        source.ended(run)
+                    elif run.name not in pruned and not sent and not source.goes_on(run):
+                        pruned.add(run.name)
+                        tell(process, signal.SIGTERM)
+                for run in [run for run in elsewhere if not is_running(folder, run)]:
+                    elsewhere.remove(run)
+                    if state_of(folder, run).status in ("done", "failed", "pruned"):
+                        progress.ended(run)
+                        source.ended(run)
+                    else:
+                        source.again(run)
+                        is_left = True
                 progress.show()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         if signals.received:
             raise Interrupted("stopped; the same command goes on")
-
-    @staticmethod
-    def _has_ended(folder: Path, one: _Begun) -> bool:
-        return one.process.poll() is not None if one.process else not is_running(folder, one.run)
-
-    @staticmethod
-    def _note_end(folder: Path, one: _Begun, *, is_stopped: bool) -> None:
-        code = one.process.returncode
-        # A run that was not ready to save, or not given the time, can go on too.
-        if (is_stopped or one.is_pruned) and code < 0:
-            code = Interrupted.exit_code
-        is_pruned = one.is_pruned and code == Interrupted.exit_code
-        note_end(folder, one.run, code, **({"pruned": True} if is_pruned else {}))
-
-
-class _Before:
-    """A supply that gives one run before all others."""
-
-    def __init__(self, run: Run, others: Supply):
-        self._run, self._others = run, others
-        self.is_hopeless, self.ended = others.is_hopeless, others.ended
-
-    def take(self) -> Run | None:
-        run, self._run = self._run, None
-        return run or self._others.take()
-
-    def is_empty(self) -> bool:
-        return self._run is None and self._others.is_empty()
 
 
 class _Signals:

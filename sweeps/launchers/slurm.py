@@ -99,7 +99,7 @@ class Slurm:
         write_text(folder / _JOBS, json.dumps(jobs, indent=2) + "\n")
         first = submitted[0].job_id.partition("_")[0]
         print(f"{len(runs)} runs are submitted as job {first}; `scancel {first}` ends them")
-        print(f"python tools/sweep.py status --workdir={folder} --watch")
+        print(f"python tools/sweep.py status --workdir={folder}")
 
 
 class RunJob:

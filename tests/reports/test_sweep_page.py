@@ -1,5 +1,6 @@
 """The page of a sweep, and of two runs side by side, made of runs written by hand."""
 
+import dataclasses
 import json
 import statistics
 from math import comb
@@ -17,8 +18,9 @@ from reports.page import percent, render
 from reports.run_record import read_run
 from reports.sweep_sections import figure_section, sweep_page
 from sweeps.runs import write_manifest
-from sweeps.specification import Search, write_search
-from sweeps.trials import importances, open_study
+from sweeps.search import open_study, suggest
+from sweeps.search_plan import PLAN, Plan
+from sweeps.search_results import results as results_of
 from tests.reports.pages import NASTY, check_self_contained
 from tests.reports.workdirs import RECIPE, records, write_evaluation, write_run, write_sweep
 
@@ -152,14 +154,14 @@ def test_further_sections(sweep):
 def searched(tmp_path):
     """Six trials of Optuna, of which the third was pruned; the accuracy goes by base_lr alone."""
     ranges = {"optimizer.base_lr": "log:1e-4:1e-2", "model.<b>name": "x,<i>y"}
-    wanted = Search(RECIPE, {}, ranges, "top1_accuracy", True, False)
+    wanted = Plan(RECIPE, {}, ranges, "top1_accuracy", True)
     folder = tmp_path / "search"
-    folder.mkdir()
-    write_search(folder, wanted)
+    (folder / "states").mkdir(parents=True)
+    (folder / PLAN).write_text(json.dumps(dataclasses.asdict(wanted)))
     study, runs, results = open_study(folder, wanted), [], []
     for number in range(6):
         trial = study.ask()
-        values = {key: each.suggest(trial, key) for key, each in wanted.parsed().items()}
+        values = {key: suggest(trial, key, text) for key, text in ranges.items()}
         results.append(0.8 + 100 * float(values["optimizer.base_lr"]) / 10)
         runs.append(wanted.run(number, values))
         is_pruned = number == 2
@@ -167,7 +169,6 @@ def searched(tmp_path):
         write_run(folder / runs[-1].name, done=not is_pruned, lines=lines)
         if is_pruned:
             results[-1] += 0.1
-            (folder / "states").mkdir()
             record = json.dumps({"exit_code": 75, "pruned": True})
             (folder / "states" / f"{runs[-1].name}.json").write_text(record)
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -196,7 +197,7 @@ def test_a_search(searched):
     assert rate.figure.layout.xaxis.type == "log"
     assert list(trace.x) == [float(run.values["optimizer.base_lr"]) for run in runs]
     assert name.figure.layout.xaxis.ticktext == ("x", "&lt;i&gt;y")
-    shares = importances(folder)
+    shares = results_of(folder).importance
     (bar,) = importance.figure.data
     assert sorted(bar.x) == list(bar.x) == sorted(shares.values())
     assert importance.figure.layout.yaxis.ticktext[-1] == "optimizer.base_lr"
@@ -205,9 +206,9 @@ def test_a_search(searched):
 def test_a_search_without_its_study(searched):
     """Or that has no result yet."""
     folder, runs, _ = searched
-    (folder / "study.log").unlink()
+    (folder / "search.journal").unlink()
     page = check_self_contained(render(sweep_page(folder)))
-    assert "matters" not in page.text and not (folder / "study.log").exists()
+    assert "matters" not in page.text and not (folder / "search.journal").exists()
     for run in runs:
         for name in ("metrics.jsonl", "DONE"):
             (folder / run.name / name).unlink(missing_ok=True)

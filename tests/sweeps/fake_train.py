@@ -1,6 +1,7 @@
 """Stands in for train.py: writes the same files, in a second, with numbers that its flags decide.
 
-Each step is a line; a rerun goes on after the last one. --config.fail=N ends with exit code N.
+Each step is a line; a rerun goes on after the last one. --config.fail=N ends with exit code N, half
+way; --config.fails_above=LR does so where --config.lr is higher.
 """
 
 import fcntl
@@ -48,14 +49,16 @@ lines = [line for line in lines if line.endswith("\n")]  # kill -9 may cut the l
 metrics.write_text("".join(lines))
 for step in range(len(lines) + 1, num_steps + 1):
     time.sleep(float(flags.get("config.seconds", 0.05)))
-    if step == num_steps // 2 and "config.fail" in flags:
+    is_too_high = float(flags.get("config.lr", 0)) > float(flags.get("config.fails_above", "inf"))
+    fails = "config.fail" in flags and ("config.fails_above" not in flags or is_too_high)
+    if step == num_steps // 2 and fails:
         print("it cannot go on", file=sys.stderr)
         sys.exit(int(flags["config.fail"]))
     drawn_from = repr((workdir.name, sorted(flags.items() - {("workdir", flags["workdir"])}), step))
     digest = hashlib.sha256(drawn_from.encode()).hexdigest()
     value = int(digest[:8], 16) / 16**8
-    if rate := flags.get("config.optimizer.base_lr"):  # best at 1e-3, at every step
-        value = (1 - abs(math.log10(float(rate)) + 3) / 3) * step / num_steps
+    if "config.lr" in flags:  # best at 1e-3, and better with every step
+        value = (1 - (math.log10(float(flags["config.lr"])) + 3) ** 2 / 4) * step / num_steps
     with metrics.open("a") as file:
         file.write(json.dumps({"kind": "eval", "step": step, "top1_accuracy": value}) + "\n")
 records = [json.loads(line) for line in metrics.read_text().splitlines()]
