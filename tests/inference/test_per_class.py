@@ -261,6 +261,14 @@ def test_files(small_config, trained, run_script):
     assert sure == right
 
 
+def test_of_weights(small_config, trained):
+    """Of a weights file as of the run that it is of."""
+    workdir = trained(small_config)
+    of_run = evaluate.evaluate_workdir(small_config, workdir, per_class=True)["per_class"]
+    of_weights = evaluate.evaluate_weights(small_config, workdir, per_class=True)["per_class"]
+    assert of_weights.predictions() == of_run.predictions()
+
+
 def test_several_labels_of_a_run(tmp_path):
     for loss in ("softmax", "sigmoid"):
         config = small_mosaics()
