@@ -1,12 +1,13 @@
 """Runs on this machine, some at a time."""
 
+import contextlib
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -96,7 +97,11 @@ class Local:
         processes: dict[str, tuple[Run, subprocess.Popen, object]] = {}
         elsewhere: list[Run] = []  # under way, though not by us: an earlier launcher's
         pruned: set[str] = set()
-        with _Signals() as signals, Progress(folder, total) as progress:
+        with (
+            _Signals() as signals,
+            Progress(folder, total) as progress,
+            _ended_with_us(processes),
+        ):
             progress.say(f"{what}, {len(self._shares)} at a time")
             sent, is_left = 0, True
             while processes or ((is_left or elsewhere) and not signals.received):
@@ -146,6 +151,17 @@ class Local:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         if signals.received:
             raise Interrupted("stopped; the same command goes on")
+
+
+@contextlib.contextmanager
+def _ended_with_us(processes: Mapping[str, tuple]) -> Iterator[None]:
+    """Lets the runs save and end if the block raises."""
+    try:
+        yield
+    except BaseException:
+        for _, process, _ in processes.values():
+            tell(process, signal.SIGTERM)
+        raise
 
 
 class _Signals:

@@ -182,6 +182,10 @@ def test_a_search_in_which_all_fails_ends_soon(tmp_path):
     with pytest.raises(SearchFailed, match="3 trials failed: .*: it cannot go on"):
         search(tmp_path, plan(fail="1", **QUICK), Local(), num_trials=12)
     assert len(read_runs(tmp_path)) == 3
+    with pytest.raises(SearchFailed):  # and lets the others save
+        search(tmp_path / "b", plan(fail="1", seconds="0.1"), Local(parallel=4), num_trials=12)
+    wait_for(lambda: "running" not in statuses(tmp_path / "b"))
+    assert not finals(tmp_path / "b")
 
 
 def test_a_torn_line_of_the_journal_is_cut_off(tmp_path):
