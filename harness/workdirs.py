@@ -28,6 +28,7 @@ import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from harness.arguments import problem
 from harness.class_lists import two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path, read_lines, write_text
@@ -138,7 +139,7 @@ def claimed(
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     with lock:
-        if not _lock(lock, fcntl.LOCK_EX):
+        if not _lock(lock, fcntl.LOCK_EX, attempts=5):  # `is_claimed` has it for a moment
             raise ConfigError(f"another process is training in {workdir}")
         if not (workdir / "config.json").exists():
             write_config(workdir, config, num_examples)
@@ -159,17 +160,25 @@ def claimed(
         yield
 
 
-def _lock(file: IO[str], kind: int) -> bool:
-    """Locks a file until it is closed or the process ends, however; False if another holds it.
+def check_path(workdir: Path) -> None:
+    """Raises ConfigError for a path under which Orbax writes checkpoints that it cannot read.
 
-    Waits a moment, since `is_claimed` holds a lock for one.
+    It takes the path for a pattern of names.
     """
-    for attempt in range(5):
+    if found := sorted(set("*?[]") & set(str(workdir))):
+        raise ConfigError(
+            problem("--workdir", str(workdir), f"{' '.join(found)} in a path", "other characters")
+        )
+
+
+def _lock(file: IO[str], kind: int, attempts: int = 1) -> bool:
+    """Locks a file until it is closed or the process ends, however; False if another holds it."""
+    for attempt in range(attempts):
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            time.sleep(0.02 * (attempt + 1))
+            time.sleep(0.02 * (attempt + 1) if attempt + 1 < attempts else 0)
     return False
 
 

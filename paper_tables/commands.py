@@ -72,6 +72,8 @@ def run(args: flags.FlagValues, name: str | None, keyed: Keyed) -> None:
     seeds = _seeds(args.seeds)
     workdir = Path(args.workdir) if args.workdir else WORKDIR
     local_path("--workdir", workdir)
+    if not args.speed and not any(row.config for table in tables for row in table.rows):
+        raise ConfigError(f"{name} has only published numbers; show {name} shows them")
     if args.speed or not any(table.trains for table in tables):
         for table in tables:
             _measure(args, table, workdir)

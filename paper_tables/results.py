@@ -15,6 +15,7 @@ from typing import Any
 from harness import workdirs
 from harness.errors import ConfigError, input_errors
 from harness.files import write_text
+from harness.recipes import find_recipe
 from paper_tables.tables import ROOT, Column, Row, Table, recipe_of
 from paper_tables.training import runs_of
 from sweeps.runs import MANIFEST, Run, read_runs
@@ -59,7 +60,8 @@ class Results:
             self._trained = _of_other_command(table)
         else:
             finished = records_of(table, folder) if folder else []
-            self._trained = _by_row(_read(RESULTS / f"{table.label}.jsonl")) | _by_row(finished)
+            known = {_key(record): record for record in _read(RESULTS / f"{table.label}.jsonl")}
+            self._trained = _by_row([*(known | {_key(r): r for r in finished}).values()])
 
     def has(self, row: Row) -> bool:
         """Returns whether a run of a row is done."""
@@ -150,7 +152,7 @@ def command_of(table: Table, folder: Path, run: Run) -> str | None:
 
 def recipe_from_root(recipe: str) -> str:
     """Returns a recipe as the tables have it: its path begins at the checkout."""
-    path = Path(recipe).absolute()
+    path = find_recipe(recipe)
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 

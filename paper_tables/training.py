@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from harness.arguments import unknown
 from harness.errors import ConfigError
-from paper_tables.tables import ROOT, Row, Table, recipe_of
+from paper_tables.tables import Row, Table, recipe_of
 from sweeps.launchers.printing import Print
 from sweeps.runs import MANIFEST, Run, read_runs
 from sweeps.start import Launcher, start
@@ -54,7 +54,7 @@ def runs_of(
                 runs.append(
                     Run(
                         name,
-                        _as_seen_from_here(recipe),
+                        recipe,
                         overrides,
                         {"row": row.name, **which, **own},
                     )
@@ -69,11 +69,6 @@ def _recipes(table: Table, row: Row) -> dict[str, str]:
         if column.metric and (recipe := recipe_of(row, column)):
             recipes.setdefault(recipe, column.key)
     return recipes
-
-
-def _as_seen_from_here(recipe: str) -> str:
-    path, here = ROOT / recipe, Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def slugs_of(rows: Sequence[Row]) -> dict[str, str]:
@@ -99,10 +94,12 @@ def choose_rows(table: Table, only: Collection[str]) -> Table:
         return table
     slugs = {slug: name for name, slug in slugs_of(list(names.values())).items()}
     chosen = set()
-    for text in only:
+    known = {*slugs, *names}
+    listed = [one for text in only for one in ([text] if text in known else text.split(","))]
+    for text in listed:
         name = slugs.get(text, text)
         if name not in names:
-            raise ConfigError(f"--only={text!r}: {unknown(text, names)}")
+            raise ConfigError(f"--only={text!r}: {unknown(text, slugs)}")
         chosen |= {name, *names[name].needs.values()}
     return dataclasses.replace(table, rows=tuple(row for row in table.rows if row.name in chosen))
 

@@ -1,11 +1,10 @@
 """From a command line to the runs of a sweep."""
 
-import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 from harness.errors import ConfigError
-from harness.recipes import load_recipe
+from harness.recipes import ROOT, call_recipe, find_recipe, load_recipe
 from sweeps.runs import Run, name_runs, product, zipped
 from sweeps.values import parse_recipes, parse_values
 
@@ -44,7 +43,9 @@ def plan(
             lists[key] = [recipes[0].partition(".py")[0] + ".py" + a for a in _arguments(text)]
         else:
             lists[key] = parse_recipes([text])
-    several = parse_recipes(recipes or lists.get("config", []))
+    several = [_as_stored(recipe) for recipe in parse_recipes(recipes or lists.get("config", []))]
+    if "config" in lists:
+        lists["config"] = [_as_stored(recipe) for recipe in lists["config"]]
     if len(several) > 1 and "config" not in lists:
         lists = {"config": several, **lists}
     combinations = zipped(lists) if is_zip else product(lists)
@@ -52,11 +53,19 @@ def plan(
         combinations = [
             {**combination, **values}
             for combination in combinations
-            for values in _named(name, combination.get("config", several[0]))
+            for values in _named(name, combination.get("config", several[0]), fixed)
         ]
     if combinations == [{}]:
         raise ConfigError("nothing is swept: give --sweep.KEY=VALUES, or --sweep=NAME; see --help")
     return name_runs(several[0], fixed, combinations)
+
+
+def _as_stored(recipe: str) -> str:
+    """Returns a recipe as the manifest has it, wherever one stands: relative to the checkout."""
+    file, colon, argument = recipe.partition(":")
+    path = find_recipe(file)
+    path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    return f"{path}{colon}{argument}"
 
 
 def _arguments(text: str) -> list[str]:
@@ -71,15 +80,18 @@ def config_key(key: str) -> str:
     return key
 
 
-def _named(name: str, recipe: str) -> list[dict[str, str]]:
+def _named(name: str, recipe: str, fixed: Collection[str]) -> list[dict[str, str]]:
     """Returns the overrides of a sweep that a recipe defines."""
     module, _ = load_recipe(recipe)
     if not hasattr(module, "sweep"):
         raise ConfigError(f"--sweep={name}: {recipe} defines no sweep(name)")
-    try:
-        combinations: list[Mapping[str, Any]] = list(itertools.chain(module.sweep(name)))
-    except ValueError as error:
-        raise ConfigError(f"--sweep={name}: {error}") from None
+    path = Path(module.__file__)
+    combinations = call_recipe(f"{recipe} --sweep={name}", path, lambda: list(module.sweep(name)))
+    for values in combinations:
+        if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+            raise ConfigError(f"--sweep={name}: {values!r} is not a dict of overrides")
+        if both := values.keys() & fixed:
+            raise ConfigError(f"--sweep={name}: it sets {min(both)}, and so does --config")
     if not combinations:
         raise ConfigError(f"--sweep={name}: {recipe} yields no runs")
     return [

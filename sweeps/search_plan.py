@@ -10,6 +10,7 @@ from harness.errors import ConfigError
 from harness.strict_config import unknown_name
 from sweeps.check import config_of
 from sweeps.metric import metric_of_config
+from sweeps.plan import config_key
 from sweeps.runs import Run, name_runs
 from sweeps.values import Interval, parse_space
 from training import experiment
@@ -73,8 +74,9 @@ def plan_search(
     """
     if len(recipes) != 1:
         raise ConfigError("--search needs one recipe: --config=FILE.py")
-    fixed, spaces = dict(fixed), {}
+    fixed, spaces = {config_key(key): text for key, text in fixed}, {}
     for key, text in swept:
+        key = config_key(key)
         if key in spaces or key in fixed:
             raise ConfigError(f"--sweep.{key}: the key is given twice")
         parse_space(key, text)

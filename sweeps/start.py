@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from harness import workdirs
 from harness.arguments import Override
 from harness.errors import ConfigError, RunError, input_errors
 from harness.strict_config import check_section, unknown_name
@@ -79,11 +80,15 @@ def start(
         ConfigError: one of the runs cannot work, the folder is that of another sweep, or another
             launcher is at it. Nothing is started.
     """
-    before = _check_same_sweep(folder, runs)
+    workdirs.check_path(folder)
+    _check_same_sweep(folder, runs)
     chosen = [run for run in runs if only is None or run.name in only]
     left = [run for run in chosen if _is_left(state_of(folder, run), retry_failed)]
     check_runs(left)
     with launching(folder):
+        before = _check_same_sweep(folder, runs)  # again: another launcher may have been faster
+        if len(runs) > len(before) > 0:
+            print(f"{len(runs) - len(before)} runs are new in {folder}")
         if [run.name for run in before] != [run.name for run in runs]:
             write_manifest(folder, runs)
         states = {run.name: state_of(folder, run) for run in runs}
@@ -115,8 +120,6 @@ def _check_same_sweep(folder: Path, runs: list[Run]) -> list[Run]:
             what = f"its run {run.name} is {old} there, {new} now"
         if what:
             raise ConfigError(f"{folder} holds another sweep ({what}); choose another --workdir")
-    if len(runs) > len(before):
-        print(f"{len(runs) - len(before)} runs are new in {folder}")
     return before
 
 

@@ -1,11 +1,13 @@
 """Where each run of a sweep stands, from what it and its launcher have written."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import math
 import os
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +51,9 @@ def state_of(folder: Path, run: Run) -> State:
     workdir, running = folder / run.name, is_running(folder, run)  # first: it may end meanwhile
     record = read_record(folder, run)
     last = _last_records(workdir)
-    known = {"step": max((r.get("step", 0) for r in last), default=0), "seconds": _seconds(record)}
+    until = None if running else _last_write(folder, run)
+    known = {"step": max((r.get("step", 0) for r in last), default=0)}
+    known["seconds"] = _seconds(record, until)
     try:
         done = workdirs.read_done(workdir)
     except (ConfigError, OSError, ValueError) as error:
@@ -85,11 +89,16 @@ def is_running(folder: Path, run: Run) -> bool:
     """Returns whether a process is at the run: it trains, or has been started on this machine."""
     if workdirs.is_claimed(folder / run.name):
         return True
+    return pid_of(folder, run) is not None
+
+
+def pid_of(folder: Path, run: Run) -> int | None:
+    """Returns the number of a run's process, if it was started on this machine and is alive."""
     record = read_record(folder, run)
     if "exit_code" in record or record.get("host") != socket.gethostname():
-        return False
+        return None
     start = _process_start(record.get("pid"))
-    return start is not None and start == record.get("process_start")
+    return record["pid"] if start is not None and start == record.get("process_start") else None
 
 
 def read_record(folder: Path, run: Run) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def note_start(folder: Path, run: Run, pid: int) -> None:
         "process_start": _process_start(pid),
         "started": _now(),
         "attempts": before.get("attempts", 0) + 1,
-        "seconds": before.get("seconds", 0.0),
+        "seconds": _seconds(before, _last_write(folder, run)),
     }
     _write_record(folder, run, record)
 
@@ -125,7 +134,7 @@ def note_end(folder: Path, run: Run, exit_code: int, **more: Any) -> None:
         **more: what else there is to know, such as pruned=True.
     """
     record = read_record(folder, run)
-    seconds = _seconds(record)
+    seconds = _seconds(record, None)
     _write_record(folder, run, {**record, "exit_code": exit_code, "seconds": seconds, **more})
 
 
@@ -143,13 +152,28 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def _seconds(record: Mapping[str, Any]) -> float:
-    """Returns the time of all attempts, the present one included."""
+def _seconds(record: Mapping[str, Any], until: float | None) -> float:
+    """Returns the time of all attempts.
+
+    Args:
+        record: of the run.
+        until: when the last attempt ended if nobody noted it, seconds since 1970; None: now.
+    """
     seconds = record.get("seconds", 0.0)
     if "started" in record and "exit_code" not in record:
-        now = datetime.datetime.now(datetime.UTC)
-        seconds += (now - datetime.datetime.fromisoformat(record["started"])).total_seconds()
+        started = datetime.datetime.fromisoformat(record["started"]).timestamp()
+        seconds += max((time.time() if until is None else until) - started, 0.0)
     return round(seconds, 3)
+
+
+def _last_write(folder: Path, run: Run) -> float:
+    """Returns when a run wrote something last, seconds since 1970; 0 if it never did."""
+    paths = (folder / run.name / "metrics.jsonl", folder / run.name / "DONE")
+    times = [0.0]
+    for path in (*paths, folder / f"{run.name}.log"):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _process_start(pid: int | None) -> int | None:
@@ -171,8 +195,13 @@ def _process_start(pid: int | None) -> int | None:
 
 
 def _last_records(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the last lines of metrics.jsonl, as far as they are readable."""
-    return _parsed(_end_of(workdir / "metrics.jsonl"))
+    """Returns the last readable lines of metrics.jsonl, an evaluation among them if any."""
+    records = []
+    for size in (_END, 64 * _END, None):
+        records = _parsed(_end_of(workdir / "metrics.jsonl", size))
+        if any(record.get("kind") == "eval" for record in records):
+            break
+    return records
 
 
 def _parsed(text: str) -> list[dict[str, Any]]:
@@ -196,11 +225,11 @@ def evaluations(workdir: Path) -> list[dict[str, Any]]:
     return [record for record in _parsed(text) if record.get("kind") == "eval"]
 
 
-def _end_of(path: Path) -> str:
+def _end_of(path: Path, size: int | None = _END) -> str:
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _END))
+            file.seek(max(0, file.tell() - size) if size else 0)
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""

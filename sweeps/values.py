@@ -36,6 +36,8 @@ def parse_values(key: str, text: str) -> list[str]:
                     problem(_flag(key), text, f"{item} is an empty range", "FIRST:END, such as 0:5")
                 )
             values += map(str, numbers)
+        elif _INTERVAL.fullmatch(item):
+            raise ConfigError(problem(_flag(key), text, "a range: it needs --search=optuna"))
         elif item:
             values.append(item)
         else:

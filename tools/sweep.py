@@ -1,7 +1,7 @@
 r"""Runs a recipe with every combination of some values, and compares the results.
 
     python tools/sweep.py --config=configs/digits_nest.py --workdir=runs/sweep \
-        --sweep.model.aggregation=conv_norm_maxpool,max_pool --sweep.seed=0:3
+        --sweep.model.aggregation=conv_norm_maxpool,maxpool --sweep.seed=0:3
     python tools/sweep.py --workdir=runs/sweep               # starts what is not done
     python tools/sweep.py status --workdir=runs/sweep
     python tools/sweep.py collect --workdir=runs/sweep       # CSV, Markdown, plots
@@ -124,6 +124,8 @@ def main(args: flags.FlagValues, keyed: Keyed, command: str | None) -> None:
         if _is_search(args, keyed, folder):
             _search(args, keyed, folder, launcher)
             return
+        if args.trials is not None:
+            raise ConfigError("--trials is of --search=optuna")
         runs = _runs(args, keyed, folder)
         states = start(folder, runs, launcher, retry_failed=args.retry_failed)
         if args.launch == "local":

@@ -41,7 +41,7 @@ from zoo.registry import DTYPES
 
 def define_flags() -> None:
     flags.DEFINE_enum("edition", "paper", commands.EDITIONS, "The papers' data, or digits.")
-    flags.DEFINE_list("only", [], "Names of rows; none: all.")
+    flags.DEFINE_multi_string("only", [], "A row, or several between commas; none: all.")
     flags.DEFINE_list("seeds", [], "Seeds of the runs, as 0,1,2; none: the table's own.")
     flags.DEFINE_string("workdir", str(commands.WORKDIR), "Folder with a folder for each table.")
     flags.DEFINE_string("launch", "local", f"Where runs run: {', '.join(LAUNCHERS)}.")

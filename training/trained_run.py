@@ -80,6 +80,7 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
         workdir: which may not exist yet.
         config: the recipe.
     """
+    workdirs.check_path(workdir)
     with input_errors():
         if not (workdir / "config.json").exists():
             if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):

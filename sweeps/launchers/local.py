@@ -1,6 +1,7 @@
 """Runs on this machine, some at a time."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from harness.errors import ConfigError, Interrupted
 from sweeps.launchers.devices import share_out
 from sweeps.processes import begin, tell
 from sweeps.runs import Run
-from sweeps.states import is_running, note_end, state_of
+from sweeps.states import is_running, note_end, pid_of, state_of
 from sweeps.status import Progress
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -100,15 +101,20 @@ class Local:
         with (
             _Signals() as signals,
             Progress(folder, total) as progress,
-            _ended_with_us(processes),
+            _ended_with_us(folder, processes),
         ):
             progress.say(f"{what}, {len(self._shares)} at a time")
             sent, is_left = 0, True
             while processes or ((is_left or elsewhere) and not signals.received):
                 if sent != signals.received:
                     sent = signals.received
+                    number = signal.SIGKILL if sent > 1 else signal.SIGTERM
                     for _, process, _ in processes.values():
-                        tell(process, signal.SIGKILL if sent > 1 else signal.SIGTERM)
+                        tell(process, number)
+                    for run in elsewhere:  # of a launcher that was killed: nobody else would
+                        if pid := pid_of(folder, run):
+                            with contextlib.suppress(ProcessLookupError):
+                                os.kill(pid, number)
                 while free and not signals.received:
                     run = source.next()
                     is_left = run is not None
@@ -154,13 +160,17 @@ class Local:
 
 
 @contextlib.contextmanager
-def _ended_with_us(processes: Mapping[str, tuple]) -> Iterator[None]:
+def _ended_with_us(folder: Path, processes: Mapping[str, tuple]) -> Iterator[None]:
     """Lets the runs save and end if the block raises."""
     try:
         yield
     except BaseException:
         for _, process, _ in processes.values():
             tell(process, signal.SIGTERM)
+        for run, process, _ in processes.values():
+            process.wait()
+            with contextlib.suppress(OSError):  # of a full disk, which may be what ends us
+                note_end(folder, run, Interrupted.exit_code if process.returncode else 0)
         raise
 
 
@@ -172,7 +182,9 @@ class _Signals:
 
     def __enter__(self):
         is_main = threading.current_thread() is threading.main_thread()
-        self._previous = {n: signal.signal(n, self._handle) for n in STOPS if is_main}
+        # What is ignored stays so: nohup.
+        numbers = [n for n in STOPS if is_main and signal.getsignal(n) is not signal.SIG_IGN]
+        self._previous = {n: signal.signal(n, self._handle) for n in numbers}
         return self
 
     def __exit__(self, *_):
