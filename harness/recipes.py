@@ -21,6 +21,16 @@ def find_recipe(file: str) -> Path:
     return here if here.is_file() else ROOT / file
 
 
+def recipe_from_root(name: str) -> str:
+    """Returns a recipe, with its argument, whose path is the same wherever one stands.
+
+    It begins at the checkout or, of a recipe elsewhere, at the root of the file system.
+    """
+    file, colon, argument = name.partition(":")
+    path = find_recipe(file)
+    return f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}{colon}{argument}"
+
+
 def load_recipe(name: str) -> tuple[ModuleType, str | None]:
     """Returns the module of a recipe and its argument.
 

@@ -12,17 +12,15 @@ DONE           final metrics, the best and its epoch; exists once the run is fin
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import platform
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 from flax import traverse_util
@@ -32,6 +30,7 @@ from harness.arguments import problem
 from harness.class_lists import two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path, read_lines, write_text
+from harness.locks import is_locked, take_lock
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -137,10 +136,10 @@ def claimed(
         return
     with input_errors():
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        lock = take_lock(workdir / ".lock", seconds=0.3)  # `is_claimed` holds it for a moment
+    if lock is None:
+        raise ConfigError(f"another process is training in {workdir}")
     with lock:
-        if not _lock(lock, fcntl.LOCK_EX, attempts=5):  # `is_claimed` has it for a moment
-            raise ConfigError(f"another process is training in {workdir}")
         if not (workdir / "config.json").exists():
             write_config(workdir, config, num_examples)
         elif num_examples != (before := read_record(workdir).get("num_examples") or num_examples):
@@ -171,24 +170,22 @@ def check_path(workdir: Path) -> None:
         )
 
 
-def _lock(file: IO[str], kind: int, attempts: int = 1) -> bool:
-    """Locks a file until it is closed or the process ends, however; False if another holds it."""
-    for attempt in range(attempts):
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0.02 * (attempt + 1) if attempt + 1 < attempts else 0)
-    return False
-
-
 def is_claimed(workdir: Path) -> bool:
     """Returns whether a process trains in a workdir."""
-    try:
-        with (workdir / ".lock").open() as lock:
-            return not _lock(lock, fcntl.LOCK_SH)
-    except OSError:
-        return False
+    return is_locked(workdir / ".lock")
+
+
+def parse_metrics(text: str) -> list[dict[str, Any] | None]:
+    """Returns the lines of metrics.jsonl; None for one that is cut off or damaged."""
+    records = []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+            is_sound = record["kind"] in ("train", "eval") and type(record["step"]) is int
+        except (ValueError, TypeError, KeyError):
+            is_sound = False
+        records.append(record if is_sound else None)
+    return records
 
 
 def read_classes(path: Path) -> list[str]:

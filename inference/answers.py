@@ -161,7 +161,7 @@ class PerClass:
         return " ".join(map(str, labels)), as_cell(names)
 
     def write(self, evaluation: Path, result: dict[str, Any]) -> list[Path]:
-        """Writes both files beside the evaluation's own.
+        """Writes both files next to the evaluation's own.
 
         Args:
             evaluation: path of its JSON file.
@@ -197,15 +197,15 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def evaluation_path(beside: Path, split: str) -> Path:
-    """Returns where an evaluation on a split is written: BESIDE_SPLIT.json.
+def evaluation_path(prefix: Path, split: str) -> Path:
+    """Returns where an evaluation on a split is written: PREFIX_SPLIT.json.
 
     Args:
-        beside: the workdir's "evaluation_latest", or the weights' "NAME.evaluation".
+        prefix: the workdir's "evaluation_latest", or the weights' "NAME.evaluation".
         split: such as "train[:50%]", which becomes "train_-50p".
     """
     split = split.translate({ord("["): "_", ord("]"): "", ord(":"): "-", ord("%"): "p"})
-    return beside.with_name(f"{beside.name}_{split}.json")
+    return prefix.with_name(f"{prefix.name}_{split}.json")
 
 
 def per_class_path(evaluation: Path) -> Path:

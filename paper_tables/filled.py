@@ -1,4 +1,4 @@
-"""A table with our numbers beside the papers'."""
+"""A table with our numbers next to the papers'."""
 
 import dataclasses
 from pathlib import Path
@@ -37,7 +37,7 @@ class Shown:
 
     table: Table
     lines: tuple[tuple[Row, tuple[Cell, ...]], ...]  # a cell for each column
-    beside: Column | None = None  # digits: the published column
+    compared: Column | None = None  # digits: the papers' column
 
 
 def fill(table: Table, workdir: Path | None) -> Shown:
@@ -51,10 +51,10 @@ def fill(table: Table, workdir: Path | None) -> Shown:
         ConfigError: a row's recipe or a file of results is wrong.
     """
     results = Results(table, workdir)
-    beside = None
-    if table.beside:
+    compared = None
+    if table.compared:
         columns = read_table(table.name).columns
-        beside = next(column for column in columns if column.key == table.beside)
+        compared = next(column for column in columns if column.key == table.compared)
     lines = []
     for row in table.rows:
         cells = []
@@ -66,7 +66,7 @@ def fill(table: Table, workdir: Path | None) -> Shown:
             )
             cells.append(Cell(row, column, published, ours, is_open))
         lines.append((row, tuple(cells)))
-    return Shown(table, tuple(lines), beside)
+    return Shown(table, tuple(lines), compared)
 
 
 def _ours(row: Row, column: Column, results: Results) -> Ours | None:

@@ -8,7 +8,7 @@ from paper_tables.results import Ours
 from paper_tables.tables import UNITS, Column, Published
 
 MINUS = "\N{MINUS SIGN}"
-MULTIPLY_ADDS_APART = 0.02  # counters differ in what they count beside products
+MULTIPLY_ADDS_APART = 0.02  # counters differ in what they count besides products
 
 
 def published_text(cell: Sequence[Published]) -> str:
@@ -34,14 +34,19 @@ def ours_text(ours: Ours, column: Column) -> str:
     if not column.unit and column.computed == "setting":
         return f"{ours.value:g}"
     text = f"{ours.value:,.{column.decimals}f}"
+    if ours.device:
+        return f"{text} ({ours.device})"
     if ours.count > 1:
         return f"{text} ± {ours.spread:.{column.decimals}f} (n={ours.count})"
     return f"{text} (n=1)" if column.metric else text
 
 
 def difference(cell: Published | None, ours: Ours | None) -> float | None:
-    """Returns ours minus the paper's, in the column's unit; None where one is no number."""
-    if cell is None or ours is None or isinstance(ours.value, str | bool):
+    """Returns ours minus the paper's, in the column's unit; None where one is no number.
+
+    Speeds are of different devices, and have none.
+    """
+    if cell is None or ours is None or ours.device or isinstance(ours.value, str | bool):
         return None
     if not isinstance(cell.value, Decimal | int) or not isinstance(ours.value, int | float):
         return None

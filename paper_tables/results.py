@@ -15,7 +15,7 @@ from typing import Any
 from harness import workdirs
 from harness.errors import ConfigError, input_errors
 from harness.files import write_text
-from harness.recipes import find_recipe
+from harness.recipes import recipe_from_root
 from paper_tables.tables import ROOT, Column, Row, Table, recipe_of
 from paper_tables.training import runs_of
 from sweeps.runs import MANIFEST, Run, read_runs
@@ -148,12 +148,6 @@ def command_of(table: Table, folder: Path, run: Run) -> str | None:
     words = ["python", "train.py", f"--config={recipe_from_root(run.config)}"]
     words += [f"--workdir={nominal / run.name}"]
     return shlex.join([*words, *(f"--config.{key}={text}" for key, text in overrides.items())])
-
-
-def recipe_from_root(recipe: str) -> str:
-    """Returns a recipe as the tables have it: its path begins at the checkout."""
-    path = find_recipe(recipe)
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def _place(table: Table, line: Record) -> tuple:

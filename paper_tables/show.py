@@ -75,9 +75,9 @@ def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
     """Returns header and lines; columns that would be empty are left out."""
     table = shown.table
     header, columns = [""], [[row.name for row, _ in shown.lines]]
-    if shown.beside is not None:
-        published = [row.published.get(shown.beside.key, ()) for row, _ in shown.lines]
-        header.append(f"paper: {_titled(shown.beside)}")
+    if shown.compared is not None:
+        published = [row.published.get(shown.compared.key, ()) for row, _ in shown.lines]
+        header.append(f"paper: {_titled(shown.compared)}")
         columns.append(list(map(published_text, published)))
         if apart := _from_reference(
             shown, [cell[0].value if cell else None for cell in published], 1
@@ -104,7 +104,7 @@ def _grid(shown: Shown) -> tuple[list[str], list[list[str]]]:
                 header.append("difference")
                 columns.append(apart)
     if any(row.published for row, _ in shown.lines) and (
-        table.edition == "paper" or shown.beside is not None
+        table.edition == "paper" or shown.compared is not None
     ):
         header.append("certainty")
         columns.append([_certainty(shown, row) for row, _ in shown.lines])
@@ -177,7 +177,7 @@ def _certainty(shown: Shown, row: Row) -> str:
 def _titles(shown: Shown) -> dict[str, str]:
     """Returns the titles of the columns whose published numbers are shown."""
     if shown.table.edition == "digits":
-        return {shown.beside.key: shown.beside.title} if shown.beside else {}
+        return {shown.compared.key: shown.compared.title} if shown.compared else {}
     return {column.key: column.title for column in shown.table.columns}
 
 
@@ -219,8 +219,8 @@ def as_csv(tables: Sequence[Shown]) -> str:
         for row, cells in shown.lines:
             for cell in cells:
                 published = cell.published
-                if shown.beside is not None and cell.column.metric:
-                    published = row.published.get(shown.beside.key, ())
+                if shown.compared is not None and cell.column.metric:
+                    published = row.published.get(shown.compared.key, ())
                 if published or cell.ours or cell.is_open:
                     for one in published or (None,):
                         writer.writerow(_csv_line(shown, row, cell, one))

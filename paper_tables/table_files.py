@@ -25,7 +25,7 @@
     digits = { config = "...", overrides = {} }     the row in the digits edition
 
     [digits]                    that edition: config and overrides of all rows, seeds, columns, and
-    paper = "top1"              the column whose published numbers stand beside
+    paper = "top1"              the column whose published numbers are shown, too
     protocol = "..."            what stands for what, and how runs compare
     records = "..."             results that another command has written, instead of runs
     conclusion = "..."          whether the paper's ordering holds there
@@ -127,9 +127,9 @@ class _Parser:
         if digits is None:
             raise ConfigError(f"the table {self.name!r} has no digits edition")
         self._check(digits, "digits", DIGITS_KEYS)
-        beside = digits.get("paper")
-        if beside is not None and beside not in {column.key for column in columns}:
-            raise self._error("digits.paper", unknown(beside, [c.key for c in columns]))
+        compared = digits.get("paper")
+        if compared is not None and compared not in {column.key for column in columns}:
+            raise self._error("digits.paper", unknown(compared, [c.key for c in columns]))
         own = self._columns(digits.get("columns", {"accuracy": DIGITS_COLUMN}), "digits.columns")
         rows = [self._digits_row(row, raw, columns) for row in raw["rows"] if "digits" in row]
         return self._checked(
@@ -139,7 +139,7 @@ class _Parser:
                 rows=tuple(rows),
                 overrides=_texts(digits.get("overrides", {})),
                 seeds=tuple(digits.get("seeds", (0, 1, 2))),
-                beside=beside,
+                compared=compared,
                 protocol=digits.get("protocol", ""),
                 conclusion=digits.get("conclusion", ""),
                 records=digits.get("records"),

@@ -91,7 +91,7 @@ class Table:
     seeds: tuple[int, ...] = ()  # none: the recipe's own
     references: tuple[str, ...] = ()
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)  # digits: of all rows
-    beside: str | None = None  # digits: the published column that stands beside ours
+    compared: str | None = None  # digits: key of the papers' column to compare with
     protocol: str = ""
     conclusion: str = ""
     records: str | None = None  # file of results that another command writes

@@ -52,7 +52,7 @@ def chosen_images(evaluation: Evaluation, count: int = NUM_IMAGES) -> list[Predi
 def explained_pictures(
     evaluation: Evaluation, trained: TrainedRun, methods: Sequence[str], chosen: list[Prediction]
 ) -> Pictures:
-    """Shows images beside what speaks for the answer, and of mistakes for their own class."""
+    """Shows images next to what speaks for the answer, and of mistakes for their own class."""
     images, count = trained.images([one.index for one in chosen]), len(chosen)
     said = [one.named[0] for one in chosen]
     own = [one.labels[0] if len(one.labels) == 1 else one.named[0] for one in chosen]

@@ -68,7 +68,7 @@ class Cell:
 class Table:
     """A table whose columns sort when their titles are clicked; `folded` shows it on demand.
 
-    One that is not wide stands beside the figure before it.
+    One that is not wide stands next to the figure before it.
     """
 
     titles: Sequence[str]

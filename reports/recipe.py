@@ -9,8 +9,7 @@ from ml_collections import ConfigDict
 
 from harness import workdirs
 from harness.errors import ConfigError
-from harness.recipes import load_config
-from sweeps.runs import ROOT
+from harness.recipes import ROOT, find_recipe, load_config
 from training.experiment import check_config
 from training.trained_run import in_few_words
 
@@ -49,19 +48,19 @@ def from_recipe(command: Any, config: ConfigDict, workdir: Path) -> FromRecipe:
     Args:
         command: of config.json, a list of arguments.
         config: the run's.
-        workdir: of the run. A recipe is code: one that lies beside the run, which may have come
+        workdir: of the run. A recipe is code: one that lies next to the run, which may have come
             from somewhere else, is not run.
     """
     recipe = recipe_of(command)
     if not recipe:
         return FromRecipe("", None, "The command names no recipe, so there is no comparison.")
     path, colon, argument = recipe.partition(":")
-    file = next((file for file in (ROOT / path, Path(path)) if file.is_file()), None)
-    if file is None:
+    file = find_recipe(path)
+    if not file.is_file():
         return FromRecipe(recipe, None, f"The recipe {path} is no longer there to compare with.")
-    place, beside = file.resolve(), workdir.parent.resolve()
-    if place.is_relative_to(beside) and not place.is_relative_to(ROOT / "configs"):
-        return FromRecipe(recipe, None, f"The recipe {path} lies beside the run, so it is not run.")
+    place, runs = file.resolve(), workdir.parent.resolve()
+    if place.is_relative_to(runs) and not place.is_relative_to(ROOT / "configs"):
+        return FromRecipe(recipe, None, f"The recipe {path} lies next to the run: it is not run.")
     try:
         loaded = load_config(f"{file}{colon}{argument}")
     except ConfigError as error:

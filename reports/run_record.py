@@ -12,10 +12,10 @@ from typing import Any
 from harness import workdirs
 from harness.errors import ConfigError, NonFiniteError, printable
 from harness.files import read_lines
-from harness.steps import Steps, plan_steps
+from harness.steps import Steps, steps_of
+from sweeps.metric import metric_of_config
 from sweeps.runs import MANIFEST, read_runs
 from sweeps.states import State, read_record, state_of
-from training.checkpoints import LOWER_IS_BETTER
 
 TIMINGS = ("images_per_second", "input_wait")
 SAMPLES = re.compile(r"(?P<kind>.+)_(?P<step>\d{7,})\.png")  # what an evaluation draws
@@ -68,14 +68,7 @@ class RunRecord:
     @property
     def steps(self) -> Steps | None:
         """The plan of the run, None where config.json does not tell."""
-        try:
-            return plan_steps(
-                **self.config["loop"],
-                num_examples=self.record["num_examples"],
-                batch_size=self.config["data"]["batch_size"],
-            )
-        except (ConfigError, KeyError, TypeError, ZeroDivisionError):
-            return None
+        return steps_of(self.config, self.record.get("num_examples"))
 
     @property
     def step(self) -> int:
@@ -97,14 +90,12 @@ class RunRecord:
     @property
     def best(self) -> tuple[str, float, float] | None:
         """Name, value and step of the best evaluation by config.checkpoint.best_metric."""
-        section = self.section("checkpoint")
-        name = section.get("best_metric") or "top1_accuracy"
-        found = [r for r in self.evaluations if _is_finite(r.get(name))]
+        metric = metric_of_config(self.section("checkpoint"))
+        found = [r for r in self.evaluations if _is_finite(metric.value(r))]
         if not found:
             return None
-        mode = section.get("best_mode") or ("min" if name.endswith(LOWER_IS_BETTER) else "max")
-        best = (min if mode == "min" else max)(found, key=lambda r: r[name])
-        return name, best[name], best["step"]
+        best = max(found, key=metric.rank)
+        return metric.name, metric.value(best), best["step"]
 
     @property
     def training_seconds(self) -> float | None:
@@ -168,21 +159,12 @@ def read_run(workdir: Path) -> RunRecord:
 def _read_metrics(path: Path, problems: list[str]) -> list[dict]:
     """Returns the readable lines of metrics.jsonl; of a run under way the last may be cut off."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = workdirs.parse_metrics(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         problems.append(f"There are no curves: {path.name} cannot be read ({error.strerror}).")
         return []
-    records, damaged = [], []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            is_sound = record["kind"] in ("train", "eval") and type(record["step"]) is int
-        except (ValueError, TypeError, KeyError):
-            is_sound = False
-        if is_sound:
-            records.append(record)
-        elif number < len(lines):
-            damaged.append(str(number))
+    records = [record for record in lines if record is not None]
+    damaged = [str(n) for n, record in enumerate(lines[:-1], start=1) if record is None]
     if damaged:
         few = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
         problems.append(f"Of {path.name}, what is not readable is left out: line {few}.")

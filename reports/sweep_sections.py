@@ -37,7 +37,7 @@ def sweep_page(
     folder: Path,
     metric_name: str | None = None,
     *,
-    beside: Path | None = None,
+    page_folder: Path | None = None,
     more: Sequence[Section] = (),
 ) -> Page:
     """Returns the page of a sweep.
@@ -45,7 +45,7 @@ def sweep_page(
     Args:
         folder: of the sweep.
         metric_name: to compare by; None: the runs' own.
-        beside: folder of the page, from which links lead to the runs; None: the sweep's.
+        page_folder: folder of the page, from which links lead to the runs; None: the sweep's.
         more: further sections, before the runs' curves.
 
     Raises:
@@ -59,7 +59,7 @@ def sweep_page(
     status = "done" if list(counts) == ["done"] else "running" if "running" in counts else ""
     parts = [
         ("Summary", lambda: summary(rows, chosen)),
-        ("Runs", lambda: [runs_table(folder, rows, chosen, beside or folder)]),
+        ("Runs", lambda: [runs_table(folder, rows, chosen, page_folder or folder)]),
         ("Failed runs", lambda: failed(folder, rows)),
         ("Search", lambda: search_blocks(folder, found, rows, chosen))
         if found
@@ -122,7 +122,7 @@ def value_cell(text: str) -> Cell:
     return Cell(printable(text), number_of(text))
 
 
-def runs_table(folder: Path, rows: Sequence[Row], chosen: Metric, beside: Path) -> Table:
+def runs_table(folder: Path, rows: Sequence[Row], chosen: Metric, page_folder: Path) -> Table:
     """Lists the runs, each with a link to its page, or to its folder if it has none."""
     keys = list(dict.fromkeys(key for row in rows for key in row.run.values))
     known = dict.fromkeys(name for row in rows for name in row.state.metrics)
@@ -136,7 +136,7 @@ def runs_table(folder: Path, rows: Sequence[Row], chosen: Metric, beside: Path) 
         page = place / "report.html"
         link = ""
         if place.is_dir():
-            target = os.path.relpath(page if page.is_file() else place, beside)
+            target = os.path.relpath(page if page.is_file() else place, page_folder)
             link = f"./{urllib.parse.quote(target)}"  # "./": a name with a colon is no protocol
         done = f"{state.step:,}" + (f" of {state.total_steps:,}" if state.total_steps else "")
         lines.append(

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from harness.errors import ConfigError
-from harness.recipes import ROOT, call_recipe, find_recipe, load_recipe
+from harness.recipes import call_recipe, load_recipe
 from sweeps.runs import Run, name_runs, product, zipped
 from sweeps.values import parse_recipes, parse_values
 
@@ -40,12 +40,11 @@ def plan(
         if key != "config":
             lists[key] = parse_values(key, text)
         elif text.startswith(":") and len(recipes) == 1:  # arguments of the one recipe
-            lists[key] = [recipes[0].partition(".py")[0] + ".py" + a for a in _arguments(text)]
+            file = recipes[0].partition(":")[0]
+            lists[key] = parse_recipes([file, text])[1:]
         else:
             lists[key] = parse_recipes([text])
-    several = [_as_stored(recipe) for recipe in parse_recipes(recipes or lists.get("config", []))]
-    if "config" in lists:
-        lists["config"] = [_as_stored(recipe) for recipe in lists["config"]]
+    several = parse_recipes(recipes or lists.get("config", []))
     if len(several) > 1 and "config" not in lists:
         lists = {"config": several, **lists}
     combinations = zipped(lists) if is_zip else product(lists)
@@ -58,18 +57,6 @@ def plan(
     if combinations == [{}]:
         raise ConfigError("nothing is swept: give --sweep.KEY=VALUES, or --sweep=NAME; see --help")
     return name_runs(several[0], fixed, combinations)
-
-
-def _as_stored(recipe: str) -> str:
-    """Returns a recipe as the manifest has it, wherever one stands: relative to the checkout."""
-    file, colon, argument = recipe.partition(":")
-    path = find_recipe(file)
-    path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    return f"{path}{colon}{argument}"
-
-
-def _arguments(text: str) -> list[str]:
-    return [recipe.removeprefix(".py") for recipe in parse_recipes([".py", text])[1:]]
 
 
 def config_key(key: str) -> str:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from harness.errors import Interrupted
 from sweeps.runs import Run
 from sweeps.states import note_end, note_start
 
@@ -80,8 +79,3 @@ def run_to_end(folder: Path, run: Run) -> int:
             signal.signal(number, handler)
     note_end(folder, run, code)
     return code
-
-
-def is_to_be_resumed(exit_code: int) -> bool:
-    """Returns whether the same command goes on where the run was interrupted."""
-    return exit_code == Interrupted.exit_code

@@ -8,16 +8,15 @@ search.journal  what Optuna knows: all trials, for any number of launchers at on
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.arguments import problem
 from harness.errors import ConfigError, NonFiniteError, RunError, input_errors
 from harness.files import write_text
+from harness.locks import locked, take_lock
 from sweeps.check import check_runs
 from sweeps.launchers.local import Local
 from sweeps.runs import MANIFEST, Run, read_runs, write_manifest
@@ -109,7 +108,7 @@ class Trials:
     def next(self) -> Run | None:
         if self._again:
             return self._again.pop()
-        with locked(self._folder):
+        with locked(self._folder / "states" / "search.lock"):  # one launcher at a time
             known = self._study.get_trials(deepcopy=False)
             ours = {trial.number for trial, _ in self._ours.values()}
             for frozen in known:
@@ -155,11 +154,8 @@ class Trials:
 
     def _hold(self, run: Run, trial) -> bool:
         """Returns whether the trial is ours now; its run is in the manifest then."""
-        lock = (self._folder / "states" / f"{run.name}.lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+        lock = take_lock(self._folder / "states" / f"{run.name}.lock")
+        if lock is None:
             return False
         self._ours[run.name] = trial, lock
         runs = read_runs(self._folder) if (self._folder / MANIFEST).exists() else []
@@ -221,27 +217,18 @@ def suggest(trial, key: str, text: str) -> Any:
     return trial.suggest_float(key, space.low, space.high, log=space.is_log)
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lets one launcher at a time choose its next trial."""
-    with (folder / "states" / "search.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 class _JournalLock:
     """As JournalFileBackend wants it; unlike Optuna's own, it ends with its process."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self._path, self._held = path, contextlib.ExitStack()
 
     def acquire(self) -> bool:
-        self._file = self._path.open("ab")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._held.enter_context(locked(self._path))
         return True
 
     def release(self) -> None:
-        self._file.close()
+        self._held.close()
 
 
 def open_study(folder: Path, plan: Plan):

@@ -1,7 +1,6 @@
 """Starts what is not done of a sweep, once everything has been checked."""
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Protocol
 from harness import workdirs
 from harness.arguments import Override
 from harness.errors import ConfigError, RunError, input_errors
+from harness.locks import take_lock
 from harness.strict_config import check_section, unknown_name
 from sweeps.check import check_runs
 from sweeps.launchers.local import Local
@@ -132,10 +132,8 @@ def launching(folder: Path) -> Iterator[None]:
     """
     with input_errors():
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = take_lock(folder / ".lock")
+    if lock is None:
+        raise ConfigError(f"another launcher is at work in {folder}")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another launcher is at work in {folder}") from None
         yield

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from harness import workdirs
 from harness.errors import ConfigError, Interrupted, printable
 from harness.files import write_text
-from harness.steps import plan_steps
+from harness.steps import steps_of
 from sweeps.runs import Run
 
 Status = Literal["done", "running", "interrupted", "failed", "pruned", "waiting"]
@@ -52,7 +51,7 @@ def state_of(folder: Path, run: Run) -> State:
     record = read_record(folder, run)
     last = _last_records(workdir)
     until = None if running else _last_write(folder, run)
-    known = {"step": max((r.get("step", 0) for r in last), default=0)}
+    known = {"step": max((r["step"] for r in last), default=0)}
     known["seconds"] = _seconds(record, until)
     try:
         done = workdirs.read_done(workdir)
@@ -60,7 +59,7 @@ def state_of(folder: Path, run: Run) -> State:
         return State(status="failed", last_line=printable(str(error)), **known)
     if done is not None:
         return State(status="done", metrics=done, **known)
-    known["metrics"] = next((_numbers(r) for r in reversed(last) if r.get("kind") == "eval"), {})
+    known["metrics"] = next((_numbers(r) for r in reversed(last) if r["kind"] == "eval"), {})
     if known["step"]:
         known["total_steps"] = _total_steps(workdir)
     if running:
@@ -117,7 +116,7 @@ def note_start(folder: Path, run: Run, pid: int) -> None:
         "host": socket.gethostname(),
         "pid": pid,
         "process_start": _process_start(pid),
-        "started": _now(),
+        "started": time.time(),
         "attempts": before.get("attempts", 0) + 1,
         "seconds": _seconds(before, _last_write(folder, run)),
     }
@@ -148,10 +147,6 @@ def _write_record(folder: Path, run: Run, record: dict[str, Any]) -> None:
     write_text(path, json.dumps(record) + "\n")
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
 def _seconds(record: Mapping[str, Any], until: float | None) -> float:
     """Returns the time of all attempts.
 
@@ -161,8 +156,7 @@ def _seconds(record: Mapping[str, Any], until: float | None) -> float:
     """
     seconds = record.get("seconds", 0.0)
     if "started" in record and "exit_code" not in record:
-        started = datetime.datetime.fromisoformat(record["started"]).timestamp()
-        seconds += max((time.time() if until is None else until) - started, 0.0)
+        seconds += max((time.time() if until is None else until) - record["started"], 0.0)
     return round(seconds, 3)
 
 
@@ -198,31 +192,20 @@ def _last_records(workdir: Path) -> list[dict[str, Any]]:
     """Returns the last readable lines of metrics.jsonl, an evaluation among them if any."""
     records = []
     for size in (_END, 64 * _END, None):
-        records = _parsed(_end_of(workdir / "metrics.jsonl", size))
-        if any(record.get("kind") == "eval" for record in records):
+        records = _records(workdir, size)
+        if any(record["kind"] == "eval" for record in records):
             break
     return records
 
 
-def _parsed(text: str) -> list[dict[str, Any]]:
-    records = []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # cut off, at either end
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+def _records(workdir: Path, size: int | None) -> list[dict[str, Any]]:
+    text = _end_of(workdir / "metrics.jsonl", size)
+    return [record for record in workdirs.parse_metrics(text) if record is not None]
 
 
 def evaluations(workdir: Path) -> list[dict[str, Any]]:
     """Returns the evaluations of a run so far, as metrics.jsonl has them."""
-    try:
-        text = (workdir / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [record for record in _parsed(text) if record.get("kind") == "eval"]
+    return [record for record in _records(workdir, None) if record["kind"] == "eval"]
 
 
 def _end_of(path: Path, size: int | None = _END) -> str:
@@ -250,10 +233,7 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 def _total_steps(workdir: Path) -> int | None:
     try:
         record = workdirs.read_record(workdir)
-        config, examples = record["config"], record["num_examples"]
-        steps = plan_steps(
-            **config["loop"], num_examples=examples, batch_size=config["data"]["batch_size"]
-        )
-        return steps.total
-    except (ConfigError, KeyError, TypeError):
+    except ConfigError:
         return None
+    steps = steps_of(record["config"], record.get("num_examples"))
+    return steps.total if steps else None

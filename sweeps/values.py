@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from harness.arguments import Override, problem
 from harness.errors import ConfigError
+from harness.recipes import recipe_from_root
 
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::(-?\d+))?")
 _INTERVAL = re.compile(r"(log|uniform|int):([^:,]+):([^:,]+)")
@@ -21,7 +22,7 @@ def parse_values(key: str, text: str) -> list[str]:
 
     Args:
         key: what is swept, for messages: "model.depths".
-        text: e.g. "conv_norm_maxpool,max_pool".
+        text: e.g. "conv_norm_maxpool,maxpool".
 
     Raises:
         ConfigError: there is no value, an empty one, or one twice.
@@ -115,7 +116,7 @@ def parse_recipes(texts: Iterable[str]) -> list[str]:
                 recipes[-1] += f",{item}"
     if not recipes or not all(recipes):
         raise ConfigError("--config=FILE.py is missing: the recipe of the sweep; see --help")
-    return _unequal("config", recipes)
+    return _unequal("config", [recipe_from_root(recipe) for recipe in recipes])
 
 
 def _split(key: str, text: str) -> list[str]:

@@ -69,7 +69,7 @@ def main(args: flags.FlagValues, folders: list[str]) -> None:
     elif (paths[0] / MANIFEST).is_file():
         if args.each:
             write_each(paths[0], choices)
-        made = sweep_page(paths[0], args.metric, beside=output.parent)
+        made = sweep_page(paths[0], args.metric, page_folder=output.parent)
     else:
         made = run_page(read_run(paths[0]), choices)
     with input_errors():

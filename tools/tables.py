@@ -1,4 +1,4 @@
-"""The tables of both papers: their numbers, ours beside them, and the runs that give ours.
+"""The tables of both papers: their numbers, ours next to them, and the runs that give ours.
 
     python tools/tables.py list
     python tools/tables.py show tnt_positions

@@ -17,6 +17,7 @@ from data.batches import Batches
 from harness.files import write_text
 from harness.pictures import save_png
 from harness.steps import Steps
+from harness.workdirs import parse_metrics
 from tasks.protocol import Evaluation
 from training.curves import draw_curves
 from training.metric_logs import finish_logs, numbers, open_logs
@@ -91,18 +92,13 @@ class Reporter:
     def _records_until(self, step: int) -> list[dict]:
         """Rewrites metrics.jsonl without what will be logged again; returns what is left."""
         path = self._workdir / "metrics.jsonl"
-        records = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    break  # a line cut off by a crash is the last one
-                again = record["step"] > step or (
-                    record["step"] == step and record["kind"] == "eval"
-                )
-                if not again:
-                    records.append(record)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        records = [
+            record
+            for record in parse_metrics(text)
+            if record is not None  # cut off by a crash
+            and (record["step"] < step or (record["step"], record["kind"]) == (step, "train"))
+        ]
         write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         return records
 

@@ -4,17 +4,15 @@ Their environment variables hold (WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI
 leave open is set here so that everything lies in, or next to, the workdir.
 """
 
-import contextlib
-import fcntl
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from harness.errors import ConfigError, Interrupted, one_line
+from harness.locks import locked
 
 PROJECT = "nest-tnt-jax"
 # Of a run's last uploads; wandb keeps the rest on disk.
@@ -139,7 +137,7 @@ class MlflowLog:
 
         place = self.place(workdir)
         # The runs of a sweep start together, and each would make the tables of a new file.
-        with _locked(workdir.parent):
+        with locked(workdir.parent):
             self._client = MlflowClient(tracking_uri=place)
             experiment = self._experiment(workdir)
         self.where = place
@@ -206,17 +204,6 @@ class MlflowLog:
 
 
 SERVICES: dict[str, type[ServiceLog]] = {"wandb": WandbLog, "mlflow": MlflowLog}
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps others who lock the folder waiting for the block."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def sweep_of(workdir: Path) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.arguments import problem
 from harness.errors import ConfigError, Interrupted
 from harness.files import write_text
-from harness.recipes import find_recipe
+from harness.recipes import recipe_from_root
 from sweeps.runs import ROOT, Run
 
 _MOUNT = Path("/sweep")  # of the bucket, on the machine of a run
@@ -55,11 +55,9 @@ class SkyPilot:
         print(f"Their results come to {self._bucket}; copied to {folder}, `collect` shows them.")
 
     def _job(self, folder: Path, run: Run) -> str:
-        recipe, colon, argument = run.config.partition(":")
-        path = find_recipe(recipe)
-        if not path.is_relative_to(ROOT):
-            raise ConfigError(f"--launch=skypilot: {recipe} is not in {ROOT}, which jobs get")
-        config = f"{path.relative_to(ROOT)}{colon}{argument}"
+        config = recipe_from_root(run.config)
+        if config.startswith("/"):
+            raise ConfigError(f"--launch=skypilot: {config} is not in {ROOT}, which jobs get")
         command = ["python", "train.py", f"--config={config}", *run.command(_MOUNT)[2:]]
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{folder.name}-{run.name}").strip("-")
         # JSON's texts and numbers are YAML's, whatever is in them.

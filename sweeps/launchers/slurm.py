@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from harness.arguments import problem
-from harness.errors import ConfigError, one_line
+from harness.errors import ConfigError, Interrupted, one_line
 from harness.files import write_text
-from sweeps.processes import is_to_be_resumed, run_to_end
+from sweeps.processes import run_to_end
 from sweeps.runs import ROOT, Run
 from sweeps.states import is_running
 
@@ -115,7 +115,7 @@ class RunJob:
     def __call__(self, run: Run) -> None:
         """Runs to the end, with the exit code of the run."""
         code, job = run_to_end(self._folder, run), _import_submitit().JobEnvironment()
-        if is_to_be_resumed(code) and not _is_cancelled(job):
+        if code == Interrupted.exit_code and not _is_cancelled(job):
             job._requeue(0)
         if code:
             sys.exit(code if code > 0 else 128 - code)

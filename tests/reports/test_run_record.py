@@ -145,13 +145,13 @@ def test_changes_from_the_recipe(tmp_path):
 def test_recipes_that_are_gone(tmp_path):
     (tmp_path / "broken.py").write_text("def get_config(): raise KeyError('<b>')")
     (tmp_path / "runs").mkdir()
-    beside = tmp_path / "runs" / "beside.py"
-    beside.write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')")
+    near = tmp_path / "runs" / "near.py"
+    near.write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')")
     for recipe, what in (
         ("gone.py", "no longer there"),
         (str(tmp_path / "broken.py"), "cannot be read any more"),
         ("configs/digits_nest.py:other", "cannot be read any more"),
-        (str(beside), "lies beside the run, so it is not run"),
+        (str(near), "lies next to the run: it is not run"),
     ):
         workdir = write_run(tmp_path / "runs" / "a", command=["train.py", "--config", recipe])
         assert what in shown(workdir).text

@@ -111,8 +111,8 @@ def test_links_lead_from_the_page_to_the_runs(sweep, tmp_path, run_script):
     assert len(links) == 8 and "./base_lr%3D1e-3%2Cseed%3D0/report.html" in links
     run = check_self_contained((sweep / "failed" / "report.html").read_text())
     assert "OSError: </script><b>disk</b> full" in run.text
-    beside = sweep_page(sweep, beside=tmp_path / "elsewhere")
-    link = cells(beside, "Runs")[0]["run"].link
+    elsewhere = sweep_page(sweep, page_folder=tmp_path / "elsewhere")
+    link = cells(elsewhere, "Runs")[0]["run"].link
     assert link == "./../sweep/base_lr%3D1e-3%2Cseed%3D0/report.html"
 
 

@@ -12,7 +12,6 @@ import pytest
 
 import train
 from harness.errors import ConfigError, Interrupted
-from harness.steps import plan_steps
 from tasks.protocol import Evaluation
 from training import metric_logs, reporting, services
 from training.reporting import Reporter
@@ -130,44 +129,17 @@ def _train(*steps):
     return [("train", step) for step in steps]
 
 
-@pytest.fixture
-def make_reporter(tmp_path):
-    steps = plan_steps(
-        num_epochs=10.0,
-        log_every_steps=1,
-        evaluate_every_epochs=1.0,
-        save_every_epochs=1.0,
-        num_examples=100,
-        batch_size=100,
-    )
-
-    class NoBatches:
-        seconds_waited = 0.0
-
-    def make(first_step=0, log_to=("fake",)):
-        return Reporter(
-            tmp_path,
-            first_step=first_step,
-            steps=steps,
-            batches=NoBatches(),
-            config={"seed": 0},
-            log_to=log_to,
-        )
-
-    return make
-
-
 def test_a_service_new_to_a_run_gets_what_went_before(make_reporter, tmp_path, fake):
     with make_reporter(log_to=()) as report:
         report.train(1, {"loss": 1.0})
         report.train(2, {"loss": 0.5})
-    with make_reporter(first_step=2) as report:
+    with make_reporter(first_step=2, log_to=["fake"]) as report:
         report.train(3, {"loss": 0.25})
     assert [(step, m["loss"]) for _, step, m in fake.runs["run0"]["scalars"]] == [
         *((1, 1.0), (2, 0.5), (3, 0.25))
     ]
     fake.server = "another"  # which knows nothing of the run yet
-    with make_reporter(first_step=3) as report:
+    with make_reporter(first_step=3, log_to=["fake"]) as report:
         report.train(4, {"loss": 0.125})
     assert [step for _, step, _ in fake.runs["run1"]["scalars"]] == [1, 2, 3, 4]
     assert [step for _, step, _ in fake.runs["run0"]["scalars"]] == [1, 2, 3]
@@ -195,7 +167,7 @@ def test_what_a_service_held_back_in_a_crash_is_sent_again(tmp_path, fake, monke
 def test_pictures_are_sent_once(make_reporter, fake):
     picture = np.zeros((4, 6, 3), np.uint8)
     for first_step in (0, 0, 1):
-        with make_reporter(first_step=first_step) as report:
+        with make_reporter(first_step=first_step, log_to=["fake"]) as report:
             report.evaluation(first_step + 1, Evaluation({"loss": 1.0}, {"samples": picture}), "t")
     assert fake.runs["run0"]["images"] == [("samples", 1, (4, 6, 3)), ("samples", 2, (4, 6, 3))]
 
@@ -205,7 +177,7 @@ def test_a_service_that_cannot_be_opened(make_reporter, capsys, fake, monkeypatc
         raise ConnectionError
 
     monkeypatch.setattr(fake, "__init__", refuse)
-    with make_reporter() as report:
+    with make_reporter(log_to=["fake"]) as report:
         report.train(1, {"loss": 1.0})
     warning = "logging to fake has ended, training goes on: ConnectionError: ConnectionError"
     assert capsys.readouterr().out.count(warning) == 1
@@ -219,7 +191,7 @@ def test_a_service_that_never_answers_is_left_behind(
     answer = threading.Event()
     monkeypatch.setattr(fake, "scalars", lambda *_: answer.wait())
     monkeypatch.setattr(metric_logs, "INTERRUPTED_SECONDS" if error else "FINISH_SECONDS", 1.5)
-    report = make_reporter()
+    report = make_reporter(log_to=["fake"])
     started = time.monotonic()
     report.train(1, {"loss": 1.0})
     assert time.monotonic() - started < 1.0  # training does not wait
@@ -234,7 +206,7 @@ def test_a_service_that_never_answers_is_left_behind(
 def test_in_a_hurry_nobody_waits(make_reporter, fake, monkeypatch):
     answer = threading.Event()
     monkeypatch.setattr(fake, "scalars", lambda *_: answer.wait())
-    report = make_reporter()
+    report = make_reporter(log_to=["fake"])
     started = time.monotonic()
     report.train(1, {"loss": 1.0})
     report.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
@@ -244,7 +216,7 @@ def test_in_a_hurry_nobody_waits(make_reporter, fake, monkeypatch):
 
 def test_only_the_first_process_logs(make_reporter, fake, monkeypatch):
     monkeypatch.setattr(reporting.jax, "process_index", lambda: 1)
-    with make_reporter() as report:
+    with make_reporter(log_to=["fake"]) as report:
         report.train(1, {"loss": 1.0})
     assert not fake.runs
 
