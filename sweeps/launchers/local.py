@@ -108,13 +108,8 @@ class Local:
             while processes or ((is_left or elsewhere) and not signals.received):
                 if sent != signals.received:
                     sent = signals.received
-                    number = signal.SIGKILL if sent > 1 else signal.SIGTERM
                     for _, process, _ in processes.values():
-                        tell(process, number)
-                    for run in elsewhere:  # of a launcher that was killed: nobody else would
-                        if pid := pid_of(folder, run):
-                            with contextlib.suppress(ProcessLookupError):
-                                os.kill(pid, number)
+                        tell(process, signal.SIGKILL if sent > 1 else signal.SIGTERM)
                 while free and not signals.received:
                     run = source.next()
                     is_left = run is not None
@@ -156,6 +151,9 @@ class Local:
                 progress.show()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         if signals.received:
+            for pid in filter(None, (pid_of(folder, run) for run in elsewhere)):
+                with contextlib.suppress(ProcessLookupError):  # of a launcher that was killed:
+                    os.kill(pid, signal.SIGTERM)  # nobody else would tell it
             raise Interrupted("stopped; the same command goes on")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.arguments import problem
 from harness.errors import ConfigError, Interrupted
 from harness.files import write_text
+from harness.recipes import find_recipe
 from sweeps.runs import ROOT, Run
 
 _MOUNT = Path("/sweep")  # of the bucket, on the machine of a run
@@ -55,7 +56,7 @@ class SkyPilot:
 
     def _job(self, folder: Path, run: Run) -> str:
         recipe, colon, argument = run.config.partition(":")
-        path = Path(recipe).absolute()
+        path = find_recipe(recipe)
         if not path.is_relative_to(ROOT):
             raise ConfigError(f"--launch=skypilot: {recipe} is not in {ROOT}, which jobs get")
         config = f"{path.relative_to(ROOT)}{colon}{argument}"

@@ -12,7 +12,7 @@ from paper_tables import results
 from paper_tables.filled import fill
 from paper_tables.show import as_csv, render
 from paper_tables.table_files import read_table, table_names
-from paper_tables.training import runs_of
+from paper_tables.training import choose_rows, runs_of
 from sweeps.runs import write_manifest
 
 OWN = """
@@ -234,3 +234,34 @@ def test_committed_results_are_of_the_rows_as_they_are():
                 nominal = results.WORKDIR / label
                 commands = [results.command_of(table, nominal, run) for run in runs]
                 assert record["command"] in commands, f"{label}: {record['row']}"
+
+
+def test_runs_at_hand_join_committed_ones(own_tables, tmp_path):
+    """One more seed, or one seed again, hides no other."""
+    table = read_table(own_tables(OWN), "digits")
+    first, again = tmp_path / "first", tmp_path / "again"
+    for seed, run in enumerate(run for run in runs_of(table, first / table.label)[:3]):
+        finish(first / table.label, run, top1_accuracy=0.90 + 0.01 * seed)
+    write_manifest(first / table.label, runs_of(table, first / table.label))
+    results.record(table, first)
+    only = runs_of(table, again / table.label)[:1]
+    finish(again / table.label, only[0], top1_accuracy=0.96)
+    write_manifest(again / table.label, only)
+    (row,) = [row for row in table.rows if row.name == "one"]
+    (column,) = [column for column in table.columns if column.metric == "top1_accuracy"]
+    ours = results.Results(table, again).of(row, column, 1.0)
+    assert ours.count == 3 and ours.value == pytest.approx((0.96 + 0.91 + 0.92) / 3)
+
+
+@pytest.mark.parametrize(
+    "only",
+    [["a, with a comma"], ["a_with_a_comma"], ["a_with_a_comma,b"], ["b", "a, with a comma"]],
+)
+def test_rows_are_chosen_as_they_are_shown(own_tables, only):
+    name = own_tables(
+        'title = "t"\nsource = "s"\n[[rows]]\nname = "a, with a comma"\nconfig = "configs/r.py"\n'
+        '[[rows]]\nname = "b"\nconfig = "configs/r.py"\n[[rows]]\nname = "c"\n'
+        'config = "configs/r.py"\n[columns.top1]\ntitle = "x"\nmetric = "top1_accuracy"\n'
+    )
+    chosen = {row.name for row in choose_rows(read_table(name), only).rows}
+    assert "a, with a comma" in chosen and ("b" in chosen) == ("b" in ",".join(only).split(","))

@@ -1,3 +1,5 @@
+import datetime
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import workdirs
 from harness.errors import ConfigError, Interrupted
 from sweeps import start as starting
 from sweeps.launchers import devices
@@ -80,7 +83,7 @@ def test_stopped_twice_a_sweep_ends_as_an_undisturbed_one(tmp_path):
     killed = len(finals(stopped))
     assert killed < 8
     process = launch(stopped, 4, 12)
-    wait_for(lambda: len(finals(stopped)) > killed and is_amid_a_run(stopped))
+    wait_for(lambda: len(finals(stopped)) > killed + 1 and is_amid_a_run(stopped))
     process.send_signal(signal.SIGINT)
     assert process.wait() == Interrupted.exit_code
     done = finals(stopped)
@@ -192,6 +195,88 @@ def test_a_number_of_a_process_that_is_used_again_is_not_the_run(tmp_path):
     path = tmp_path / "states" / f"{run.name}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "process_start": 1}))
     assert state_of(tmp_path, run).status == "interrupted"
+
+
+class Later:
+    """A launcher that returns at once, as those of schedulers do."""
+
+    def launch(self, folder, runs):
+        pass
+
+
+def test_a_launcher_that_was_slower_to_check_does_not_overwrite_a_manifest(tmp_path, monkeypatch):
+    other = name_runs("r.py", {}, [{"depth": "1"}])
+
+    def checked_meanwhile(runs):
+        monkeypatch.setattr(starting, "check_runs", lambda runs: None)
+        starting.start(tmp_path, other, Later())
+
+    monkeypatch.setattr(starting, "check_runs", checked_meanwhile)
+    with pytest.raises(ConfigError, match="holds another sweep"):
+        starting.start(tmp_path, seeds(2), Later())
+    assert read_runs(tmp_path) == other
+
+
+def test_the_time_of_a_run_that_was_killed_ends_with_what_it_wrote_last(tmp_path):
+    run = seeds(1)[0]
+    note_start(tmp_path, run, os.getpid())
+    path = tmp_path / "states" / f"{run.name}.json"
+    record = json.loads(path.read_text()) | {"started": "2026-01-01T00:00:00+00:00", "pid": 2**22}
+    path.write_text(json.dumps(record))
+    log = tmp_path / f"{run.name}.log"
+    log.touch()
+    begun = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
+    os.utime(log, (begun + 90, begun + 90))
+    assert state_of(tmp_path, run).seconds == 90.0
+    note_start(tmp_path, run, os.getpid())  # the next attempt goes on from there
+    assert 90.0 <= state_of(tmp_path, run).seconds < 100.0
+
+
+def test_an_evaluation_far_up_the_log_still_counts(tmp_path):
+    run = seeds(1)[0]
+    (tmp_path / run.name).mkdir()
+    lines = ['{"kind": "eval", "step": 1, "top1_accuracy": 0.5}']
+    lines += [json.dumps({"kind": "train", "step": n, "loss": 1.0}) for n in range(2, 500)]
+    (tmp_path / run.name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert state_of(tmp_path, run).metrics == {"top1_accuracy": 0.5}
+
+
+def test_looking_whether_a_run_trains_takes_no_time(tmp_path):
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        started = time.monotonic()
+        assert all(workdirs.is_claimed(tmp_path) for _ in range(20))
+        assert time.monotonic() - started < 0.3
+
+
+def test_a_launcher_under_nohup_outlives_the_terminal(tmp_path):
+    command = [sys.executable, str(LAUNCH), str(tmp_path), "1", "1", "40"]
+    process = subprocess.Popen(
+        ["nohup", *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    wait_for(lambda: list(tmp_path.glob("*/metrics.jsonl")))
+    process.send_signal(signal.SIGHUP)
+    assert process.wait() == 0 and len(finals(tmp_path)) == 1
+
+
+def test_ctrl_c_ends_runs_that_were_taken_over(tmp_path):
+    process = launch(tmp_path, 1, 1, 4000)
+    wait_for(lambda: list(tmp_path.glob("*/metrics.jsonl")))
+    process.kill()
+    process.wait()
+    process = launch(tmp_path, 1, 1, 4000)
+    wait_for(lambda: workdirs.is_claimed(tmp_path))  # its own lock
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == Interrupted.exit_code
+    wait_for(lambda: state_of(tmp_path, read_runs(tmp_path)[0]).status == "interrupted")
+
+
+def test_paths_that_checkpoints_cannot_be_read_from_are_refused(tmp_path):
+    for name in ("a[1]", "a*", "what?"):
+        with pytest.raises(ConfigError, match="in a path"):
+            starting.start(tmp_path / name, seeds(1), Later())
+        assert not (tmp_path / name).exists()
 
 
 def test_launchers_and_their_options_are_checked():
