@@ -251,9 +251,15 @@ def open_study(folder: Path, plan: Plan):
         storage=JournalStorage(JournalFileBackend(str(path), lock)),
         study_name="search",
         direction="maximize" if plan.is_better_higher else "minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+        pruner=_pruner(optuna),
         load_if_exists=True,
     )
+
+
+def _pruner(optuna):
+    # The worst third. The worse half would have many that are only slower at first, such as those
+    # with high learning rates, and Optuna would learn that these are bad.
+    return optuna.pruners.PercentilePruner(67.0, n_startup_trials=5, n_warmup_steps=2)
 
 
 def import_optuna():

@@ -152,7 +152,7 @@ def test_orphans_are_waited_for(tmp_path):
 
 
 def test_what_looks_worse_than_most_is_ended_early(tmp_path):
-    search(tmp_path, plan(steps="12", seconds="0.05"), Local(parallel=1), num_trials=10)
+    search(tmp_path, plan(steps="12", seconds="0.05"), Local(parallel=1), num_trials=12)
     assert states(tmp_path)["PRUNED"] == statuses(tmp_path)["pruned"] >= 1
     ended = [run for run in read_runs(tmp_path) if state_of(tmp_path, run).status == "pruned"]
     assert all(state_of(tmp_path, run).step < 12 for run in ended)
