@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from data.class_names import imagenet_names, is_imagenet
 from data.datasets import Dataset
 from data.pipeline import Among, Data
-from harness import commandline, workdirs
+from harness import commandline
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
@@ -41,6 +41,8 @@ from inference.flags import check_recipe_flags, define_recipe_flags
 from training import experiment
 from training.evaluation import evaluate
 from training.trained_run import checkpoint_folder, note_differences, restore
+from workdirs.class_file import find_classes, read_classes
+from workdirs.config_file import read_config
 from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
 
@@ -78,7 +80,7 @@ def evaluate_workdir(
     workdir = local_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     note_differences(workdir, config)
-    names = workdirs.find_classes(workdir)
+    names = find_classes(workdir)
     if classes_file is not None:
         names = _read_classes(classes_file, names)
     run = _build(_with_split(config, split), names, among)
@@ -171,7 +173,7 @@ def _build(
 
 def _read_classes(file: str | Path, known: tuple[str, ...] | None) -> tuple[str, ...]:
     with input_errors():
-        names = tuple(workdirs.read_classes(local_path("--classes", file)))
+        names = tuple(read_classes(local_path("--classes", file)))
         check_order(file, names, known)
     return names
 
@@ -266,7 +268,7 @@ def main(args: flags.FlagValues) -> None:
         workdir = local_path("--workdir", args.workdir)
         config = args.config
         if config is None:
-            config = workdirs.read_config(workdir)
+            config = read_config(workdir)
             config.mesh = {"data": -1, "fsdp": 1}  # this machine, not the one it was trained on
         result = evaluate_workdir(config, workdir, checkpoint=args.checkpoint, **options)
         written = workdir / f"evaluation_{args.checkpoint}"

@@ -16,7 +16,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from harness import commandline, workdirs
+from harness import commandline
 from harness.errors import BadImage, ConfigError, Interrupted
 from harness.files import local_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
@@ -28,6 +28,9 @@ from training.metric_logs import check_services
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
 from training.trained_run import check_same_config
+from workdirs.claims import claimed
+from workdirs.class_file import own_classes
+from workdirs.results import bad_images_path, read_done, write_done
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
@@ -66,18 +69,18 @@ def train_and_evaluate(
     plain = experiment.check_config(config)
     check_same_config(workdir, config)
     check_services(log_to)
-    if (metrics := workdirs.read_done(workdir)) is not None:
+    if (metrics := read_done(workdir)) is not None:
         print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
         return metrics
 
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
-        run = experiment.build(config, class_names=workdirs.own_classes(workdir))
+        run = experiment.build(config, class_names=own_classes(workdir))
         profile = parse_steps(profile_steps, run.steps.total)
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
-        stack.enter_context(workdirs.claimed(workdir, plain, classes, num_examples))
-        run.data.bad.keep_in(workdirs.bad_images_path(workdir))
+        stack.enter_context(claimed(workdir, plain, classes, num_examples))
+        run.data.bad.keep_in(bad_images_path(workdir))
         saved = stack.enter_context(
             Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])
         )
@@ -157,7 +160,7 @@ def train_and_evaluate(
 
         saved.wait()
         metrics |= saved.best(run.steps.per_epoch)
-        workdirs.write_done(workdir, metrics)
+        write_done(workdir, metrics)
         report.finish(metrics, split, seconds=time.perf_counter() - started)
     return metrics
 

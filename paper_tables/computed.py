@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from baselines.full_attention_generator import FullAttentionGenerator
 from benchmarks.generators import multiply_adds as multiply_adds_of_generator
 from data.datasets import BUILT_IN
-from harness import workdirs
 from harness.arguments import as_height_width, unknown
 from harness.errors import ConfigError
 from harness.overrides import apply_overrides
@@ -26,6 +25,7 @@ from paper_tables.tables import ROOT, Column, Row, recipe_of
 from tnt.block import TransformerBlock
 from tnt.fusion import Project
 from training import experiment
+from workdirs.comparison import flatten
 from zoo.cost_tables import total
 from zoo.costs import Cost, count_products, model_costs
 from zoo.registry import MODELS, create_generator, create_model, model_fields, parameter_shapes
@@ -86,7 +86,7 @@ def _checked(recipe: str, overrides: str) -> dict[str, Any]:
 
 def _setting(plain: Mapping[str, Any], key: str) -> Any:
     sections = {name: value for name, value in plain.items() if isinstance(value, dict)}
-    flat = {**plain, **workdirs.flatten(sections)}
+    flat = {**plain, **flatten(sections)}
     if key in flat:
         return _plain(flat[key])
     if key.split(".")[0] in ("augment", "device_augment"):  # absent, or on with arguments

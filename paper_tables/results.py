@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import workdirs
 from harness.errors import ConfigError, input_errors
 from harness.files import write_text
 from harness.recipes import recipe_from_root
@@ -20,6 +19,7 @@ from paper_tables.tables import ROOT, Column, Row, Table, recipe_of
 from paper_tables.training import runs_of
 from sweeps.runs import MANIFEST, Run, read_runs
 from sweeps.states import state_of
+from workdirs.config_file import read_record
 
 RESULTS = ROOT / "results" / "tables"
 WORKDIR = Path("runs") / "tables"  # where runs are by default, and in committed commands
@@ -109,7 +109,7 @@ def records_of(table: Table, folder: Path) -> list[Record]:
         state = state_of(folder, run)
         if command is None or state.status != "done":
             continue
-        about = workdirs.read_record(folder / run.name)
+        about = read_record(folder / run.name)
         records.append(
             {
                 "row": run.values["row"],

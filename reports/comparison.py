@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import comb
 from typing import Any
 
-from harness import workdirs
 from harness.errors import printable
 from reports import answer_sections, class_figures
 from reports.answer_sections import EVERYTHING, Choices
@@ -14,6 +13,7 @@ from reports.page import Block, Cell, Figure, Page, Table, Text, metric, number,
 from reports.recipe import changes
 from reports.run_record import RunRecord
 from reports.run_sections import described, duration, section
+from workdirs.config_file import read_config
 
 
 def comparison_page(runs: tuple[RunRecord, RunRecord], choices: Choices = EVERYTHING) -> Page:
@@ -95,7 +95,7 @@ def config(names: Sequence[str], runs: Sequence[RunRecord]) -> list[Block]:
     """The keys in which the configs differ."""
     if not all(run.config for run in runs):
         return [Text("A config is missing, so there is no comparison.", "note")]
-    found = changes(*(workdirs.read_config(run.workdir) for run in runs))
+    found = changes(*(read_config(run.workdir) for run in runs))
     if not found:
         return [Text("Both have the same config, but for where they ran.")]
     rows = [[Cell(key), *(Cell(printable(text)) for text in texts)] for key, texts in found.items()]

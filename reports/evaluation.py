@@ -14,11 +14,12 @@ import numpy as np
 import tqdm
 
 from data.sources.arrays import Subset
-from harness import workdirs
 from inference.answers import AnswerSheet, evaluation_path, per_class_path, predictions_path
 from inference.trained_classifier import TrainedClassifier
 from training import experiment
 from training.trained_run import checkpoint_folder, restore
+from workdirs.class_file import find_classes
+from workdirs.config_file import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +87,9 @@ class TrainedRun:
     @functools.cached_property
     def run(self) -> experiment.Experiment:
         """The run, built for this machine's devices."""
-        config = workdirs.read_config(self.workdir)
+        config = read_config(self.workdir)
         config.mesh = {"data": -1, "fsdp": 1}
-        names = workdirs.find_classes(self.workdir)
+        names = find_classes(self.workdir)
         return experiment.build(config, training=False, class_names=names)
 
     @functools.cached_property

@@ -7,11 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from harness import workdirs
 from harness.errors import ConfigError
 from harness.recipes import ROOT, find_recipe, load_config
 from training.experiment import check_config
 from training.trained_run import in_few_words
+from workdirs.comparison import config_changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FromRecipe:
 
 def changes(before: ConfigDict, now: ConfigDict) -> dict[str, tuple[str, str]]:
     """Returns where two configs differ in what they compute: key -> both values, as text."""
-    return workdirs.config_changes(_checked(before), _checked(now))
+    return config_changes(_checked(before), _checked(now))
 
 
 def _checked(config: ConfigDict) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import workdirs
 from harness.errors import ConfigError, NonFiniteError, printable
 from harness.files import read_lines
 from harness.steps import Steps, steps_of
 from sweeps.metric import metric_of_config
 from sweeps.runs import MANIFEST, read_runs
-from sweeps.states import State, read_record, state_of
+from sweeps.states import State, read_note, state_of
+from workdirs.claims import is_claimed
+from workdirs.config_file import read_record
+from workdirs.results import parse_metrics, read_done
 
 TIMINGS = ("images_per_second", "input_wait")
 SAMPLES = re.compile(r"(?P<kind>.+)_(?P<step>\d{7,})\.png")  # what an evaluation draws
@@ -127,13 +129,13 @@ def read_run(workdir: Path) -> RunRecord:
     problems: list[str] = []
     record: dict[str, Any] = {"config": {}}
     try:
-        record = workdirs.read_record(workdir)
+        record = read_record(workdir)
     except ConfigError as error:
         problems.append(f"The config is left out: {error}.")
     records = _read_metrics(workdir / "metrics.jsonl", problems)
     done = None
     try:
-        done = workdirs.read_done(workdir)
+        done = read_done(workdir)
         if done is not None and not isinstance(done, dict):
             raise ConfigError(f"{workdir / 'DONE'} holds no metrics")
     except (ConfigError, OSError, ValueError) as error:
@@ -159,7 +161,7 @@ def read_run(workdir: Path) -> RunRecord:
 def _read_metrics(path: Path, problems: list[str]) -> list[dict]:
     """Returns the readable lines of metrics.jsonl; of a run under way the last may be cut off."""
     try:
-        lines = workdirs.parse_metrics(path.read_text(encoding="utf-8", errors="replace"))
+        lines = parse_metrics(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         problems.append(f"There are no curves: {path.name} cannot be read ({error.strerror}).")
         return []
@@ -182,7 +184,7 @@ def _status(
 ) -> str:
     if done is not None:
         return "done"
-    if workdirs.is_claimed(workdir):
+    if is_claimed(workdir):
         return "running"
     numbers = [value for value in (records or [{}])[-1].values() if isinstance(value, float)]
     if exit_code == NonFiniteError.exit_code or not all(map(math.isfinite, numbers)):
@@ -197,7 +199,7 @@ def _state_in_sweep(workdir: Path) -> tuple[State | None, int | None]:
         with contextlib.suppress(ConfigError):
             runs = {run.name: run for run in read_runs(folder)}
             if run := runs.get(workdir.name):
-                return state_of(folder, run), read_record(folder, run).get("exit_code")
+                return state_of(folder, run), read_note(folder, run).get("exit_code")
     return None, None
 
 

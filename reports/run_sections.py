@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from harness import workdirs
 from harness.errors import ConfigError, printable
 from reports import answer_sections
 from reports.answer_sections import EVERYTHING, Choices
@@ -35,6 +34,8 @@ from reports.page import (
 )
 from reports.recipe import command_line, from_recipe
 from reports.run_record import SAMPLES, RunRecord
+from workdirs.comparison import flatten
+from workdirs.config_file import read_config
 
 SAMPLES_SHOWN = 4
 SHOWN_FIRST = (
@@ -192,7 +193,7 @@ def config(run: RunRecord) -> list[Block]:
     """What the run changed of its recipe, and all values."""
     if not run.config:
         return []
-    found = from_recipe(run.record.get("command"), workdirs.read_config(run.workdir), run.workdir)
+    found = from_recipe(run.record.get("command"), read_config(run.workdir), run.workdir)
     blocks: list[Block] = []
     if found.changes is None:
         blocks.append(Text(printable(found.problem), "note"))
@@ -207,7 +208,7 @@ def config(run: RunRecord) -> list[Block]:
         blocks.append(Table(["key", "recipe", "this run"], rows, title))
     every = [
         [Cell(key), dataclasses.replace(as_cell(value), value=None)]
-        for key, value in workdirs.flatten(dict(run.config)).items()
+        for key, value in flatten(dict(run.config)).items()
     ]
     return [*blocks, Table(["key", "value"], every, f"All {len(every)} values", folded=True)]
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import workdirs
 from harness.errors import ConfigError
 from harness.strict_config import unknown_name
 from sweeps.runs import Run
 from sweeps.states import state_of
 from training.checkpoints import LOWER_IS_BETTER
+from workdirs.config_file import read_record
 
 DEFAULT = "top1_accuracy"
 
@@ -66,7 +66,7 @@ def metric_of(folder: Path, runs: Iterable[Run], name: str | None = None) -> Met
         return Metric(name, _is_better_higher(name))
     for run in runs:
         try:
-            section = workdirs.read_record(folder / run.name)["config"]["checkpoint"]
+            section = read_record(folder / run.name)["config"]["checkpoint"]
         except (ConfigError, KeyError, TypeError):
             continue
         return metric_of_config(section)

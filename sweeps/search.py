@@ -21,7 +21,7 @@ from sweeps.check import check_runs
 from sweeps.launchers.local import Local
 from sweeps.runs import MANIFEST, Run, read_runs, write_manifest
 from sweeps.search_plan import PLAN, Plan, number_of, read_plan
-from sweeps.states import evaluations, read_record, state_of
+from sweeps.states import evaluations, read_note, state_of
 from sweeps.values import Interval, parse_space
 
 JOURNAL = "search.journal"
@@ -188,7 +188,7 @@ class Trials:
         from optuna.trial import TrialState
 
         state, (trial, lock) = state_of(self._folder, run), self._ours[run.name]
-        code = read_record(self._folder, run).get("exit_code")
+        code = read_note(self._folder, run).get("exit_code")
         value = state.metrics.get(self._plan.metric)
         if state.status == "interrupted":
             pass  # the trial stays open

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import workdirs
 from harness.errors import ConfigError, Interrupted, printable
 from harness.files import write_text
 from harness.steps import steps_of
 from sweeps.runs import Run
+from workdirs.claims import is_claimed
+from workdirs.config_file import read_record
+from workdirs.results import parse_metrics, read_done
 
 Status = Literal["done", "running", "interrupted", "failed", "pruned", "waiting"]
 _END = 4096  # bytes of a file that are enough for its last lines
@@ -48,13 +50,13 @@ def state_of(folder: Path, run: Run) -> State:
         run: of its manifest.
     """
     workdir, running = folder / run.name, is_running(folder, run)  # first: it may end meanwhile
-    record = read_record(folder, run)
+    record = read_note(folder, run)
     last = _last_records(workdir)
     until = None if running else _last_write(folder, run)
     known = {"step": max((r["step"] for r in last), default=0)}
     known["seconds"] = _seconds(record, until)
     try:
-        done = workdirs.read_done(workdir)
+        done = read_done(workdir)
     except (ConfigError, OSError, ValueError) as error:
         return State(status="failed", last_line=printable(str(error)), **known)
     if done is not None:
@@ -86,24 +88,24 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 def is_running(folder: Path, run: Run) -> bool:
     """Returns whether a process is at the run: it trains, or has been started on this machine."""
-    if workdirs.is_claimed(folder / run.name):
+    if is_claimed(folder / run.name):
         return True
     return pid_of(folder, run) is not None
 
 
 def pid_of(folder: Path, run: Run) -> int | None:
     """Returns the number of a run's process, if it was started on this machine and is alive."""
-    record = read_record(folder, run)
+    record = read_note(folder, run)
     if "exit_code" in record or record.get("host") != socket.gethostname():
         return None
     start = _process_start(record.get("pid"))
     return record["pid"] if start is not None and start == record.get("process_start") else None
 
 
-def read_record(folder: Path, run: Run) -> dict[str, Any]:
+def read_note(folder: Path, run: Run) -> dict[str, Any]:
     """Returns what launchers noted about a run, {} where there is nothing readable."""
     try:
-        record = json.loads(_record_path(folder, run).read_text(encoding="utf-8"))
+        record = json.loads(_note_path(folder, run).read_text(encoding="utf-8"))
         return record if isinstance(record, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -111,7 +113,7 @@ def read_record(folder: Path, run: Run) -> dict[str, Any]:
 
 def note_start(folder: Path, run: Run, pid: int) -> None:
     """Notes that a process was started for a run."""
-    before = read_record(folder, run)
+    before = read_note(folder, run)
     record = {
         "host": socket.gethostname(),
         "pid": pid,
@@ -120,7 +122,7 @@ def note_start(folder: Path, run: Run, pid: int) -> None:
         "attempts": before.get("attempts", 0) + 1,
         "seconds": _seconds(before, _last_write(folder, run)),
     }
-    _write_record(folder, run, record)
+    _write_note(folder, run, record)
 
 
 def note_end(folder: Path, run: Run, exit_code: int, **more: Any) -> None:
@@ -132,17 +134,17 @@ def note_end(folder: Path, run: Run, exit_code: int, **more: Any) -> None:
         exit_code: of the process; minus the number of the signal that killed it.
         **more: what else there is to know, such as pruned=True.
     """
-    record = read_record(folder, run)
+    record = read_note(folder, run)
     seconds = _seconds(record, None)
-    _write_record(folder, run, {**record, "exit_code": exit_code, "seconds": seconds, **more})
+    _write_note(folder, run, {**record, "exit_code": exit_code, "seconds": seconds, **more})
 
 
-def _record_path(folder: Path, run: Run) -> Path:
+def _note_path(folder: Path, run: Run) -> Path:
     return folder / "states" / f"{run.name}.json"
 
 
-def _write_record(folder: Path, run: Run, record: dict[str, Any]) -> None:
-    path = _record_path(folder, run)
+def _write_note(folder: Path, run: Run, record: dict[str, Any]) -> None:
+    path = _note_path(folder, run)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(record) + "\n")
 
@@ -200,7 +202,7 @@ def _last_records(workdir: Path) -> list[dict[str, Any]]:
 
 def _records(workdir: Path, size: int | None) -> list[dict[str, Any]]:
     text = _end_of(workdir / "metrics.jsonl", size)
-    return [record for record in workdirs.parse_metrics(text) if record is not None]
+    return [record for record in parse_metrics(text) if record is not None]
 
 
 def evaluations(workdir: Path) -> list[dict[str, Any]]:
@@ -232,7 +234,7 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 def _total_steps(workdir: Path) -> int | None:
     try:
-        record = workdirs.read_record(workdir)
+        record = read_record(workdir)
     except ConfigError:
         return None
     steps = steps_of(record["config"], record.get("num_examples"))

@@ -22,8 +22,8 @@ from tensorboardX import SummaryWriter
 from harness.arguments import unknown
 from harness.errors import ConfigError, Interrupted, one_line
 from harness.files import write_text
-from harness.workdirs import flatten
 from training.services import SERVICES
+from workdirs.comparison import flatten
 
 # How long the end of a run waits for what is still to be sent: a preempted machine has half a
 # minute in all.

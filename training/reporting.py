@@ -17,10 +17,10 @@ from data.batches import Batches
 from harness.files import write_text
 from harness.pictures import save_png
 from harness.steps import Steps
-from harness.workdirs import parse_metrics
 from tasks.protocol import Evaluation
 from training.curves import draw_curves
 from training.metric_logs import finish_logs, numbers, open_logs
+from workdirs.results import parse_metrics
 
 # Drawing the curves takes most of a second, so it is not done at every evaluation.
 SECONDS_BETWEEN_CURVES = 60.0

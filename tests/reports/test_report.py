@@ -14,7 +14,6 @@ from PIL import Image
 import evaluate
 import train
 from configs import digits_nest_gan
-from harness import workdirs
 from reports.answer_sections import Choices
 from reports.evaluation import TrainedRun, find_evaluation
 from reports.explained import chosen_images, chosen_methods
@@ -25,6 +24,7 @@ from tests.inference.test_explanation_flags import small_mosaics
 from tests.reports.pages import NASTY, check_self_contained
 from tests.reports.workdirs import write_run
 from training.experiment import check_config
+from workdirs.config_file import read_config
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_by_command_line(workdir, run_script):
     assert percent(numbers["calibration"]["expected_calibration_error"]) in page.text
     assert percent(numbers["mean_recall"]) in page.text
     # What evaluate.py writes of the same checkpoint is the same.
-    config = workdirs.read_config(workdir)
+    config = read_config(workdir)
     own = evaluate.evaluate_workdir(config, workdir, per_class=True)["per_class"].numbers
     assert own["confusions"] == numbers["confusions"] and own["classes"] == numbers["classes"]
     expected = own["calibration"]["expected_calibration_error"]

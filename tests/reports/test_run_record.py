@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from harness import workdirs
 from harness.errors import ConfigError
 from reports.answer_sections import Choices
 from reports.page import render
@@ -15,6 +14,7 @@ from reports.run_record import read_run
 from reports.run_sections import run_page
 from tests.reports.pages import check_self_contained
 from tests.reports.workdirs import RECIPE, records, write_run, write_sweep
+from workdirs.config_file import read_config, read_record
 
 UNTOUCHED = Choices(evaluate=False, explain="none")
 
@@ -132,8 +132,8 @@ def test_wrong_types_in_the_config(tmp_path):
 def test_changes_from_the_recipe(tmp_path):
     changes = {"model.drop_path_rate": 0.25, "augment": {}}
     workdir = write_run(tmp_path / "run", changes=changes)
-    record = workdirs.read_record(workdir)
-    found = from_recipe(record["command"], workdirs.read_config(workdir), workdir)
+    record = read_record(workdir)
+    found = from_recipe(record["command"], read_config(workdir), workdir)
     assert found.recipe == RECIPE
     expected = {"data.batch_size", "data.train_split", "model.drop_path_rate"}
     assert expected <= set(found.changes)

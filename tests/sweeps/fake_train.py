@@ -20,7 +20,7 @@ print(f"training in {workdir}", flush=True)
 with (workdir / "starts").open("a") as starts:
     starts.write("x")
 lock = (workdir / ".lock").open("w")
-for _ in range(10):  # as harness/workdirs.py: another process may look whether it is locked
+for _ in range(10):  # as workdirs/claims.py: another process may look whether it is locked
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         break

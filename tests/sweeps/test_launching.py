@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from harness import workdirs
 from harness.errors import ConfigError, Interrupted
 from sweeps import start as starting
 from sweeps.launchers import devices
@@ -18,6 +17,7 @@ from sweeps.launchers.local import Local
 from sweeps.runs import name_runs, read_runs
 from sweeps.states import note_end, note_start, state_of
 from tests.sweeps.fake_job import fake
+from workdirs.claims import is_claimed
 
 LAUNCH = Path(__file__).with_name("launch_fake.py")
 ROOT = Path(__file__).parents[2]
@@ -244,7 +244,7 @@ def test_looking_whether_a_run_trains_takes_no_time(tmp_path):
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         started = time.monotonic()
-        assert all(workdirs.is_claimed(tmp_path) for _ in range(20))
+        assert all(is_claimed(tmp_path) for _ in range(20))
         assert time.monotonic() - started < 0.3
 
 
@@ -264,7 +264,7 @@ def test_ctrl_c_ends_runs_that_were_taken_over(tmp_path):
     process.kill()
     process.wait()
     process = launch(tmp_path, 1, 1, 4000)
-    wait_for(lambda: workdirs.is_claimed(tmp_path))  # its own lock
+    wait_for(lambda: is_claimed(tmp_path))  # its own lock
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     assert process.wait() == Interrupted.exit_code

@@ -16,7 +16,7 @@ from sweeps.runs import read_runs
 from sweeps.search import SearchFailed, open_study, search
 from sweeps.search_plan import plan_search, read_plan
 from sweeps.search_results import in_words, results
-from sweeps.states import read_record, state_of
+from sweeps.states import read_note, state_of
 from sweeps.values import Interval, parse_space
 from tests.sweeps.fake_job import fake
 from tests.sweeps.search_fake import plan
@@ -194,7 +194,7 @@ def test_a_torn_line_of_the_journal_is_cut_off(tmp_path):
         file.write(b'{"op_code":')
     search(tmp_path, plan(**QUICK), Local(), num_trials=3)
     assert states(tmp_path) == {"COMPLETE": 3}
-    assert read_record(tmp_path, read_runs(tmp_path)[2])["exit_code"] == 0
+    assert read_note(tmp_path, read_runs(tmp_path)[2])["exit_code"] == 0
 
 
 def test_what_it_has_found(tmp_path):

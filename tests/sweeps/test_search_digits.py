@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.workdirs import read_done
 from sweeps.runs import MANIFEST, read_runs
 from sweeps.search_results import results
 from sweeps.states import state_of
 from tests.sweeps.test_launching import kill_everything, wait_for
+from workdirs.results import read_done
 
 ROOT = Path(__file__).parents[2]
 RECIPE = [

@@ -18,7 +18,7 @@ from sweeps import start as starting
 from sweeps.launchers import slurm
 from sweeps.launchers.slurm import Slurm
 from sweeps.runs import name_runs
-from sweeps.states import read_record, state_of
+from sweeps.states import read_note, state_of
 from tests.sweeps.fake_job import FakeRunJob, fake
 from tests.sweeps.test_launching import finals, is_amid_a_run, seeds, starts, wait_for
 
@@ -35,7 +35,7 @@ def parent_of(pid):
 
 
 def have_ended(folder, runs):
-    return all("exit_code" in read_record(folder, run) for run in runs)
+    return all("exit_code" in read_note(folder, run) for run in runs)
 
 
 @pytest.mark.linux
@@ -46,7 +46,7 @@ def test_a_preempted_task_of_submitit_goes_on(tmp_path, fake_runs, capsys, monke
     assert "4 runs are submitted as job " in capsys.readouterr().out
     wait_for(lambda: (tmp_path / "sweep/seed=1/metrics.jsonl").exists())
     # As Slurm does, which signals all processes of a job, and again.
-    child = read_record(tmp_path / "sweep", runs[1])["pid"]
+    child = read_note(tmp_path / "sweep", runs[1])["pid"]
     for pid in (child, parent_of(child), parent_of(child)):
         os.kill(pid, signal.SIGUSR2)
     wait_for(lambda: len(finals(tmp_path / "sweep")) == 3)
@@ -170,7 +170,7 @@ def test_an_array_of_four_trainings_one_of_them_requeued(tmp_path, real_slurm, m
     wait_for(all_done, 600.0)
     wait_for(lambda: not queue())
     assert {state_of(tmp_path, run).status for run in runs} == {"done"}
-    attempts = {run.name: read_record(tmp_path, run)["attempts"] for run in runs}
+    attempts = {run.name: read_note(tmp_path, run)["attempts"] for run in runs}
     assert attempts == {"seed=0": 1, "seed=1": 2, "seed=2": 1, "seed=3": 1}
     log = (tmp_path / "seed=1.log").read_text()
     assert "the same command resumes" in log and "resuming at step" in log

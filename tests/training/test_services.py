@@ -14,10 +14,11 @@ import pytest
 
 import train
 from harness.errors import ConfigError, Interrupted
-from harness.workdirs import flatten, read_record
 from tests.training.test_metric_logs import interrupt_at, lines
 from training.metric_logs import check_services
 from training.services import MlflowLog, WandbLog
+from workdirs.comparison import flatten
+from workdirs.config_file import read_record
 
 pytestmark = [pytest.mark.loggers, pytest.mark.usefixtures("compiled_once", "no_account")]
 
