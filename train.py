@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from harness import commandline
 from harness.errors import BadImage, ConfigError, Interrupted
-from harness.files import local_path
+from harness.files import must_be_local, run_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
 from training import experiment
 from training.checkpoints import Checkpoints, can_resume
@@ -63,12 +63,14 @@ def train_and_evaluate(
         Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     started = time.perf_counter()
-    workdir = local_path("workdir", workdir)
+    workdir = run_path("workdir", workdir)
 
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
     check_same_config(workdir, config)
-    check_services(log_to)
+    check_services(log_to, workdir)
+    if profile_steps is not None:
+        must_be_local("--workdir", workdir, "where --profile_steps cannot write its traces")
     if (metrics := read_done(workdir)) is not None:
         print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
         return metrics
@@ -112,6 +114,7 @@ def train_and_evaluate(
         split = run.data.eval_split
 
         def loop_record():
+            report.flush()
             return {"data": batches.get_state(), "window": to_numbers(window)}
 
         def stop(step):

@@ -1,5 +1,6 @@
 """Images that cannot be read: counted, listed, and a reason to stop when there are too many."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from absl import logging
 
 from harness.arguments import problem
 from harness.errors import BadImage
+from harness.files import Appended
 
 Policy = Literal["replace", "raise"]
 
@@ -63,7 +65,7 @@ class BadImages:
                     logging.warning("%s (%s) cannot be read: %s", name, split, reason)
                     if self._path is not None:
                         entry = {"split": split, "index": index, "name": name, "reason": reason}
-                        with self._path.open("a", encoding="utf-8") as file:
+                        with contextlib.closing(Appended(self._path)) as file:
                             file.write(json.dumps(entry) + "\n")
                 if len(self._seen) > self._limit:  # an earlier run may have listed them
                     raise TooManyBadImages(self._message(split, name, reason))

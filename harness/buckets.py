@@ -73,19 +73,16 @@ def as_run_error(error: BaseException) -> RunError | None:
 def _guarded(method):
     @functools.wraps(method)
     def guarded(self, *args, **kwargs):
+        _reach(self.parts[2])
         try:
             result = method(self, *args, **kwargs)
             return iter(list(result)) if method.__name__ in ("iterdir", "glob") else result
         except Exception as error:
-            if isinstance(error, OSError) and not _is_of_storage(error):
+            if isinstance(error, BucketError) or is_passing(error) is None:
                 raise
             raise _bucket_error(error, self) from error
 
     return guarded
-
-
-def _is_of_storage(error: OSError) -> bool:
-    return is_passing(error) is not None
 
 
 def _bucket_error(error: Exception, path: Any) -> OSError:
@@ -101,6 +98,10 @@ class BucketPath(gpath.PosixGPath):
     read_bytes = _guarded(gpath.PosixGPath.read_bytes)
     rmtree = _guarded(gpath.PosixGPath.rmtree)
 
+    @property
+    def parents(self) -> tuple["BucketPath", ...]:
+        return tuple(path for path in super().parents if len(path.parts) > 2)
+
     def read_text(self, encoding: str | None = None, errors: str = "strict") -> str:
         return self.read_bytes().decode(encoding or "utf-8", errors)
 
@@ -115,45 +116,46 @@ class BucketPath(gpath.PosixGPath):
 
 
 def bucket_path(key: str, text: str) -> BucketPath:
-    """Returns a path in a bucket that this machine can reach.
+    """Returns a path in a bucket, which its first request will reach for.
 
     Args:
         key: what the path is the value of, for messages.
         text: "gs://bucket/folder".
 
     Raises:
-        ConfigError: it is no such path, a package is missing, or there is no such bucket, or none
-            for these credentials.
-        Unavailable: the storage does not answer.
+        ConfigError: it is no such path.
     """
     text = text.rstrip("/")
     if not _PATH.fullmatch(text) or {".", ".."} & set(text.split("/")):
         raise ConfigError(problem(key, text, "not a folder in a bucket", _ALLOWED))
-    _prepare(key)
-    path = BucketPath(text)
+    return BucketPath(text)
+
+
+@functools.cache
+def _reach(bucket: str) -> None:
+    """Sets the libraries up and asks the bucket for one name, before anything else is done there.
+
+    Raises:
+        ConfigError: a package is missing, there is no such bucket, or none for these credentials.
+        Unavailable: the storage does not answer.
+    """
+    _prepare()
     try:
-        _reach(text.split("/")[2])
+        list(_client().list_blobs(bucket, max_results=1, timeout=5, retry=_retry(5)))
     except Exception as error:
         if is_passing(error) is None:
             raise
         if is_passing(error):
-            raise Unavailable(f"{key}={text}: {one_line(error)}") from error
-        what = f"{_reason(error)} ({one_line(error)})"
-        raise ConfigError(f"{key}={text}: {what}") from error
-    return path
+            raise Unavailable(f"gs://{bucket} does not answer: {one_line(error)}") from error
+        code = getattr(error, "code", None)
+        what = {
+            404: "there is no such bucket",
+            None: "no credentials; gcloud auth application-default login",
+        }.get(code, "these credentials may not list the bucket's objects")
+        raise ConfigError(f"gs://{bucket}: {what} ({one_line(error)})") from error
 
 
-def _reason(error: Exception) -> str:
-    code = getattr(error, "code", None)
-    if code == 404:
-        return "there is no such bucket"
-    if code in (401, 403):
-        return "these credentials may not list the bucket's objects"
-    return "no credentials: gcloud auth application-default login"
-
-
-@functools.cache
-def _prepare(key: str) -> None:
+def _prepare() -> None:
     """Sets the libraries up, before the first of them is used."""
     os.environ.setdefault("EPATH_USE_TF", "false")  # gcsfs also where TensorFlow is installed
     try:
@@ -161,7 +163,7 @@ def _prepare(key: str) -> None:
         import gcsfs  # noqa: F401
         from google.cloud import storage  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"{key}=gs://... needs {error.name or 'gcsfs'}: {_INSTALL}") from None
+        raise ConfigError(f"gs://... needs {error.name}: {_INSTALL}") from None
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
     # Listings are not kept: TensorStore and other processes write there as well.
@@ -187,13 +189,9 @@ def _retry(seconds: float | None = None) -> Any:
     return DEFAULT_RETRY.with_timeout(RETRY_SECONDS if seconds is None else seconds)
 
 
-@functools.cache
-def _reach(bucket: str) -> None:
-    list(_client().list_blobs(bucket, max_results=1, timeout=5, retry=_retry(5)))
-
-
 def _blob(path: Any) -> Any:
     _, _, bucket, name = os.fspath(path).split("/", 3)
+    _reach(bucket)
     return _client().bucket(bucket).blob(name)
 
 

@@ -224,6 +224,13 @@ def run(
         except BrokenPipeError:  # "... | head" has read enough; Python would complain once more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except Exception as error:
+            if "harness.buckets" in sys.modules:  # a bucket may have failed, under any library
+                from harness.buckets import as_run_error
+
+                if (end := as_run_error(error)) is not None:
+                    _fail(end)
+            raise
 
     before = set(flags.FLAGS)
     define_flags()

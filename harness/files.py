@@ -50,7 +50,8 @@ def run_path(key: str, path: str | os.PathLike) -> Path:
 
     Raises:
         WrongPath: it is empty or another URL.
-        ConfigError: there is no such bucket, or it cannot be reached.
+        ConfigError: it is no folder in a bucket. Whether there is such a bucket, and whether this
+            machine can reach it, says the first method that asks.
     """
     if in_bucket(path):
         from harness import buckets
@@ -68,7 +69,9 @@ def run_path(key: str, path: str | os.PathLike) -> Path:
 def must_be_local(key: str, path: Path, why: str) -> None:
     """Raises WrongPath for a path in a bucket."""
     if in_bucket(path):
-        raise WrongPath(problem(key, os.fspath(path), f"in a bucket, {why}", "a path on this machine"))
+        raise WrongPath(
+            problem(key, os.fspath(path), f"in a bucket, {why}", "a path on this machine")
+        )
 
 
 def check_writable(key: str, path: Path) -> None:

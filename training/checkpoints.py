@@ -20,7 +20,8 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from harness.errors import ConfigError, NonFiniteError, input_errors
-from harness.files import local_path
+from harness.files import run_path
+from zoo.find import is_finished
 from zoo.load import check_tree
 
 # Endings of the names of metrics that are better lower.
@@ -35,8 +36,8 @@ def _all_finite(state) -> jax.Array:
 
 def can_resume(workdir: Path) -> bool:
     """True if a run has saved something in the workdir to go on from."""
-    latest = local_path("workdir", workdir) / "checkpoints" / "latest"
-    return any(path.name.isdigit() for path in latest.glob("*"))
+    latest = run_path("workdir", workdir) / "checkpoints" / "latest"
+    return any(path.name.isdigit() and is_finished(path) for path in latest.glob("*"))
 
 
 class Checkpoints:
@@ -68,7 +69,7 @@ class Checkpoints:
         self.best_metric, self.best_sign = best_metric, 1 if best_mode == "max" else -1
         self._is_good = jax.jit(is_good) if is_good else lambda state: True
         self._read_only = read_only
-        self._folder = local_path("workdir", workdir) / "checkpoints"
+        self._folder = run_path("workdir", workdir) / "checkpoints"
         self._newest = None  # step saved or restored last
         self._latest = self._manager("latest", keep_last, read_only)
         self._best = self._manager("best", 1, read_only)

@@ -14,7 +14,7 @@ import tqdm
 from clu import parameter_overview
 
 from data.batches import Batches
-from harness.files import write_text
+from harness.files import Appended, write_text
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
@@ -57,7 +57,7 @@ class Reporter:
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
         self._batches = batches
         self.records = self._records_until(first_step)
-        self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._file = Appended(workdir / "metrics.jsonl")
         self._bar = tqdm.tqdm(
             total=steps.total,
             initial=first_step,
@@ -211,6 +211,11 @@ class Reporter:
             draw_curves(self.records, self._workdir / "curves.png", self._steps.per_epoch)
             self._curves_clock, self._num_drawn = time.perf_counter(), len(self.records)
 
+    def flush(self) -> None:
+        """Returns when metrics.jsonl has everything: a checkpoint that is saved counts on it."""
+        if self._active:
+            self._file.flush()
+
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
         if self._active:
@@ -229,7 +234,6 @@ class Reporter:
             record["protocol"] = protocol
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
         for log in self._logs:
             log.scalars(kind, step, numbers(record))
 
