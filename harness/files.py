@@ -159,10 +159,10 @@ class Appended:
         if self._file is None and self._waiting:
             from harness import buckets
 
+            self._waiting = False  # also if it fails, which ends the run: not to wait once more
             self._generation = buckets.upload(
                 self._path, self._content, generation=self._generation
             )
-            self._waiting = False
             pause = max(self._SECONDS, len(self._content) / self._BYTES_PER_SECOND)
             self._next = time.monotonic() + pause
 

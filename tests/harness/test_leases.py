@@ -1,12 +1,12 @@
 """Leases stand in for locks where flock does not work; real processes hold them here."""
 
+import concurrent.futures
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -194,13 +194,8 @@ def test_of_many_one_gets_an_expired_lease(tmp_path):
     path = tmp_path / "lease"
     for _ in range(3):
         expired(path)
-        got, threads = [], []
-        for _ in range(8):
-            threads.append(threading.Thread(target=lambda: got.append(take_lease(path, 0.0))))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            got = list(pool.map(take_lease, [path] * 8, [0.0] * 8))
         held = [lease for lease in got if lease is not None]
         assert len(held) == 1 and len(got) == 8
         held[0].check()
