@@ -3,6 +3,7 @@
 Not a file system: an object is written whole, there is no lock, no append and no rename.
 """
 
+import errno
 import functools
 import logging
 import os
@@ -24,11 +25,17 @@ _ALLOWED = "gs://bucket/folder, of letters, digits and . _ = + @ , - /"
 
 
 class BucketError(OSError):
-    """A request to a bucket has failed; `passing` says whether it may succeed later."""
+    """A request to a bucket has failed; `passing` says whether it may succeed later.
+
+    Its errno is as of a disk, for those who tell errors apart by that: EIO or EACCES.
+    """
 
     def __init__(self, message: str, *, passing: bool):
-        super().__init__(message)
+        super().__init__(errno.EIO if passing else errno.EACCES, message)
         self.passing = passing
+
+    def __str__(self):
+        return self.strerror
 
 
 class Changed(BucketError):
@@ -78,6 +85,9 @@ def _guarded(method):
             result = method(self, *args, **kwargs)
             return iter(list(result)) if method.__name__ in ("iterdir", "glob") else result
         except Exception as error:
+            if isinstance(error, FileNotFoundError):  # gcsfs leaves its number out
+                what = os.strerror(errno.ENOENT)
+                raise FileNotFoundError(errno.ENOENT, what, str(self)) from None
             if isinstance(error, BucketError) or is_passing(error) is None:
                 raise
             raise _bucket_error(error, self) from error
