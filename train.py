@@ -30,7 +30,7 @@ from training.reporting import Reporter
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
-from workdirs.results import bad_images_path, read_done, write_done
+from workdirs.results import BadImagesFile, bad_images_path, read_done, write_done
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
@@ -80,7 +80,7 @@ def train_and_evaluate(
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
         stack.enter_context(claimed(workdir, plain, classes, num_examples))
-        run.data.bad.keep_in(bad_images_path(workdir))
+        run.data.bad.keep_in(BadImagesFile(bad_images_path(workdir)))
         saved = stack.enter_context(
             Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])
         )

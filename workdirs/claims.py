@@ -10,10 +10,10 @@ import jax
 from harness.arguments import problem
 from harness.class_lists import two_orders
 from harness.errors import ConfigError, input_errors
-from harness.files import write_text
 from harness.locks import is_locked, take_lock
 from workdirs.class_file import own_classes
 from workdirs.config_file import read_record, write_config
+from workdirs.records import write_record
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def claimed(
                 f"{workdir / 'classes.txt'}"
             )
         if class_names is not None and own_classes(workdir) is None:
-            write_text(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
+            write_record(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
         yield
 
 

@@ -25,6 +25,7 @@ from tests.configs.test_recipes import get_config
 from training import experiment
 from training.evaluation import evaluate
 from workdirs.config_file import read_config
+from workdirs.results import BadImagesFile
 
 ROOT = Path(__file__).parents[2]
 RECIPES = (
@@ -176,7 +177,7 @@ def test_unreadable_images_count_by_name(tmp_path):
     """A folder that grows between two runs gives its files other numbers."""
     for numbers in ((3, 7), (4, 9)):
         bad = BadImages("replace", 2)
-        bad.keep_in(tmp_path / "bad_images.jsonl")
+        bad.keep_in(BadImagesFile(tmp_path / "bad_images.jsonl"))
         bad.add("train", [(n, name, "why") for n, name in zip(numbers, "ab", strict=True)])
         assert len(bad) == 2
 
