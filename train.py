@@ -16,6 +16,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from data.digest import data_digest, digest_differences
 from harness import commandline
 from harness.errors import BadImage, ConfigError, Interrupted
 from harness.files import local_path
@@ -79,7 +80,8 @@ def train_and_evaluate(
         profile = parse_steps(profile_steps, run.steps.total)
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
-        stack.enter_context(claimed(workdir, plain, classes, num_examples))
+        compare = {"digest": data_digest(run.data), "differences": digest_differences}
+        check_there = stack.enter_context(claimed(workdir, plain, classes, num_examples, **compare))
         run.data.bad.keep_in(BadImagesFile(bad_images_path(workdir)))
         saved = stack.enter_context(
             Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])
@@ -111,7 +113,8 @@ def train_and_evaluate(
         )
         split = run.data.eval_split
 
-        def loop_record():
+        def loop_record():  # of what is saved next
+            check_there()
             return {"data": batches.get_state(), "window": to_numbers(window)}
 
         def stop(step):
@@ -152,6 +155,7 @@ def train_and_evaluate(
                 averages = mean_scalars(window)
                 window = []
                 run.task.check(averages, step)
+                check_there()
                 report.train(step, averages)
             if run.steps.saves_at(step):
                 saved.save(step, state, loop_record(), is_last=step == run.steps.total)
@@ -160,6 +164,7 @@ def train_and_evaluate(
 
         saved.wait()
         metrics |= saved.best(run.steps.per_epoch)
+        check_there()
         write_done(workdir, metrics)
         report.finish(metrics, split, seconds=time.perf_counter() - started)
     return metrics

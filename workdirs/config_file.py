@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from harness.errors import ConfigError
 from workdirs.records import read_json, write_record
 
+PLACES = ("name", "data_dir")  # keys of the section `data`
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -61,6 +62,8 @@ def read_record(workdir: Path) -> dict[str, Any]:
 def _is_sound(record: Any) -> bool:
     if not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
         return False
+    if type(record.get("data_digest")) not in (dict, type(None)):
+        return False
     if type(record.get("num_examples")) not in (int, type(None)):
         return False
     try:
@@ -70,18 +73,43 @@ def _is_sound(record: Any) -> bool:
     return True
 
 
-def write_config(workdir: Path, config: dict[str, Any], num_examples: int | None = None) -> None:
+def write_config(
+    workdir: Path,
+    config: dict[str, Any],
+    num_examples: int | None = None,
+    data_digest: dict[str, Any] | None = None,
+) -> None:
     """Writes config.json, once; a resumed run keeps the first."""
     record = {
         "config": config,
         "num_examples": num_examples,
+        "data_digest": data_digest,
         "command": sys.argv,
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": device_summary(),
     }
+    _write(workdir, record)
+
+
+def _write(workdir: Path, record: dict[str, Any]) -> None:
     write_record(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+
+
+def note_place(workdir: Path, record: dict[str, Any], data: dict[str, Any]) -> None:
+    """Writes to config.json where the data of a run lie now, so that `evaluate` finds them.
+
+    Args:
+        workdir: of the run.
+        record: of config.json.
+        data: section of the config now. Where its `name` or `data_dir` lead, the same data lie.
+    """
+    before = record["config"]["data"] if "data" in record["config"] else {}
+    moved = {key: data[key] for key in PLACES if key in data and data[key] != before.get(key)}
+    if moved and record.get("data_digest"):
+        before.update(moved)
+        _write(workdir, record)
 
 
 def git_commit() -> str:
