@@ -29,7 +29,7 @@ import tqdm
 from absl import flags
 
 from harness import commandline
-from harness.errors import ConfigError, input_errors
+from harness.errors import ConfigError, escaped, input_errors, printable
 from harness.files import local_path
 from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
