@@ -38,5 +38,5 @@ def own_classes(workdir: Path) -> tuple[str, ...] | None:
     except UnicodeDecodeError:
         raise Damaged(f"{path} is broken UTF-16: {todo}") from None
     if not all(name.strip("\0 \t") for name in names):
-        raise Damaged(f"{path} holds a blank line or nothing: {todo}")
+        raise Damaged(f"{path} is empty or has a blank line: {todo}")
     return names

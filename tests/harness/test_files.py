@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
+import evaluate
 import train
 from configs import digits_nest, digits_nest_gan
 from harness.errors import ConfigError
 from harness.files import local_path
 from inference.image_files import find_files
+from inference.pictures import subjects
+from tasks.gan.embedding import load_embedding
+from tools import performance
+from tools.predict import PictureFolder
 from training import experiment
 from zoo.find import find_weights_file
 
@@ -69,14 +74,20 @@ def test_urls_in_a_config(recipe, key, value, tmp_path):
 MORE_LINES = [
     ("tools/sweep.py status --workdir={}", "--workdir"),
     ("tools/sweep.py --config=configs/digits_nest.py --sweep.seed=0,1 --workdir={}", "--workdir"),
-    ("tools/tables.py status nest_cifar --workdir={}", "--workdir"),
+    ("tools/tables.py record nest_cifar --workdir={}", "--workdir"),
     ("tools/tables.py show nest_cifar --output={}", "--output"),
     ("tools/report.py {}", "folder"),
-    ("tools/report.py runs/x --output={}", "--output"),
+    ("tools/report.py tests --output={}", "--output"),
     ("tools/explain.py gradcat --workdir={}", "--workdir"),
     ("train.py --config=configs/digits_nest.py --workdir=x --compilation_cache={}", "_cache"),
-    ("tools/compile_for.py --topology=h100 --model=nest_tiny_s16_32 --hlo={}", "--hlo"),
-    ("tools/compile_for.py --topology=h100 --model=nest_tiny_s16_32 --output={}", "--output"),
+    (
+        "tools/compile_for.py --topology=h100 --batch_size=8 --model=deit_ti --hlo={}",
+        "--hlo",
+    ),
+    (
+        "tools/compile_for.py --topology=h100 --batch_size=8 --model=deit_ti --output={}",
+        "--output",
+    ),
     ("tools/prepare_data.py cifar10 --manual_dir={}", "--manual_dir"),
     ("tools/measure_gpu.py --output={}", "--output"),
     ("tools/sample.py --workdir=. --npz={}", "--npz"),
@@ -88,6 +99,22 @@ NO_PATHS = {
     *("image_size", "labels", "launch", "localization", "localization_split", "log_to", "metric"),
     *("model", "only", "platforms", "profile_steps", "queries", "seeds", "split", "topology"),
 }
+
+
+# Functions that get the values of flags which a script reads late.
+LATE = {
+    "against": lambda path: subjects.from_text(path, None, None),
+    "classes": lambda path: evaluate._read_classes(path, None),
+    "explain_folder": lambda path: PictureFolder(path, "cam"),
+    "features": lambda path: load_embedding(path, num_channels=3, dataset="digits"),
+    "official": lambda path: performance._run(["-"], path),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_flags_that_are_read_late(name):
+    with pytest.raises(ConfigError, match=f"{name}='{URL}': a URL"):
+        LATE[name](URL)
 
 
 def string_flags():
@@ -107,7 +134,7 @@ def string_flags():
 
 def test_every_flag_is_tried_or_no_path():
     tried = {word.partition("=")[0][2:] for line in lines_with_paths() for word in line.split()}
-    assert string_flags() - NO_PATHS - tried == set()
+    assert string_flags() - NO_PATHS - tried - LATE.keys() == set()
 
 
 def lines_with_paths():
