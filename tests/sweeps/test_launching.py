@@ -271,11 +271,17 @@ def test_ctrl_c_ends_runs_that_were_taken_over(tmp_path):
     wait_for(lambda: state_of(tmp_path, read_runs(tmp_path)[0]).status == "interrupted")
 
 
-def test_paths_that_checkpoints_cannot_be_read_from_are_refused(tmp_path):
-    for name in ("a[1]", "a*", "what?"):
-        with pytest.raises(ConfigError, match="in a path"):
-            starting.start(tmp_path / name, seeds(1), Later())
-        assert not (tmp_path / name).exists()
+@pytest.mark.parametrize(
+    "name", ["a[1]", "a*", "what?", "a b#%&=\\'\n", os.fsdecode(b"-\xff")], ids=ascii
+)
+def test_odd_folders(tmp_path, name):
+    folder = tmp_path / name
+    later = Later()
+    starting.start(folder, seeds(1), later)
+    (run,) = read_runs(folder)
+    command = run.command(folder)
+    assert command[2] == f"--workdir={folder / run.name}"
+    assert shlex.split(run.command_line(folder))[1:] == command
 
 
 def test_launchers_and_their_options_are_checked():

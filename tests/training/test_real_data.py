@@ -25,7 +25,7 @@ from tests.configs.test_recipes import get_config
 from training import experiment
 from training.evaluation import evaluate
 from workdirs.config_file import read_config
-from workdirs.results import BadImagesFile
+from workdirs.results import BadImagesFile, read_metrics
 
 ROOT = Path(__file__).parents[2]
 RECIPES = (
@@ -88,7 +88,7 @@ def test_a_folder_works_with_every_recipe(name, photographs, tmp_path):
     metrics = train.train_and_evaluate(config, tmp_path)
     assert metrics["num_examples"] == 5 and np.isfinite(metrics["loss"])
     assert (tmp_path / "classes.txt").read_text() == "china\nflower\n"
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    records = read_metrics(tmp_path).sound
     trained = [record for record in records if record["kind"] == "train"]
     assert len(trained) == 2 and all(0 <= record["input_wait"] <= 1 for record in trained)
     evaluated = evaluate_workdir(read_config(tmp_path), tmp_path)
