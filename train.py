@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from data.digest import data_digest, digest_differences
 from harness import commandline
-from harness.errors import BadImage, ConfigError, Interrupted
+from harness.errors import BadImage, ConfigError, Interrupted, printable
 from harness.files import local_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
 from training import experiment
@@ -71,7 +71,8 @@ def train_and_evaluate(
     check_same_config(workdir, config)
     check_services(log_to)
     if (metrics := read_done(workdir)) is not None:
-        print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
+        text = f"{workdir} is finished: {metrics}. Another --workdir starts a new run."
+        print(printable(text))
         return metrics
 
     with contextlib.ExitStack() as stack:

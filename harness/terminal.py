@@ -12,7 +12,7 @@ from absl import logging
 from harness.errors import escaped
 
 # What a progress bar of tqdm writes, each in a call of its own or before a line.
-_BAR = re.compile("\r?(?:[\n ]*|(?:\x1b\\[A)*)\r?")
+_BAR = re.compile("\r?(?:(?:\x1b\\[A)+|[\n ]*)\r?")
 
 
 class EscapingStream:
@@ -20,14 +20,15 @@ class EscapingStream:
 
     Args:
         stream: sys.stdout or sys.stderr.
+        has_bars: whether tqdm moves the cursor there, as it does on stderr if that is a terminal.
     """
 
-    def __init__(self, stream: Any):
-        self._stream = stream
+    def __init__(self, stream: Any, *, has_bars: bool = False):
+        self._stream, self._has_bars = stream, has_bars
 
     def write(self, text: str) -> int:
         """Writes a text; the movements of a progress bar are left as they are."""
-        bar = _BAR.match(text)[0] if self._stream.isatty() else ""
+        bar = _BAR.match(text)[0] if self._has_bars and self._stream.isatty() else ""
         if len(bar) < len(text):
             bar = bar[: bar.startswith("\r")]  # of a longer text only the way to its start
         rest = escaped(text[len(bar) :])
@@ -57,5 +58,5 @@ def escape_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, EscapingStream):
-            setattr(sys, name, EscapingStream(stream))
+            setattr(sys, name, EscapingStream(stream, has_bars=name == "stderr"))
     logging.get_absl_handler().setFormatter(_EscapingFormatter())

@@ -13,6 +13,7 @@ import tqdm
 from clu import parameter_overview
 
 from data.batches import Batches
+from harness.errors import escaped
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
@@ -55,7 +56,7 @@ class Reporter:
             return
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
         self._batches = batches
-        self.records = self._records_until(first_step)
+        self.records = keep_metrics(workdir, first_step)
         self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
         self._bar = tqdm.tqdm(
             total=steps.total,
@@ -87,15 +88,6 @@ class Reporter:
             if kind is not KeyboardInterrupt:  # of somebody in a hurry
                 with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
                     self._draw_curves()
-
-    def _records_until(self, step: int) -> list[dict]:
-        """Rewrites metrics.jsonl without what will be logged again; returns what is left."""
-        return keep_metrics(
-            self._workdir,
-            lambda record: (
-                record["step"] < step or (record["step"], record["kind"]) == (step, "train")
-            ),
-        )
 
     def _restart_clock(self, step: int) -> None:
         """Restarts the timer, so that time before `step` does not count towards images/s."""
@@ -209,7 +201,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
         if self._active:
-            tqdm.tqdm.write(text, file=sys.stdout)
+            tqdm.tqdm.write(escaped(text), file=sys.stdout)
             sys.stdout.flush()
 
     def _where(self, step: int) -> str:

@@ -1,6 +1,7 @@
 """A workdir belongs to one process at a time, and to one run with its data."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def _presence(workdir: Path) -> Callable[..., None]:
         except OSError:  # it cannot be told now
             return
         if not is_there:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what Orbax still writes
             raise WorkdirGone(
                 f"{workdir} is not the folder any more that this run writes to: it was moved, "
                 "deleted or unmounted; put it back, and the same command goes on"

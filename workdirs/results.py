@@ -44,21 +44,29 @@ def read_metrics(workdir: Path) -> Lines:
     return read_lines(path, "move it away; the run then goes on without its curves", is_metrics)
 
 
-def keep_metrics(workdir: Path, is_kept: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Leaves only some lines in metrics.jsonl, which new `json_line`s can follow.
+def keep_metrics(workdir: Path, step: int) -> list[dict[str, Any]]:
+    """Leaves in metrics.jsonl what a run has logged that goes on from a step.
 
     Args:
         workdir: of the run.
-        is_kept: of a record. Damaged lines are left out, which a warning says.
+        step: that is saved; its evaluation will be made again. Damaged lines are left out, which
+            a warning says.
 
     Returns:
-        The records that are left.
+        The records that are left; new `json_line`s can follow.
 
     Raises:
         ConfigError: it is a folder, or cannot be read now.
     """
-    found = read_metrics(workdir)
-    return _rewrite(workdir / "metrics.jsonl", found, is_kept)
+    path = workdir / "metrics.jsonl"
+    kept = _rewrite(
+        path,
+        read_metrics(workdir),
+        lambda r: r["step"] < step or (r["step"], r["kind"]) == (step, "train"),
+    )
+    if step and not kept:
+        logging.warning("%s holds nothing of the steps before %d", path, step)
+    return kept
 
 
 def _rewrite(path: Path, found: Lines, is_kept: Callable[[dict[str, Any]], bool]) -> list[dict]:

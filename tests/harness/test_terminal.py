@@ -35,7 +35,6 @@ def test_escaped():
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 def test_whatever_is_printed(stream):
     inner = stream()
-    inner.encoding_was = "utf-8"
     print(NASTY, NASTY, sep="\n", file=EscapingStream(inner))
     assert is_clean(inner.getvalue()) and "\\x1b[31mred" in inner.getvalue()
     EscapingStream(inner).writelines([NASTY])
@@ -50,10 +49,14 @@ def test_a_stream_that_cannot_write_a_letter():
 
 def test_a_progress_bar_still_moves():
     inner = Terminal()
-    stream = EscapingStream(inner)
+    stream = EscapingStream(inner, has_bars=True)
     for text in ("\r 50%|##", "\n", "\x1b[A", "\r     \r"):
         stream.write(text)
     assert inner.getvalue() == "\r 50%|##\n\x1b[A\r     \r"
+    for text in (f"\r{NASTY}", f"\n{NASTY}", f"\x1b[A{NASTY}"):
+        inner = Terminal()
+        EscapingStream(inner, has_bars=True).write(text)
+        assert is_clean(inner.getvalue().removeprefix("\r"))
 
 
 def test_a_table_and_json_of_predictions():

@@ -77,7 +77,7 @@ def test_metrics_go_on_after_damage_that_is_said_once(tmp_path, caplog):
     path = tmp_path / "metrics.jsonl"
     path.write_text(lines[0] + "{]\n" + json.dumps(METRICS) + "\n" + lines[3] + lines[1][:20])
     for _ in range(2):
-        kept = keep_metrics(tmp_path, lambda record: record["step"] <= 3)
+        kept = keep_metrics(tmp_path, 3)
         assert [record["step"] for record in kept] == [0, 3, 3]
     (warning,) = caplog.messages
     assert warning.startswith(f"{path}: lines 2, 5 ")
@@ -85,14 +85,17 @@ def test_metrics_go_on_after_damage_that_is_said_once(tmp_path, caplog):
     assert path.read_text() == lines[0] + json.dumps(METRICS) + "\n" + lines[3]
 
 
-def read_classes(workdir):
-    return own_classes(workdir)
+def test_metrics_that_are_lost_are_said(tmp_path, caplog):
+    for step, said in ((0, 0), (4, 1)):
+        (tmp_path / "metrics.jsonl").write_text("")
+        assert keep_metrics(tmp_path, step) == []
+        assert len(caplog.messages) == said
 
 
 FILES = {
     "config.json": (json.dumps({"config": {"seed": 1}}), read_config),
     "DONE": (json.dumps({"loss": 0.5}), read_done),
-    "classes.txt": ("cat\ndog\n", read_classes),
+    "classes.txt": ("cat\ndog\n", own_classes),
 }
 
 
