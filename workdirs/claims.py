@@ -97,13 +97,16 @@ def _check_data(workdir, record, class_names, num_examples) -> None:
 
 def _presence(workdir: Path) -> Callable[..., None]:
     """Returns what raises WorkdirGone once a folder is not the one that it is now."""
-    folder = workdir.stat()
+
+    def identity() -> tuple:
+        found = workdir.stat()  # of a bucket there are no numbers
+        return getattr(found, "st_dev", None), getattr(found, "st_ino", None)
+
+    before = identity()
 
     def check(cause: Exception | None = None) -> None:
         try:
-            now = workdir.stat()
-            is_there = (now.st_dev, now.st_ino) == (folder.st_dev, folder.st_ino)
-            is_there = is_there and (workdir / "config.json").exists()
+            is_there = identity() == before and (workdir / "config.json").exists()
         except (FileNotFoundError, NotADirectoryError):
             is_there = False
         except OSError:  # it cannot be told now

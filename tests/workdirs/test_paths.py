@@ -12,6 +12,7 @@ import train
 from harness.errors import Interrupted
 from tests.workdirs import runs
 from workdirs.plain_path import plain_path
+from workdirs.verification import verify_files
 
 NAMES = [
     *("dims=[16,16]", "a b", "trailing ", " leading", "#1", "100%", "%20", "a?b", "a&b", "k=v"),
@@ -79,6 +80,32 @@ def test_odd_paths(name, tmp_path, monkeypatch, capsys, compiled_once):
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_all_odd_paths(name, tmp_path, monkeypatch, capsys, compiled_once):
     round_trip(tmp_path, name, monkeypatch, capsys)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", SHORT, ids=ascii)
+def test_odd_paths_on_the_command_line(name, tmp_path, run_script):
+    """Also as values of flags and of the config, and as what is printed."""
+    workdir, images = tmp_path / name, tmp_path / f"-data {name}"
+    write_images(images, name.replace("\n", "_"))
+    changes = [f"--config.data.name=folder:{images}", "--config.data.batch_size=8"]
+    changes += ["--config.data.train_split=train", "--config.data.eval_split=validation"]
+    changes += ["--config.data.eval_batch_size=8", "--config.loop.num_epochs=1.0"]
+    arguments = ["--config=configs/digits_nest.py:debug", f"--workdir={workdir}", *changes]
+    for _ in range(2):
+        code, out, err = run_script("train.py", *arguments)
+        assert code == 0, err
+    assert "is finished" in out
+    image = next((images / "b").iterdir())
+    for script, more in {
+        "evaluate.py": [f"--workdir={workdir}", "--per_class"],
+        "tools/predict.py": [f"--workdir={workdir}", "--", str(image)],
+        "tools/report.py": [str(workdir)],
+    }.items():
+        code, out, err = run_script(script, *more)
+        assert code == 0, err
+        assert all(c.isprintable() or c in "\n\t" for c in out + err)
+    assert {finding.state for finding in verify_files(workdir)} == {"sound"}
 
 
 def test_a_plain_path_is_the_same_folder(tmp_path):
