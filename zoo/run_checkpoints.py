@@ -16,6 +16,7 @@ from harness.trees import listed
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
 from workdirs.plain_path import plain_path
+from workdirs.records import Damaged
 from zoo.fields import telling_fields
 from zoo.registry import create_model
 from zoo.stored_weights import NoAverage, StoredWeights, damaged
@@ -92,6 +93,8 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
     try:
         size = read_config(folder.parents[2])["data"]["image_size"]
         return as_height_width("data.image_size", size)
+    except Damaged:
+        raise
     except (RunError, ValueError, KeyError, TypeError):
         return None
 
@@ -99,11 +102,13 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
 def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:
     """Returns the fields of the run's model, {} if the folder is not inside a workdir."""
     workdir = folder.parents[2]
-    if not (workdir / "config.json").is_file():
+    if not (workdir / "config.json").exists():
         return {}
     try:
         section = read_config(workdir)["model"].to_dict()
         trained = create_model(**section, num_classes=1)
+    except Damaged:
+        raise
     except (RunError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # a model that this version does not have; names and shapes still decide
     if type(trained) is not type(model):

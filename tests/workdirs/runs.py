@@ -6,7 +6,10 @@ import io
 from configs import digits_nest
 from evaluate import evaluate_workdir
 from inference.predict import build_predictor
+from reports.answer_sections import Choices
+from reports.page import render
 from reports.run_record import read_run
+from reports.run_sections import run_page
 from train import train_and_evaluate
 from training.trained_run import checkpoint_folder
 from workdirs.config_file import read_config
@@ -41,6 +44,10 @@ def predict(workdir, files):
 
 def report(workdir):
     return read_run(workdir)
+
+
+def page(workdir):
+    return render(run_page(read_run(workdir), Choices(evaluate=False, explain="none")))
 
 
 @contextlib.contextmanager
