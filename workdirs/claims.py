@@ -57,19 +57,20 @@ def claimed(
     if lock is None:
         raise ConfigError(f"another process is training in {workdir}")
     with lock:
-        if not (workdir / "config.json").exists():
-            write_config(workdir, config, num_examples, digest)
-        else:
-            record = read_record(workdir)
-            _check_data(workdir, record, class_names, num_examples)
-            if found := differences(record.get("data_digest") or {}, digest or {}):
-                raise ConfigError(
-                    f"{workdir} was begun with other data: {'; '.join(found)}; another --workdir "
-                    f"with --config.init_from={workdir} goes on from its weights"
-                )
-            note_place(workdir, record, config["data"] if "data" in config else {})
-        if class_names is not None and own_classes(workdir) is None:
-            write_record(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
+        with input_errors():
+            if not (workdir / "config.json").exists():
+                write_config(workdir, config, num_examples, digest)
+            else:
+                record = read_record(workdir)
+                _check_data(workdir, record, class_names, num_examples)
+                if found := differences(record.get("data_digest") or {}, digest or {}):
+                    raise ConfigError(
+                        f"{workdir} was begun with other data: {'; '.join(found)}; another --workdir "
+                        f"with --config.init_from={workdir} goes on from its weights"
+                    )
+                note_place(workdir, record, config["data"] if "data" in config else {})
+            if class_names is not None and own_classes(workdir) is None:
+                write_record(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
         check = _presence(workdir)
         try:
             yield check

@@ -61,9 +61,9 @@ def read_bytes(path: Path, todo: str) -> bytes | None:
     """
     content = _read(path, todo)
     for _ in range(3):
+        checksum = _read(checksum_path(path), f"delete it, then {path.name} counts as it is")
         if content is None:
             return None
-        checksum = _read(checksum_path(path), f"delete it, then {path.name} counts as it is")
         expected = _checksum_line(path, content).encode("utf-8", "surrogateescape")
         if checksum in (None, expected):
             return content
