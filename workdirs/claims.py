@@ -63,11 +63,7 @@ def claimed(
             else:
                 record = read_record(workdir)
                 _check_data(workdir, record, class_names, num_examples)
-                if found := differences(record.get("data_digest") or {}, digest or {}):
-                    raise ConfigError(
-                        f"{workdir} was begun with other data: {'; '.join(found)}; another --workdir "
-                        f"with --config.init_from={workdir} goes on from its weights"
-                    )
+                _refuse(workdir, differences(record.get("data_digest") or {}, digest or {}))
                 note_place(workdir, record, config["data"] if "data" in config else {})
             if class_names is not None and own_classes(workdir) is None:
                 write_record(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
@@ -80,19 +76,28 @@ def claimed(
             raise
 
 
-def _check_data(workdir, record, class_names, num_examples) -> None:
+def _check_data(
+    workdir: Path,
+    record: dict[str, Any],
+    class_names: tuple[str, ...] | None,
+    num_examples: int | None,
+) -> None:
     before = record.get("num_examples") or num_examples
     if num_examples != before:
-        raise ConfigError(
-            f"{workdir} was begun with {before:,} training images, and now there are "
-            f"{num_examples:,}; another --workdir with --config.init_from={workdir} goes on "
-            "from its weights"
-        )
+        _refuse(workdir, [f"{before:,} training images there, {num_examples:,} now"])
     if class_names and two_orders(class_names) and own_classes(workdir) is None:
         raise ConfigError(
             f"{workdir} does not say in which order its classes are, and folders named by "
             f"numbers were sorted as text before: write their names, one a line, to "
             f"{workdir / 'classes.txt'}"
+        )
+
+
+def _refuse(workdir: Path, differences: list[str]) -> None:
+    if differences:
+        raise ConfigError(
+            f"{workdir} was begun with other data: {'; '.join(differences)}; another --workdir "
+            f"with --config.init_from={workdir} goes on from its weights"
         )
 
 

@@ -23,6 +23,7 @@ from tasks.gan.metrics import frechet_distance, moments
 from training import experiment
 from training.checkpoints import Checkpoints
 from workdirs.config_file import read_config, write_config
+from workdirs.records import write_record
 from workdirs.results import read_metrics
 
 
@@ -155,8 +156,8 @@ def test_runs_that_have_no_samples(runs, tmp_path):
     # A config of another generator: wrong shapes, not wrong images.
     shutil.copytree(folder / "gan", tmp_path / "gan")
     text = (tmp_path / "gan" / "config.json").read_text()
-    (tmp_path / "gan" / "config.json").write_text(
-        text.replace('"latent_dim": 8', '"latent_dim": 9')
+    write_record(
+        tmp_path / "gan" / "config.json", text.replace('"latent_dim": 8', '"latent_dim": 9')
     )
     with pytest.raises(ConfigError, match="does not fit the model; .*class_embedding"):
         load_generator(tmp_path / "gan")

@@ -48,7 +48,7 @@ def retitle(place):
 CHANGES = {
     rename: "names",
     grow: "sizes",
-    remove: "training images|records there",
+    remove: "training images there",
     swap: "names",
     retitle: "class",
 }
