@@ -1,6 +1,6 @@
-"""Checksums of arrays, equal however an array is spread over devices and processes.
+"""Checksums of what a checkpoint holds: its arrays, its records, its files.
 
-A cyclic redundancy check or a hash reads bytes in order, so every array would have to come together
+Those of arrays are equal however an array is spread over devices and processes. A cyclic redundancy check or a hash reads bytes in order, so every array would have to come together
 on one host. This one is a sum over the elements: each is mixed with its place in the array by a
 bijection of 32-bit words (Murmur3's finalizer), and the results are added modulo 2^32, twice with
 other constants. Integer sums do not depend on the order, so all shardings agree, and so does NumPy.
@@ -9,8 +9,11 @@ A change of one element, be it one bit, always changes the sum; other damage goe
 2^64.
 """
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,6 +51,29 @@ def differing(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str
         found: of some or all of them, as they were read.
     """
     return sorted(name for name, checksum in found.items() if expected.get(name) != checksum)
+
+
+def record_checksum(record: Any) -> str:
+    """Returns the SHA-256 of a record that JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def file_checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns name -> SHA-256 of files in a folder.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    sums = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def files_in(folder: Path) -> list[str]:
+    """Returns the files in a folder and those below, relative to it, sorted."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
 
 
 @jax.jit
