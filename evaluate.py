@@ -4,9 +4,11 @@
     python evaluate.py --workdir=runs/digits_nest --checkpoint=best --split='train[:50%]'
     python evaluate.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/
     python evaluate.py --workdir=runs/digits_mosaic_nest --localization=all --faithfulness=all
+    python evaluate.py --workdir=runs/digits_nest --per_class
 
-Prints one JSON line, and writes it next to what was evaluated. Without --config, the workdir's own
-config counts. Exit codes: 0 done; 2 wrong config or input.
+Prints one JSON line, and writes it next to what was evaluated; with --per_class also the numbers of
+each class (JSON) and the answer to each image (CSV). Without --config, the workdir's own config
+counts. Exit codes: 0 done; 2 wrong config or input.
 """
 
 import functools
@@ -23,11 +25,12 @@ from ml_collections import ConfigDict
 from data.class_names import imagenet_names, is_imagenet
 from data.datasets import Dataset
 from data.pipeline import Among, Data
-from harness import commandline, workdirs
+from harness import commandline
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path, write_text
+from inference.answers import AnswerSheet, evaluation_path
 from inference.explanation_flags import (
     NO_EXPLANATIONS,
     Explanations,
@@ -38,6 +41,8 @@ from inference.flags import check_recipe_flags, define_recipe_flags
 from training import experiment
 from training.evaluation import evaluate
 from training.trained_run import checkpoint_folder, note_differences, restore
+from workdirs.class_file import find_classes, read_classes
+from workdirs.config_file import read_config
 from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
 
@@ -51,6 +56,7 @@ def evaluate_workdir(
     classes_file: str | Path | None = None,
     among: Among = "named",
     explanations: Explanations = NO_EXPLANATIONS,
+    per_class: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
 
@@ -66,6 +72,7 @@ def evaluate_workdir(
             the workdir's classes.txt.
         among: which classes an answer can be, see pipeline.Data.
         explanations: what else is measured.
+        per_class: also return "per_class", an answers.PerClass.
 
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
@@ -73,14 +80,14 @@ def evaluate_workdir(
     workdir = local_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     note_differences(workdir, config)
-    names = workdirs.find_classes(workdir)
+    names = find_classes(workdir)
     if classes_file is not None:
         names = _read_classes(classes_file, names)
     run = _build(_with_split(config, split), names, among)
     if names is None and two_orders(run.data.dataset.class_names or ()):
         print(f"note: {assumed_order(run.data.dataset.class_names)}", file=sys.stderr)
     step, state, folder = restore(run, workdir, checkpoint)
-    return {"checkpoint": str(folder), "step": step} | _metrics(run, state, explanations)
+    return {"checkpoint": str(folder), "step": step} | _metrics(run, state, explanations, per_class)
 
 
 def evaluate_weights(
@@ -92,6 +99,7 @@ def evaluate_weights(
     classes_file: str | Path | None = None,
     among: Among = "named",
     explanations: Explanations = NO_EXPLANATIONS,
+    per_class: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a weights file or folder that zoo.load.load_variables reads.
 
@@ -106,6 +114,7 @@ def evaluate_weights(
             the names stored with the weights, or those of ImageNet.
         among: which classes an answer can be, see pipeline.Data.
         explanations: what else is measured.
+        per_class: also return "per_class", an answers.PerClass.
 
     Raises:
         ConfigError: the weights are missing, unreadable or of another model, or the data has other
@@ -136,7 +145,7 @@ def evaluate_weights(
             "of the weights)"
         )
         raise ConfigError(problem("config.data.name", data.name, what))
-    metrics = _metrics(run, run.init(loaded), explanations)
+    metrics = _metrics(run, run.init(loaded), explanations, per_class)
     # There is one set of weights, so the metrics of an average would be the same again.
     metrics = {name: value for name, value in metrics.items() if not name.startswith("ema_")}
     return {"weights": str(weights)} | metrics
@@ -164,7 +173,7 @@ def _build(
 
 def _read_classes(file: str | Path, known: tuple[str, ...] | None) -> tuple[str, ...]:
     with input_errors():
-        names = tuple(workdirs.read_classes(local_path("--classes", file)))
+        names = tuple(read_classes(local_path("--classes", file)))
         check_order(file, names, known)
     return names
 
@@ -187,8 +196,11 @@ def _classes_of_weights(
     return names
 
 
-def _metrics(run: experiment.Experiment, state: Any, explanations: Explanations) -> dict[str, Any]:
+def _metrics(
+    run: experiment.Experiment, state: Any, explanations: Explanations, per_class: bool
+) -> dict[str, Any]:
     explanations.check(run)
+    sheet = AnswerSheet(run, state, ema=explanations.ema) if per_class else None
     seen = set()
 
     def watched(batches):
@@ -201,6 +213,7 @@ def _metrics(run: experiment.Experiment, state: Any, explanations: Explanations)
                 seen.update(labels.tolist())
 
     batches = watched(run.data.eval_batches())
+    batches = sheet.watched(batches) if sheet else batches
     evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)
     is_classified = "top1_accuracy" in evaluation.metrics
     if is_classified and seen and len(seen) < run.data.num_classes and run.data.answers is None:
@@ -212,13 +225,13 @@ def _metrics(run: experiment.Experiment, state: Any, explanations: Explanations)
     protocol = {"protocol": evaluation.protocol} if evaluation.protocol else {}
     metrics = {"split": run.data.eval_split} | evaluation.metrics | protocol
     try:
-        return metrics | explanations.score(run, state)
+        metrics |= explanations.score(run, state)
     except ConfigError as error:  # what was evaluated is not lost
         if explanations.localization != "auto" or explanations.faithfulness != "none":
             print(json.dumps(metrics))
             raise
         print(f"note: localisation is not measured: {error}", file=sys.stderr)
-        return metrics
+    return metrics | ({"per_class": sheet.results()} if sheet else {})
 
 
 def define_flags() -> None:
@@ -233,55 +246,48 @@ def define_flags() -> None:
         "split, as for ImageNet-A and -R of TensorFlow Datasets, which name all 1,000.",
     )
     flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
+    flags.DEFINE_bool(
+        "per_class", False, "Also write the numbers of each class, and each prediction as CSV."
+    )
 
 
 def main(args: flags.FlagValues) -> None:
     check_recipe_flags(args)
-    explanations = read_explanations(args)
+    options = {
+        "split": args.split,
+        "classes_file": args.classes,
+        "among": args.among,
+        "explanations": read_explanations(args),
+        "per_class": args.per_class,
+    }
     if args.weights is not None:
         written = local_path("--weights", args.weights)
-        result = evaluate_weights(
-            args.config,
-            args.weights,
-            split=args.split,
-            ema=args.ema,
-            classes_file=args.classes,
-            among=args.among,
-            explanations=explanations,
-        )
+        result = evaluate_weights(args.config, args.weights, ema=args.ema, **options)
         written = written.with_name(f"{written.name}.evaluation")
     else:
         workdir = local_path("--workdir", args.workdir)
         config = args.config
         if config is None:
-            config = workdirs.read_config(workdir)
+            config = read_config(workdir)
             config.mesh = {"data": -1, "fsdp": 1}  # this machine, not the one it was trained on
-        result = evaluate_workdir(
-            config,
-            workdir,
-            checkpoint=args.checkpoint,
-            split=args.split,
-            classes_file=args.classes,
-            among=args.among,
-            explanations=explanations,
-        )
+        result = evaluate_workdir(config, workdir, checkpoint=args.checkpoint, **options)
         written = workdir / f"evaluation_{args.checkpoint}"
+    per_class = result.pop("per_class", None)
+    line = json.dumps(result)
     if jax.process_index() == 0:
-        line = json.dumps(result)
         print(line)
-        split = result["split"].translate(
-            {ord("["): "_", ord("]"): "", ord(":"): "-", ord("%"): "p"}
-        )
-        written = written.with_name(f"{written.name}_{split}.json")
+        written = evaluation_path(written, result["split"])
         try:
             write_text(written, line + "\n")
+            others = per_class.write(written, result) if per_class else []
             if "faithfulness" in result:
                 # Importing matplotlib takes a while, which only its pictures should cost.
                 from inference.pictures.faithfulness import save_faithfulness
 
-                picture = written.with_name(f"{written.stem}_faithfulness.png")
-                save_faithfulness(result["faithfulness"], picture)
-                print(f"written: {picture}", file=sys.stderr)
+                others.append(written.with_name(f"{written.stem}_faithfulness.png"))
+                save_faithfulness(result["faithfulness"], others[-1])
+            for path in others:
+                print(f"written: {path}", file=sys.stderr)
         except OSError as error:
             print(f"evaluate.py: the result is not written: {error}", file=sys.stderr)
 

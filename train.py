@@ -9,13 +9,14 @@ interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wron
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from harness import commandline, workdirs
+from harness import commandline
 from harness.errors import BadImage, ConfigError, Interrupted
 from harness.files import local_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
@@ -23,16 +24,24 @@ from training import experiment
 from training.checkpoints import Checkpoints, can_resume
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
+from training.metric_logs import check_services
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
 from training.trained_run import check_same_config
+from workdirs.claims import claimed
+from workdirs.class_file import own_classes
+from workdirs.results import bad_images_path, read_done, write_done
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path, *, profile_steps: str | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    profile_steps: str | None = None,
+    log_to: Sequence[str] = (),
 ) -> dict[str, float]:
     """Trains until the last step of the config, from wherever the workdir has got to.
 
@@ -40,6 +49,7 @@ def train_and_evaluate(
         config: from a recipe's get_config().
         workdir: folder of the run, made if absent.
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
+        log_to: services that get the metrics too: "wandb", "mlflow".
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -58,18 +68,19 @@ def train_and_evaluate(
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
     check_same_config(workdir, config)
-    if (metrics := workdirs.read_done(workdir)) is not None:
+    check_services(log_to)
+    if (metrics := read_done(workdir)) is not None:
         print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
         return metrics
 
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
-        run = experiment.build(config, class_names=workdirs.own_classes(workdir))
+        run = experiment.build(config, class_names=own_classes(workdir))
         profile = parse_steps(profile_steps, run.steps.total)
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
-        stack.enter_context(workdirs.claimed(workdir, plain, classes, num_examples))
-        run.data.bad.keep_in(workdirs.bad_images_path(workdir))
+        stack.enter_context(claimed(workdir, plain, classes, num_examples))
+        run.data.bad.keep_in(bad_images_path(workdir))
         saved = stack.enter_context(
             Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])
         )
@@ -85,7 +96,14 @@ def train_and_evaluate(
             window = loop["window"]  # scalars of the steps since the last log line
 
         report = stack.enter_context(
-            Reporter(workdir, first_step=first_step, steps=run.steps, batches=batches)
+            Reporter(
+                workdir,
+                first_step=first_step,
+                steps=run.steps,
+                batches=batches,
+                config=plain,
+                log_to=log_to,
+            )
         )
         report.start(run.task.parameters(run.shapes), run.mesh, run.notes(weights))
         train_step = stack.enter_context(
@@ -142,7 +160,7 @@ def train_and_evaluate(
 
         saved.wait()
         metrics |= saved.best(run.steps.per_epoch)
-        workdirs.write_done(workdir, metrics)
+        write_done(workdir, metrics)
         report.finish(metrics, split, seconds=time.perf_counter() - started)
     return metrics
 
@@ -153,12 +171,17 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "profile_steps", None, "FIRST:LAST, such as 10:20: trace these steps to WORKDIR/profile."
     )
+    flags.DEFINE_list(
+        "log_to", [], "Services that get the metrics too: wandb, mlflow, or both with a comma."
+    )
 
 
 def main(args: flags.FlagValues) -> None:
     if args.config is None or not args.workdir:
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
-    train_and_evaluate(args.config, args.workdir, profile_steps=args.profile_steps)
+    train_and_evaluate(
+        args.config, args.workdir, profile_steps=args.profile_steps, log_to=args.log_to
+    )
 
 
 if __name__ == "__main__":

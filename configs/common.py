@@ -9,7 +9,7 @@ defaults; a recipe lists what differs from them, and what a reader looks for fir
     device_augment  data/augment/mixing.py     DEVICE_AUGMENTS: the same, after normalisation
     task            tasks/classification.py    Classification
     optimizer       tasks/optimizers.py        create_optimizer
-    mesh            harness/sharding.py        create_mesh
+    mesh            parallel/sharding.py       create_mesh
     loop            harness/steps.py           plan_steps
     checkpoint      training/checkpoints.py    Checkpoints
     init            zoo/start.py               read_init_from

@@ -1,4 +1,4 @@
-"""What every command stands on: errors, strict configs, the command line, workdirs, files, devices.
+"""What every command stands on: errors, strict configs, the command line, recipes, files, locks.
 
 Not here: anything that knows a model, a data set or a task.
 """

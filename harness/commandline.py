@@ -103,10 +103,11 @@ def take_keyed(argv: list[str], names: tuple[str, ...]) -> tuple[list[str], Keye
     return rest, keyed
 
 
-def _parse(argv: list[str], keyed: Keyed, names: tuple[str, ...]) -> list[str]:
+def _parse(argv: list[str], keyed: Keyed | None = None, names: tuple[str, ...] = ()) -> list[str]:
     try:
         argv, taken = take_keyed(argv, names)
-        keyed.extend(taken)
+        if keyed is not None:
+            keyed.extend(taken)
         if "config" not in flags.FLAGS or "config" in names:
             return flags.FLAGS(argv)
         for path in (

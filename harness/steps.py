@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from harness.arguments import problem
 from harness.errors import ConfigError
@@ -37,6 +39,16 @@ class Steps:
 
     def _is_due(self, interval: int, step: int) -> bool:
         return step > 0 and (step % interval == 0 or step == self.total)
+
+
+def steps_of(config: Mapping[str, Any], num_examples: int | None) -> Steps | None:
+    """Returns the plan of a run from what its config.json says, None where that does not tell."""
+    try:
+        return plan_steps(
+            **config["loop"], num_examples=num_examples, batch_size=config["data"]["batch_size"]
+        )
+    except (ConfigError, KeyError, TypeError, ZeroDivisionError):
+        return None
 
 
 def plan_steps(

@@ -7,12 +7,13 @@ from typing import Any, get_args
 from absl import flags
 from flax import linen as nn
 
-from harness import commandline, workdirs
+from harness import commandline
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path
 from inference.predict import Predictor, build_predictor
 from training.trained_run import checkpoint_folder, note_differences
+from workdirs.config_file import read_config
 from zoo.find import CHECKPOINTS
 from zoo.fit import Resize
 from zoo.load import Report, load_variables
@@ -111,7 +112,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
 
 def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
     workdir = local_path("--workdir", args.workdir)
-    trained = workdirs.read_config(workdir)
+    trained = read_config(workdir)
     folder = checkpoint_folder(workdir, args.checkpoint)
     if config is not None:
         note_differences(workdir, config)

@@ -18,7 +18,6 @@ from data import datasets
 from data.class_names import imagenet_names, readable
 from data.pipeline import Data
 from data.pixel_statistics import default_statistics
-from harness import sharding, workdirs
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
@@ -26,9 +25,11 @@ from harness.files import local_path
 from inference.explain import Method, check_method, create_explainer
 from inference.prediction import Prediction, predict_files
 from nest.gradcat import gradcat
+from parallel import sharding
 from tasks.classification import normalize
 from tasks.losses import PROBABILITIES, Loss
 from training.experiment import check_config
+from workdirs.class_file import read_classes
 from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
 
@@ -203,7 +204,7 @@ def _class_names(
     Also returns notes: what a person should know about them.
     """
     if file is not None:
-        names = workdirs.read_classes(local_path("--classes", file))
+        names = read_classes(local_path("--classes", file))
         if len(names) != num_classes:
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
         check_order(file, names, report.class_names)

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from harness import workdirs
 from harness.errors import ConfigError, input_errors
 from harness.trees import check_tree
 from nest.gan.generator import generator_shapes, latent_shape, with_stored_sizes
 from tasks.gan.sampling import Sampler
 from training.experiment import check_config
 from training.trained_run import checkpoint_folder
+from workdirs.config_file import read_config
 from zoo.registry import create_generator
 from zoo.run_checkpoints import read_parts
 
@@ -73,7 +73,7 @@ def read_gan_config(workdir: Path) -> ConfigDict:
     Raises:
         ConfigError: the workdir is not of such a run.
     """
-    config = workdirs.read_config(workdir)
+    config = read_config(workdir)
     if config.task.name != "gan":
         raise ConfigError(f"{workdir} is a run of task {config.task.name!r}, not of 'gan'")
     return config

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data.pipeline import Data
-from harness import sharding
 from inference.explain import create_explainer
 from nest.gradcat import gradcat
+from parallel import sharding
 from tasks.classification import normalize
 from tasks.losses import PROBABILITIES
 from training.experiment import Experiment

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from harness import workdirs
 from harness.errors import ConfigError
 from harness.strict_config import unknown_name
 from sweeps.runs import Run
 from sweeps.states import state_of
 from training.checkpoints import LOWER_IS_BETTER
+from workdirs.config_file import read_record
 
 DEFAULT = "top1_accuracy"
 
@@ -65,13 +66,24 @@ def metric_of(folder: Path, runs: Iterable[Run], name: str | None = None) -> Met
         return Metric(name, _is_better_higher(name))
     for run in runs:
         try:
-            section = workdirs.read_record(folder / run.name)["config"]["checkpoint"]
+            section = read_record(folder / run.name)["config"]["checkpoint"]
         except (ConfigError, KeyError, TypeError):
             continue
-        if name := section.get("best_metric"):
-            mode = section.get("best_mode")
-            return Metric(name, mode == "max" if mode else _is_better_higher(name))
+        return metric_of_config(section)
     return Metric(DEFAULT)
+
+
+def metric_of_config(section: Mapping[str, Any], name: str | None = None) -> Metric:
+    """Returns the metric by which a run chooses its best checkpoint.
+
+    Args:
+        section: config.checkpoint.
+        name: chosen by a person; None: that of the section.
+    """
+    name, mode = name or section.get("best_metric") or DEFAULT, section.get("best_mode")
+    if mode and name == section.get("best_metric"):
+        return Metric(name, mode == "max")
+    return Metric(name, _is_better_higher(name))
 
 
 def _is_better_higher(name: str) -> bool:

@@ -1,11 +1,10 @@
 """From a command line to the runs of a sweep."""
 
-import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 from harness.errors import ConfigError
-from harness.recipes import load_recipe
+from harness.recipes import call_recipe, load_recipe
 from sweeps.runs import Run, name_runs, product, zipped
 from sweeps.values import parse_recipes, parse_values
 
@@ -31,17 +30,18 @@ def plan(
     Raises:
         ConfigError: there is nothing to sweep, or the values do not make sense.
     """
-    fixed = {_key(key): text for key, text in fixed}
+    fixed = {config_key(key): text for key, text in fixed}
     lists: dict[str, list[str]] = {}
     recipes = list(recipes)
     for key, text in swept:
-        key = _key(key)
+        key = config_key(key)
         if key in lists or key in fixed:
             raise ConfigError(f"--sweep.{key}: the key is given twice")
         if key != "config":
             lists[key] = parse_values(key, text)
         elif text.startswith(":") and len(recipes) == 1:  # arguments of the one recipe
-            lists[key] = [recipes[0].partition(".py")[0] + ".py" + a for a in _arguments(text)]
+            file = recipes[0].partition(":")[0]
+            lists[key] = parse_recipes([file, text])[1:]
         else:
             lists[key] = parse_recipes([text])
     several = parse_recipes(recipes or lists.get("config", []))
@@ -52,18 +52,14 @@ def plan(
         combinations = [
             {**combination, **values}
             for combination in combinations
-            for values in _named(name, combination.get("config", several[0]))
+            for values in _named(name, combination.get("config", several[0]), fixed)
         ]
     if combinations == [{}]:
         raise ConfigError("nothing is swept: give --sweep.KEY=VALUES, or --sweep=NAME; see --help")
     return name_runs(several[0], fixed, combinations)
 
 
-def _arguments(text: str) -> list[str]:
-    return [recipe.removeprefix(".py") for recipe in parse_recipes([".py", text])[1:]]
-
-
-def _key(key: str) -> str:
+def config_key(key: str) -> str:
     """Returns the key of a config: --sweep.config.seed means what --config.seed does."""
     key = key.removeprefix("config.")
     if not all(key.split(".")):
@@ -71,15 +67,18 @@ def _key(key: str) -> str:
     return key
 
 
-def _named(name: str, recipe: str) -> list[dict[str, str]]:
+def _named(name: str, recipe: str, fixed: Collection[str]) -> list[dict[str, str]]:
     """Returns the overrides of a sweep that a recipe defines."""
     module, _ = load_recipe(recipe)
     if not hasattr(module, "sweep"):
         raise ConfigError(f"--sweep={name}: {recipe} defines no sweep(name)")
-    try:
-        combinations: list[Mapping[str, Any]] = list(itertools.chain(module.sweep(name)))
-    except ValueError as error:
-        raise ConfigError(f"--sweep={name}: {error}") from None
+    path = Path(module.__file__)
+    combinations = call_recipe(f"{recipe} --sweep={name}", path, lambda: list(module.sweep(name)))
+    for values in combinations:
+        if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+            raise ConfigError(f"--sweep={name}: {values!r} is not a dict of overrides")
+        if both := values.keys() & fixed:
+            raise ConfigError(f"--sweep={name}: it sets {min(both)}, and so does --config")
     if not combinations:
         raise ConfigError(f"--sweep={name}: {recipe} yields no runs")
     return [

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from harness.errors import Interrupted
 from sweeps.runs import Run
 from sweeps.states import note_end, note_start
 
@@ -56,13 +55,23 @@ def run_to_end(folder: Path, run: Run) -> int:
     """Runs one run in the foreground, for jobs of a scheduler; returns its exit code.
 
     The signals by which schedulers announce an end reach the run as SIGTERM: it saves and exits
-    with 75.
+    with 75. Many signal all processes of a job: the run inherits that SIGUSR1 and SIGUSR2, which
+    would kill it, are ignored.
     """
+    user = (signal.SIGUSR1, signal.SIGUSR2)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in user}
     process = begin(folder, run)
-    previous = {
-        number: signal.signal(number, lambda *_: tell(process, signal.SIGTERM))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-    }
+    is_told = False
+
+    def tell_once(*_):  # a second SIGTERM would end the run while it saves
+        nonlocal is_told
+        if not is_told:
+            is_told = True
+            tell(process, signal.SIGTERM)
+
+    for number in (*user, signal.SIGTERM, signal.SIGINT):
+        previous.setdefault(number, signal.getsignal(number))
+        signal.signal(number, tell_once)
     try:
         code = process.wait()
     finally:
@@ -70,8 +79,3 @@ def run_to_end(folder: Path, run: Run) -> int:
             signal.signal(number, handler)
     note_end(folder, run, code)
     return code
-
-
-def is_to_be_resumed(exit_code: int) -> bool:
-    """Returns whether the same command goes on where the run was interrupted."""
-    return exit_code == Interrupted.exit_code

@@ -20,8 +20,8 @@ from typing import Any
 
 from harness.errors import ConfigError, input_errors
 from harness.files import write_text
+from harness.recipes import ROOT, find_recipe
 
-ROOT = Path(__file__).parents[1]
 MANIFEST = "runs.jsonl"
 _LONGEST_NAME = 120
 
@@ -41,9 +41,10 @@ class Run:
         Args:
             folder: of the sweep.
         """
+        file, colon, argument = self.config.partition(":")
         return [
             _as_seen_from_here(ROOT / "train.py"),
-            f"--config={self.config}",
+            f"--config={_as_seen_from_here(find_recipe(file))}{colon}{argument}",
             f"--workdir={_as_seen_from_here(folder / self.name)}",
             *(f"--config.{key}={text}" for key, text in self.overrides.items()),
         ]
@@ -130,7 +131,8 @@ def _short(key: str, keys: list[str]) -> str:
 
 def _safe(text: str) -> str:
     """Returns a text that is part of a file's name everywhere, and of a path that none expands."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-") or "-"
+    sign = "-" * text.startswith("-")
+    return sign + re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-") or "-"
 
 
 def write_manifest(folder: Path, runs: Iterable[Run]) -> None:

@@ -1,20 +1,23 @@
 """Starts what is not done of a sweep, once everything has been checked."""
 
 import contextlib
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from harness.arguments import Override
 from harness.errors import ConfigError, RunError, input_errors
+from harness.locks import take_lock
 from harness.strict_config import check_section, unknown_name
 from sweeps.check import check_runs
 from sweeps.launchers.local import Local
 from sweeps.launchers.printing import Print
+from sweeps.launchers.skypilot import SkyPilot
+from sweeps.launchers.slurm import Slurm
 from sweeps.runs import MANIFEST, Run, read_runs, write_manifest
 from sweeps.states import State, count, in_words, state_of
+from workdirs.claims import check_path
 
 
 class Launcher(Protocol):
@@ -29,7 +32,7 @@ class Launcher(Protocol):
         """
 
 
-LAUNCHERS = {"local": Local, "print": Print}
+LAUNCHERS = {"local": Local, "slurm": Slurm, "skypilot": SkyPilot, "print": Print}
 
 
 class RunsFailed(RunError):
@@ -54,7 +57,12 @@ def create_launcher(name: str, options: Mapping[str, str]) -> Launcher:
 
 
 def start(
-    folder: Path, runs: list[Run], launcher: Launcher, *, retry_failed: bool = False
+    folder: Path,
+    runs: list[Run],
+    launcher: Launcher,
+    *,
+    retry_failed: bool = False,
+    only: Collection[str] | None = None,
 ) -> dict[str, State]:
     """Starts the runs that are not done.
 
@@ -63,6 +71,7 @@ def start(
         runs: all of the sweep.
         launcher: from create_launcher.
         retry_failed: whether those that failed before start again.
+        only: names of the runs that may start now; None: all.
 
     Returns:
         Where each run stands afterwards, by its name.
@@ -71,10 +80,15 @@ def start(
         ConfigError: one of the runs cannot work, the folder is that of another sweep, or another
             launcher is at it. Nothing is started.
     """
-    before = _check_same_sweep(folder, runs)
-    left = [run for run in runs if _is_left(state_of(folder, run), retry_failed)]
+    check_path(folder)
+    _check_same_sweep(folder, runs)
+    chosen = [run for run in runs if only is None or run.name in only]
+    left = [run for run in chosen if _is_left(state_of(folder, run), retry_failed)]
     check_runs(left)
     with launching(folder):
+        before = _check_same_sweep(folder, runs)  # again: another launcher may have been faster
+        if len(runs) > len(before) > 0:
+            print(f"{len(runs) - len(before)} runs are new in {folder}")
         if [run.name for run in before] != [run.name for run in runs]:
             write_manifest(folder, runs)
         states = {run.name: state_of(folder, run) for run in runs}
@@ -106,8 +120,6 @@ def _check_same_sweep(folder: Path, runs: list[Run]) -> list[Run]:
             what = f"its run {run.name} is {old} there, {new} now"
         if what:
             raise ConfigError(f"{folder} holds another sweep ({what}); choose another --workdir")
-    if len(runs) > len(before):
-        print(f"{len(runs) - len(before)} runs are new in {folder}")
     return before
 
 
@@ -120,10 +132,8 @@ def launching(folder: Path) -> Iterator[None]:
     """
     with input_errors():
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = take_lock(folder / ".lock")
+    if lock is None:
+        raise ConfigError(f"another launcher is at work in {folder}")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another launcher is at work in {folder}") from None
         yield

@@ -1,20 +1,23 @@
 """Where each run of a sweep stands, from what it and its launcher have written."""
 
+import contextlib
 import dataclasses
-import datetime
 import json
 import math
 import os
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import workdirs
 from harness.errors import ConfigError, Interrupted, printable
 from harness.files import write_text
-from harness.steps import plan_steps
+from harness.steps import steps_of
 from sweeps.runs import Run
+from workdirs.claims import is_claimed
+from workdirs.config_file import read_record
+from workdirs.results import parse_metrics, read_done
 
 Status = Literal["done", "running", "interrupted", "failed", "pruned", "waiting"]
 _END = 4096  # bytes of a file that are enough for its last lines
@@ -47,16 +50,18 @@ def state_of(folder: Path, run: Run) -> State:
         run: of its manifest.
     """
     workdir, running = folder / run.name, is_running(folder, run)  # first: it may end meanwhile
-    record = read_record(folder, run)
+    record = read_note(folder, run)
     last = _last_records(workdir)
-    known = {"step": max((r.get("step", 0) for r in last), default=0), "seconds": _seconds(record)}
+    until = None if running else _last_write(folder, run)
+    known = {"step": max((r["step"] for r in last), default=0)}
+    known["seconds"] = _seconds(record, until)
     try:
-        done = workdirs.read_done(workdir)
+        done = read_done(workdir)
     except (ConfigError, OSError, ValueError) as error:
         return State(status="failed", last_line=printable(str(error)), **known)
     if done is not None:
         return State(status="done", metrics=done, **known)
-    known["metrics"] = next((_numbers(r) for r in reversed(last) if r.get("kind") == "eval"), {})
+    known["metrics"] = next((_numbers(r) for r in reversed(last) if r["kind"] == "eval"), {})
     if known["step"]:
         known["total_steps"] = _total_steps(workdir)
     if running:
@@ -83,19 +88,24 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 def is_running(folder: Path, run: Run) -> bool:
     """Returns whether a process is at the run: it trains, or has been started on this machine."""
-    if workdirs.is_claimed(folder / run.name):
+    if is_claimed(folder / run.name):
         return True
-    record = read_record(folder, run)
+    return pid_of(folder, run) is not None
+
+
+def pid_of(folder: Path, run: Run) -> int | None:
+    """Returns the number of a run's process, if it was started on this machine and is alive."""
+    record = read_note(folder, run)
     if "exit_code" in record or record.get("host") != socket.gethostname():
-        return False
+        return None
     start = _process_start(record.get("pid"))
-    return start is not None and start == record.get("process_start")
+    return record["pid"] if start is not None and start == record.get("process_start") else None
 
 
-def read_record(folder: Path, run: Run) -> dict[str, Any]:
+def read_note(folder: Path, run: Run) -> dict[str, Any]:
     """Returns what launchers noted about a run, {} where there is nothing readable."""
     try:
-        record = json.loads(_record_path(folder, run).read_text(encoding="utf-8"))
+        record = json.loads(_note_path(folder, run).read_text(encoding="utf-8"))
         return record if isinstance(record, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -103,16 +113,16 @@ def read_record(folder: Path, run: Run) -> dict[str, Any]:
 
 def note_start(folder: Path, run: Run, pid: int) -> None:
     """Notes that a process was started for a run."""
-    before = read_record(folder, run)
+    before = read_note(folder, run)
     record = {
         "host": socket.gethostname(),
         "pid": pid,
         "process_start": _process_start(pid),
-        "started": _now(),
+        "started": time.time(),
         "attempts": before.get("attempts", 0) + 1,
-        "seconds": before.get("seconds", 0.0),
+        "seconds": _seconds(before, _last_write(folder, run)),
     }
-    _write_record(folder, run, record)
+    _write_note(folder, run, record)
 
 
 def note_end(folder: Path, run: Run, exit_code: int, **more: Any) -> None:
@@ -124,32 +134,42 @@ def note_end(folder: Path, run: Run, exit_code: int, **more: Any) -> None:
         exit_code: of the process; minus the number of the signal that killed it.
         **more: what else there is to know, such as pruned=True.
     """
-    record = read_record(folder, run)
-    seconds = _seconds(record)
-    _write_record(folder, run, {**record, "exit_code": exit_code, "seconds": seconds, **more})
+    record = read_note(folder, run)
+    seconds = _seconds(record, None)
+    _write_note(folder, run, {**record, "exit_code": exit_code, "seconds": seconds, **more})
 
 
-def _record_path(folder: Path, run: Run) -> Path:
+def _note_path(folder: Path, run: Run) -> Path:
     return folder / "states" / f"{run.name}.json"
 
 
-def _write_record(folder: Path, run: Run, record: dict[str, Any]) -> None:
-    path = _record_path(folder, run)
+def _write_note(folder: Path, run: Run, record: dict[str, Any]) -> None:
+    path = _note_path(folder, run)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(record) + "\n")
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+def _seconds(record: Mapping[str, Any], until: float | None) -> float:
+    """Returns the time of all attempts.
 
-
-def _seconds(record: Mapping[str, Any]) -> float:
-    """Returns the time of all attempts, the present one included."""
+    Args:
+        record: of the run.
+        until: when the last attempt ended if nobody noted it, seconds since 1970; None: now.
+    """
     seconds = record.get("seconds", 0.0)
     if "started" in record and "exit_code" not in record:
-        now = datetime.datetime.now(datetime.UTC)
-        seconds += (now - datetime.datetime.fromisoformat(record["started"])).total_seconds()
+        seconds += max((time.time() if until is None else until) - record["started"], 0.0)
     return round(seconds, 3)
+
+
+def _last_write(folder: Path, run: Run) -> float:
+    """Returns when a run wrote something last, seconds since 1970; 0 if it never did."""
+    paths = (folder / run.name / "metrics.jsonl", folder / run.name / "DONE")
+    times = [0.0]
+    for path in (*paths, folder / f"{run.name}.log"):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _process_start(pid: int | None) -> int | None:
@@ -171,23 +191,30 @@ def _process_start(pid: int | None) -> int | None:
 
 
 def _last_records(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the last lines of metrics.jsonl, as far as they are readable."""
+    """Returns the last readable lines of metrics.jsonl, an evaluation among them if any."""
     records = []
-    for line in _end_of(workdir / "metrics.jsonl").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # cut off, at either end
-            continue
-        if isinstance(record, dict):
-            records.append(record)
+    for size in (_END, 64 * _END, None):
+        records = _records(workdir, size)
+        if any(record["kind"] == "eval" for record in records):
+            break
     return records
 
 
-def _end_of(path: Path) -> str:
+def _records(workdir: Path, size: int | None) -> list[dict[str, Any]]:
+    text = _end_of(workdir / "metrics.jsonl", size)
+    return [record for record in parse_metrics(text) if record is not None]
+
+
+def evaluations(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the evaluations of a run so far, as metrics.jsonl has them."""
+    return [record for record in _records(workdir, None) if record["kind"] == "eval"]
+
+
+def _end_of(path: Path, size: int | None = _END) -> str:
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _END))
+            file.seek(max(0, file.tell() - size) if size else 0)
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
@@ -207,11 +234,8 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 def _total_steps(workdir: Path) -> int | None:
     try:
-        record = workdirs.read_record(workdir)
-        config, examples = record["config"], record["num_examples"]
-        steps = plan_steps(
-            **config["loop"], num_examples=examples, batch_size=config["data"]["batch_size"]
-        )
-        return steps.total
-    except (ConfigError, KeyError, TypeError):
+        record = read_record(workdir)
+    except ConfigError:
         return None
+    steps = steps_of(record["config"], record.get("num_examples"))
+    return steps.total if steps else None

@@ -53,10 +53,11 @@ class Progress:
 
     Args:
         folder: of the sweep.
+        total: runs that it will have; None: those of its manifest.
     """
 
-    def __init__(self, folder: Path):
-        self._folder, self._runs = folder, read_runs(folder)
+    def __init__(self, folder: Path, total: int | None = None):
+        self._folder, self._total = folder, total
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._next_table = 0.0
@@ -79,19 +80,20 @@ class Progress:
 
     def ended(self, run: Run) -> None:
         """Says how a run has ended."""
-        states = _states(self._folder, self._runs)
+        states = _states(self._folder, read_runs(self._folder))
         state = states[run.name]
         number = sum(s.status in ("done", "pruned", "failed") for s in states.values())
         metric = metric_of(self._folder, [run])
         result = state.last_line or metric.in_words(state.metrics)
-        line = f"[{number}/{len(self._runs)}] {state.status:<11} {run.name}  {result}"
+        line = f"[{number}/{self._total or len(states)}] {state.status:<11} {run.name}  {result}"
         self.say(f"{line}  ({_time(state.seconds)})")
 
     def show(self) -> None:
         """Brings the table up to date, once a second."""
         if self._console.is_terminal and time.monotonic() >= self._next_table:
             rows = self._console.height // 2
-            self._live.update(_table(self._folder, self._runs, None, None, rows), refresh=True)
+            runs = read_runs(self._folder)
+            self._live.update(_table(self._folder, runs, None, None, rows), refresh=True)
             self._next_table = time.monotonic() + SECONDS_BETWEEN_TABLES
 
 

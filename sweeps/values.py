@@ -1,12 +1,16 @@
 """The values of a swept key, as one writes them: 1e-3,3e-3 or 0:5 or (64,64),(96,96)."""
 
+import dataclasses
+import math
 import re
 from collections.abc import Iterable
 
 from harness.arguments import Override, problem
 from harness.errors import ConfigError
+from harness.recipes import recipe_from_root
 
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::(-?\d+))?")
+_INTERVAL = re.compile(r"(log|uniform|int):([^:,]+):([^:,]+)")
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -18,7 +22,7 @@ def parse_values(key: str, text: str) -> list[str]:
 
     Args:
         key: what is swept, for messages: "model.depths".
-        text: e.g. "conv_norm_maxpool,max_pool".
+        text: e.g. "conv_norm_maxpool,maxpool".
 
     Raises:
         ConfigError: there is no value, an empty one, or one twice.
@@ -33,6 +37,8 @@ def parse_values(key: str, text: str) -> list[str]:
                     problem(_flag(key), text, f"{item} is an empty range", "FIRST:END, such as 0:5")
                 )
             values += map(str, numbers)
+        elif _INTERVAL.fullmatch(item):
+            raise ConfigError(problem(_flag(key), text, "a range: it needs --search=optuna"))
         elif item:
             values.append(item)
         else:
@@ -40,6 +46,52 @@ def parse_values(key: str, text: str) -> list[str]:
                 problem(_flag(key), text, "an empty value", "values between commas; '' is no text")
             )
     return _unequal(key, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Where a search looks for the value of a key; whole numbers if its ends are."""
+
+    low: int | float
+    high: int | float
+    is_log: bool = False
+    step: int = 1  # of whole numbers
+
+    def text(self, value: int | float) -> str:
+        """Returns a value in it as the command line of a run has it, short enough for a name."""
+        return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def parse_space(key: str, text: str) -> Interval | list[str]:
+    """Returns where a search looks for the value of a key.
+
+    log:1e-4:1e-2 has every order of magnitude equally often, uniform:0:1 every number, int:2:6
+    every whole one; the ends are included. 1:6 is 1, 2, 3, 4, 5, as `parse_values` has it, and so
+    are values between commas, though without an order.
+
+    Raises:
+        ConfigError: as parse_values; or no interval.
+    """
+    if _RANGE.fullmatch(text):
+        numbers = [int(value) for value in parse_values(key, text)]
+        step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+        if step > 0:
+            return Interval(numbers[0], numbers[-1], step=step)
+    match = _INTERVAL.fullmatch(text)
+    if not match:
+        return parse_values(key, text)
+    kind, *ends = match.groups()
+    low, high = (Override(end).literal for end in ends)
+    types = (int,) if kind == "int" else (int, float)
+    if not all(type(end) in types and math.isfinite(end) for end in (low, high)):
+        what = f"the ends are no {'whole ' * (kind == 'int')}numbers"
+        raise ConfigError(problem(_flag(key), text, what, f"{kind}:LOW:HIGH"))
+    if not low < high or (kind == "log" and low <= 0):
+        allowed = f"{kind}:LOW:HIGH, {'0 < ' if kind == 'log' else ''}LOW < HIGH"
+        raise ConfigError(problem(_flag(key), text, "an empty range", allowed))
+    if kind != "int":
+        low, high = float(low), float(high)
+    return Interval(low, high, is_log=kind == "log")
 
 
 def parse_recipes(texts: Iterable[str]) -> list[str]:
@@ -64,7 +116,7 @@ def parse_recipes(texts: Iterable[str]) -> list[str]:
                 recipes[-1] += f",{item}"
     if not recipes or not all(recipes):
         raise ConfigError("--config=FILE.py is missing: the recipe of the sweep; see --help")
-    return _unequal("config", recipes)
+    return _unequal("config", [recipe_from_root(recipe) for recipe in recipes])
 
 
 def _split(key: str, text: str) -> list[str]:

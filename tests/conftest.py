@@ -1,10 +1,12 @@
 """Settings of the whole test run, and a run small enough to train in seconds."""
 
+import contextlib
 import dataclasses
 import gc
 import os
 import platform
 import runpy
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +28,10 @@ ROOT = Path(__file__).parents[1]
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache" / platform.node()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# Ctrl-C is ignored where a script starts this in the background, and in what tests start then.
+with contextlib.suppress(ValueError):  # not the main thread
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from absl import app

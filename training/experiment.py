@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from data import datasets, pipeline
 from data.augment import transforms
-from harness import sharding
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path
@@ -24,6 +23,7 @@ from harness.strict_config import (
     field_errors,
     unknown_name,
 )
+from parallel import sharding
 from tasks.protocol import Task
 from tasks.table import TASKS
 from training.checkpoints import Checkpoints

@@ -5,12 +5,13 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import tqdm
 from clu import parameter_overview
-from tensorboardX import SummaryWriter
 
 from data.batches import Batches
 from harness.files import write_text
@@ -18,6 +19,8 @@ from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
 from training.curves import draw_curves
+from training.metric_logs import finish_logs, numbers, open_logs
+from workdirs.results import parse_metrics
 
 # Drawing the curves takes most of a second, so it is not done at every evaluation.
 SECONDS_BETWEEN_CURVES = 60.0
@@ -34,9 +37,20 @@ class Reporter:
         batches: the training batches. The share of the time that the host waits for them is shown:
             much means that the input is the bottleneck. The device may still be busy then, with the
             steps queued before.
+        config: checked, for the services.
+        log_to: services that get the metrics too, see training/services.py.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, steps: Steps, batches: Batches):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        first_step: int,
+        steps: Steps,
+        batches: Batches,
+        config: dict[str, Any],
+        log_to: Sequence[str] = (),
+    ):
         self._active = jax.process_index() == 0
         if not self._active:
             return
@@ -44,7 +58,6 @@ class Reporter:
         self._batches = batches
         self.records = self._records_until(first_step)
         self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm.tqdm(
             total=steps.total,
             initial=first_step,
@@ -52,17 +65,26 @@ class Reporter:
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
+        self._final: dict[str, float] | None = None
+        self._logs = open_logs(
+            workdir,
+            services=log_to,
+            config=config,
+            first_step=first_step,
+            records=self.records,
+            say=self.say,
+        )
         self._curves_clock, self._num_drawn = -math.inf, 0
         self._restart_clock(first_step)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, error, _):
         if self._active:
             self._bar.close()
             self._file.close()
-            self._tensorboard.close()
+            finish_logs(self._logs, self._final, error, self.say)
             if kind is not KeyboardInterrupt:  # of somebody in a hurry
                 with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
                     self._draw_curves()
@@ -70,18 +92,13 @@ class Reporter:
     def _records_until(self, step: int) -> list[dict]:
         """Rewrites metrics.jsonl without what will be logged again; returns what is left."""
         path = self._workdir / "metrics.jsonl"
-        records = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    break  # a line cut off by a crash is the last one
-                again = record["step"] > step or (
-                    record["step"] == step and record["kind"] == "eval"
-                )
-                if not again:
-                    records.append(record)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        records = [
+            record
+            for record in parse_metrics(text)
+            if record is not None  # cut off by a crash
+            and (record["step"] < step or (record["step"], record["kind"]) == (step, "train"))
+        ]
         write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         return records
 
@@ -121,6 +138,7 @@ class Reporter:
     def finish(self, metrics: dict[str, float], split: str, seconds: float) -> None:
         """Says the result."""
         if self._active:
+            self._final = metrics
             self._bar.close()
             self.say(f"done after {seconds:.0f} s: {split} {_short(metrics)}")
             self.say(f"metrics.jsonl, curves.png and checkpoints are in {self._workdir}")
@@ -181,7 +199,8 @@ class Reporter:
         self.say(f"{self._where(step)}  {split}: {_short(evaluation.metrics)}")
         for name, picture in evaluation.pictures.items():
             save_png(self._workdir / f"{name}_{step:07d}.png", picture)
-            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+            for log in self._logs:
+                log.image(name, step, picture)
         is_last = step == self._steps.total
         if is_last or time.perf_counter() - self._curves_clock >= SECONDS_BETWEEN_CURVES:
             self._draw_curves()
@@ -211,9 +230,8 @@ class Reporter:
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, value in (metrics | extra).items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
-        self._tensorboard.flush()
+        for log in self._logs:
+            log.scalars(kind, step, numbers(record))
 
 
 def _short(metrics: dict[str, float]) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from harness import workdirs
 from harness.errors import ConfigError, input_errors
 from training.checkpoints import Checkpoints
 from training.experiment import Experiment, check_config
+from workdirs.claims import check_path
+from workdirs.comparison import config_differences
+from workdirs.config_file import read_config
 from zoo.find import find_checkpoint
 from zoo.registry import without_defaults
 
@@ -59,12 +61,12 @@ def differences(workdir: Path, config: ConfigDict) -> list[str]:
     Raises:
         ConfigError: the config is wrong, or the workdir has no readable one.
     """
-    trained, now = workdirs.read_config(workdir), check_config(config, needs_data=False)
+    trained, now = read_config(workdir), check_config(config, needs_data=False)
     try:
         trained = check_config(trained, needs_data=False)
     except ConfigError:  # a key that no longer exists: it shows as a difference
         trained = trained.to_dict()
-    return workdirs.config_differences(_in_few_words(trained), _in_few_words(now))
+    return config_differences(in_few_words(trained), in_few_words(now))
 
 
 def note_differences(workdir: Path, config: ConfigDict) -> None:
@@ -80,6 +82,7 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
         workdir: which may not exist yet.
         config: the recipe.
     """
+    check_path(workdir)
     with input_errors():
         if not (workdir / "config.json").exists():
             if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
@@ -89,8 +92,8 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
         raise ConfigError(f"{workdir} was made with another config: {'; '.join(found)}")
 
 
-def _in_few_words(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config whose networks lack the fields that their variant has anyway."""
+def in_few_words(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a checked config whose networks lack the fields that their variant has anyway."""
     config = dict(config)
     for key in {"model", "generator", "discriminator"} & config.keys():
         with contextlib.suppress(KeyError, ValueError):  # a network that no longer exists

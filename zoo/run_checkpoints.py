@@ -13,7 +13,8 @@ from flax import linen as nn
 from harness.arguments import as_height_width
 from harness.errors import RunError
 from harness.trees import listed
-from harness.workdirs import find_classes, read_config
+from workdirs.class_file import find_classes
+from workdirs.config_file import read_config
 from zoo.fields import telling_fields
 from zoo.registry import create_model
 from zoo.stored_weights import NoAverage, StoredWeights, damaged

@@ -14,9 +14,9 @@ from benchmarks.compiled.report import Step
 from benchmarks.compiled.targets import Target
 from benchmarks.compiled.unread_data import Sizes, UnreadData
 from benchmarks.jax_steps import LEARNING_RATE, train_step, without_drop_path
-from harness import sharding
 from harness.errors import input_errors
 from kernels.target import compiling_for
+from parallel import sharding
 from tasks.classification import Classification
 from training import experiment
 from zoo.cost_tables import total

@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from data.pipeline import Data
 from data.pixel_statistics import default_statistics
-from harness import workdirs
 from harness.arguments import unknown
 from harness.errors import ConfigError, input_errors, printable
 from harness.files import local_path
 from inference.predict import NUM_IMAGENET_CLASSES, Predictor, build_predictor
 from tasks.classification import normalize
 from training.experiment import check_config
+from workdirs.config_file import read_config
 from zoo.load import Report
 from zoo.registry import MODELS, create_model, default_image_size, variable_shapes
 
@@ -55,7 +55,7 @@ class Subject:
 def from_workdir(workdir: str, size: Size, config: ConfigDict | None = None, **options) -> Subject:
     """Reads the newest checkpoint of a run; `options` are those of `build_predictor`."""
     folder = local_path("--workdir", workdir)
-    config = _with_size(config or workdirs.read_config(folder), size)
+    config = _with_size(config or read_config(folder), size)
     predictor = build_predictor(config, folder, **options)
     return Subject(folder.name, predictor)
 

@@ -10,10 +10,10 @@ from data import pipeline
 from harness.arguments import problem
 from harness.errors import ConfigError
 from harness.files import local_path
-from harness.sharding import batch_sharding
 from harness.steps import Steps
 from harness.strict_config import check_model_section, check_section, field_errors
 from nest.gan.generator import latent_shape
+from parallel.sharding import batch_sharding
 from tasks.gan.embedding import load_embedding
 from tasks.gan.evaluation import GanEvaluator
 from tasks.gan.feature_statistics import (

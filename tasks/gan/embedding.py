@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from data import pipeline
-from harness import workdirs
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path
 from tasks.gan.hashes import arrays_hash
+from workdirs.config_file import read_config
 from zoo import inception
 from zoo.load import load_variables
 from zoo.registry import create_model
@@ -166,7 +166,7 @@ def _load_classifier(folder: Path, dataset: str) -> Embedding:
             "empty"
         )
         raise ConfigError(problem(_KEY, str(folder), what))
-    config = workdirs.read_config(folder).to_dict()
+    config = read_config(folder).to_dict()
     if config["task"]["name"] != "classification":
         what = f"a run of task {config['task']['name']!r}"
         raise ConfigError(problem(_KEY, str(folder), what, "a run of task 'classification'"))

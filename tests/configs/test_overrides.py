@@ -21,15 +21,15 @@ from data.augment.mixing import DEVICE_AUGMENTS
 from data.augment.transforms import TRANSFORMS
 from harness import commandline, overrides, strict_config
 from harness.errors import ConfigError
-from harness.sharding import create_mesh
 from harness.steps import plan_steps
-from harness.workdirs import read_config
+from parallel.sharding import create_mesh
 from tasks.classification import Classification
 from tasks.gan.options import GanOptions
 from tasks.optimizers import create_optimizer
 from training import experiment
 from training.checkpoints import Checkpoints
 from training.trained_run import check_same_config
+from workdirs.config_file import read_config
 from zoo.registry import DISCRIMINATORS, GENERATORS, MODELS
 from zoo.start import read_init_from
 

@@ -14,10 +14,10 @@ import train
 from configs import common
 from data import datasets
 from data.pixel_statistics import default_statistics
-from harness import workdirs
 from harness.errors import ConfigError
 from tasks.optimizers import create_optimizer, decay_mask, parameter_paths
 from training import experiment
+from workdirs.comparison import flatten
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
 
@@ -76,7 +76,7 @@ def checked_config(name, argument):
 
 def flat(config):
     """Returns {"data.batch_size": "96", ...}, values as JSON, of the keys that are no sections."""
-    flattened = workdirs.flatten(json.loads(json.dumps(config)))
+    flattened = flatten(json.loads(json.dumps(config)))
     return {key: json.dumps(value) for key, value in flattened.items()}
 
 

@@ -285,5 +285,7 @@ def test_memory_does_not_grow_over_three_epochs(tmp_path, num_workers):
         gc.collect()
         sizes.append(resident_bytes() + children_bytes())
     batches.close()
-    # The first epoch fills buffers and the allocator's pools.
-    assert sizes[-1] - sizes[1] < 5e6, sizes
+    # What is kept shows in every epoch; buffers, the allocator's pools, and threads that earlier
+    # tests left in this process, only in some.
+    grown = np.diff(sizes)
+    assert np.median(grown) < 3e6, sizes

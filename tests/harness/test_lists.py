@@ -5,7 +5,7 @@ import os
 import pytest
 
 from harness.files import read_lines, write_text
-from harness.workdirs import read_classes
+from workdirs.class_file import read_classes
 
 NAMES = ["tench, Tinca tinca", "ä", " two words ", "x\x85y\u2028z"]
 

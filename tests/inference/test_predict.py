@@ -19,7 +19,6 @@ from configs import digits_nest, digits_nest_gan
 from data.class_names import imagenet_names, readable
 from data.pipeline import Data
 from data.sources.arrays import digits_source
-from harness import workdirs
 from harness.errors import ConfigError
 from inference.image_files import ImageFiles, find_files
 from inference.predict import build_predictor
@@ -28,6 +27,7 @@ from tests.training.test_trained_run import write_old_config
 from tools import predict
 from training import experiment
 from training.checkpoints import Checkpoints
+from workdirs.claims import claimed
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
 from zoo.save import write_weights
@@ -109,7 +109,7 @@ def saved_run(config, workdir):
     run = experiment.build(config)
     state = random_tree(run.shapes)  # initial weights would find all classes equal
     plain = experiment.check_config(config)
-    with workdirs.claimed(workdir, plain, run.data.dataset.class_names):
+    with claimed(workdir, plain, run.data.dataset.class_names):
         with Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved:
             saved.save(1, state, {}, wait=True)
             other = state.replace(params=jax.tree.map(lambda x: 0.9 * x, state.params))

@@ -13,7 +13,6 @@ from sklearn.datasets import load_digits
 import evaluate
 import train
 from configs import digits_nest, digits_nest_gan
-from harness import workdirs
 from harness.errors import ConfigError
 from harness.pictures import image_grid, save_png
 from inference import compare_samples as compare
@@ -24,6 +23,7 @@ from tasks.gan.hashes import arrays_hash
 from tasks.gan.metrics import frechet_distance, moments
 from training import experiment
 from training.checkpoints import Checkpoints
+from workdirs.config_file import read_config, write_config
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def _save_untrained(config, workdir):
     head["kernel"] = jax.random.normal(jax.random.key(0), head["kernel"].shape)
     plain = experiment.check_config(config)
     workdir.mkdir()
-    workdirs.write_config(workdir, plain)
+    write_config(workdir, plain)
     with Checkpoints(workdir=workdir, **plain["checkpoint"]) as saved:
         saved.save(0, state, {}, wait=True)
 
@@ -78,7 +78,7 @@ def test_features_are_what_enters_the_head(runs):
     logits = np.asarray(features) @ head["kernel"] + head["bias"]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
-    run = experiment.build(workdirs.read_config(folder / "classifier"))
+    run = experiment.build(read_config(folder / "classifier"))
     mean, std = run.data.statistics
     apply = jax.jit(lambda images: run.task.model.apply(embedding.variables, images, train=False))
     direct = apply((images - mean) / std)
@@ -256,8 +256,10 @@ def test_statistics_of_other_images(runs, tmp_path, monkeypatch, capsys):
     assert (found["split"], found["num_examples"]) == ("test[:50]", 50)
     assert (found["protocol"]["data.eval_split"], found["protocol"]["num_real"]) == ("test", 61)
     config.data.eval_split = "test[:50]"
-    read = workdirs.read_config
-    monkeypatch.setattr(workdirs, "read_config", lambda f: config if f.name == "gan" else read(f))
+    read = read_config
+    monkeypatch.setattr(
+        "inference.sample.read_config", lambda f: config if f.name == "gan" else read(f)
+    )
     with pytest.raises(ConfigError, match=r"with data.eval_split 'test', not with 'test\[:50\]'"):
         compare.load_run_with_statistics(folder / "gan", path)
     with pytest.raises(ConfigError, match=r"nowhere/a.npz: there is no such folder"):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from harness.sharding import create_mesh
 from kernels import gpu_words
 from kernels.target import compiling_for
+from parallel.sharding import create_mesh
 from tnt.block import LAYER_NORM_EPSILON, TransformerBlock
 
 

@@ -1,11 +1,13 @@
 """Stands in for train.py: writes the same files, in a second, with numbers that its flags decide.
 
-Each step is a line; a rerun goes on after the last one. --config.fail=N ends with exit code N.
+Each step is a line; a rerun goes on after the last one. --config.fail=N ends with exit code N, half
+way; --config.fails_above=LR does so where --config.lr is higher.
 """
 
 import fcntl
 import hashlib
 import json
+import math
 import signal
 import sys
 import time
@@ -18,7 +20,7 @@ print(f"training in {workdir}", flush=True)
 with (workdir / "starts").open("a") as starts:
     starts.write("x")
 lock = (workdir / ".lock").open("w")
-for _ in range(10):  # as harness/workdirs.py: another process may look whether it is locked
+for _ in range(10):  # as workdirs/claims.py: another process may look whether it is locked
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         break
@@ -29,7 +31,14 @@ else:
 if (workdir / "DONE").exists():
     (workdir / "trained_again").touch()
     sys.exit(0)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+
+
+def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as training/interrupts.py, of the same again
+    sys.exit(75)
+
+
+signal.signal(signal.SIGTERM, save)
 num_steps = int(flags.get("config.steps", 10))
 config = {"checkpoint": {"best_metric": "top1_accuracy", "best_mode": "max"}}
 config |= {"loop": {"num_epochs": 1.0}, "data": {"batch_size": 1}}
@@ -40,12 +49,16 @@ lines = [line for line in lines if line.endswith("\n")]  # kill -9 may cut the l
 metrics.write_text("".join(lines))
 for step in range(len(lines) + 1, num_steps + 1):
     time.sleep(float(flags.get("config.seconds", 0.05)))
-    if step == num_steps // 2 and "config.fail" in flags:
+    is_too_high = float(flags.get("config.lr", 0)) > float(flags.get("config.fails_above", "inf"))
+    fails = "config.fail" in flags and ("config.fails_above" not in flags or is_too_high)
+    if step == num_steps // 2 and fails:
         print("it cannot go on", file=sys.stderr)
         sys.exit(int(flags["config.fail"]))
     drawn_from = repr((workdir.name, sorted(flags.items() - {("workdir", flags["workdir"])}), step))
     digest = hashlib.sha256(drawn_from.encode()).hexdigest()
     value = int(digest[:8], 16) / 16**8
+    if "config.lr" in flags:  # best at 1e-3, and better with every step
+        value = (1 - (math.log10(float(flags["config.lr"])) + 3) ** 2 / 4) * step / num_steps
     with metrics.open("a") as file:
         file.write(json.dumps({"kind": "eval", "step": step, "top1_accuracy": value}) + "\n")
 records = [json.loads(line) for line in metrics.read_text().splitlines()]

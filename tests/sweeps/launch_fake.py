@@ -9,18 +9,11 @@ from pathlib import Path
 import sweeps.runs
 import sweeps.start
 from sweeps.launchers.local import Local
-
-
-def fake(self, folder):
-    script = Path(__file__).with_name("fake_train.py")
-    overrides = [f"--config.{key}={text}" for key, text in self.overrides.items()]
-    return [str(script), f"--workdir={folder / self.name}", *overrides]
-
-
-sweeps.runs.Run.command = fake
-sweeps.start.check_runs = lambda runs: None
+from tests.sweeps.fake_job import fake
 
 if __name__ == "__main__":
+    sweeps.runs.Run.command = fake
+    sweeps.start.check_runs = lambda runs: None
     folder, parallel, num_runs = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     fixed = {"steps": sys.argv[4]}
     runs = sweeps.runs.name_runs("r.py", fixed, [{"seed": str(i)} for i in range(num_runs)])

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from sweeps.launchers import devices
 from sweeps.launchers.local import Local
 from sweeps.runs import name_runs, read_runs
 from sweeps.states import note_end, note_start, state_of
-from tests.sweeps.launch_fake import fake
+from tests.sweeps.fake_job import fake
+from workdirs.claims import is_claimed
 
 LAUNCH = Path(__file__).with_name("launch_fake.py")
 ROOT = Path(__file__).parents[2]
@@ -39,15 +41,15 @@ def starts(folder):
     return {path.parent.name: len(path.read_text()) for path in folder.glob("*/starts")}
 
 
-def launch(folder, parallel, number, steps=10):
+def launch(folder, parallel, number, steps=10, *more):
     numbers = map(str, (parallel, number, steps))
-    command = [sys.executable, str(LAUNCH), str(folder), *numbers]
+    command = [sys.executable, str(LAUNCH), str(folder), *numbers, *more]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
     )
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -80,7 +82,7 @@ def test_stopped_twice_a_sweep_ends_as_an_undisturbed_one(tmp_path):
     killed = len(finals(stopped))
     assert killed < 8
     process = launch(stopped, 4, 12)
-    wait_for(lambda: len(finals(stopped)) > killed and is_amid_a_run(stopped))
+    wait_for(lambda: len(finals(stopped)) > killed + 1 and is_amid_a_run(stopped))
     process.send_signal(signal.SIGINT)
     assert process.wait() == Interrupted.exit_code
     done = finals(stopped)
@@ -192,6 +194,88 @@ def test_a_number_of_a_process_that_is_used_again_is_not_the_run(tmp_path):
     path = tmp_path / "states" / f"{run.name}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "process_start": 1}))
     assert state_of(tmp_path, run).status == "interrupted"
+
+
+class Later:
+    """A launcher that returns at once, as those of schedulers do."""
+
+    def launch(self, folder, runs):
+        pass
+
+
+def test_a_launcher_that_was_slower_to_check_does_not_overwrite_a_manifest(tmp_path, monkeypatch):
+    other = name_runs("r.py", {}, [{"depth": "1"}])
+
+    def checked_meanwhile(runs):
+        monkeypatch.setattr(starting, "check_runs", lambda runs: None)
+        starting.start(tmp_path, other, Later())
+
+    monkeypatch.setattr(starting, "check_runs", checked_meanwhile)
+    with pytest.raises(ConfigError, match="holds another sweep"):
+        starting.start(tmp_path, seeds(2), Later())
+    assert read_runs(tmp_path) == other
+
+
+def test_the_time_of_a_run_that_was_killed_ends_with_what_it_wrote_last(tmp_path):
+    run = seeds(1)[0]
+    note_start(tmp_path, run, os.getpid())
+    path = tmp_path / "states" / f"{run.name}.json"
+    begun = time.time() - 1e6
+    record = json.loads(path.read_text()) | {"started": begun, "pid": 2**22}
+    path.write_text(json.dumps(record))
+    log = tmp_path / f"{run.name}.log"
+    log.touch()
+    os.utime(log, (begun + 90, begun + 90))
+    assert state_of(tmp_path, run).seconds == pytest.approx(90.0, abs=0.01)
+    note_start(tmp_path, run, os.getpid())  # the next attempt goes on from there
+    assert 89.9 <= state_of(tmp_path, run).seconds < 100.0
+
+
+def test_an_evaluation_far_up_the_log_still_counts(tmp_path):
+    run = seeds(1)[0]
+    (tmp_path / run.name).mkdir()
+    lines = ['{"kind": "eval", "step": 1, "top1_accuracy": 0.5}']
+    lines += [json.dumps({"kind": "train", "step": n, "loss": 1.0}) for n in range(2, 500)]
+    (tmp_path / run.name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert state_of(tmp_path, run).metrics == {"top1_accuracy": 0.5}
+
+
+def test_looking_whether_a_run_trains_takes_no_time(tmp_path):
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        started = time.monotonic()
+        assert all(is_claimed(tmp_path) for _ in range(20))
+        assert time.monotonic() - started < 0.3
+
+
+def test_a_launcher_under_nohup_outlives_the_terminal(tmp_path):
+    command = [sys.executable, str(LAUNCH), str(tmp_path), "1", "1", "40"]
+    process = subprocess.Popen(
+        ["nohup", *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    wait_for(lambda: list(tmp_path.glob("*/metrics.jsonl")))
+    process.send_signal(signal.SIGHUP)
+    assert process.wait() == 0 and len(finals(tmp_path)) == 1
+
+
+def test_ctrl_c_ends_runs_that_were_taken_over(tmp_path):
+    process = launch(tmp_path, 1, 1, 4000)
+    wait_for(lambda: list(tmp_path.glob("*/metrics.jsonl")))
+    process.kill()
+    process.wait()
+    process = launch(tmp_path, 1, 1, 4000)
+    wait_for(lambda: is_claimed(tmp_path))  # its own lock
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == Interrupted.exit_code
+    wait_for(lambda: state_of(tmp_path, read_runs(tmp_path)[0]).status == "interrupted")
+
+
+def test_paths_that_checkpoints_cannot_be_read_from_are_refused(tmp_path):
+    for name in ("a[1]", "a*", "what?"):
+        with pytest.raises(ConfigError, match="in a path"):
+            starting.start(tmp_path / name, seeds(1), Later())
+        assert not (tmp_path / name).exists()
 
 
 def test_launchers_and_their_options_are_checked():

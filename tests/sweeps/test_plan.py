@@ -1,7 +1,9 @@
+import re
+
 import pytest
 
 from harness.errors import ConfigError
-from harness.recipes import load_config
+from harness.recipes import ROOT, load_config
 from sweeps.check import check_runs
 from sweeps.launchers.printing import Print
 from sweeps.plan import plan
@@ -150,6 +152,56 @@ def test_a_sweep_that_the_recipe_names(tmp_path):
     for name, problem in (("depth", "allowed: width"), ("none", "yields no runs")):
         with pytest.raises(ConfigError, match=problem):
             plan(recipes=[str(recipe)], names=[name])
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("    yield ['a']", "is not a dict of overrides"),
+        ("    yield None", "is not a dict of overrides"),
+        ("    yield {1: 2}", "is not a dict of overrides"),
+        ("    return None", "TypeError"),
+        ("    yield {'seed': nothing}", "NameError.*line 3"),
+        ("    yield {'data.batch_size': 4}", "sets data.batch_size, and so does --config"),
+    ],
+)
+def test_named_sweeps_that_make_no_sense_are_one_line(tmp_path, body, problem):
+    recipe = tmp_path / "r.py"
+    recipe.write_text(f"def get_config(): ...\ndef sweep(name):\n{body}\n")
+    with pytest.raises(ConfigError, match=problem):
+        plan(recipes=[str(recipe)], names=["x"], fixed=[("data.batch_size", "8")])
+
+
+def test_signs_stay_in_names():
+    names = [run.name for run in swept(("optimizer.weight_decay", "-1,1,-0.5"))]
+    assert names == ["weight_decay=-1", "weight_decay=1", "weight_decay=-0.5"]
+
+
+def test_a_range_without_a_search_says_what_it_needs():
+    for text in ("log:1e-4:1e-2", "1e-3,uniform:0:1"):
+        with pytest.raises(ConfigError, match="it needs --search=optuna"):
+            parse_values("optimizer.base_lr", text)
+
+
+def test_a_sweep_is_the_same_from_wherever_one_starts_it(tmp_path, monkeypatch):
+    here = plan(recipes=["configs/digits_nest.py:debug"], swept=[("seed", "0:2")])
+    command = here[0].command(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    recipe = f"{ROOT}/configs/digits_nest.py:debug"
+    for name in ("configs/digits_nest.py:debug", recipe):
+        assert plan(recipes=[name], swept=[("seed", "0:2")]) == here
+    assert here[0].command(tmp_path)[:2] == [f"{ROOT}/train.py", f"--config={recipe}"]
+    assert command[:2] == ["train.py", "--config=configs/digits_nest.py:debug"]
+
+
+def test_the_help_shows_a_sweep_that_builds():
+    text = (ROOT / "tools" / "sweep.py").read_text().split('"""')[1]
+    keys = re.findall(r"--sweep\.([\w.]+)=([\w,:.-]+)", text)
+    listed = [
+        (key, texts) for key, texts in keys if key not in ("KEY", "config") and "log" not in texts
+    ]
+    assert len(listed) >= 2
+    check_runs(plan(recipes=["configs/digits_nest.py:debug"], swept=listed))
 
 
 def test_the_manifest_keeps_the_runs(tmp_path):

@@ -11,9 +11,10 @@ from PIL import Image
 from configs import digits_nest
 from data import datasets, prepare
 from data.pipeline import Data
-from harness import workdirs
 from inference.export import load_exported
 from training.batch_pictures import label_text
+from workdirs.claims import claimed
+from workdirs.class_file import find_classes
 from zoo.load import load_variables, parameter_shapes
 from zoo.registry import create_model
 from zoo.save import write_weights
@@ -123,8 +124,8 @@ def test_class_names_that_are_no_text_are_kept(run_script, tmp_path):
     assert (tmp_path / "set_8/1.0.0/label.labels.txt").read_bytes() == b"a\ncaf\xe9\n"
     assert datasets.open_dataset("set_8", str(tmp_path)).class_names == names
     data = Data(name=f"folder:{folder}", image_size=8, batch_size=2, eval_batch_size=2).open()
-    with workdirs.claimed(tmp_path / "run", {}, data.dataset.class_names):
-        assert workdirs.find_classes(tmp_path / "run") == names
+    with claimed(tmp_path / "run", {}, data.dataset.class_names):
+        assert find_classes(tmp_path / "run") == names
     for suffix in ("npz", "safetensors"):
         model = weights(tmp_path / f"w.{suffix}", names)
         _, report = load_variables(tmp_path / f"w.{suffix}", model, image_size=(16, 16))

@@ -14,11 +14,11 @@ import train
 from configs import digits_nest
 from data import datasets
 from data.class_names import imagenet_names
-from harness import workdirs
 from harness.errors import ConfigError
 from inference.predict import build_predictor
 from training import experiment
 from training.trained_run import restore
+from workdirs.class_file import own_classes
 from zoo.load import load_variables
 from zoo.save import write_weights
 
@@ -186,7 +186,7 @@ def test_runs_of_earlier_versions_keep_their_order(run, config, tmp_path):
     (tmp_path / "old" / "DONE").unlink()
     (tmp_path / "old" / "classes.txt").write_text("".join(f"{name}\n" for name in AS_TEXT))
     expected = [AS_TEXT.index(name) for name in NAMES]
-    built = experiment.build(config, class_names=workdirs.own_classes(tmp_path / "old"))
+    built = experiment.build(config, class_names=own_classes(tmp_path / "old"))
     records = built.data.eval_source
     assert built.data.dataset.class_names == AS_TEXT
     for index in range(len(records)):

@@ -9,12 +9,12 @@ from flax.serialization import msgpack_serialize
 
 import evaluate
 import train
-from harness import workdirs
 from harness.errors import ConfigError
 from nest.convert_official import to_official
 from tests.training.test_trained_run import write_old_config
 from training import experiment
 from training.checkpoints import Checkpoints
+from workdirs.config_file import read_config
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_any_split_and_batch_size(small_config, trained):
 
 def test_config_of_the_workdir(small_config, trained):
     workdir, metrics = trained(small_config)
-    config = workdirs.read_config(workdir)
+    config = read_config(workdir)
     assert experiment.check_config(config) == experiment.check_config(small_config)
     assert evaluate.evaluate_workdir(config, workdir)["loss"] == metrics["loss"]
 

@@ -12,7 +12,8 @@ import pytest
 
 import train
 from evaluate import evaluate_workdir
-from harness import workdirs
+from workdirs.config_file import read_config
+from workdirs.results import read_done
 from zoo.load import load_weights
 from zoo.registry import create_model
 
@@ -36,17 +37,17 @@ def old(fixtures, tmp_path):
 def test_an_interrupted_run_goes_on(old, expected, name, capsys):
     workdir = old / f"{name}_interrupted"
     logged = (workdir / "metrics.jsonl").read_text()
-    metrics = train.train_and_evaluate(workdirs.read_config(workdir), workdir)
+    metrics = train.train_and_evaluate(read_config(workdir), workdir)
     assert "resuming at step 36" in capsys.readouterr().out
     last = {name: value for name, value in metrics.items() if not name.startswith("best_")}
     assert last == pytest.approx(expected[f"{name}_final"], **SAME)
     assert (workdir / "metrics.jsonl").read_text().startswith(logged)
-    assert workdirs.read_done(workdir) == metrics
+    assert read_done(workdir) == metrics
 
 
 def test_a_finished_run_stays_finished(old, expected, capsys):
     workdir = old / "nest_finished"
-    metrics = train.train_and_evaluate(workdirs.read_config(workdir), workdir)
+    metrics = train.train_and_evaluate(read_config(workdir), workdir)
     assert "is finished" in capsys.readouterr().out
     assert metrics == expected["nest_final"]
 
@@ -54,7 +55,7 @@ def test_a_finished_run_stays_finished(old, expected, capsys):
 @pytest.mark.parametrize(("name", "which"), [("finished", "latest"), ("interrupted", "best")])
 def test_checkpoints_evaluate(old, expected, name, which):
     workdir = old / f"nest_{name}"
-    found = evaluate_workdir(workdirs.read_config(workdir), workdir, checkpoint=which)
+    found = evaluate_workdir(read_config(workdir), workdir, checkpoint=which)
     assert found.pop("checkpoint").startswith(str(workdir / "checkpoints" / which))
     split, known = found.pop("split"), expected[f"nest_{name}_{which}"]
     assert split == known.pop("split")
@@ -64,7 +65,7 @@ def test_checkpoints_evaluate(old, expected, name, which):
 @pytest.mark.parametrize("file", ["nest.npz", "nest.safetensors", "nest_finished"])
 def test_weights_load(fixtures, old, expected, file):
     """Files, and the workdir that they were taken from, read as weights."""
-    config = workdirs.read_config(old / "nest_finished")
+    config = read_config(old / "nest_finished")
     model = create_model(**config.model.to_dict(), num_classes=10)
     path = old / file if file == "nest_finished" else fixtures / "before_rooms" / file
     params = load_weights(path, model, image_size=(8, 8, 1))

@@ -20,11 +20,11 @@ from data import loading
 from data.bad_images import BadImages
 from data.sources import arrays
 from evaluate import evaluate_workdir
-from harness import workdirs
 from harness.errors import BadImage, ConfigError
 from tests.configs.test_recipes import get_config
 from training import experiment
 from training.evaluation import evaluate
+from workdirs.config_file import read_config
 
 ROOT = Path(__file__).parents[2]
 RECIPES = (
@@ -90,7 +90,7 @@ def test_a_folder_works_with_every_recipe(name, photographs, tmp_path):
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     trained = [record for record in records if record["kind"] == "train"]
     assert len(trained) == 2 and all(0 <= record["input_wait"] <= 1 for record in trained)
-    evaluated = evaluate_workdir(workdirs.read_config(tmp_path), tmp_path)
+    evaluated = evaluate_workdir(read_config(tmp_path), tmp_path)
     assert evaluated["loss"] == metrics["loss"]
 
 

@@ -7,27 +7,27 @@ import PIL.Image
 import pytest
 
 from harness.errors import Interrupted
-from harness.steps import plan_steps
 from tasks.protocol import Evaluation
 from training import reporting
 from training.curves import draw_curves
 
 
-class NoBatches:
-    seconds_waited = 0.0
-
-
 @pytest.fixture
-def reporter(tmp_path):
-    steps = plan_steps(
-        num_epochs=10.0,
-        log_every_steps=1,
-        evaluate_every_epochs=1.0,
-        save_every_epochs=1.0,
-        num_examples=100,
-        batch_size=100,
-    )
-    return reporting.Reporter(tmp_path, first_step=0, steps=steps, batches=NoBatches())
+def reporter(make_reporter):
+    return make_reporter()
+
+
+def test_a_damaged_line_costs_itself_alone(make_reporter, tmp_path):
+    lines = ['{"kind": "train", "step": 1, "loss": 2.0}', "\x00\x00", "[]", '{"step": 2}']
+    lines += ['{"kind": "train", "step": 2, "loss": 1.0}', '{"kind": "eval", "step": 2}']
+    lines += ['{"kind": "train", "step": 3, "loss": 0.5}', '{"kind": "tra']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    with make_reporter(first_step=2) as report:  # the evaluation of step 2 is made again
+        assert [(record["kind"], record["step"]) for record in report.records] == [
+            ("train", 1),
+            ("train", 2),
+        ]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_curves_are_drawn_once_a_minute_and_at_the_end(reporter, monkeypatch):

@@ -19,12 +19,12 @@ import pytest
 
 import train
 from configs import common
-from harness import workdirs
 from harness.errors import ConfigError, Interrupted, NonFiniteError
 from training import experiment
 from training.checkpoints import Checkpoints
 from training.curves import TIMINGS
 from training.trained_run import check_same_config
+from workdirs.claims import claimed
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -246,7 +246,7 @@ def test_failed_background_save(small_config, uninterrupted, tmp_path, monkeypat
 
 def test_one_run_a_workdir(small_config, tmp_path):
     plain = experiment.check_config(small_config)
-    with workdirs.claimed(tmp_path, plain, None):
+    with claimed(tmp_path, plain, None):
         with pytest.raises(ConfigError, match="another process is training in"):
             train.train_and_evaluate(small_config, tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
@@ -255,7 +255,7 @@ def test_one_run_a_workdir(small_config, tmp_path):
 def test_new_defaults_do_not_lock_old_workdirs_out(small_config, tmp_path):
     plain = experiment.check_config(small_config)
     del plain["optimizer"]["b1"], plain["task"]["ema_warmup"]
-    with workdirs.claimed(tmp_path, plain, None):
+    with claimed(tmp_path, plain, None):
         pass
     small_config.mesh.data = 2
     small_config.data.num_threads = 3

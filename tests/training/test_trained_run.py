@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from harness import workdirs
 from harness.errors import ConfigError
 from training import experiment
 from training.trained_run import check_same_config, note_differences, restore
+from workdirs.config_file import write_config
 
 
 def write_old_config(workdir, config):
@@ -52,7 +52,7 @@ def test_each_difference_is_noted_once(small_config, tmp_path, capsys):
 def test_a_key_that_no_longer_exists_is_a_difference(small_config, tmp_path, capsys):
     plain = experiment.check_config(small_config)
     plain["task"]["bygone"] = 1
-    workdirs.write_config(tmp_path, plain)
+    write_config(tmp_path, plain)
     (line,) = notes(tmp_path, small_config, capsys)
     assert line == "note: not as trained: task.bygone: 1 there, (absent) now"
 
@@ -61,7 +61,7 @@ def test_data_that_has_moved_is_no_other_config(small_config, tmp_path, capsys):
     """The old data_dir need not exist any more for the configs to be compared."""
     small_config.data.update(name="npz:digits.npz", data_dir=str(tmp_path / "gone"))
     plain = experiment.check_config(small_config, needs_data=False)
-    workdirs.write_config(tmp_path, plain)
+    write_config(tmp_path, plain)
     small_config.data.data_dir = str(tmp_path)
     assert notes(tmp_path, small_config, capsys) == []
 

@@ -15,8 +15,8 @@ from flax import linen as nn
 from safetensors.numpy import save_file
 
 from baselines.inception import InceptionV3, average_pool
-from harness import sharding
 from harness.errors import ConfigError
+from parallel import sharding
 from tasks.gan.embedding import Embedding, load_embedding
 from zoo.inception import state_shapes
 

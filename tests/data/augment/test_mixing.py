@@ -20,8 +20,8 @@ from configs import imagenet_nest, imagenet_tnt
 from data.augment.erasing import random_erasing
 from data.augment.mixing import DEVICE_AUGMENTS, create_device_augment, mixup_cutmix
 from harness.errors import ConfigError
-from harness.sharding import create_mesh
 from harness.strict_config import check_subsections
+from parallel.sharding import create_mesh
 from tasks.classification import Classification
 from training import experiment
 

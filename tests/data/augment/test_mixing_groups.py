@@ -19,7 +19,7 @@ from data.augment import mixing
 from data.augment.mixing import create_device_augment, mixup_cutmix
 from data.pipeline import Data
 from harness.errors import ConfigError
-from harness.sharding import create_mesh
+from parallel.sharding import create_mesh
 from tasks.classification import normalize
 from training import experiment
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from harness.errors import ConfigError
-from harness.sharding import create_mesh, state_shardings
+from parallel.sharding import create_mesh, state_shardings
 from training import experiment
 
 

@@ -1,0 +1,14 @@
+"""The folder of a run and the records in it: config, classes, metrics, DONE; whose it is.
+
+Not here: checkpoints (training/checkpoints.py), what reports and services make of the records.
+
+config.json    resolved config, git commit, versions, devices
+classes.txt    names of the classes, in the order of the labels, where they are known
+bad_images.jsonl  images that could not be read, if any
+checkpoints/   see training/checkpoints.py
+metrics.jsonl  every logged metric, one JSON object per line
+tensorboard/   the same as TensorBoard events
+curves.png     the same as a picture
+log_to.json    what has been sent to the services of --log_to
+DONE           final metrics, the best and its epoch; exists once the run is finished
+"""

@@ -1,0 +1,27 @@
+"""classes.txt of a run: the names of its classes, in the order of the labels."""
+
+from pathlib import Path
+
+from harness.files import local_path, read_lines
+
+
+def read_classes(path: Path) -> list[str]:
+    """Returns the names in a file with one class per line; see `read_lines`."""
+    return read_lines(path)
+
+
+def find_classes(path: Path) -> tuple[str, ...] | None:
+    """Returns the class names of the run that a workdir, or a checkpoint in it, belongs to.
+
+    Returns:
+        The names in the order of the labels; None where they are not known.
+    """
+    path = local_path("path", path)
+    folders = (path, *path.parents[:3])  # workdir/checkpoints/best/1200
+    return next(filter(None, map(own_classes, folders)), None)
+
+
+def own_classes(workdir: Path) -> tuple[str, ...] | None:
+    """Returns the class names in a workdir's classes.txt, None if there is none."""
+    path = workdir / "classes.txt"
+    return tuple(read_classes(path)) if path.is_file() else None
