@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from harness.checksums import array_checksums, differing
+from workdirs.checksums import array_checksums, differing
 
 DTYPES = ("float32", "bfloat16", "float16", "int8", "uint8", "int32", "uint32", "bool", "int16")
 
