@@ -1,9 +1,10 @@
 """Checksums of what a checkpoint holds: its arrays, its records, its files.
 
-Those of arrays are equal however an array is spread over devices and processes. A cyclic redundancy check or a hash reads bytes in order, so every array would have to come together
-on one host. This one is a sum over the elements: each is mixed with its place in the array by a
-bijection of 32-bit words (Murmur3's finalizer), and the results are added modulo 2^32, twice with
-other constants. Integer sums do not depend on the order, so all shardings agree, and so does NumPy.
+Those of arrays are equal however an array is spread over devices and processes. A cyclic redundancy
+check or a hash reads bytes in order, so every array would have to come together on one host. This
+one is a sum over the elements: each is mixed with its place in the array by a bijection of 32-bit
+words (Murmur3's finalizer), and the results are added modulo 2^32, twice with other constants.
+Integer sums do not depend on the order, so all shardings agree, and so does NumPy.
 
 A change of one element, be it one bit, always changes the sum; other damage goes unnoticed once in
 2^64.
