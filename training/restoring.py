@@ -53,10 +53,9 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
         StorageError: it cannot be read, and nothing says that it is damaged.
         ConfigError: it is of another model, or its folder was renamed.
     """
-    several = jax.process_count() > 1
     for wait in (*WAITS, None):
-        # Before Orbax: a process that fails alone, inside, would leave the others waiting.
-        damage, reason = from_first(_look, step, several)
+        # Before Orbax, inside which a process that fails alone would leave the others waiting.
+        damage, reason = from_first(_look, step)
         if damage:
             raise Damaged(damage)
         if reason is None:
@@ -74,7 +73,7 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
                 if damage:
                     raise Damaged(damage)
                 return state, loop, record is not None
-            damage, _ = from_first(_look, step, True)
+            damage, _ = from_first(_look, step)
             if not damage and wait is None and from_first(lambda: not step_files.is_sealed(step)):
                 damage = None if _any(passing) else f"it cannot be read: {reason}"
             if damage:
@@ -183,10 +182,10 @@ def find_difference(
     return None
 
 
-def _look(step: Path, everything: bool) -> tuple[str | None, str | None]:
+def _look(step: Path) -> tuple[str | None, str | None]:
     """Returns what is damaged, and what may pass."""
     try:
-        return step_files.find_damage(step, everything=everything), None
+        return step_files.find_damage(step), None
     except OSError as error:
         return None, one_line(error)
 

@@ -88,14 +88,13 @@ def is_sealed(step: Path) -> bool:
     return (step / FILES).exists()
 
 
-def find_damage(step: Path, *, everything: bool = True) -> str | None:
+def find_damage(step: Path) -> str | None:
     """Returns what is wrong with the files of a checkpoint, None if nothing is.
 
     Without a list of the files, they are read, and those that are JSON must be.
 
     Args:
         step: folder of the checkpoint.
-        everything: also compare the large files, those with the arrays' elements.
 
     Raises:
         OSError: for a reason that may pass.
@@ -110,12 +109,11 @@ def find_damage(step: Path, *, everything: bool = True) -> str | None:
         return str(damage)
     wrong = []
     for name, expected in sums.items():
-        if everything or not is_large(name):
-            try:
-                if _sum(step, name) != expected:
-                    wrong.append(f"{name} is not as written")
-            except Damaged as damage:
-                wrong.append(str(damage))
+        try:
+            if _sum(step, name) != expected:
+                wrong.append(f"{name} is not as written")
+        except Damaged as damage:
+            wrong.append(str(damage))
     return listed(wrong) or None
 
 
@@ -157,11 +155,6 @@ def may_pass(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def is_large(name: str) -> bool:
-    """Returns whether a file of a checkpoint holds elements of arrays."""
-    return "/d/" in name
 
 
 def _check_folder(step: Path) -> None:

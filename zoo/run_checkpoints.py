@@ -71,7 +71,7 @@ def read_parts(
         ValueError: the checkpoint is damaged, or has no such tree.
     """
     try:
-        if damage := find_damage(folder, everything=False):
+        if damage := find_damage(folder):
             raise Damaged(damage)
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
             tree = handler.metadata(folder / "state").tree
