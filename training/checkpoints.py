@@ -223,7 +223,8 @@ class Checkpoints:
             return step, state, loop
         if steps:
             raise ConfigError(
-                f"no checkpoint in {folder} is readable; they are in {self._folder / 'unreadable'}"
+                f"no checkpoint in {folder} is readable; they are in "
+                f"{self._folder / 'unreadable'} now; train.py --restart begins anew"
             )
         return None
 
