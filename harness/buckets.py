@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import re
+import types
 from typing import Any
 
 from etils.epath import gpath
@@ -65,10 +66,12 @@ def is_passing(error: BaseException) -> bool | None:
 
 def as_run_error(error: BaseException) -> RunError | None:
     """Returns what ends a run for an error that storage caused, None for all others."""
-    seen: list[BaseException] = []
+    first, seen = error, []
     while error is not None and error not in seen:
         if (passing := is_passing(error)) is not None:
             text = f"the storage of the workdir: {one_line(error)}"
+            if isinstance(first, RunError):
+                text = str(first)
             if passing:
                 return Unavailable(f"{text}; the same command goes on from the last checkpoint")
             return ConfigError(text)
@@ -103,10 +106,50 @@ def _bucket_error(error: Exception, path: Any) -> OSError:
 class BucketPath(gpath.PosixGPath):
     """A path in a bucket, with the methods of pathlib's; its requests raise only OSError."""
 
-    for _name in ("exists", "is_dir", "iterdir", "glob", "mkdir", "unlink", "stat", "rename"):
-        locals()[_name] = _guarded(getattr(gpath.PosixGPath, _name))
-    read_bytes = _guarded(gpath.PosixGPath.read_bytes)
-    rmtree = _guarded(gpath.PosixGPath.rmtree)
+    for _method in ("exists", "is_dir", "iterdir", "glob", "unlink", "read_bytes", "open"):
+        locals()[_method] = _guarded(getattr(gpath.PosixGPath, _method))
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Does nothing: a folder is there once there is an object in it."""
+
+    @_guarded
+    def stat(self) -> Any:
+        found = super().stat()
+        values = {"st_size": found.length, "st_mtime": found.mtime, **vars(found)}
+        return types.SimpleNamespace(**values)
+
+    @_guarded
+    def files(self) -> list[str]:
+        """Returns the names of the objects in this folder and those below, relative to it."""
+        return [
+            blob.name.removeprefix(f"{self._key}/")
+            for blob in self._blobs()
+            if blob.name[-1] != "/"
+        ]
+
+    @_guarded
+    def rmtree(self, missing_ok: bool = True) -> None:
+        for blob in self._blobs():
+            blob.delete(timeout=30, retry=_retry())
+
+    @_guarded
+    def rename(self, target: "BucketPath") -> "BucketPath":
+        """Copies each object and then deletes all: what is cut short leaves the old ones."""
+        blobs = self._blobs() or [_blob(self)]
+        for blob in blobs:
+            name = target._key + blob.name.removeprefix(self._key)
+            blob.bucket.copy_blob(blob, blob.bucket, name, timeout=30, retry=_retry())
+        for blob in blobs:
+            blob.delete(timeout=30, retry=_retry())
+        return target
+
+    @property
+    def _key(self) -> str:
+        return "/".join(self.parts[3:])
+
+    def _blobs(self) -> list[Any]:
+        bucket = _client().bucket(self.parts[2])
+        return list(bucket.list_blobs(prefix=f"{self._key}/", timeout=30, retry=_retry()))
 
     @property
     def parents(self) -> tuple["BucketPath", ...]:

@@ -158,6 +158,15 @@ def _essence(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def _of_storage(error: Exception) -> RunError | None:
+    """Returns what ends a script if a bucket caused an error, through whatever library."""
+    if "harness.buckets" not in sys.modules:
+        return None
+    from harness.buckets import as_run_error
+
+    return as_run_error(error)
+
+
 def _fail(error: RunError):
     if "traceback" in flags.FLAGS and flags.FLAGS["traceback"].value:
         traceback.print_exception(error)
@@ -223,7 +232,7 @@ def run(
             _join_processes(flags.FLAGS)
             main(flags.FLAGS, *([with_keys] if keyed else []), *given)
         except RunError as error:
-            _fail(error)
+            _fail(_of_storage(error) or error)
         except KeyboardInterrupt:
             print(f"{sys.argv[0]}: stopped", file=sys.stderr)
             sys.exit(130)
@@ -231,12 +240,9 @@ def run(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except Exception as error:
-            if "harness.buckets" in sys.modules:  # a bucket may have failed, under any library
-                from harness.buckets import as_run_error
-
-                if (end := as_run_error(error)) is not None:
-                    _fail(end)
-            raise
+            if (end := _of_storage(error)) is None:
+                raise
+            _fail(end)
 
     escape_streams()
     before = set(flags.FLAGS)

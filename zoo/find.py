@@ -8,6 +8,7 @@ from harness.files import run_path
 from harness.leases import in_bucket
 from harness.strict_config import check_arguments
 from harness.trees import listed
+from workdirs.step_files import steps_in
 
 # A folder from a model hub holds one of these.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -60,23 +61,14 @@ def find_checkpoint(workdir: Path, checkpoint: Checkpoint = "latest") -> Path:
 
 def is_checkpoint(path: Path) -> bool:
     """Returns whether a folder is one of this repository's checkpoints."""
-    return path.name.isdigit() and (path / "state").is_dir() and is_finished(path)
-
-
-def is_finished(step: Path) -> bool:
-    """Returns whether the save of a step's folder came to its end.
-
-    On a disk the folder has its name only then; in a bucket, where nothing is renamed, Orbax writes
-    a file last.
-    """
-    return not in_bucket(step) or (step / "commit_success.txt").exists()
+    return path.name.isdigit() and (path.parent.name in CHECKPOINTS or (path / "state").is_dir())
 
 
 def _newest(folder: Path) -> Path:
-    steps = [step for step in folder.glob("*") if is_checkpoint(step)]
+    steps = steps_in(folder)
     if not steps:
         raise FileNotFoundError(f"{folder}: no finished checkpoint there; no run has saved one")
-    return max(steps, key=lambda step: int(step.name))
+    return folder / str(steps[-1])
 
 
 def _in_folder(folder: Path, checkpoint: str) -> Path:
