@@ -69,9 +69,8 @@ def as_run_error(error: BaseException) -> RunError | None:
     first, seen = error, []
     while error is not None and error not in seen:
         if (passing := is_passing(error)) is not None:
-            text = f"the storage of the workdir: {one_line(error)}"
-            if isinstance(first, RunError):
-                text = str(first)
+            says_it = isinstance(first, RunError)
+            text = str(first) if says_it else f"the storage of the workdir: {one_line(error)}"
             if passing:
                 return Unavailable(f"{text}; the same command goes on from the last checkpoint")
             return ConfigError(text)
@@ -121,16 +120,13 @@ class BucketPath(gpath.PosixGPath):
     @_guarded
     def files(self) -> list[str]:
         """Returns the names of the objects in this folder and those below, relative to it."""
-        return [
-            blob.name.removeprefix(f"{self._key}/")
-            for blob in self._blobs()
-            if blob.name[-1] != "/"
-        ]
+        names = (blob.name.removeprefix(f"{self._key}/") for blob in self._blobs())
+        return [name for name in names if name and name[-1] != "/"]  # some mark a folder
 
     @_guarded
     def rmtree(self, missing_ok: bool = True) -> None:
         for blob in self._blobs():
-            blob.delete(timeout=30, retry=_retry())
+            remove(f"gs://{blob.bucket.name}/{blob.name}")
 
     @_guarded
     def rename(self, target: "BucketPath") -> "BucketPath":
@@ -139,8 +135,8 @@ class BucketPath(gpath.PosixGPath):
         for blob in blobs:
             name = target._key + blob.name.removeprefix(self._key)
             blob.bucket.copy_blob(blob, blob.bucket, name, timeout=30, retry=_retry())
-        for blob in blobs:
-            blob.delete(timeout=30, retry=_retry())
+        self.rmtree()
+        remove(self)
         return target
 
     @property
@@ -161,8 +157,8 @@ class BucketPath(gpath.PosixGPath):
     def is_file(self) -> bool:
         return self.exists() and not self.is_dir()
 
-    def absolute(self) -> "BucketPath":
-        return self
+    def is_symlink(self) -> bool:
+        return False
 
     def write_bytes(self, data: bytes) -> None:
         upload(self, data)
@@ -239,7 +235,7 @@ def _client() -> Any:
 def _retry(seconds: float | None = None) -> Any:
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    return DEFAULT_RETRY.with_timeout(RETRY_SECONDS if seconds is None else seconds)
+    return DEFAULT_RETRY.with_timeout(seconds or RETRY_SECONDS)
 
 
 def _blob(path: Any) -> Any:
@@ -294,11 +290,11 @@ def download(path: Any) -> tuple[bytes, int] | None:
     return content, blob.generation
 
 
-def remove(path: Any, *, generation: int) -> None:
-    """Deletes an object if it has this generation still."""
+def remove(path: Any, *, generation: int | None = None, seconds: float | None = None) -> None:
+    """Deletes an object, if it is there and, unless that is None, has this generation still."""
     blob = _blob(path)
     try:
-        blob.delete(if_generation_match=generation, timeout=5, retry=_retry(5))
+        blob.delete(if_generation_match=generation, timeout=5, retry=_retry(seconds))
     except Exception as error:
         if getattr(error, "code", None) not in (404, 412):
             raise _bucket_error(error, path) from error

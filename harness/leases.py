@@ -264,6 +264,6 @@ def _remove(path: Path, version: Any) -> None:
     if in_bucket(path):
         from harness import buckets
 
-        buckets.remove(path, generation=version)
+        buckets.remove(path, generation=version, seconds=5)
     elif path.read_bytes() == version:
         path.unlink()

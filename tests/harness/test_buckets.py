@@ -40,7 +40,7 @@ def server():
 def folder(server, request, monkeypatch):
     from harness import buckets
 
-    monkeypatch.setattr(buckets, "RETRY_SECONDS", 3.0)
+    monkeypatch.setattr(buckets, "RETRY_SECONDS", 6.0)
     server.set("ok")
     name = re.sub(r"\W", "_", request.node.name)
     yield run_path("--workdir", f"gs://{storage.BUCKET}/{name}")
@@ -107,7 +107,7 @@ def test_a_path_in_a_bucket_has_what_a_path_has(folder):
     (folder / "a.txt").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError):
         (folder / "a.txt").read_bytes()
-    assert folder.absolute() == folder and run_path("x", folder) == folder
+    assert run_path("x", folder) == folder and not folder.is_symlink()
     assert [str(path) for path in (folder / "b").parents] == [str(folder), "gs://bucket"]
     with pytest.raises(WrongPath, match="in a bucket, here"):
         must_be_local("--workdir", folder, "here")
@@ -198,9 +198,9 @@ def test_what_passes_is_tried_again(server, folder, mode):
     started = time.monotonic()
     with pytest.raises(OSError, match="/log: ") as caught:
         file.flush()
-    assert caught.value.passing and time.monotonic() - started < 8
+    assert caught.value.passing and time.monotonic() - started < 14
     file.close()  # does not wait again
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 14
 
 
 @buckets_only

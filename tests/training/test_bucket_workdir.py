@@ -15,6 +15,7 @@ import pytest
 
 from tests import storage
 from training.curves import TIMINGS
+from workdirs.results import parse_metrics
 
 pytestmark = pytest.mark.buckets
 
@@ -85,7 +86,7 @@ def read(server, name):
 
 def result(lines, done):
     """Returns everything that a run logged but its speed, and its final metrics."""
-    records = [json.loads(line) for line in lines.splitlines()]
+    records = parse_metrics(lines)
     return [{k: v for k, v in r.items() if k not in TIMINGS} for r in records], json.loads(done)
 
 
@@ -128,6 +129,8 @@ def test_killed_and_resumed_as_on_a_disk(server, expected):
     assert storage.names(server.url, "runs/killed/evaluation_latest")
     stdout, _ = run(server, "tools/predict.py", workdir, "docs/images/gradcat.png")
     assert "gradcat.png" in stdout
+    stdout, _ = run(server, "tools/verify.py", "gs://bucket/runs/killed")
+    assert "sound" in stdout and "damaged" not in stdout and "unknown" not in stdout
     run(server, "tools/report.py", "gs://bucket/runs/killed", "--explain=none")
     assert "runs/killed/report.html" in storage.names(server.url, "runs/killed/")
     # Another run starts from its weights.
