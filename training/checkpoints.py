@@ -3,8 +3,9 @@
     workdir/checkpoints/latest/<step>/   what a run resumes from
     workdir/checkpoints/best/<step>/     the best evaluation so far
 
-Each holds the task's state and a small JSON record of the loop (position in the data, scalars not
-logged yet). A step's folder appears under its name only once it is complete.
+Each holds the task's state, a small JSON record of the loop (position in the data, scalars not
+logged yet) and checksums of both. A step's folder appears under its name only once it is complete.
+How one is written is in series.py, how one is read in restoring.py.
 """
 
 import sys
