@@ -63,7 +63,7 @@ def run_path(key: str, path: str | os.PathLike) -> Path:
     except WrongPath:
         if not (text := os.fspath(path)).strip() or not _URL.match(text):
             raise
-        what = "neither a path on this machine nor in a bucket of Google Cloud Storage"
+        what = "a URL: copy remote files to this machine first"
         raise WrongPath(problem(key, text, what, "a path, gs://bucket/folder")) from None
 
 
