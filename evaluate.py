@@ -29,7 +29,7 @@ from harness import commandline
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, write_text
+from harness.files import local_path
 from inference.answers import AnswerSheet, evaluation_path
 from inference.explanation_flags import (
     NO_EXPLANATIONS,
@@ -43,6 +43,7 @@ from training.evaluation import evaluate
 from training.trained_run import checkpoint_folder, note_differences, restore
 from workdirs.class_file import find_classes, read_classes
 from workdirs.config_file import read_config
+from workdirs.records import write_record
 from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
 
@@ -278,7 +279,7 @@ def main(args: flags.FlagValues) -> None:
         print(line)
         written = evaluation_path(written, result["split"])
         try:
-            write_text(written, line + "\n")
+            write_record(written, line + "\n")
             others = per_class.write(written, result) if per_class else []
             if "faithfulness" in result:
                 # Importing matplotlib takes a while, which only its pictures should cost.

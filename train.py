@@ -16,8 +16,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from data.digest import data_digest, digest_differences
 from harness import commandline
-from harness.errors import BadImage, ConfigError, Interrupted
+from harness.errors import BadImage, ConfigError, Interrupted, printable
 from harness.files import local_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
 from training import experiment
@@ -30,7 +31,7 @@ from training.reporting import Reporter
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
-from workdirs.results import bad_images_path, read_done, write_done
+from workdirs.results import BadImagesFile, bad_images_path, read_done, write_done
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
@@ -70,7 +71,8 @@ def train_and_evaluate(
     check_same_config(workdir, config)
     check_services(log_to)
     if (metrics := read_done(workdir)) is not None:
-        print(f"{workdir} is finished: {metrics}. Another --workdir starts a new run.")
+        text = f"{workdir} is finished: {metrics}. Another --workdir starts a new run."
+        print(printable(text))
         return metrics
 
     with contextlib.ExitStack() as stack:
@@ -79,8 +81,9 @@ def train_and_evaluate(
         profile = parse_steps(profile_steps, run.steps.total)
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
-        stack.enter_context(claimed(workdir, plain, classes, num_examples))
-        run.data.bad.keep_in(bad_images_path(workdir))
+        compare = {"digest": data_digest(run.data), "differences": digest_differences}
+        check_there = stack.enter_context(claimed(workdir, plain, classes, num_examples, **compare))
+        run.data.bad.keep_in(BadImagesFile(bad_images_path(workdir)))
         saved = stack.enter_context(
             Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])
         )
@@ -111,7 +114,8 @@ def train_and_evaluate(
         )
         split = run.data.eval_split
 
-        def loop_record():
+        def loop_record():  # of what is saved next
+            check_there()
             return {"data": batches.get_state(), "window": to_numbers(window)}
 
         def stop(step):
@@ -152,6 +156,7 @@ def train_and_evaluate(
                 averages = mean_scalars(window)
                 window = []
                 run.task.check(averages, step)
+                check_there()
                 report.train(step, averages)
             if run.steps.saves_at(step):
                 saved.save(step, state, loop_record(), is_last=step == run.steps.total)
@@ -160,6 +165,7 @@ def train_and_evaluate(
 
         saved.wait()
         metrics |= saved.best(run.steps.per_epoch)
+        check_there()
         write_done(workdir, metrics)
         report.finish(metrics, split, seconds=time.perf_counter() - started)
     return metrics

@@ -1,10 +1,9 @@
 """Images that cannot be read: counted, listed, and a reason to stop when there are too many."""
 
-import json
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from absl import logging
 
@@ -16,6 +15,18 @@ Policy = Literal["replace", "raise"]
 
 class TooManyBadImages(BadImage):
     """More images cannot be read than the recipe allows."""
+
+
+class BadImagesLog(Protocol):
+    """A file that lists unreadable images: workdirs.results.BadImagesFile."""
+
+    path: Path
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Returns what it lists: split, index, name, reason."""
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Adds an entry."""
 
 
 class BadImages:
@@ -30,25 +41,19 @@ class BadImages:
         self._limit = max_bad if policy == "replace" else 0
         self._policy = policy
         self._seen: set[tuple[str, str]] = set()  # split and name: numbers change as folders grow
-        self._path: Path | None = None
+        self._file: BadImagesLog | None = None
         self._lock = threading.Lock()  # training and evaluation batches are made by two threads
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def keep_in(self, path: Path) -> None:
-        """Appends the images to a file, one JSON object per line.
+    def keep_in(self, file: BadImagesLog) -> None:
+        """Appends the images to a file.
 
         Images that the file already lists do not count again: a resumed run goes on counting.
         """
-        self._path = path
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    self._seen.add((entry["split"], entry["name"]))
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line cut off by a crash: its image will be met and listed again
+        self._file = file
+        self._seen |= {(entry["split"], entry["name"]) for entry in file.entries()}
 
     def add(self, split: str, entries: Iterable[tuple[int, str, str]]) -> None:
         """Counts the images (index, name, reason) of a split.
@@ -61,10 +66,9 @@ class BadImages:
                 if (split, name) not in self._seen:
                     self._seen.add((split, name))
                     logging.warning("%s (%s) cannot be read: %s", name, split, reason)
-                    if self._path is not None:
+                    if self._file is not None:
                         entry = {"split": split, "index": index, "name": name, "reason": reason}
-                        with self._path.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(entry) + "\n")
+                        self._file.append(entry)
                 if len(self._seen) > self._limit:  # an earlier run may have listed them
                     raise TooManyBadImages(self._message(split, name, reason))
 
@@ -72,6 +76,6 @@ class BadImages:
         last = f"{name} ({split}) cannot be read: {reason}"
         if self._policy == "raise":
             return f"{last}; config.data.bad_images=replace goes on without such images"
-        listed = f"; all are listed in {self._path}" if self._path else ""
+        listed = f"; all are listed in {self._file.path}" if self._file else ""
         what = f"{len(self._seen)} images cannot be read{listed}; the last: {last}"
         return problem("config.data.max_bad", self._limit, what)

@@ -25,6 +25,7 @@ from data.sources import (
     tfds_records,
 )
 from harness.arguments import problem, unknown
+from harness.errors import printable
 from harness.files import local_path
 
 # Names of TensorFlow Datasets that the recipes have.
@@ -79,7 +80,7 @@ class Dataset:
     @property
     def notes(self) -> list[str]:
         """What a person should see, in lines."""
-        return [note for note in (self.note, *self.load_notes()) if note]
+        return [printable(note) for note in (self.note, *self.load_notes()) if note]
 
     @property
     def mean(self) -> tuple[float, ...]:

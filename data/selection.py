@@ -47,18 +47,18 @@ class Relabelled:
     """
 
     def __init__(self, source: Source, new_label: Mapping[int, int]):
-        self._source = source
+        self.source = source
         self._new_label = dict(new_label)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """All labels [n]: int64, or tuples."""
-        return as_array([self._renamed(label) for label in labels_of(self._source).tolist()])
+        return as_array([self._renamed(label) for label in labels_of(self.source).tolist()])
 
     @property
     def boxes(self) -> Callable[[int], np.ndarray]:
         """Index -> boxes `[m, 5]`; only there if the other source has them."""
-        boxes = self._source.boxes
+        boxes = self.source.boxes
 
         def renamed(index: int) -> np.ndarray:
             rows = [row for row in boxes(index) if int(row[0]) in self._new_label]
@@ -72,14 +72,14 @@ class Relabelled:
         return self._new_label[label]
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._source[index]
+        record = self.source[index]
         return record | {"label": self._renamed(record["label"])}
 
     def describe(self, index: int) -> str:
-        return self._source.describe(index)
+        return self.source.describe(index)
 
 
 def of_classes(source: Source, classes: Sequence[int]) -> Relabelled:

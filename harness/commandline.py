@@ -10,9 +10,10 @@ import jax
 from absl import app, flags, logging
 
 from harness.compilation_cache import keep_compiled_programs
-from harness.errors import ConfigError, RunError
+from harness.errors import ConfigError, RunError, printable
 from harness.files import local_path
 from harness.memory import keep_freed_memory
+from harness.terminal import escape_streams
 
 
 def define_config_flag() -> None:
@@ -110,10 +111,7 @@ def _parse(argv: list[str], keyed: Keyed | None = None, names: tuple[str, ...] =
             keyed.extend(taken)
         if "config" not in flags.FLAGS or "config" in names:
             return flags.FLAGS(argv)
-        for path in (
-            m[1] for m in map(re.compile("--?config=(.+)", re.DOTALL).fullmatch, argv) if m
-        ):
-            local_path("--config", path)
+        argv = [_with_home(argument) for argument in argv]
         argv = flags.FLAGS(argv, known_only=True)  # loads the recipe
         config = flags.FLAGS.config
         if isinstance(config, str):
@@ -137,6 +135,14 @@ def _parse(argv: list[str], keyed: Keyed | None = None, names: tuple[str, ...] =
         _fail(error)
 
 
+def _with_home(argument: str) -> str:
+    """Returns an argument, --config with the home folder in the place of ~."""
+    if not (match := re.fullmatch("(--?config=)(.+)", argument, re.DOTALL)):
+        return argument
+    path = local_path("--config", match[2])
+    return f"{match[1]}{path}" if match[2].startswith("~") else argument
+
+
 def _essence(error: Exception) -> str:
     """Returns what a person needs of an error of absl or config_flags, which may be pages long."""
     text = str(error)
@@ -155,7 +161,7 @@ def _essence(error: Exception) -> str:
 def _fail(error: RunError):
     if "traceback" in flags.FLAGS and flags.FLAGS["traceback"].value:
         traceback.print_exception(error)
-    print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+    print(f"{sys.argv[0]}: {printable(str(error))}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 
@@ -225,6 +231,7 @@ def run(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
 
+    escape_streams()
     before = set(flags.FLAGS)
     define_flags()
     _define_common_flags()

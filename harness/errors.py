@@ -1,6 +1,7 @@
 """Errors that end a run, and the exit code each one has."""
 
 import contextlib
+import re
 
 
 class RunError(Exception):
@@ -50,5 +51,23 @@ def one_line(error: Exception) -> str:
 
 def printable(text: str) -> str:
     """Returns a line that any stream takes: names of files may hold newlines, or be no text."""
-    line = " ".join(text.split("\n"))
-    return line.encode("utf-8", "backslashreplace").decode()
+    return escaped(" ".join(text.split("\n")))
+
+
+# Control characters but for tabs and line ends, and what turns the direction of a text.
+_CONTROL = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def escaped(text: str) -> str:
+    r"""Returns a text whose control characters are written out: "\x1b" for an escape.
+
+    Above 126 they are written as "\u009b", which JSON has too.
+    """
+
+    def written(match: re.Match) -> str:
+        code = ord(match[0])
+        return f"\\x{code:02x}" if code < 0x7F else f"\\u{code:04x}"
+
+    return _CONTROL.sub(written, text)

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -51,7 +52,8 @@ def check_writable(key: str, path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path` that replaces it when the block succeeds.
 
-    If the block raises, what was at `path` stays and the temporary file is removed.
+    If the block raises, what was at `path` stays and the temporary file is removed. The new file
+    and its name are on the disk when this returns: a power cut leaves the old file or the new one.
 
     Raises:
         OSError: the file cannot be written or moved.
@@ -59,9 +61,24 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary
+        _sync(temporary)
         temporary.replace(path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk, where one can wait."""
+    with contextlib.suppress(PermissionError):  # a folder that one may write to but not list
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # there is no such thing there
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,7 +100,11 @@ def read_lines(path: Path) -> list[str]:
         OSError: the file cannot be read.
         UnicodeDecodeError: it is broken UTF-16.
     """
-    content = path.read_bytes()
+    return lines_of(path.read_bytes())
+
+
+def lines_of(content: bytes) -> list[str]:
+    """Returns what `read_lines` does, of the contents of a file."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = content.decode("utf-16")
     else:

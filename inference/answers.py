@@ -21,12 +21,12 @@ import numpy as np
 from data.class_names import readable
 from data.sources.arrays import Source
 from harness.errors import ConfigError
-from harness.files import write_text
 from inference.per_class import Answers, per_class
 from inference.trained_classifier import TrainedClassifier
 from tasks.classification import Classification
 from tasks.metrics import label_rank
 from training.experiment import Experiment
+from workdirs.records import write_record
 
 COLUMNS = (
     *("index", "image", "label", "label_name", "predicted", "predicted_name"),
@@ -172,7 +172,7 @@ class PerClass:
         """
         files = [per_class_path(evaluation), predictions_path(evaluation)]
         for path, content in zip(files, self.contents(result), strict=True):
-            write_text(path, content)
+            write_record(path, content)
         return files
 
     def contents(self, result: dict[str, Any]) -> tuple[str, str]:

@@ -59,11 +59,11 @@ def find_files(paths: Iterable[str]) -> tuple[list[Path], list[str], list[str]]:
     files, problems, notes = [], [], []
     for path in paths:
         try:
-            local_path("image", path)
+            here = local_path("image", path)
         except WrongPath as error:
             problems.append(str(error))
             continue
-        path = Path(path)  # shown as given
+        path = here if path.startswith("~") else Path(path)  # shown as given
         if not path.is_dir():
             files.append(path)
             continue

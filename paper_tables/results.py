@@ -20,6 +20,7 @@ from paper_tables.training import runs_of
 from sweeps.runs import MANIFEST, Run, read_runs
 from sweeps.states import state_of
 from workdirs.config_file import read_record
+from workdirs.records import read_lines
 
 RESULTS = ROOT / "results" / "tables"
 WORKDIR = Path("runs") / "tables"  # where runs are by default, and in committed commands
@@ -116,7 +117,7 @@ def records_of(table: Table, folder: Path) -> list[Record]:
                 "config": recipe_from_root(run.config),
                 "seed": about["config"]["seed"],
                 "metrics": state.metrics,
-                "git_commit": about["git_commit"],
+                "git_commit": about.get("git_commit", "unknown"),
                 "command": command,
                 "seconds": round(state.seconds, 1),
             }
@@ -189,12 +190,12 @@ def _key(line: Record) -> tuple:
 
 
 def _read(path: Path | None) -> list[Record]:
-    if path is None or not path.exists():
+    if path is None:
         return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    found = read_lines(path, "restore it", lambda record: True)
+    if found.damage:
+        raise ConfigError(f"{path}: {found.damage} cannot be read: restore it")
+    return found.sound
 
 
 def _by_row(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -13,6 +13,7 @@ from harness.files import write_text
 from paper_tables.computed import config_of, generator_of
 from paper_tables.tables import Row, Table
 from paper_tables.training import choose_rows
+from workdirs.records import read_text
 
 
 def measure(
@@ -44,7 +45,7 @@ def measure(
     path = folder / "speed.jsonl"
     with input_errors():
         folder.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = (read_text(path, "restore it or delete it") or "").splitlines()
     for row in (row for row in choose_rows(table, only).rows if row.config):
         print(f"-- {row.name}", flush=True)
         line = _measure(row, batch_size, dtype, seconds, rounds)

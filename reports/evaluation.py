@@ -14,12 +14,14 @@ import numpy as np
 import tqdm
 
 from data.sources.arrays import Subset
+from harness.errors import ConfigError
 from inference.answers import AnswerSheet, evaluation_path, per_class_path, predictions_path
 from inference.trained_classifier import TrainedClassifier
 from training import experiment
 from training.trained_run import checkpoint_folder, restore
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
+from workdirs.records import Damaged, read_json, read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,9 @@ class TrainedRun:
         return images[: len(indices)]
 
 
+_TODO = "it is made anew"
+
+
 def find_evaluation(trained: TrainedRun, split: str) -> Evaluation | None:
     """Returns what was written about this checkpoint, None if nothing was, or of an older one."""
     folder = trained.folder
@@ -123,15 +128,18 @@ def find_evaluation(trained: TrainedRun, split: str) -> Evaluation | None:
     if not all(file.is_file() for file in files):
         return None
     try:
-        numbers = json.loads(files[0].read_text(encoding="utf-8"))
+        numbers = read_json(files[0], _TODO, lambda value: isinstance(value, dict))
         expected = (int(folder.name), split, "ema" if trained.ema else "raw")
         is_same = (numbers["step"], numbers["split"], numbers["weights"]) == expected
         # A run that was made anew may have got as far as the one before.
         if not is_same or files[0].stat().st_mtime < folder.stat().st_mtime:
             return None
-        text = files[1].read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_text(files[1], _TODO, errors="surrogateescape")
         return Evaluation(numbers, read_predictions(text))
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: made anew
+    except Damaged as error:
+        print(f"note: {error}", file=sys.stderr)
+        return None
+    except (ConfigError, OSError, ValueError, KeyError, TypeError):  # of an earlier version
         return None
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.errors import ConfigError, printable
 from harness.files import write_text
+from workdirs.records import write_record
 
 TEMPLATES = Path(__file__).parent / "templates"
 INSTALL = "reports need jinja2 and plotly: pip install -r requirements.txt"
@@ -220,8 +221,9 @@ def render(page: Page) -> str:
 
 
 def write(page: Page, path: Path) -> None:
-    """Writes the page as one file."""
-    write_text(path, render(page))
+    """Writes the page as one file, in a workdir with its checksum."""
+    write = write_record if (path.parent / "config.json").is_file() else write_text
+    write(path, render(page))
 
 
 def as_cell(value: Any) -> Cell:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, NonFiniteError, printable
-from harness.files import read_lines
 from harness.steps import Steps, steps_of
 from sweeps.metric import metric_of_config
 from sweeps.runs import MANIFEST, read_runs
 from sweeps.states import State, read_note, state_of
 from workdirs.claims import is_claimed
+from workdirs.class_file import own_classes
 from workdirs.config_file import read_record
-from workdirs.results import parse_metrics, read_done
+from workdirs.records import Lines
+from workdirs.results import read_bad_images, read_done, read_metrics
 
 TIMINGS = ("images_per_second", "input_wait")
 SAMPLES = re.compile(r"(?P<kind>.+)_(?P<step>\d{7,})\.png")  # what an evaluation draws
@@ -136,11 +136,8 @@ def read_run(workdir: Path) -> RunRecord:
     done = None
     try:
         done = read_done(workdir)
-        if done is not None and not isinstance(done, dict):
-            raise ConfigError(f"{workdir / 'DONE'} holds no metrics")
-    except (ConfigError, OSError, ValueError) as error:
+    except ConfigError as error:
         problems.append(f"The final metrics are left out: {error}.")
-        done = None
     state, exit_code = _state_in_sweep(workdir)
     return RunRecord(
         workdir=workdir,
@@ -161,15 +158,14 @@ def read_run(workdir: Path) -> RunRecord:
 def _read_metrics(path: Path, problems: list[str]) -> list[dict]:
     """Returns the readable lines of metrics.jsonl; of a run under way the last may be cut off."""
     try:
-        lines = parse_metrics(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError as error:
-        problems.append(f"There are no curves: {path.name} cannot be read ({error.strerror}).")
+        found = read_metrics(path.parent)
+    except ConfigError as error:
+        problems.append(f"There are no curves: {error}.")
         return []
-    records = [record for record in lines if record is not None]
-    damaged = [str(n) for n, record in enumerate(lines[:-1], start=1) if record is None]
-    if damaged:
-        few = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
-        problems.append(f"Of {path.name}, what is not readable is left out: line {few}.")
+    records = found.sound
+    whole = found.records[:-1] if found.is_cut else found.records  # the last may be being written
+    if damage := Lines(whole, []).damage:
+        problems.append(f"Of {path.name}, what is not readable is left out: {damage}.")
     if not records:
         problems.append("Nothing is logged yet.")
     return records
@@ -205,9 +201,8 @@ def _state_in_sweep(workdir: Path) -> tuple[State | None, int | None]:
 
 def _class_names(workdir: Path, problems: list[str]) -> tuple[str, ...] | None:
     try:
-        path = workdir / "classes.txt"
-        return tuple(read_lines(path)) if path.is_file() else None
-    except (OSError, UnicodeDecodeError) as error:
+        return own_classes(workdir)
+    except ConfigError as error:
         problems.append(f"The names of the classes are left out: {error}.")
         return None
 
@@ -216,9 +211,11 @@ def _bad_images(workdir: Path, problems: list[str]) -> list[dict]:
     entries = []
     for path in sorted(workdir.glob("bad_images*.jsonl")):
         try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            found = [json.loads(line) for line in lines]
-            entries += [entry for entry in found if isinstance(entry, dict)]
-        except (OSError, ValueError) as error:
-            problems.append(f"{path.name} is not readable ({error}).")
+            found = read_bad_images(path)
+        except ConfigError as error:
+            problems.append(f"{error}.")
+            continue
+        entries += found.sound
+        if found.damage:
+            problems.append(f"Of {path.name}, what is not readable is left out: {found.damage}.")
     return entries

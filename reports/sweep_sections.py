@@ -137,7 +137,8 @@ def runs_table(folder: Path, rows: Sequence[Row], chosen: Metric, page_folder: P
         link = ""
         if place.is_dir():
             target = os.path.relpath(page if page.is_file() else place, page_folder)
-            link = f"./{urllib.parse.quote(target)}"  # "./": a name with a colon is no protocol
+            # "./": a name with a colon is no protocol.
+            link = f"./{urllib.parse.quote(os.fsencode(target))}"
         done = f"{state.step:,}" + (f" of {state.total_steps:,}" if state.total_steps else "")
         lines.append(
             [

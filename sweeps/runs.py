@@ -18,9 +18,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, input_errors
+from harness.errors import ConfigError
 from harness.files import write_text
 from harness.recipes import ROOT, find_recipe
+from workdirs.records import read_text
 
 MANIFEST = "runs.jsonl"
 _LONGEST_NAME = 120
@@ -151,18 +152,17 @@ def read_runs(folder: Path) -> list[Run]:
         ConfigError: it is not the folder of a sweep, or its manifest is damaged.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    text = read_text(path, "restore it, or start the sweep in another folder")
+    if text is None:
         raise ConfigError(f"{path} does not exist: {folder} is not the folder of a sweep")
-    with input_errors():
-        lines = path.read_text(encoding="utf-8").splitlines()
-    runs = []
+    lines, runs = text.removesuffix("\n").split("\n") if text else [], []
     for number, line in enumerate(lines, start=1):
         try:
             run = Run(**json.loads(line))
             if not _is_sound(run):
                 raise ValueError("a key or value is missing or of another type")
             runs.append(run)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number}: not a run of a sweep ({error})") from None
     if not runs:
         raise ConfigError(f"{path} is empty: the sweep has no runs")

@@ -23,6 +23,7 @@ from sweeps.runs import MANIFEST, Run, read_runs, write_manifest
 from sweeps.search_plan import PLAN, Plan, number_of, read_plan
 from sweeps.states import evaluations, read_note, state_of
 from sweeps.values import Interval, parse_space
+from workdirs.records import read_bytes
 
 JOURNAL = "search.journal"
 DEFAULT_TRIALS = 20
@@ -242,10 +243,10 @@ def open_study(folder: Path, plan: Plan):
 
     path, lock = folder / JOURNAL, _JournalLock(folder / "states" / "journal.lock")
     lock.acquire()
-    if path.exists():  # a line that a power cut tore would make the next one unreadable
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
+    content = read_bytes(path, "restore it, or search in another folder")
+    # A line that a power cut tore would make the next one unreadable.
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
     lock.release()
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(path), lock)),

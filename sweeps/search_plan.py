@@ -1,7 +1,6 @@
 """What a search searches: a recipe, keys and their spaces, a metric."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from sweeps.plan import config_key
 from sweeps.runs import Run, name_runs
 from sweeps.values import Interval, parse_space
 from training import experiment
+from workdirs.records import read_json
 
 PLAN = "search.json"
 
@@ -97,9 +97,16 @@ def plan_search(
 def read_plan(folder: Path) -> Plan | None:
     """Returns the plan of a search's folder; None for other folders."""
     path = folder / PLAN
-    if not path.exists():
-        return None
-    try:
-        return Plan(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is unreadable: {error}") from None
+    record = read_json(path, "restore it, or search in another folder", _is_plan)
+    return None if record is None else Plan(**record)
+
+
+def _is_plan(record: Any) -> bool:
+    if not isinstance(record, dict) or record.keys() != {f.name for f in dataclasses.fields(Plan)}:
+        return False
+    texts = [record["config"], record["metric"]]
+    for mapping in (record["fixed"], record["spaces"]):
+        if not isinstance(mapping, dict):
+            return False
+        texts += mapping.values()
+    return all(isinstance(text, str) for text in texts)

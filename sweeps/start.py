@@ -17,7 +17,6 @@ from sweeps.launchers.skypilot import SkyPilot
 from sweeps.launchers.slurm import Slurm
 from sweeps.runs import MANIFEST, Run, read_runs, write_manifest
 from sweeps.states import State, count, in_words, state_of
-from workdirs.claims import check_path
 
 
 class Launcher(Protocol):
@@ -80,7 +79,6 @@ def start(
         ConfigError: one of the runs cannot work, the folder is that of another sweep, or another
             launcher is at it. Nothing is started.
     """
-    check_path(folder)
     _check_same_sweep(folder, runs)
     chosen = [run for run in runs if only is None or run.name in only]
     left = [run for run in chosen if _is_left(state_of(folder, run), retry_failed)]

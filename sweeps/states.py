@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -11,12 +12,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from absl import logging
+
 from harness.errors import ConfigError, Interrupted, printable
 from harness.files import write_text
 from harness.steps import steps_of
 from sweeps.runs import Run
 from workdirs.claims import is_claimed
 from workdirs.config_file import read_record
+from workdirs.records import read_json
 from workdirs.results import parse_metrics, read_done
 
 Status = Literal["done", "running", "interrupted", "failed", "pruned", "waiting"]
@@ -57,7 +61,7 @@ def state_of(folder: Path, run: Run) -> State:
     known["seconds"] = _seconds(record, until)
     try:
         done = read_done(workdir)
-    except (ConfigError, OSError, ValueError) as error:
+    except ConfigError as error:
         return State(status="failed", last_line=printable(str(error)), **known)
     if done is not None:
         return State(status="done", metrics=done, **known)
@@ -105,10 +109,22 @@ def pid_of(folder: Path, run: Run) -> int | None:
 def read_note(folder: Path, run: Run) -> dict[str, Any]:
     """Returns what launchers noted about a run, {} where there is nothing readable."""
     try:
-        record = json.loads(_note_path(folder, run).read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) else {}
-    except (OSError, ValueError):
+        return read_json(_note_path(folder, run), "delete it", _is_note) or {}
+    except ConfigError as error:  # the workdir says where the run stands
+        _warn(str(error))
         return {}
+
+
+def _is_note(record: Any) -> bool:
+    numbers = ("pid", "process_start", "started", "attempts", "seconds", "exit_code")
+    return isinstance(record, dict) and all(
+        isinstance(record.get(key, 0), int | float | None) for key in numbers
+    )
+
+
+@functools.cache  # a live table reads it every second
+def _warn(text: str) -> None:
+    logging.warning(text)
 
 
 def note_start(folder: Path, run: Run, pid: int) -> None:

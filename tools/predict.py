@@ -29,7 +29,7 @@ import tqdm
 from absl import flags
 
 from harness import commandline
-from harness.errors import ConfigError, input_errors
+from harness.errors import ConfigError, escaped, input_errors, printable
 from harness.files import local_path
 from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
@@ -41,7 +41,8 @@ from inference.prediction import Prediction
 
 def as_json(path: Path, rows: list[dict], picture: Path | None = None) -> str:
     line = {"image": str(path), "predictions": rows}
-    return json.dumps(line | ({"explanation": str(picture)} if picture else {}), ensure_ascii=False)
+    text = json.dumps(line | ({"explanation": str(picture)} if picture else {}), ensure_ascii=False)
+    return escaped(text)  # JSON has the same escapes for what it leaves
 
 
 def named(row: dict) -> str:
@@ -52,8 +53,8 @@ def as_table(path: Path, rows: list[dict], width: int, picture: Path | None = No
     """Returns one line per class, the path in the first, and one for the picture, if any."""
     lines = []
     for number, row in enumerate(rows):
-        shown = str(path) if number == 0 else ""
-        lines.append(f"{shown:<{width}}  {row['probability']:7.2%}  {named(row)}")
+        shown = printable(str(path)) if number == 0 else ""
+        lines.append(f"{shown:<{width}}  {row['probability']:7.2%}  {printable(named(row))}")
     lines += [f"{'':<{width}}  {'':7}  {picture}"] if picture else []
     return "\n".join(lines)
 
@@ -63,8 +64,8 @@ class PictureFolder:
 
     def __init__(self, folder: str, method: str):
         """Makes the folder if it is not there."""
-        self._shown = Path(folder)
         self._folder = local_path("--explain_folder", folder)
+        self._shown = self._folder if folder.startswith("~") else Path(folder)
         self._suffix = f".{method}.png"
         self._taken: set[str] = set()
         try:
@@ -104,9 +105,7 @@ def predict_all(
     Returns:
         How many cannot be read.
     """
-    for stream in (sys.stdout, sys.stderr):  # names of files and classes need not be valid text
-        stream.reconfigure(errors="backslashreplace")
-    width = max(len(str(file)) for file in files)
+    width = max(len(printable(str(file))) for file in files)
     bad = 0
     options = {"explain": explain} if explain else {}
     pictures = PictureFolder(folder, explain) if explain else None
@@ -115,7 +114,8 @@ def predict_all(
         for prediction in predictor.predict(files, batch_size, **options):
             if prediction.probabilities is None:
                 bad += 1
-                bar.write(f"{sys.argv[0]}: {prediction.path}: {prediction.problem}", sys.stderr)
+                what = printable(f"{prediction.path}: {prediction.problem}")
+                bar.write(f"{sys.argv[0]}: {what}", sys.stderr)
             else:
                 rows = prediction.best(predictor.class_names, top_k)
                 picture = pictures and pictures.write(prediction, rows[0])

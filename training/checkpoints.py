@@ -21,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from harness.errors import ConfigError, NonFiniteError, input_errors
 from harness.files import local_path
+from workdirs.plain_path import plain_path
 from zoo.load import check_tree
 
 # Endings of the names of metrics that are better lower.
@@ -74,7 +75,7 @@ class Checkpoints:
         self._best = self._manager("best", 1, read_only)
 
     def _manager(self, name: str, keep: int, read_only: bool) -> ocp.CheckpointManager:
-        folder = self._folder / name
+        folder = plain_path(self._folder / name)
         return ocp.CheckpointManager(
             folder,
             item_handlers={

@@ -5,7 +5,6 @@ destination runs in a thread of its own, and the first exception in it ends the 
 warning, not the run.
 """
 
-import contextlib
 import functools
 import json
 import queue
@@ -21,9 +20,9 @@ from tensorboardX import SummaryWriter
 
 from harness.arguments import unknown
 from harness.errors import ConfigError, Interrupted, one_line
-from harness.files import write_text
 from training.services import SERVICES
 from workdirs.comparison import flatten
+from workdirs.records import read_json, write_record
 
 # How long the end of a run waits for what is still to be sent: a preempted machine has half a
 # minute in all.
@@ -124,16 +123,19 @@ class Service:
         with _state_lock:  # services write from threads of their own
             state = _read_state(self._path)
             state[self._key] = {"id": self._log.id, "sent": self._sent}
-            write_text(self._path, json.dumps(state) + "\n")
+            write_record(self._path, json.dumps(state) + "\n")
 
 
 _state_lock = threading.Lock()
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(FileNotFoundError):
-        return json.loads(path.read_text(encoding="utf-8"))
-    return {}
+    def is_sound(state: Any) -> bool:
+        return isinstance(state, dict) and all(
+            isinstance(known, dict) and known.keys() == {"id", "sent"} for known in state.values()
+        )
+
+    return read_json(path, "delete it, and everything is sent again, to a new run", is_sound) or {}
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from harness.errors import ConfigError
+from workdirs.plain_path import plain_path
 
 
 def parse_steps(text: str | None, total: int) -> range:
@@ -61,7 +62,7 @@ def profiled(
         step += 1
         if step == left.start:
             jax.block_until_ready(state)  # what came before stays out
-            jax.profiler.start_trace(folder, create_perfetto_trace=True)
+            jax.profiler.start_trace(plain_path(folder), create_perfetto_trace=True)
             is_recording = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             result = train_step(state, batch, key)

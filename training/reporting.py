@@ -1,7 +1,6 @@
 """Console output, metrics files and plots of a run."""
 
 import contextlib
-import json
 import math
 import sys
 import time
@@ -14,13 +13,14 @@ import tqdm
 from clu import parameter_overview
 
 from data.batches import Batches
-from harness.files import write_text
+from harness.errors import escaped
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
 from training.curves import draw_curves
 from training.metric_logs import finish_logs, numbers, open_logs
-from workdirs.results import parse_metrics
+from workdirs.records import json_line
+from workdirs.results import keep_metrics
 
 # Drawing the curves takes most of a second, so it is not done at every evaluation.
 SECONDS_BETWEEN_CURVES = 60.0
@@ -56,7 +56,7 @@ class Reporter:
             return
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
         self._batches = batches
-        self.records = self._records_until(first_step)
+        self.records = keep_metrics(workdir, first_step)
         self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
         self._bar = tqdm.tqdm(
             total=steps.total,
@@ -88,19 +88,6 @@ class Reporter:
             if kind is not KeyboardInterrupt:  # of somebody in a hurry
                 with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
                     self._draw_curves()
-
-    def _records_until(self, step: int) -> list[dict]:
-        """Rewrites metrics.jsonl without what will be logged again; returns what is left."""
-        path = self._workdir / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        records = [
-            record
-            for record in parse_metrics(text)
-            if record is not None  # cut off by a crash
-            and (record["step"] < step or (record["step"], record["kind"]) == (step, "train"))
-        ]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in records))
-        return records
 
     def _restart_clock(self, step: int) -> None:
         """Restarts the timer, so that time before `step` does not count towards images/s."""
@@ -214,7 +201,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
         if self._active:
-            tqdm.tqdm.write(text, file=sys.stdout)
+            tqdm.tqdm.write(escaped(text), file=sys.stdout)
             sys.stdout.flush()
 
     def _where(self, step: int) -> str:
@@ -228,7 +215,7 @@ class Reporter:
         if protocol:
             record["protocol"] = protocol
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json_line(record))
         self._file.flush()
         for log in self._logs:
             log.scalars(kind, step, numbers(record))

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.errors import ConfigError, Interrupted, one_line
 from harness.locks import locked
+from workdirs.plain_path import plain_path
 
 PROJECT = "nest-tnt-jax"
 # Of a run's last uploads; wandb keeps the rest on disk.
@@ -136,9 +137,11 @@ class MlflowLog:
         from mlflow.tracking import MlflowClient
 
         place = self.place(workdir)
+        # In a URI, some characters of a path mean something else.
+        uri = place if self._is_given() else _sqlite(plain_path(workdir.parent))
         # The runs of a sweep start together, and each would make the tables of a new file.
         with locked(workdir.parent):
-            self._client = MlflowClient(tracking_uri=place)
+            self._client = MlflowClient(tracking_uri=uri)
             experiment = self._experiment(workdir)
         self.where = place
         if run_id:
@@ -181,7 +184,7 @@ class MlflowLog:
 
         if MlflowLog._is_given():
             return mlflow.get_tracking_uri()
-        return f"sqlite:///{workdir.parent / 'mlflow.db'}"
+        return _sqlite(workdir.parent)
 
     def scalars(self, kind, step, metrics):
         self._log({f"{kind}/{name}": value for name, value in metrics.items()}, step)
@@ -204,6 +207,10 @@ class MlflowLog:
 
 
 SERVICES: dict[str, type[ServiceLog]] = {"wandb": WandbLog, "mlflow": MlflowLog}
+
+
+def _sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def sweep_of(workdir: Path) -> str | None:

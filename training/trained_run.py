@@ -7,12 +7,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data.datasets import PATHS
 from harness.errors import ConfigError, input_errors
 from training.checkpoints import Checkpoints
 from training.experiment import Experiment, check_config
-from workdirs.claims import check_path
 from workdirs.comparison import config_differences
-from workdirs.config_file import read_config
+from workdirs.config_file import read_config, read_record
 from zoo.find import find_checkpoint
 from zoo.registry import without_defaults
 
@@ -82,14 +82,26 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
         workdir: which may not exist yet.
         config: the recipe.
     """
-    check_path(workdir)
     with input_errors():
         if not (workdir / "config.json").exists():
             if any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl", "DONE")):
                 raise ConfigError(f"{workdir} holds a run without its config.json; choose another")
             return
-    if found := differences(workdir, config):
+    found = differences(workdir, config)
+    if found := [line for line in found if not line.startswith(_may_differ(workdir, config))]:
         raise ConfigError(f"{workdir} was made with another config: {'; '.join(found)}")
+
+
+def _may_differ(workdir: Path, config: ConfigDict) -> tuple[str, ...]:
+    """Returns which differences may be those of data that lie elsewhere now.
+
+    `workdirs.claims.claimed` compares them with their digest, if the run has one.
+    """
+    record = read_record(workdir)
+    old, new = record["config"]["data"]["name"], config.data.name
+    kind = new.partition(":")[0]
+    is_there_too = kind in PATHS and old.startswith(f"{kind}:")
+    return ("data.name: ",) if record.get("data_digest") and is_there_too else ()
 
 
 def in_few_words(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,5 +10,6 @@ metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events
 curves.png     the same as a picture
 log_to.json    what has been sent to the services of --log_to
+checksums/     SHA-256 of the small files above, see records.py
 DONE           final metrics, the best and its epoch; exists once the run is finished
 """

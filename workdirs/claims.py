@@ -1,19 +1,23 @@
-"""A workdir belongs to one process at a time."""
+"""A workdir belongs to one process at a time, and to one run with its data."""
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from harness.arguments import problem
 from harness.class_lists import two_orders
-from harness.errors import ConfigError, input_errors
-from harness.files import write_text
+from harness.errors import ConfigError, RunError, input_errors
 from harness.locks import is_locked, take_lock
 from workdirs.class_file import own_classes
-from workdirs.config_file import read_record, write_config
+from workdirs.config_file import note_place, read_record, write_config
+from workdirs.records import write_record
+
+
+class WorkdirGone(ConfigError):
+    """The folder of the run was moved, deleted or unmounted while it went on."""
 
 
 @contextlib.contextmanager
@@ -22,7 +26,10 @@ def claimed(
     config: dict[str, Any],
     class_names: tuple[str, ...] | None,
     num_examples: int | None = None,
-) -> Iterator[None]:
+    *,
+    digest: dict[str, Any] | None = None,
+    differences: Callable[[dict, dict], list[str]] = lambda old, new: [],
+) -> Iterator[Callable[[], None]]:
     """Makes the workdir with its config.json and locks other processes out for the block.
 
     Args:
@@ -30,13 +37,19 @@ def claimed(
         config: checked.
         class_names: in the order of the labels, None where they are not known.
         num_examples: of the training split, if there is one.
+        digest: of the data, kept in config.json; None: they are not compared.
+        differences: of two digests, in words.
+
+    Yields:
+        A function that raises WorkdirGone if the folder is no longer there. Any other error in the
+        block becomes that one, too, if it is not.
 
     Raises:
         ConfigError: the folder can't be written, another process trains in it, or its run was begun
             with other data.
     """
     if jax.process_index() != 0:
-        yield
+        yield lambda: None
         return
     with input_errors():
         workdir.mkdir(parents=True, exist_ok=True)
@@ -44,34 +57,74 @@ def claimed(
     if lock is None:
         raise ConfigError(f"another process is training in {workdir}")
     with lock:
-        if not (workdir / "config.json").exists():
-            write_config(workdir, config, num_examples)
-        elif num_examples != (before := read_record(workdir).get("num_examples") or num_examples):
-            raise ConfigError(
-                f"{workdir} was begun with {before:,} training images, and now there are "
-                f"{num_examples:,}; another --workdir with --config.init_from={workdir} goes on "
-                "from its weights"
-            )
-        elif class_names and two_orders(class_names) and own_classes(workdir) is None:
-            raise ConfigError(
-                f"{workdir} does not say in which order its classes are, and folders named by "
-                f"numbers were sorted as text before: write their names, one a line, to "
-                f"{workdir / 'classes.txt'}"
-            )
-        if class_names is not None and own_classes(workdir) is None:
-            write_text(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
-        yield
+        with input_errors():
+            if not (workdir / "config.json").exists():
+                write_config(workdir, config, num_examples, digest)
+            else:
+                record = read_record(workdir)
+                _check_data(workdir, record, class_names, num_examples)
+                _refuse(workdir, differences(record.get("data_digest") or {}, digest or {}))
+                note_place(workdir, record, config["data"] if "data" in config else {})
+            if class_names is not None and own_classes(workdir) is None:
+                write_record(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
+        check = _presence(workdir)
+        try:
+            yield check
+        except Exception as error:
+            if not isinstance(error, RunError):
+                check(error)
+            raise
 
 
-def check_path(workdir: Path) -> None:
-    """Raises ConfigError for a path under which Orbax writes checkpoints that it cannot read.
-
-    It takes the path for a pattern of names.
-    """
-    if found := sorted(set("*?[]") & set(str(workdir))):
+def _check_data(
+    workdir: Path,
+    record: dict[str, Any],
+    class_names: tuple[str, ...] | None,
+    num_examples: int | None,
+) -> None:
+    before = record.get("num_examples") or num_examples
+    if num_examples != before:
+        _refuse(workdir, [f"{before:,} training images there, {num_examples:,} now"])
+    if class_names and two_orders(class_names) and own_classes(workdir) is None:
         raise ConfigError(
-            problem("--workdir", str(workdir), f"{' '.join(found)} in a path", "other characters")
+            f"{workdir} does not say in which order its classes are, and folders named by "
+            f"numbers were sorted as text before: write their names, one a line, to "
+            f"{workdir / 'classes.txt'}"
         )
+
+
+def _refuse(workdir: Path, differences: list[str]) -> None:
+    if differences:
+        raise ConfigError(
+            f"{workdir} was begun with other data: {'; '.join(differences)}; another --workdir "
+            f"with --config.init_from={workdir} goes on from its weights"
+        )
+
+
+def _presence(workdir: Path) -> Callable[..., None]:
+    """Returns what raises WorkdirGone once a folder is not the one that it is now."""
+
+    def identity() -> tuple:
+        found = workdir.stat()  # of a bucket there are no numbers
+        return getattr(found, "st_dev", None), getattr(found, "st_ino", None)
+
+    before = identity()
+
+    def check(cause: Exception | None = None) -> None:
+        try:
+            is_there = identity() == before and (workdir / "config.json").exists()
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        except OSError:  # it cannot be told now
+            return
+        if not is_there:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what Orbax still writes
+            raise WorkdirGone(
+                f"{workdir} is not the folder any more that this run writes to: it was moved, "
+                "deleted or unmounted; put it back, and the same command goes on"
+            ) from cause
+
+    return check
 
 
 def is_claimed(workdir: Path) -> bool:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from harness.files import local_path, read_lines
+from harness.files import lines_of, local_path, read_lines
+from workdirs.records import Damaged, read_bytes
 
 
 def read_classes(path: Path) -> list[str]:
@@ -22,6 +23,20 @@ def find_classes(path: Path) -> tuple[str, ...] | None:
 
 
 def own_classes(workdir: Path) -> tuple[str, ...] | None:
-    """Returns the class names in a workdir's classes.txt, None if there is none."""
+    """Returns the class names in a workdir's classes.txt, None if there is none.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     path = workdir / "classes.txt"
-    return tuple(read_classes(path)) if path.is_file() else None
+    todo = "write the names of its classes there, one a line, in the order of the labels"
+    content = read_bytes(path, todo)
+    if content is None:
+        return None
+    try:
+        names = tuple(lines_of(content))
+    except UnicodeDecodeError:
+        raise Damaged(f"{path} is broken UTF-16: {todo}") from None
+    if not all(name.strip("\0 \t") for name in names):
+        raise Damaged(f"{path} is empty or has a blank line: {todo}")
+    return names

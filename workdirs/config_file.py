@@ -12,9 +12,16 @@ import jax
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError
-from harness.files import write_text
+from workdirs.records import read_json, write_record
 
+PLACES = ("name", "data_dir")  # keys of the section `data`
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+_TODO = (
+    "restore it from a copy; without one, its weights still serve as --config.init_from of "
+    "another run with the same model"
+)
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -23,7 +30,10 @@ def read_config(workdir: Path) -> ConfigDict:
     Raises:
         ConfigError: there is no readable config.json.
     """
-    config = read_record(workdir)["config"]
+    return _as_config(read_record(workdir)["config"])
+
+
+def _as_config(config: dict[str, Any]) -> ConfigDict:
     for section in config.values():
         if isinstance(section, dict) and isinstance(section.get("remat"), bool):  # once yes or no
             section["remat"] = "block" if section["remat"] else "none"
@@ -43,28 +53,63 @@ def read_record(workdir: Path) -> dict[str, Any]:
         ConfigError: it is not there or unreadable.
     """
     path = workdir / "config.json"
+    record = read_json(path, _TODO, _is_sound)
+    if record is None:
+        raise ConfigError(f"{path} does not exist: {workdir} is not the folder of a run")
+    return record
+
+
+def _is_sound(record: Any) -> bool:
+    if not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
+        return False
+    if type(record.get("data_digest")) not in (dict, type(None)):
+        return False
+    if type(record.get("num_examples")) not in (int, type(None)):
+        return False
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        _ = record["config"].items()
-        return record
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: {workdir} is not the folder of a run") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is unreadable: {error}") from None
+        _as_config(record["config"])
+    except Exception:  # of names that can be no keys; building it does nothing else
+        return False
+    return True
 
 
-def write_config(workdir: Path, config: dict[str, Any], num_examples: int | None = None) -> None:
+def write_config(
+    workdir: Path,
+    config: dict[str, Any],
+    num_examples: int | None = None,
+    data_digest: dict[str, Any] | None = None,
+) -> None:
     """Writes config.json, once; a resumed run keeps the first."""
     record = {
         "config": config,
         "num_examples": num_examples,
+        "data_digest": data_digest,
         "command": sys.argv,
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": device_summary(),
     }
-    write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+    _write(workdir, record)
+
+
+def _write(workdir: Path, record: dict[str, Any]) -> None:
+    write_record(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+
+
+def note_place(workdir: Path, record: dict[str, Any], data: dict[str, Any]) -> None:
+    """Writes to config.json where the data of a run lie now, so that `evaluate` finds them.
+
+    Args:
+        workdir: of the run.
+        record: of config.json.
+        data: section of the config now. Where its `name` or `data_dir` lead, the same data lie.
+    """
+    before = record["config"]["data"] if "data" in record["config"] else {}
+    moved = {key: data[key] for key in PLACES if key in data and data[key] != before.get(key)}
+    if moved and record.get("data_digest"):
+        before.update(moved)
+        _write(workdir, record)
 
 
 def git_commit() -> str:

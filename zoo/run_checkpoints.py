@@ -15,6 +15,8 @@ from harness.errors import RunError
 from harness.trees import listed
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
+from workdirs.plain_path import plain_path
+from workdirs.records import Damaged
 from zoo.fields import telling_fields
 from zoo.registry import create_model
 from zoo.stored_weights import NoAverage, StoredWeights, damaged
@@ -63,9 +65,10 @@ def read_parts(
     Raises:
         ValueError: the checkpoint is damaged, or has no such tree.
     """
+    place = plain_path(folder / "state")
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         try:
-            tree = handler.metadata(folder / "state").tree
+            tree = handler.metadata(place).tree
         except Exception as error:  # tensorstore, json and orbax each have their own
             raise damaged(folder, error) from error
         if not isinstance(tree, dict) or not tree.get(key):
@@ -79,7 +82,7 @@ def read_parts(
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
         try:
-            state = handler.restore(folder / "state", args=args)
+            state = handler.restore(place, args=args)
         except Exception as error:
             raise damaged(folder, error) from error
     return state, tuple(name for name in tree if name not in wanted and jax.tree.leaves(tree[name]))
@@ -90,6 +93,8 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
     try:
         size = read_config(folder.parents[2])["data"]["image_size"]
         return as_height_width("data.image_size", size)
+    except Damaged:
+        raise
     except (RunError, ValueError, KeyError, TypeError):
         return None
 
@@ -97,11 +102,13 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
 def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:
     """Returns the fields of the run's model, {} if the folder is not inside a workdir."""
     workdir = folder.parents[2]
-    if not (workdir / "config.json").is_file():
+    if not (workdir / "config.json").exists():
         return {}
     try:
         section = read_config(workdir)["model"].to_dict()
         trained = create_model(**section, num_classes=1)
+    except Damaged:
+        raise
     except (RunError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # a model that this version does not have; names and shapes still decide
     if type(trained) is not type(model):

@@ -121,7 +121,7 @@ def from_text(text: str, weights: str | None, size: Size) -> Subject:
         return from_recipe(config, weights, size)
     if weights is not None:
         raise ConfigError("--against_weights needs --against=RECIPE.py, which names the model")
-    if (Path(text) / "config.json").is_file():
+    if (local_path("--against", text) / "config.json").is_file():
         return from_workdir(text, size)
     if text in MODELS:
         return from_name(text, size)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from harness.arguments import problem
 from harness.errors import ConfigError, Interrupted, one_line
@@ -14,6 +15,7 @@ from harness.files import write_text
 from sweeps.processes import run_to_end
 from sweeps.runs import ROOT, Run
 from sweeps.states import is_running
+from workdirs.records import read_json
 
 _JOBS = "slurm/jobs.json"  # in a sweep's folder: name of a run -> its job
 
@@ -136,10 +138,11 @@ def _import_submitit():
 
 
 def _read_jobs(folder: Path) -> dict[str, str]:
-    try:
-        return json.loads((folder / _JOBS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    def is_sound(jobs: Any) -> bool:
+        return isinstance(jobs, dict) and all(isinstance(job, str) for job in jobs.values())
+
+    todo = "delete it once squeue shows no job of the sweep"
+    return read_json(folder / _JOBS, todo, is_sound) or {}
 
 
 def _is_cancelled(job) -> bool:

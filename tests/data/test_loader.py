@@ -14,6 +14,7 @@ from data import loading
 from data.bad_images import BadImages, TooManyBadImages
 from data.batches import PART_BYTES
 from data.pipeline import Data
+from workdirs.results import BadImagesFile
 
 FLIP = {"flip": {"probability": 0.5}}
 
@@ -162,7 +163,7 @@ def test_unreadable_images_are_listed_once_and_counted_over_runs(tmp_path):
     name = write_folder(tmp_path / "images", bad={("train", 4), ("train", 5), ("val", 3)})
     path = tmp_path / "bad_images.jsonl"
     data = open_folder(name, max_bad=3)
-    data.bad.keep_in(path)
+    data.bad.keep_in(BadImagesFile(path))
     take(data.train_batches(), 15)  # three epochs
     list(data.eval_batches())
     entries = [json.loads(line) for line in path.read_text().splitlines()]
@@ -171,7 +172,7 @@ def test_unreadable_images_are_listed_once_and_counted_over_runs(tmp_path):
     assert all(entry["reason"] for entry in entries)
     # A second run in the same folder goes on counting and lists nothing twice.
     again = open_folder(name, max_bad=3)
-    again.bad.keep_in(path)
+    again.bad.keep_in(BadImagesFile(path))
     take(again.train_batches(), 5)
     assert len(path.read_text().splitlines()) == 3 and len(again.bad) == 3
 
@@ -180,7 +181,7 @@ def test_too_many_unreadable_images_stop_the_run(tmp_path):
     name = write_folder(tmp_path / "images", bad={("train", i) for i in (1, 4, 9)})
     path = tmp_path / "bad_images.jsonl"
     data = open_folder(name, max_bad=2)
-    data.bad.keep_in(path)
+    data.bad.keep_in(BadImagesFile(path))
     with pytest.raises(TooManyBadImages) as error:
         take(data.train_batches(), 5)
     message = str(error.value)
@@ -193,18 +194,18 @@ def test_running_again_does_not_get_past_the_limit(tmp_path):
     path = tmp_path / "bad_images.jsonl"
     for _ in range(4):
         data = open_folder(name, max_bad=2)
-        data.bad.keep_in(path)
+        data.bad.keep_in(BadImagesFile(path))
         with pytest.raises(
             TooManyBadImages, match="config.data.max_bad=2: 3 images cannot be read"
         ):
             take(data.train_batches(), 5)
     for _ in range(4):
         data = open_folder(name, bad_images="raise")
-        data.bad.keep_in(path)
+        data.bad.keep_in(BadImagesFile(path))
         with pytest.raises(TooManyBadImages, match="data.bad_images=replace"):
             take(data.train_batches(), 5)
     data = open_folder(name, max_bad=3)
-    data.bad.keep_in(path)
+    data.bad.keep_in(BadImagesFile(path))
     take(data.train_batches(), 5)
     assert len(path.read_text().splitlines()) == 3
 
@@ -219,7 +220,7 @@ def test_the_list_survives_a_line_cut_off_by_a_crash(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"split": "train", "index": 3, "name": "a", "reason": "b"}\n{"split": "tr')
     bad = BadImages("replace", 5)
-    bad.keep_in(path)
+    bad.keep_in(BadImagesFile(path))
     assert len(bad) == 1
     bad.add("train", [(3, "a", "b"), (4, "c", "d")])
     assert len(bad) == 2

@@ -19,6 +19,7 @@ from harness.errors import ConfigError, NonFiniteError
 from tasks import classification
 from training import experiment
 from training.checkpoints import Checkpoints
+from workdirs.results import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -239,7 +240,7 @@ def test_not_a_number(small_config, tmp_path, monkeypatch, poison, log_every):
         train.train_and_evaluate(small_config, tmp_path)
     monkeypatch.setattr(classification.Classification, "train_step", original)
     train.train_and_evaluate(small_config, tmp_path)
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    records = read_metrics(tmp_path).sound
     assert [r["step"] for r in records if r["kind"] == "eval"] == [5, 10, 15, 20]
 
 
@@ -281,7 +282,7 @@ def test_a_run_from_the_command_line(tmp_path):
     assert record["config"]["model"]["depths"] == [1, 1, 1]
     assert record["config"]["augment"]["random_affine"] is None
     assert {"git_commit", "versions", "devices"} <= record.keys()
-    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    logged = read_metrics(workdir).sound
     (events,) = (workdir / "tensorboard").iterdir()
     assert set(tensorboard_scalars(events)) >= {
         (f"{r['kind']}/loss", r["step"], np.float32(r["loss"])) for r in logged

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import pytest
 
+import evaluate
 import train
 from configs import digits_nest, digits_nest_gan
 from harness.errors import ConfigError
 from harness.files import local_path
+from inference.image_files import find_files
+from inference.pictures import subjects
+from tasks.gan.embedding import load_embedding
+from tools import performance
+from tools.predict import PictureFolder
 from training import experiment
 from zoo.find import find_weights_file
 
@@ -65,6 +71,77 @@ def test_urls_in_a_config(recipe, key, value, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+MORE_LINES = [
+    ("tools/sweep.py status --workdir={}", "--workdir"),
+    ("tools/sweep.py --config=configs/digits_nest.py --sweep.seed=0,1 --workdir={}", "--workdir"),
+    ("tools/tables.py record nest_cifar --workdir={}", "--workdir"),
+    ("tools/tables.py show nest_cifar --output={}", "--output"),
+    ("tools/report.py {}", "folder"),
+    ("tools/report.py tests --output={}", "--output"),
+    ("tools/explain.py gradcat --workdir={}", "--workdir"),
+    ("train.py --config=configs/digits_nest.py --workdir=x --compilation_cache={}", "_cache"),
+    (
+        "tools/compile_for.py --topology=h100 --batch_size=8 --model=deit_ti --hlo={}",
+        "--hlo",
+    ),
+    (
+        "tools/compile_for.py --topology=h100 --batch_size=8 --model=deit_ti --output={}",
+        "--output",
+    ),
+    ("tools/prepare_data.py cifar10 --manual_dir={}", "--manual_dir"),
+    ("tools/measure_gpu.py --output={}", "--output"),
+    ("tools/sample.py --workdir=. --npz={}", "--npz"),
+]
+# String flags whose values are no paths. A new flag belongs here, or gets a line above.
+NO_PATHS = {
+    *("config", "sweep", "against_weights", "axis", "blocks", "channels", "coordinator"),
+    *("copy_name", "examples", "explain", "faithfulness", "fields", "generator", "ignore_fields"),
+    *("image_size", "labels", "launch", "localization", "localization_split", "log_to", "metric"),
+    *("model", "only", "platforms", "profile_steps", "queries", "seeds", "split", "topology"),
+}
+
+
+# Functions that get the values of flags which a script reads late.
+LATE = {
+    "against": lambda path: subjects.from_text(path, None, None),
+    "classes": lambda path: evaluate._read_classes(path, None),
+    "explain_folder": lambda path: PictureFolder(path, "cam"),
+    "features": lambda path: load_embedding(path, num_channels=3, dataset="digits"),
+    "official": lambda path: performance._run(["-"], path),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_flags_that_are_read_late(name):
+    with pytest.raises(ConfigError, match=f"{name}='{URL}': a URL"):
+        LATE[name](URL)
+
+
+def string_flags():
+    """Returns the names of all flags that are text, as the code defines them."""
+    kinds = {"DEFINE_string", "DEFINE_list", "DEFINE_multi_string", "DEFINE_spaceseplist"}
+    names = set()
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).parts
+        if parts[0] == "tests" or parts[0].startswith((".", "venv", "runs")):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in kinds:
+                if isinstance(node.args[0], ast.Constant):
+                    names.add(node.args[0].value)
+    return names
+
+
+def test_every_flag_is_tried_or_no_path():
+    tried = {word.partition("=")[0][2:] for line in lines_with_paths() for word in line.split()}
+    assert string_flags() - NO_PATHS - tried - LATE.keys() == set()
+
+
+def lines_with_paths():
+    (mark,) = [m for m in test_urls_in_flags.pytestmark if m.name == "parametrize"]
+    return [" ".join(w for w in line.split() if w.endswith("={}")) for line, _ in mark.args[1]]
+
+
 @pytest.mark.parametrize(
     ("line", "key"),
     [
@@ -92,6 +169,7 @@ def test_urls_in_a_config(recipe, key, value, tmp_path):
             "--config.augment.randaugment.num_layers=2 --image={}",
             "--image",
         ),
+        *MORE_LINES,
     ],
 )
 def test_urls_in_flags(run_script, line, key):
@@ -107,6 +185,15 @@ def test_home_in_a_flag(run_script, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     code, _, stderr = run_script("evaluate.py", "--workdir=~/run")
     assert code == 2 and str(tmp_path / "run" / "config.json") in stderr
+
+
+def test_home_before_a_recipe_and_an_image(run_script, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("def get_config(arg=None):\n    raise ValueError(arg)\n")
+    code, _, stderr = run_script("train.py", "--config=~/mine.py:tiny", "--workdir=~/run")
+    assert code == 2 and "tiny" in stderr and not (tmp_path / "run").exists()
+    (tmp_path / "a.png").write_bytes(b"")
+    assert find_files(["~/a.png"])[0] == [tmp_path / "a.png"]
 
 
 def test_relative_paths_of_a_config_are_recorded_absolutely(tmp_path, monkeypatch):

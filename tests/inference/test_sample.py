@@ -1,7 +1,6 @@
 """Samples of a trained generator, compared in the features of a trained classifier."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -24,6 +23,8 @@ from tasks.gan.metrics import frechet_distance, moments
 from training import experiment
 from training.checkpoints import Checkpoints
 from workdirs.config_file import read_config, write_config
+from workdirs.records import write_record
+from workdirs.results import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_numbers_stand_beside_their_protocol(runs):
     task = experiment.build(config).task
     assert set(metrics) == {*task.metric_names(), "num_examples", "num_samples"}
     assert (metrics["num_examples"], metrics["num_samples"]) == (61, 90)
-    record = [json.loads(line) for line in (folder / "gan" / "metrics.jsonl").open()][-1]
+    record = read_metrics(folder / "gan").sound[-1]
     protocol = record["protocol"]
     assert (protocol["num_real"], protocol["num_generated"]) == (61, 90)
     assert protocol["features_workdir"] == config.task.features
@@ -155,8 +156,8 @@ def test_runs_that_have_no_samples(runs, tmp_path):
     # A config of another generator: wrong shapes, not wrong images.
     shutil.copytree(folder / "gan", tmp_path / "gan")
     text = (tmp_path / "gan" / "config.json").read_text()
-    (tmp_path / "gan" / "config.json").write_text(
-        text.replace('"latent_dim": 8', '"latent_dim": 9')
+    write_record(
+        tmp_path / "gan" / "config.json", text.replace('"latent_dim": 8', '"latent_dim": 9')
     )
     with pytest.raises(ConfigError, match="does not fit the model; .*class_embedding"):
         load_generator(tmp_path / "gan")

@@ -25,6 +25,7 @@ from tests.reports.pages import NASTY, check_self_contained
 from tests.reports.workdirs import write_run
 from training.experiment import check_config
 from workdirs.config_file import read_config
+from workdirs.records import write_record
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_without_data_or_checkpoint(workdir, nasty_workdir, tmp_path):
     run_page(read_run(workdir), Choices(explain="none"))
     record = json.loads((workdir / "config.json").read_text())
     record["config"]["data"]["name"] = "npz:/nowhere/a.npz"
-    (workdir / "config.json").write_text(json.dumps(record))
+    write_record(workdir / "config.json", json.dumps(record))
     page = check_self_contained(render(run_page(read_run(workdir), Choices())))
     assert "The pictures are left out" in page.text and "record " in page.text
     assert {"classes", "mistakes", "calibration"} <= set(page.sections)
@@ -178,7 +179,7 @@ def test_a_gan(tmp_path):
     workdir = write_run(tmp_path / "run", lines=lines)
     record = json.loads((workdir / "config.json").read_text())
     record["config"] = check_config(digits_nest_gan.get_config("debug"))
-    (workdir / "config.json").write_text(json.dumps(record))
+    write_record(workdir / "config.json", json.dumps(record))
     Image.new("L", (8, 6)).save(workdir / "samples_0000001.png")
     page = check_self_contained(render(run_page(read_run(workdir))))
     assert page.sections == ["summary", "curves", "speed", "samples", "config", "environment"]

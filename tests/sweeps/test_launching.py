@@ -271,11 +271,15 @@ def test_ctrl_c_ends_runs_that_were_taken_over(tmp_path):
     wait_for(lambda: state_of(tmp_path, read_runs(tmp_path)[0]).status == "interrupted")
 
 
-def test_paths_that_checkpoints_cannot_be_read_from_are_refused(tmp_path):
-    for name in ("a[1]", "a*", "what?"):
-        with pytest.raises(ConfigError, match="in a path"):
-            starting.start(tmp_path / name, seeds(1), Later())
-        assert not (tmp_path / name).exists()
+ODD = ("a[1]*?", "a b#%&=\\'\n\x1b", os.fsdecode(b"-\xff"))
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_odd_folders(tmp_path, name):
+    folder = tmp_path / name
+    states = starting.start(folder, seeds(2), Local(parallel=2))
+    assert [state.status for state in states.values()] == ["done", "done"]
+    assert [run.name for run in read_runs(folder)] == list(states)
 
 
 def test_launchers_and_their_options_are_checked():

@@ -19,6 +19,7 @@ from inference.predict import build_predictor
 from training import experiment
 from training.trained_run import restore
 from workdirs.class_file import own_classes
+from workdirs.records import write_record
 from zoo.load import load_variables
 from zoo.save import write_weights
 
@@ -184,7 +185,7 @@ def test_runs_of_earlier_versions_keep_their_order(run, config, tmp_path):
     """Their classes.txt lists numbers as text; resuming and evaluating go by it."""
     shutil.copytree(run, tmp_path / "old")
     (tmp_path / "old" / "DONE").unlink()
-    (tmp_path / "old" / "classes.txt").write_text("".join(f"{name}\n" for name in AS_TEXT))
+    write_record(tmp_path / "old" / "classes.txt", "".join(f"{name}\n" for name in AS_TEXT))
     expected = [AS_TEXT.index(name) for name in NAMES]
     built = experiment.build(config, class_names=own_classes(tmp_path / "old"))
     records = built.data.eval_source
@@ -207,7 +208,7 @@ def test_a_class_that_vanished_stops_a_resumed_run(run, config, tmp_path):
     config.data.name = f"folder:{folder}"
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     record["config"]["data"]["name"] = config.data.name
-    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    write_record(tmp_path / "run" / "config.json", json.dumps(record))
     with pytest.raises(ConfigError, match="only 11 of the 12 classes of this run"):
         train.train_and_evaluate(config, tmp_path / "run")
 
@@ -318,6 +319,8 @@ def test_a_run_whose_data_has_grown_is_not_resumed(run, config, colours, tmp_pat
     (tmp_path / "run" / "DONE").unlink()
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["num_examples"] == 60  # of 72: a tenth of each class is held out
-    (tmp_path / "run" / "config.json").write_text(json.dumps(record | {"num_examples": 59}))
-    with pytest.raises(ConfigError, match="begun with 59 training images, and now there are 60"):
+    write_record(tmp_path / "run" / "config.json", json.dumps(record | {"num_examples": 59}))
+    with pytest.raises(
+        ConfigError, match="begun with other data: 59 training images there, 60 now"
+    ):
         train.train_and_evaluate(config, tmp_path / "run")

@@ -1,7 +1,5 @@
 """evaluate.py gives what train.py logged, and refuses what is not there."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from tests.training.test_trained_run import write_old_config
 from training import experiment
 from training.checkpoints import Checkpoints
 from workdirs.config_file import read_config
+from workdirs.results import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def test_equals_training_log(small_config, trained):
     result = evaluate.evaluate_workdir(small_config, workdir)
     assert {name: result[name] for name in metrics} == metrics
     assert result["num_examples"] == 101
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    records = read_metrics(workdir).sound
     last = [record for record in records if record["kind"] == "eval"][-1]
     assert {name: last[name] for name in metrics} == metrics
     assert result["step"] == last["step"] == 20
@@ -44,7 +43,7 @@ def test_equals_training_log(small_config, trained):
 
 def test_best_checkpoint(small_config, trained):
     workdir, _ = trained(small_config)
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    records = read_metrics(workdir).sound
     evaluations = [record for record in records if record["kind"] == "eval"]
     best = max(evaluations, key=lambda record: record["top1_accuracy"])  # the first of equals
     result = evaluate.evaluate_workdir(small_config, workdir, checkpoint="best")

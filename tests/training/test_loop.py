@@ -1,7 +1,6 @@
 """The loop of train.py: what it asks of the devices between two steps."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import train
 from harness.errors import ConfigError
 from training import experiment
+from workdirs.results import read_metrics
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_steps_transfer_nothing(guarded, small_config, tmp_path):
     small_config.mesh.data = 2
     small_config.loop.num_epochs = 2.0
     train.train_and_evaluate(small_config, tmp_path)
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    records = read_metrics(tmp_path).sound
     assert [r["step"] for r in records if r["kind"] == "eval"] == [5, 10]
 
 

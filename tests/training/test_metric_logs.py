@@ -1,6 +1,5 @@
 """Where metrics go besides the workdir: nothing twice, nothing lost, and no harm to the run."""
 
-import json
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from harness.errors import ConfigError, Interrupted
 from tasks.protocol import Evaluation
 from training import metric_logs, reporting, services
 from training.reporting import Reporter
+from workdirs.results import read_metrics
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -68,7 +68,7 @@ def interrupt_at(monkeypatch, step):
 
 def lines(workdir):
     """Returns metrics.jsonl as a service gets it."""
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    records = read_metrics(workdir).sound
     ours = ("kind", "step", "protocol")
     return [(r["kind"], r["step"], {k: v for k, v in r.items() if k not in ours}) for r in records]
 

@@ -1,6 +1,5 @@
 """Two processes equal one, and agree on when to stop."""
 
-import json
 import os
 import signal
 import socket
@@ -10,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from workdirs.results import read_metrics
 
 ROOT = Path(__file__).parents[2]
 RECIPE = [
@@ -61,7 +62,7 @@ def finish(processes):
 
 
 def records(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    return read_metrics(workdir).sound
 
 
 @pytest.fixture(scope="module")

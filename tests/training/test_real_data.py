@@ -25,6 +25,7 @@ from tests.configs.test_recipes import get_config
 from training import experiment
 from training.evaluation import evaluate
 from workdirs.config_file import read_config
+from workdirs.results import BadImagesFile, read_metrics
 
 ROOT = Path(__file__).parents[2]
 RECIPES = (
@@ -87,7 +88,7 @@ def test_a_folder_works_with_every_recipe(name, photographs, tmp_path):
     metrics = train.train_and_evaluate(config, tmp_path)
     assert metrics["num_examples"] == 5 and np.isfinite(metrics["loss"])
     assert (tmp_path / "classes.txt").read_text() == "china\nflower\n"
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    records = read_metrics(tmp_path).sound
     trained = [record for record in records if record["kind"] == "train"]
     assert len(trained) == 2 and all(0 <= record["input_wait"] <= 1 for record in trained)
     evaluated = evaluate_workdir(read_config(tmp_path), tmp_path)
@@ -176,7 +177,7 @@ def test_unreadable_images_count_by_name(tmp_path):
     """A folder that grows between two runs gives its files other numbers."""
     for numbers in ((3, 7), (4, 9)):
         bad = BadImages("replace", 2)
-        bad.keep_in(tmp_path / "bad_images.jsonl")
+        bad.keep_in(BadImagesFile(tmp_path / "bad_images.jsonl"))
         bad.add("train", [(n, name, "why") for n, name in zip(numbers, "ab", strict=True)])
         assert len(bad) == 2
 

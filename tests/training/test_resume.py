@@ -25,6 +25,7 @@ from training.checkpoints import Checkpoints
 from training.curves import TIMINGS
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
+from workdirs.results import read_metrics
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -36,7 +37,7 @@ def final_record(config, workdir):
     with Checkpoints(workdir=workdir, read_only=True, **config.checkpoint.to_dict()) as saved:
         step, state, _ = saved.restore(run.shapes)
         best_step, best_state, _ = saved.restore(run.shapes, "best")
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    records = read_metrics(workdir).sound
     for record in records:
         for name in TIMINGS:
             record.pop(name, None)
@@ -131,7 +132,7 @@ def test_interrupted_equals_uninterrupted(
     assert json.loads((tmp_path / "DONE").read_text()) == metrics
 
     # The best is that of the evaluations in metrics.jsonl, of equals the first.
-    records = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    records = read_metrics(tmp_path).sound
     best = max((r["top1_accuracy"], -r["step"]) for r in records if r["kind"] == "eval")
     assert (metrics["best_top1_accuracy"], metrics["best_epoch"]) == (best[0], -best[1] / 5)
 

@@ -1,6 +1,5 @@
 """The GAN as a task: its options, devices, samples, resuming, and what ends a run."""
 
-import json
 import os
 import signal
 
@@ -18,6 +17,7 @@ from tasks.gan.task import Gan
 from training import evaluation, experiment
 from training.checkpoints import Checkpoints
 from training.curves import TIMINGS
+from workdirs.results import read_metrics
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def final_record(config, workdir):
     run = experiment.build(config)
     with Checkpoints(workdir=workdir, read_only=True, **config.checkpoint.to_dict()) as saved:
         step, state, _ = saved.restore(run.shapes)
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    records = read_metrics(workdir).sound
     for record in records:
         for name in TIMINGS:
             record.pop(name, None)

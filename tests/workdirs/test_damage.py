@@ -1,0 +1,176 @@
+"""Damage to any file of a workdir outside checkpoints/: never silent, never a traceback."""
+
+import random
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.errors import RunError
+from inference.answers import evaluation_path
+from tests.workdirs import runs
+from workdirs.records import write_record
+from workdirs.results import BadImagesFile, bad_images_path
+from workdirs.verification import verify_files
+
+KINDS = ("cut", "empty", "zeros", "folder", "gone")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with all files that one may have, and an image to predict."""
+    folder = tmp_path_factory.mktemp("finished")
+    workdir = folder / "run"
+    with runs.quiet():
+        runs.train(workdir)
+    bad = BadImagesFile(bad_images_path(workdir))
+    bad.append({"split": "train", "index": 3, "name": "a.png", "reason": "it is empty"})
+    write_record(workdir / "log_to.json", '{"wandb p": {"id": "1", "sent": {"train": 4}}}\n')
+    write_record(evaluation_path(workdir / "evaluation_latest", "test"), '{"loss": 1.0}\n')
+    image = np.zeros((8, 8), np.uint8)
+    Image.fromarray(image).save(workdir / "samples_0000002.png")
+    Image.fromarray(image).save(folder / "image.png")
+    return workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.copy(finished.parent / "image.png", tmp_path)
+    return tmp_path / "run"
+
+
+def files_of(workdir):
+    return sorted(
+        path
+        for path in workdir.rglob("*")
+        if path.is_file()
+        and "checkpoints" not in path.relative_to(workdir).parts
+        and path.stat().st_size
+    )
+
+
+def states(workdir):
+    return {str(f.path.relative_to(workdir)): f.state for f in verify_files(workdir)}
+
+
+def flip(path, chooser):
+    content = bytearray(path.read_bytes())
+    bit = chooser.randrange(8 * len(content))
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_a_new_workdir_is_sound(workdir):
+    found = states(workdir)
+    assert set(found.values()) == {"sound"}, found
+    listed = {path.relative_to(workdir).as_posix() for path in files_of(workdir)}
+    assert listed - found.keys() == {
+        path for path in listed if path.startswith("checksums/")
+    }  # they are checked with their files
+
+
+def test_an_old_workdir_is_unknown(fixtures, tmp_path):
+    with tarfile.open(fixtures / "before_rooms" / "workdirs.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    found = states(tmp_path / "nest_finished")
+    assert found == dict.fromkeys(
+        ("DONE", "classes.txt", "config.json", "metrics.jsonl"), "unknown"
+    )
+
+
+def test_one_flip_in_each_file_is_found(workdir):
+    """Of every file, also those that nobody reads again."""
+    chooser = random.Random(1)
+    for path in files_of(workdir):
+        before = path.read_bytes()
+        flip(path, chooser)
+        damaged = [name for name, state in states(workdir).items() if state == "damaged"]
+        assert len(damaged) == 1 and path.name.startswith(damaged[0].rpartition("/")[2])
+        path.write_bytes(before)
+    (workdir / "DONE").unlink()
+    assert states(workdir)["checksums/DONE.sha256"] == "damaged"
+
+
+@pytest.mark.faults
+def test_no_flip_is_silent(workdir):
+    """200 flips, spread over the files by their number and over each by chance."""
+    chooser, files = random.Random(2), files_of(workdir)
+    for number in range(200):
+        path = files[number % len(files)]
+        before = path.read_bytes()
+        flip(path, chooser)
+        assert "damaged" in states(workdir).values(), f"{path}: {before!r}"
+        path.write_bytes(before)
+    assert set(states(workdir).values()) == {"sound"}
+
+
+def damage(path, kind, chooser):
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "gone":
+        size = chooser.randrange(len(content))
+        path.write_bytes({"cut": content[:size], "empty": b"", "zeros": bytes(len(content))}[kind])
+
+
+def use(workdir, capsys):
+    """Trains, evaluates, predicts and reports; returns what was said in errors."""
+    said = []
+    for work in (
+        runs.train,
+        runs.evaluate,
+        lambda workdir: runs.predict(workdir, [workdir.parent / "image.png"]),
+        runs.page,
+    ):
+        try:
+            work(workdir)
+        except RunError as error:  # anything else fails the test with its traceback
+            assert error.exit_code == 2
+            assert "\n" not in str(error) and len(str(error)) < 1000
+            said.append(str(error))
+    capsys.readouterr()
+    return said
+
+
+@pytest.mark.parametrize("name", ["config.json", "DONE", "classes.txt"])
+def test_what_cannot_be_repaired_is_named(workdir, name, capsys, compiled_once):
+    damage(workdir / name, "cut", random.Random(3))
+    said = use(workdir, capsys)
+    assert said and all(str(workdir / name) in text for text in said)
+    assert runs.report(workdir).problems
+
+
+def test_what_can_be_repaired_is_and_the_run_goes_on(workdir, capsys, caplog, compiled_once):
+    (workdir / "DONE").unlink()
+    (workdir / "checksums" / "DONE.sha256").unlink()
+    for name in ("metrics.jsonl", "bad_images.jsonl"):
+        damage(workdir / name, "zeros", random.Random(4))
+    assert use(workdir, capsys) == []
+    for name in ("metrics.jsonl", "bad_images.jsonl"):
+        said = f"{workdir / name}: line 1 cannot be read and is left out"
+        assert caplog.messages.count(said) == 1
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_done", [True, False])
+def test_no_damage_ends_in_a_traceback(finished, tmp_path, kind, is_done, capsys, compiled_once):
+    """Each file, twice where a cut is by chance: more than 100 in all."""
+    chooser = random.Random(5)
+    for number, path in enumerate(files_of(finished) * (2 if kind == "cut" else 1)):
+        workdir = tmp_path / str(number) / "run"
+        shutil.copytree(finished, workdir)
+        shutil.copy(finished.parent / "image.png", workdir.parent)
+        if not is_done:
+            (workdir / "DONE").unlink()
+            (workdir / "checksums" / "DONE.sha256").unlink()
+        target = workdir / path.relative_to(finished)
+        if target.exists():
+            damage(target, kind, chooser)
+            use(workdir, capsys)
+            assert isinstance(verify_files(workdir), list)
+        shutil.rmtree(workdir)

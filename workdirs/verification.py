@@ -1,0 +1,116 @@
+"""Checks every file of a workdir outside its checkpoints against the checksums it has."""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from workdirs.findings import Finding
+from workdirs.records import CHECKSUMS, Damaged, checksum_path, parse_lines, read_bytes
+from workdirs.results import is_bad_image, is_metrics
+
+# Folders whose files are not of the run itself, or are checked by themselves.
+_LEFT_OUT = ("checkpoints", CHECKSUMS)
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def verify_files(workdir: Path) -> list[Finding]:
+    """Returns how each file of a workdir stands; those in checkpoints/ are not looked at.
+
+    Raises:
+        ConfigError: a file cannot be read now.
+    """
+    found = [_checked(path) for path in _files(workdir)]
+    sums = workdir / CHECKSUMS
+    for path in sorted(sums.iterdir()) if sums.is_dir() else ():
+        if not (workdir / path.name.removesuffix(".sha256")).exists():
+            found.append(Finding(path, "damaged", "the file of this checksum is gone"))
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yields the files below a workdir, and folders that stand in the place of its files."""
+    for path in sorted(folder.iterdir()):
+        if path.name in _LEFT_OUT or path.name.startswith(".lock") or path.is_symlink():
+            continue
+        if path.is_dir() and path.suffix not in (".json", ".jsonl", ".txt", ".png", ".csv"):
+            yield from _files(path)
+        elif path.is_dir() or path.is_file():
+            yield path
+
+
+def _checked(path: Path) -> Finding:
+    try:
+        content = read_bytes(path, "restore it from a copy")
+    except Damaged as error:
+        return Finding(path, "damaged", str(error).removeprefix(f"{path} "))
+    if content is None:
+        return Finding(path, "unknown", "it went away meanwhile")
+    if checksum_path(path).is_file():
+        return Finding(path, "sound", "SHA-256")
+    if path.suffix == ".png":
+        return _by_chunks(path, _is_png, content, "the CRCs of its chunks")
+    if path.name.startswith("events.out.tfevents."):
+        return _by_chunks(path, _is_events, content, "the CRCs of its records")
+    if path.name == "metrics.jsonl":
+        return _by_lines(path, content, is_metrics)
+    if path.name.startswith("bad_images") and path.suffix == ".jsonl":
+        return _by_lines(path, content, is_bad_image)
+    return Finding(path, "unknown", "it has no checksum")
+
+
+def _by_lines(path: Path, content: bytes, is_sound: Callable[[dict[str, Any]], bool]) -> Finding:
+    found = parse_lines(content, is_sound)
+    if found.damage or found.is_cut:
+        return Finding(path, "damaged", found.damage or "its last line is cut off")
+    if found.unknown:
+        return Finding(path, "unknown", f"{found.unknown} lines have no checksum")
+    return Finding(path, "sound", f"CRC-32 of {len(found.records)} lines")
+
+
+def _by_chunks(path: Path, is_sound: Callable[[bytes], bool], content: bytes, what: str) -> Finding:
+    try:
+        sound = is_sound(content)
+    except struct.error:  # it ends within a number
+        sound = False
+    if sound:
+        return Finding(path, "sound", what)
+    return Finding(path, "damaged", f"it is cut off or not what it was, by {what}")
+
+
+def _is_png(content: bytes) -> bool:
+    place, kind = len(_PNG), b""
+    if not content.startswith(_PNG):
+        return False
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content, place)
+        (crc,) = struct.unpack_from(">I", content, place + 8 + length)
+        if zlib.crc32(content[place + 4 : place + 8 + length]) != crc:
+            return False
+        place += 12 + length
+    return place == len(content)
+
+
+def _is_events(content: bytes) -> bool:
+    """Returns whether a file of TensorBoard is whole: records of length, CRC, data, CRC.
+
+    Reference: https://www.tensorflow.org/tutorials/load_data/tfrecord
+    """
+    place = 0
+    while place < len(content):
+        length, crc = struct.unpack_from("<QI", content, place)
+        if crc != _masked_crc(content[place : place + 8]):
+            return False
+        (crc,) = struct.unpack_from("<I", content, place + 12 + length)
+        if crc != _masked_crc(content[place + 12 : place + 12 + length]):
+            return False
+        place += 16 + length
+    return True
+
+
+def _masked_crc(content: bytes) -> int:
+    from tensorboardX.crc32c import crc32c  # what writes these files brings it
+
+    crc = crc32c(content)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
