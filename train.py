@@ -4,7 +4,8 @@
 
 Any value of the recipe can be set: --config.optimizer.base_lr=1e-3. The same line again resumes an
 interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wrong config or input;
-3 stopped on a non-finite loss or a collapse; 75 interrupted after saving, run again.
+3 stopped on a non-finite loss or a collapse; 74 a checkpoint cannot be read or written now, for a
+reason that may pass; 75 interrupted after saving, run again.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from training.reporting import Reporter
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
+from workdirs.progress import check_not_lost, set_aside_run
 from workdirs.results import BadImagesFile, bad_images_path, read_done, write_done
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
@@ -43,6 +45,7 @@ def train_and_evaluate(
     *,
     profile_steps: str | None = None,
     log_to: Sequence[str] = (),
+    restart: bool = False,
 ) -> dict[str, float]:
     """Trains until the last step of the config, from wherever the workdir has got to.
 
@@ -51,6 +54,7 @@ def train_and_evaluate(
         workdir: folder of the run, made if absent.
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
+        restart: begin anew; what is in the workdir is moved aside.
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -61,6 +65,7 @@ def train_and_evaluate(
         BadImage: more images cannot be read than the config allows; the state is saved.
         NonFiniteError: the loss or the state is not finite, or the task sees no way on; the last
             good checkpoint stays.
+        StorageError: a checkpoint cannot be read or written; those before stay.
         Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     started = time.perf_counter()
@@ -68,19 +73,24 @@ def train_and_evaluate(
 
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
-    check_same_config(workdir, config)
+    if not restart:
+        check_same_config(workdir, config)
+        check_not_lost(workdir)
     check_services(log_to)
-    if (metrics := read_done(workdir)) is not None:
+    if not restart and (metrics := read_done(workdir)) is not None:
         text = f"{workdir} is finished: {metrics}. Another --workdir starts a new run."
         print(printable(text))
         return metrics
 
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
-        run = experiment.build(config, class_names=own_classes(workdir))
+        run = experiment.build(config, class_names=None if restart else own_classes(workdir))
         profile = parse_steps(profile_steps, run.steps.total)
-        weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
+        resumes = can_resume(workdir) and not restart
+        weights = None if resumes else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
+        if restart and (aside := set_aside_run(workdir)):
+            print(printable(f"begins anew; what was there is now in {aside}"))
         compare = {"digest": data_digest(run.data), "differences": digest_differences}
         check_there = stack.enter_context(claimed(workdir, plain, classes, num_examples, **compare))
         run.data.bad.keep_in(BadImagesFile(bad_images_path(workdir)))
@@ -180,13 +190,22 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "log_to", [], "Services that get the metrics too: wandb, mlflow, or both with a comma."
     )
+    flags.DEFINE_bool(
+        "restart",
+        False,
+        "Begin anew; what is in WORKDIR moves to a folder in it. Not for a line that runs again.",
+    )
 
 
 def main(args: flags.FlagValues) -> None:
     if args.config is None or not args.workdir:
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
     train_and_evaluate(
-        args.config, args.workdir, profile_steps=args.profile_steps, log_to=args.log_to
+        args.config,
+        args.workdir,
+        profile_steps=args.profile_steps,
+        log_to=args.log_to,
+        restart=args.restart,
     )
 
 

@@ -26,6 +26,12 @@ class NonFiniteError(RunError):
     exit_code = 3
 
 
+class StorageError(RunError):
+    """A disk or server does not do what it should, for a reason that may pass. Nothing is lost."""
+
+    exit_code = 74  # EX_IOERR: schedulers may run the job again, after a look or a while
+
+
 class Interrupted(RunError):
     """A signal asked the run to stop. Everything is saved; the same command resumes."""
 

@@ -5,6 +5,7 @@ of classes and channels are those of the weights.
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,12 @@ def load_generator(workdir: Path, *, checkpoint: str = "latest") -> TrainedGener
     if plain["task"]["ema_decay"]:
         part, what = "ema", "moving average"
     with input_errors():
-        params = read_parts(folder, part, what)[0][part]
+        state, _, notes = read_parts(folder, part, what)
+        params = state[part]
+        for note in notes:
+            print(f"note: checkpoint {folder}: {note}", file=sys.stderr)
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(params)):
+            raise ValueError(f"checkpoint {folder}: its {what} has values that are not finite")
         model = create_generator(
             **plain["generator"],
             image_size=plain["data"]["image_size"],

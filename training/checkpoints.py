@@ -7,37 +7,30 @@ Each holds the task's state and a small JSON record of the loop (position in the
 logged yet). A step's folder appears under its name only once it is complete.
 """
 
-import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from harness.errors import ConfigError, NonFiniteError, input_errors
+from harness.errors import ConfigError, NonFiniteError, StorageError
 from harness.files import local_path
-from workdirs.plain_path import plain_path
-from zoo.load import check_tree
+from training.restoring import NO_CHECKSUMS, all_finite, from_first, read_step
+from training.series import Series
+from workdirs import step_files
+from workdirs.progress import begin, read_saved, write_saved
+from workdirs.step_files import Damaged
 
 # Endings of the names of metrics that are better lower.
 LOWER_IS_BETTER = ("loss", "distance")
 
 
-@jax.jit
-def _all_finite(state) -> jax.Array:
-    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
-
-
 def can_resume(workdir: Path) -> bool:
     """True if a run has saved something in the workdir to go on from."""
-    latest = local_path("workdir", workdir) / "checkpoints" / "latest"
-    return any(path.name.isdigit() for path in latest.glob("*"))
+    return bool(step_files.steps_in(local_path("workdir", workdir) / "checkpoints" / "latest"))
 
 
 class Checkpoints:
@@ -69,25 +62,20 @@ class Checkpoints:
         self.best_metric, self.best_sign = best_metric, 1 if best_mode == "max" else -1
         self._is_good = jax.jit(is_good) if is_good else lambda state: True
         self._read_only = read_only
-        self._folder = local_path("workdir", workdir) / "checkpoints"
+        self._workdir = local_path("workdir", workdir)
+        self._folder = self._workdir / "checkpoints"
         self._newest = None  # step saved or restored last
-        self._latest = self._manager("latest", keep_last, read_only)
-        self._best = self._manager("best", 1, read_only)
+        self._best_known: tuple[int, float] | None = None  # step and metric of the best checkpoint
+        self._best_was_read = False
+        if not read_only:
+            if jax.process_index() == 0:
+                self._workdir.mkdir(parents=True, exist_ok=True)
+                begin(self._workdir)
+            self._latest = Series(self._folder / "latest", keep_last, self._note_saved)
+            self._best = Series(self._folder / "best", 1, lambda step: None)
 
-    def _manager(self, name: str, keep: int, read_only: bool) -> ocp.CheckpointManager:
-        folder = plain_path(self._folder / name)
-        return ocp.CheckpointManager(
-            folder,
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "loop": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.LatestN(keep),
-                cleanup_tmp_directories=not read_only,  # left behind by a killed save
-                create=not read_only,
-            ),
-        )
+    def _note_saved(self, step: int) -> None:
+        write_saved(self._workdir, step)
 
     def save(
         self,
@@ -115,6 +103,7 @@ class Checkpoints:
 
         Raises:
             NonFiniteError: the state has a NaN or an infinity; nothing is written.
+            StorageError: this save or the one before cannot be written; those before stay.
         """
         done = f"saved step {step}"
         if step != self._newest:
@@ -136,48 +125,71 @@ class Checkpoints:
         value = metrics[self.best_metric]
         # A best checkpoint of this step or a later one is of a run that went further before it was
         # killed, and will be made again.
-        best = self._best_value(before=step)
-        if best is not None and self.best_sign * value <= self.best_sign * best:
+        best = self._read_best()
+        if best and best[0] < step and self.best_sign * value <= self.best_sign * best[1]:
             return  # of equals, the earlier one stays
         if not self._may_hold(step, state):
             return
         self._write(self._best, step, state, loop | {"best_value": value})
+        self._best_known = step, value
 
     def best(self, steps_per_epoch: float) -> dict[str, float]:
         """Returns the best metric so far and its epoch, {} where no best checkpoint is kept."""
-        value = self._best_value(before=math.inf) if self.best_metric else None
-        if value is None:
+        best = self._read_best() if self.best_metric else None
+        if best is None:
             return {}
-        epoch = self._best.latest_step() / steps_per_epoch
-        return {f"best_{self.best_metric}": value, "best_epoch": round(epoch, 2)}
+        step, value = best
+        return {
+            f"best_{self.best_metric}": value,
+            "best_epoch": round(step / steps_per_epoch, 2),
+        }
 
-    def _best_value(self, before: float) -> float | None:
-        """Returns the metric of the best checkpoint, None if there is no readable one."""
-        self._best.wait_until_finished()
-        step = self._best.latest_step()
-        if step is None or step >= before:
-            return None
-        try:
-            args = ocp.args.Composite(loop=ocp.args.JsonRestore())
-            return self._best.restore(step, args=args)["loop"]["best_value"]
-        except (OSError, KeyError, ValueError) as error:
-            logging.warning("best checkpoint %d is unreadable (%s), replaced", step, error)
-            return None
+    def _read_best(self) -> tuple[int, float] | None:
+        """Returns step and metric of the best checkpoint, None without one; from disk only once."""
+        if not self._best_was_read:
+            found = from_first(self._best_on_disk)
+            self._best_known, self._best_was_read = found and tuple(found), True
+        return self._best_known
+
+    def _best_on_disk(self) -> tuple[int, float] | None:
+        """Finds the best checkpoint; a damaged one is set aside, and said so."""
+        for step in reversed(step_files.steps_in(self._folder / "best")):
+            folder = self._folder / "best" / str(step)
+            try:
+                if damage := step_files.find_damage(folder):
+                    raise Damaged(damage)
+                value = step_files.read_record(folder, "loop")["best_value"]
+                if type(value) not in (int, float):
+                    raise Damaged(f"best_value is {value!r}")
+                return step, value
+            except KeyError:
+                self._set_aside("best", step, "its record has no best_value")
+            except Damaged as damage:
+                self._set_aside("best", step, str(damage))
+                print(
+                    f"note: the best checkpoint, of step {step}, is lost: that of the next "
+                    "evaluation takes its place, though it may be worse",
+                    file=sys.stderr,
+                )
+        return None
 
     def _may_hold(self, step: int, state: Any) -> bool:
         """Returns whether the task calls the state good; raises NonFiniteError if it has a NaN."""
-        if not bool(_all_finite(state)):
+        if not bool(all_finite(state)):
             raise NonFiniteError(f"step {step}: the state has non-finite values; it is not saved")
         return bool(self._is_good(state))
 
-    def _write(self, manager: ocp.CheckpointManager, step: int, state: Any, loop: dict) -> None:
-        for later in [other for other in manager.all_steps() if other >= step]:
-            manager.delete(later)  # of a run that went further, see save_best
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop))
-        manager.save(step, args=args, force=True)
+    def _write(self, series: Series, step: int, state: Any, loop: dict) -> None:
+        best = None
+        if "best_value" in loop:
+            best = {"metric": self.best_metric, "value": loop["best_value"]}
+        series.write(step, state, loop, best)
 
     def restore(self, shapes: Any, which: str = "latest") -> tuple[int, Any, dict] | None:
         """Returns (step, state, loop record), or None when there is no checkpoint.
+
+        A checkpoint that is damaged, in whatever way, is set aside, and the one before it is
+        restored; a reader only says that it is. With several processes, process 0 decides.
 
         Args:
             shapes: the state's shapes with the shardings to restore to, which may differ from
@@ -187,46 +199,82 @@ class Checkpoints:
         Raises:
             ConfigError: the checkpoint is of another model (lists the differences), or there are
                 some and none is readable.
+            StorageError: one cannot be read, and nothing says that it is damaged.
         """
-        manager = {"latest": self._latest, "best": self._best}[which]
-        for step in sorted(manager.all_steps(), reverse=True):
-            name = f"checkpoint {self._folder / which / str(step)}"
+        folder = self._folder / which
+        steps = from_first(step_files.steps_in, folder)
+        lost = False
+        for step in reversed(steps):
             try:
-                saved = manager.item_metadata(step)["state"]
-                with input_errors():
-                    check_tree(shapes, saved.tree, name)
-                args = ocp.args.Composite(
-                    state=ocp.args.StandardRestore(shapes), loop=ocp.args.JsonRestore()
-                )
-                restored = manager.restore(step, args=args)
-            except (OSError, KeyError, ValueError, AttributeError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                if self._read_only or jax.process_count() > 1:
-                    # Several processes might restore different steps: a person decides.
-                    raise ConfigError(f"{name} is unreadable: {reason}") from error
-                # A disk that filled up or a copy cut short: better an older one than none.
-                aside = self._folder / "unreadable" / f"{which}_{step}_{time.time():.0f}"
-                aside.parent.mkdir(exist_ok=True)
-                (self._folder / which / str(step)).rename(aside)
-                logging.warning("%s is unreadable (%s); moved to %s", name, reason, aside)
+                state, loop, has_checksums = read_step(folder / str(step), shapes)
+            except Damaged as damage:
+                if self._read_only:
+                    raise ConfigError(
+                        f"checkpoint {folder / str(step)} is damaged: {damage}"
+                    ) from damage
+                from_first(self._set_aside, which, step, str(damage))
+                lost = True
                 continue
-            if which == "latest":
+            if not has_checksums:
+                self._say(f"checkpoint {folder / str(step)} {NO_CHECKSUMS}")
+            if which == "latest" and not self._read_only:
                 self._newest = step
-            manager.reload()
-            return step, restored["state"], restored["loop"]
-        if manager.all_steps():
-            raise ConfigError(f"no checkpoint in {self._folder / which} is readable")
+                from_first(self._complete, folder / str(step), has_checksums, lost)
+            return step, state, loop
+        if steps:
+            raise ConfigError(
+                f"no checkpoint in {folder} is readable; they are in "
+                f"{self._folder / 'unreadable'} now; train.py --restart begins anew"
+            )
         return None
 
+    def _complete(self, step: Path, has_checksums: bool, lost: bool) -> None:
+        """Does what a killed run left undone, and says if a newer checkpoint has gone."""
+        if has_checksums and not step_files.is_sealed(step):
+            step_files.seal(step)
+        try:
+            newest = read_saved(self._workdir)
+        except (ValueError, TypeError, KeyError, FileNotFoundError):
+            newest = None
+        if not lost and newest is not None and newest > int(step.name):
+            self._say(f"step {newest} was saved too, and is gone; going on from {step.name}")
+        if newest != int(step.name):
+            write_saved(self._workdir, int(step.name))
+
+    def _set_aside(self, which: str, step: int, reason: str) -> None:
+        """Moves a damaged checkpoint to where nothing reads it, but a person may look."""
+        aside = self._folder / "unreadable" / f"{which}_{step}_{time.time_ns() // 1_000_000}"
+        source = self._folder / which / str(step)
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            source.rename(aside)
+        except OSError as error:
+            raise StorageError(
+                f"checkpoint {source} is damaged ({reason}) and cannot be moved away: {error}"
+            ) from error
+        logging.warning("checkpoint %s is damaged (%s); moved to %s", source, reason, aside)
+
+    def _say(self, text: str) -> None:
+        if jax.process_index() == 0:
+            print(f"note: {text}", file=sys.stderr)
+
     def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._latest.wait_until_finished()
-        self._best.wait_until_finished()
+        """Returns when everything is on disk.
+
+        Raises:
+            StorageError: something cannot be written.
+        """
+        if not self._read_only:
+            self._latest.wait()
+            self._best.wait()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         """Waits and releases the background threads."""
-        self._latest.close()
-        self._best.close()
+        if not self._read_only:
+            try:
+                self._latest.close()
+            finally:
+                self._best.close()

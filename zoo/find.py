@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from harness.files import local_path
 from harness.strict_config import check_arguments
 from harness.trees import listed
+from workdirs.step_files import steps_in
 
 # A folder from a model hub holds one of these.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -55,14 +56,14 @@ def find_checkpoint(workdir: Path, checkpoint: Checkpoint = "latest") -> Path:
 
 def is_checkpoint(path: Path) -> bool:
     """Returns whether a folder is one of this repository's checkpoints."""
-    return path.name.isdigit() and (path / "state").is_dir()
+    return path.name.isdigit() and (path.parent.name in CHECKPOINTS or (path / "state").is_dir())
 
 
 def _newest(folder: Path) -> Path:
-    steps = [step for step in folder.glob("*") if is_checkpoint(step)]
+    steps = steps_in(folder)
     if not steps:
         raise FileNotFoundError(f"{folder}: no finished checkpoint there; no run has saved one")
-    return max(steps, key=lambda step: int(step.name))
+    return folder / str(steps[-1])
 
 
 def _in_folder(folder: Path, checkpoint: str) -> Path:

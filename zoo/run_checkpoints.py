@@ -1,4 +1,7 @@
-"""Weights from a training run's checkpoint, without the optimizer's state."""
+"""Weights from a training run's checkpoint, without the optimizer's state.
+
+What is read is compared with the checksums that were saved with it.
+"""
 
 import contextlib
 from collections.abc import Sequence
@@ -11,12 +14,14 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 
 from harness.arguments import as_height_width
-from harness.errors import RunError
+from harness.errors import RunError, one_line
 from harness.trees import listed
+from workdirs import records
+from workdirs.checksums import array_checksums, differing
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
 from workdirs.plain_path import plain_path
-from workdirs.records import Damaged
+from workdirs.step_files import Damaged, WrongName, find_damage, may_pass, read_record
 from zoo.fields import telling_fields
 from zoo.registry import create_model
 from zoo.stored_weights import NoAverage, StoredWeights, damaged
@@ -37,12 +42,13 @@ def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> StoredWeigh
         ValueError: the checkpoint is damaged, or has no such weights.
     """
     key, what = {"raw": ("params", "weights"), "ema": ("ema", "moving average")}[weights]
-    state, skipped = read_parts(folder, key, what, optional=("model_state",))
+    state, skipped, notes = read_parts(folder, key, what, optional=("model_state",))
     return StoredWeights(
         f"checkpoint of a run, step {folder.name}, {what}",
         {"params": state[key], **state.get("model_state", {})},
         fields=_config_fields(folder, model),
         skipped=skipped,
+        notes=notes,
         image_size=_image_size(folder),
         class_names=find_classes(folder),
     )
@@ -50,7 +56,7 @@ def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> StoredWeigh
 
 def read_parts(
     folder: Path, key: str, what: str, *, optional: Sequence[str] = ()
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
     """Reads some of the trees of a checkpoint's state, of any task.
 
     Args:
@@ -60,32 +66,75 @@ def read_parts(
         optional: names of others, read if they are there.
 
     Returns:
-        name -> tree of NumPy arrays, and the names of the trees that were not read.
+        name -> tree of NumPy arrays, the names of the trees that were not read, and what a person
+        should know.
 
     Raises:
         ValueError: the checkpoint is damaged, or has no such tree.
     """
-    place = plain_path(folder / "state")
+    try:
+        if damage := find_damage(folder):
+            raise Damaged(damage)
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            tree = handler.metadata(plain_path(folder / "state")).tree
+            there = [name for name in tree if jax.tree.leaves(tree[name])]
+            wanted = {name: tree[name] for name in (key, *optional) if name in there}
+            state = _restore(handler, folder, wanted) if key in there else {}
+        notes = _compare(folder, state)
+    except WrongName:
+        raise
+    except Exception as error:  # tensorstore, json and orbax each have their own
+        raise _what_is_wrong(folder, error) from error
+    if key not in there:
+        missing = NoAverage if key == "ema" else ValueError
+        has = listed(sorted(there)) or "nothing"
+        raise missing(f"weights {folder}: no {what} ({key}) in this checkpoint; it has {has}")
+    return state, tuple(name for name in there if name not in wanted), notes
+
+
+def read_whole_state(folder: Path) -> dict[str, Any]:
+    """Returns the state in a checkpoint as NumPy arrays, whatever its task.
+
+    Raises:
+        Exception: whatever Orbax raises.
+    """
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        try:
-            tree = handler.metadata(place).tree
-        except Exception as error:  # tensorstore, json and orbax each have their own
-            raise damaged(folder, error) from error
-        if not isinstance(tree, dict) or not tree.get(key):
-            there = listed(sorted(name for name in tree if tree[name])) if tree else "nothing"
-            missing = NoAverage if key == "ema" else ValueError
-            raise missing(f"weights {folder}: no {what} ({key}) in this checkpoint; it has {there}")
-        wanted = {key: tree[key]} | {
-            name: tree[name] for name in optional if jax.tree.leaves(tree.get(name))
-        }
-        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
-        try:
-            state = handler.restore(place, args=args)
-        except Exception as error:
-            raise damaged(folder, error) from error
-    return state, tuple(name for name in tree if name not in wanted and jax.tree.leaves(tree[name]))
+        return _restore(handler, folder, handler.metadata(plain_path(folder / "state")).tree)
+
+
+def _restore(
+    handler: ocp.PyTreeCheckpointHandler, folder: Path, wanted: dict[str, Any]
+) -> dict[str, Any]:
+    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+    return handler.restore(plain_path(folder / "state"), args=args)
+
+
+def _compare(folder: Path, state: dict[str, Any]) -> tuple[str, ...]:
+    """Raises Damaged if arrays are not as they were saved; returns what there is to know."""
+    record = read_record(folder, "checksums")
+    if record is None:
+        return ("saved without checksums: nobody can say whether it is as written",)
+    if record["step"] != int(folder.name):
+        raise WrongName(
+            f"weights {folder}: that of step {record['step']} under another name; give the folder "
+            "its name back"
+        )
+    if wrong := differing(record["arrays"], array_checksums(state)):
+        raise Damaged(f"{len(wrong)} arrays are not as saved: {listed(wrong)}")
+    return ()
+
+
+def _what_is_wrong(folder: Path, error: Exception) -> ValueError:
+    """Returns what our own reading of the files finds, or else what was raised."""
+    try:
+        damage = None if isinstance(error, Damaged) else find_damage(folder)
+    except OSError as reason:
+        damage, error = None, reason
+    if may_pass(error):
+        return ValueError(f"weights {folder}: cannot be read now: {one_line(error)}")
+    return damaged(folder, Damaged(damage) if damage else error)
 
 
 def _image_size(folder: Path) -> tuple[int, int] | None:
@@ -93,7 +142,7 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
     try:
         size = read_config(folder.parents[2])["data"]["image_size"]
         return as_height_width("data.image_size", size)
-    except Damaged:
+    except records.Damaged:
         raise
     except (RunError, ValueError, KeyError, TypeError):
         return None
@@ -107,7 +156,7 @@ def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:
     try:
         section = read_config(workdir)["model"].to_dict()
         trained = create_model(**section, num_classes=1)
-    except Damaged:
+    except records.Damaged:
         raise
     except (RunError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # a model that this version does not have; names and shapes still decide

@@ -1,0 +1,53 @@
+"""Says whether what a run has stored is as it was written.
+
+    python tools/verify.py runs/digits_nest
+    python tools/verify.py runs/*
+
+One line for each checkpoint in latest/ and best/: "sound"; "damaged", and what differs; "unknown"
+for those of earlier versions, which wrote no checksums. Of a sweep, all of its runs. Nothing is
+changed. Exit codes: 0 nothing is damaged; 2 something is, or a folder is not that of a run; 74
+something cannot be read, for a reason that may pass.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from absl import flags
+
+from harness import commandline
+from harness.errors import ConfigError, printable
+from harness.files import local_path
+from sweeps.runs import MANIFEST, read_runs
+from training.verification import verify_checkpoints
+
+
+def define_flags() -> None:
+    pass
+
+
+def main(args: flags.FlagValues, folders: list[str]) -> None:
+    workdirs = []
+    for folder in (local_path("WORKDIR", folder) for folder in folders):
+        if (folder / MANIFEST).is_file():
+            runs = (folder / run.name for run in read_runs(folder))
+            workdirs += [run for run in runs if run.is_dir()]  # others have not begun
+        elif any((folder / name).exists() for name in ("config.json", "checkpoints", "saved.json")):
+            workdirs.append(folder)
+        else:
+            raise ConfigError(f"{folder} is not the folder of a run")
+    findings = []
+    for workdir in workdirs:
+        found = verify_checkpoints(workdir)
+        for finding in found:
+            print(printable(f"{finding.state:<8} {finding.path}  {finding.text}"), flush=True)
+        if not found:
+            print(f"{'empty':<8} {workdir}  no checkpoint yet")
+        findings += found
+    if damaged := sum(finding.state == "damaged" for finding in findings):
+        raise ConfigError(f"{damaged} of {len(findings)} damaged")
+
+
+if __name__ == "__main__":
+    commandline.run(define_flags, main, ("workdir...",))

@@ -1,0 +1,208 @@
+"""Reads one checkpoint, sound and complete, or says what is wrong with it.
+
+Whatever Orbax raises is caught in one place; the reason is found by reading the files ourselves,
+and process 0 decides for all. Damage is what a later try would meet again: a file that is missing
+or not as it was written, or arrays that are not as saved. Other reasons are waited for.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from harness.errors import ConfigError, StorageError, input_errors, one_line
+from harness.trees import check_tree, flatten, listed
+from workdirs import step_files
+from workdirs.checksums import array_checksums, differing, record_checksum
+from workdirs.plain_path import plain_path
+from workdirs.step_files import Damaged
+
+WAITS = (0.5, 2.0)  # seconds between tries
+NO_CHECKSUMS = (
+    "was saved without checksums, by an earlier version: nobody can say whether it is as written"
+)
+_BYTES = 4096  # of an answer that process 0 gives to all
+
+
+@jax.jit
+def all_finite(state: Any) -> jax.Array:
+    """Returns whether no array of a tree has a NaN or an infinity."""
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in [jnp.zeros(()), *leaves]]).all()
+
+
+def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
+    """Reads a checkpoint; with several processes, all call this together and agree.
+
+    Args:
+        step: its folder.
+        shapes: of the state, with the shardings to restore to.
+
+    Returns:
+        The state, the loop record, and whether they were saved with checksums.
+
+    Raises:
+        Damaged: it is not as it was saved.
+        StorageError: it cannot be read, and nothing says that it is damaged.
+        ConfigError: it is of another model, or its folder was renamed.
+    """
+    for wait in (*WAITS, None):
+        # Before Orbax, inside which a process that fails alone would leave the others waiting.
+        damage, reason = from_first(_look, step)
+        if damage:
+            raise Damaged(damage)
+        if reason is None:
+            passing = False
+            try:
+                state, loop, record = _read(step, shapes)
+            except ConfigError:
+                raise
+            except Exception as error:
+                reason, passing = one_line(error), step_files.may_pass(error)
+            if not _any(reason is not None):
+                sums, finite = array_checksums(state), bool(all_finite(state))
+                counter = state_step(state)
+                damage = from_first(find_difference, step, sums, finite, counter, loop, record)
+                if damage:
+                    raise Damaged(damage)
+                return state, loop, record is not None
+            damage, _ = from_first(_look, step)
+            if not damage and wait is None and from_first(lambda: not step_files.is_sealed(step)):
+                damage = None if _any(passing) else f"it cannot be read: {reason}"
+            if damage:
+                raise Damaged(damage)
+        if wait is None:
+            raise StorageError(
+                f"checkpoint {step} cannot be read now: {reason}; it is not known to be damaged, "
+                "and nothing was changed"
+            )
+        time.sleep(wait)
+
+
+def state_step(state: Any) -> int | None:
+    """Returns the number of updates that a state has seen, None if it does not say."""
+    counter = flatten(state).get("step")
+    return None if counter is None else int(counter)
+
+
+def from_first(question: Callable[..., Any], *args: Any) -> Any:
+    """Returns process 0's answer to a question, one that JSON can hold, in all processes.
+
+    A reason that may pass is waited for, a little.
+
+    Raises:
+        ConfigError, StorageError: in all processes, if process 0 meets one.
+    """
+    answer = None
+    if jax.process_index() == 0:
+        try:
+            answer = {"answer": patiently(question, *args)}
+        except (ConfigError, StorageError) as error:
+            kind = "input" if isinstance(error, ConfigError) else "storage"
+            answer = {kind: str(error)[: _BYTES // 2]}
+    if jax.process_count() > 1:
+        text = json.dumps(answer).encode() if answer else b""
+        padded = np.frombuffer(text.ljust(_BYTES), np.uint8)
+        answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+    if "input" in answer:
+        raise ConfigError(answer["input"])
+    if "storage" in answer:
+        raise StorageError(answer["storage"])
+    return answer["answer"]
+
+
+def patiently(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns what a function returns; calls it again if the operating system refuses.
+
+    Raises:
+        StorageError: it refused each time.
+    """
+    for wait in WAITS:
+        try:
+            return function(*args)
+        except OSError:
+            time.sleep(wait)
+    try:
+        return function(*args)
+    except OSError as error:
+        raise StorageError(f"{one_line(error)}; nothing was changed") from error
+
+
+def find_difference(
+    step: Path,
+    sums: dict[str, str],
+    finite: bool,
+    state_step: int | None,
+    loop: dict[str, Any],
+    record: dict[str, Any] | None,
+) -> str | None:
+    """Returns in what a checkpoint that was read is not as it was saved; None if it is.
+
+    Args:
+        step: its folder.
+        sums: checksums of the arrays that were read.
+        finite: whether all of them are.
+        state_step: number of updates that they have seen.
+        loop: the loop record.
+        record: what was noted when it was saved, None without checksums.
+
+    Raises:
+        WrongName: all numbers agree but for the folder's name.
+    """
+    if record is not None:
+        try:
+            arrays, loop_sum, saved_step = record["arrays"], record["loop"], record["step"]
+            wrong = differing(arrays, sums) + sorted(arrays.keys() - sums.keys())
+        except (KeyError, AttributeError):
+            return "checksums/metadata has other keys"
+        if wrong:
+            return f"{len(wrong)} arrays are not as saved: {listed(wrong)}"
+        if record_checksum(loop) != loop_sum:
+            return "the record of the loop is not as saved"
+    if not finite:
+        return "it has values that are not finite"
+    numbers = {"the state": state_step, "checksums": record and saved_step}
+    with contextlib.suppress(KeyError, TypeError):
+        numbers["the data"] = loop["data"]["batches"]
+    numbers = {what: number for what, number in numbers.items() if number is not None}
+    if len(set(numbers.values())) > 1:
+        return ", ".join(f"{what} is of step {number}" for what, number in numbers.items())
+    if numbers and int(step.name) not in numbers.values():
+        raise step_files.WrongName(
+            f"checkpoint {step} is that of step {next(iter(numbers.values()))} under another "
+            "name: give the folder its name back, or move it away"
+        )
+    return None
+
+
+def _look(step: Path) -> tuple[str | None, str | None]:
+    """Returns what is damaged, and what may pass."""
+    try:
+        return step_files.find_damage(step), None
+    except OSError as error:
+        return None, one_line(error)
+
+
+def _read(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        stored = handler.metadata(plain_path(step / "state")).tree
+        with input_errors():
+            check_tree(shapes, stored, f"checkpoint {step}")
+        state = handler.restore(plain_path(step / "state"), args=ocp.args.StandardRestore(shapes))
+    record = step_files.read_record(step, "checksums")
+    return state, step_files.read_record(step, "loop"), record
+
+
+def _any(value: bool) -> bool:
+    """Returns whether it is true in any process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.asarray(value)).any())

@@ -1,0 +1,103 @@
+"""Says of each checkpoint of a run whether it is as it was saved, for tools/verify.py."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from harness.errors import ConfigError, StorageError, one_line
+from training.restoring import NO_CHECKSUMS, find_difference, patiently, state_step
+from workdirs import step_files
+from workdirs.checksums import array_checksums
+from workdirs.findings import Finding
+from workdirs.progress import check_not_lost, read_saved
+from workdirs.results import parse_metrics
+from zoo.find import CHECKPOINTS
+from zoo.run_checkpoints import read_whole_state
+
+
+def verify_checkpoints(workdir: Path) -> list[Finding]:
+    """Reads every checkpoint of a run and compares it with what was noted when it was saved.
+
+    Raises:
+        StorageError: something cannot be read, for a reason that may pass.
+    """
+    findings = []
+    try:
+        check_not_lost(workdir)
+    except ConfigError as error:
+        findings.append(Finding(workdir / "checkpoints", "damaged", str(error)))
+    for which in CHECKPOINTS:
+        folder = workdir / "checkpoints" / which
+        try:
+            steps = patiently(step_files.steps_in, folder)
+        except step_files.WrongName as error:
+            findings.append(Finding(folder, "damaged", str(error)))
+            continue
+        if which == "latest" and steps and (gone := _newest_saved(workdir)) > steps[-1]:
+            what = f"step {gone} was saved too, and is gone"
+            findings.append(Finding(folder / str(gone), "damaged", what))
+        findings += map(_verify, (folder / str(step) for step in steps))
+    # A run that goes on deletes old ones.
+    return [found for found in findings if found.path.exists() or found.state == "damaged"]
+
+
+def _verify(step: Path) -> Finding:
+    try:
+        return _compare(step)
+    except (step_files.Damaged, step_files.WrongName) as damage:
+        return Finding(step, "damaged", str(damage))
+
+
+def _compare(step: Path) -> Finding:
+    if damage := patiently(step_files.find_damage, step):
+        raise step_files.Damaged(damage)
+    record = patiently(step_files.read_record, step, "checksums")
+    loop = patiently(step_files.read_record, step, "loop")
+    try:
+        state = read_whole_state(step)
+    except Exception as error:  # tensorstore, json and orbax each have their own
+        if step_files.may_pass(error):
+            raise StorageError(
+                f"checkpoint {step} cannot be read now: {one_line(error)}"
+            ) from error
+        raise step_files.Damaged(f"it cannot be read: {one_line(error)}") from error
+    sums, counter = array_checksums(state), state_step(state)
+    finite = all(np.isfinite(array).all() for array in map(np.asarray, jax.tree.leaves(state)))
+    if damage := find_difference(step, sums, finite, counter, loop, record):
+        raise step_files.Damaged(damage)
+    if damage := _best_differs(step, loop, record):
+        raise step_files.Damaged(damage)
+    if record is None:
+        return Finding(step, "unknown", f"finite, but it {NO_CHECKSUMS}")
+    if not step_files.is_sealed(step):
+        what = f"{len(sums)} arrays as saved, but there is no list of its files: a run that was "
+        return Finding(step, "unknown", f"{what}killed had no time to write it, or it is lost")
+    num_files = len(step_files.read_json(step / step_files.FILES))
+    return Finding(step, "sound", f"{len(sums)} arrays as saved, {num_files} files as written")
+
+
+def _best_differs(step: Path, loop: dict[str, Any], record: dict[str, Any] | None) -> str | None:
+    """Returns how the metric of a best checkpoint differs from what was noted and logged."""
+    if step.parent.name != "best":
+        return None
+    best = (record or {}).get("best") or {}
+    if record and best.get("value") != loop.get("best_value"):
+        return f"its record says {loop.get('best_value')!r}, its checksums {best.get('value')!r}"
+    log = step.parents[2] / "metrics.jsonl"
+    if not best or not log.is_file():
+        return None
+    for line in parse_metrics(log.read_text(encoding="utf-8", errors="replace")):
+        if line and (line["step"], line["kind"]) == (int(step.name), "eval"):
+            logged = line.get(best["metric"])
+            if logged not in (None, best["value"]):
+                return f"{best['metric']} is {best['value']}, and metrics.jsonl has {logged}"
+    return None
+
+
+def _newest_saved(workdir: Path) -> int:
+    try:
+        return read_saved(workdir) or 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

@@ -1,0 +1,132 @@
+"""Checksums of what a checkpoint holds: its arrays, its records, its files.
+
+Those of arrays are equal however an array is spread over devices and processes. A cyclic redundancy
+check or a hash reads bytes in order, so every array would have to come together on one host. This
+one is a sum over the elements: each is mixed with its place in the array by a bijection of 32-bit
+words (Murmur3's finalizer), and the results are added modulo 2^32, twice with other constants.
+Integer sums do not depend on the order, so all shardings agree, and so does NumPy.
+
+A change of one element, be it one bit, always changes the sum; other damage goes unnoticed once in
+2^64.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from harness.trees import flatten
+
+_LANES = (0x9E3779B9, 0x7F4A7C15)  # of the two sums
+
+
+def array_checksums(tree: Any) -> dict[str, str]:
+    """Returns name -> checksum, 16 hexadecimal digits, of every array in a tree.
+
+    Arrays on devices are summed up there; only the sums come to the host.
+
+    Args:
+        tree: of arrays, or of NumPy arrays.
+    """
+    flat = flatten(tree)
+    on_host = {k: leaf for k, leaf in flat.items() if not isinstance(leaf, jax.Array)}
+    on_device = {k: leaf for k, leaf in flat.items() if isinstance(leaf, jax.Array)}
+    sums = {name: _sums(np, np.asarray(leaf)) for name, leaf in on_host.items()}
+    if on_device:
+        names = list(on_device)
+        sums |= zip(names, np.asarray(_sums_on_devices([on_device[n] for n in names])), strict=True)
+    return {name: "".join(f"{int(lane):08x}" for lane in sums[name]) for name in flat}
+
+
+def differing(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Returns the names of the arrays whose checksums differ, or that are not among the expected.
+
+    Args:
+        expected: of all arrays that were saved.
+        found: of some or all of them, as they were read.
+    """
+    return sorted(name for name, checksum in found.items() if expected.get(name) != checksum)
+
+
+def record_checksum(record: Any) -> str:
+    """Returns the SHA-256 of a record that JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def file_checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns name -> SHA-256 of files in a folder.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    sums = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def files_in(folder: Path) -> list[str]:
+    """Returns the files in a folder and those below, relative to it, sorted."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
+
+
+@jax.jit
+def _sums_on_devices(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.stack(_sums(jnp, leaf)) for leaf in leaves])
+
+
+def _sums(xp: Any, array: Any) -> tuple[Any, Any]:
+    """Returns both sums of an array, as 32-bit words.
+
+    Args:
+        xp: numpy or jax.numpy; the arithmetic is the same.
+        array: of any type that has a fixed size.
+    """
+    words = xp.atleast_1d(_words(xp, array))
+    place = xp.zeros(words.shape, np.uint32)
+    for axis, size in enumerate(words.shape):  # not flattened, which would move shards
+        stride = np.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
+        shape = [size if other == axis else 1 for other in range(words.ndim)]
+        place = place + xp.arange(size, dtype=np.uint32).reshape(shape) * stride
+    mixed = (_mix(words ^ _mix(place + np.uint32(lane))) for lane in _LANES)
+    return tuple(m.sum(dtype=np.uint32) for m in mixed)
+
+
+def _words(xp: Any, array: Any) -> Any:
+    """Returns the bits of an array's elements as 32-bit words; of 8 bytes, in a last axis."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint32)
+    size = array.dtype.itemsize
+    if xp is np:
+        if size > 4:
+            return np.ascontiguousarray(array).view(np.uint32).reshape(*array.shape, size // 4)
+        return (
+            np.ascontiguousarray(array)
+            .view(f"uint{8 * size}")
+            .reshape(array.shape)
+            .astype(np.uint32)
+        )
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        array = jnp.stack([array.real, array.imag], axis=-1)
+        size //= 2
+    if size > 4:
+        return jax.lax.bitcast_convert_type(array, jnp.uint32)
+    return jax.lax.bitcast_convert_type(array, f"uint{8 * size}").astype(jnp.uint32)
+
+
+def _mix(word: Any) -> Any:
+    """Returns a bijection of 32-bit words: Murmur3's finalizer, by Austin Appleby."""
+    word = word ^ (word >> np.uint32(16))
+    word = word * np.uint32(0x85EBCA6B)
+    word = word ^ (word >> np.uint32(13))
+    word = word * np.uint32(0xC2B2AE35)
+    return word ^ (word >> np.uint32(16))

@@ -1,0 +1,207 @@
+"""The files of one checkpoint: listed with their checksums once it is complete, compared later.
+
+    STEP/state/...           the arrays, as Orbax writes them
+    STEP/loop/metadata       JSON: record of the loop
+    STEP/checksums/metadata  JSON: the step, the checksum of each array and of the loop record
+    STEP/files.json          SHA-256 of every file above, written last
+
+Earlier versions wrote neither checksums nor files.json; a run that is killed may leave the latter
+out. What is wrong with a checkpoint is found by reading it here, not from what a library raises.
+"""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError
+from harness.files import write_text
+from harness.trees import listed
+from workdirs.checksums import file_checksums, files_in
+
+FILES = "files.json"
+UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")  # in names of folders that a killed run leaves
+# What the operating system says of a file that is not as it was. All else may pass: no permission,
+# a disk or server that does not answer, too many open files.
+_NOT_AS_IT_WAS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+class Damaged(ValueError):
+    """A checkpoint is not as it was written; the message says what differs."""
+
+
+class WrongName(ConfigError, ValueError):
+    """A folder among the checkpoints has a name that no run gives."""
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder such as "checkpoints/latest", ascending.
+
+    Raises:
+        WrongName: one is called "007", or has digits of another script.
+        OSError: the folder is there and cannot be read.
+    """
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for name in names:
+        if name.isdigit() and name != str(int(name)):
+            raise WrongName(f"{folder / name}: no run gives a checkpoint this name; move it away")
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def clean(folder: Path) -> None:
+    """Removes what a killed run left half written or half deleted."""
+    for path in folder.iterdir():
+        if any(mark in path.name for mark in UNFINISHED):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def delete(step: Path) -> None:
+    """Deletes a checkpoint; never is a part of one there under its name."""
+    doomed = step.with_name(f"{step.name}{UNFINISHED[1]}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    step.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def seal(step: Path) -> None:
+    """Brings all files of a checkpoint to the disk, reads them back and lists their checksums.
+
+    Raises:
+        OSError: one cannot be read or written.
+    """
+    names = [name for name in files_in(step) if name != FILES]
+    for path in (*(step / name for name in names), *step.rglob("*/"), step, step.parent):
+        _sync(path)
+    sums = file_checksums(step, names)
+    write_text(step / FILES, json.dumps(sums, indent=0) + "\n")
+    _sync(step / FILES)
+    _sync(step)
+
+
+def is_sealed(step: Path) -> bool:
+    """Returns whether the checkpoint has a list of its files."""
+    return (step / FILES).exists()
+
+
+def find_damage(step: Path) -> str | None:
+    """Returns what is wrong with the files of a checkpoint, None if nothing is.
+
+    Without a list of the files, they are read, and those that are JSON must be.
+
+    Args:
+        step: folder of the checkpoint.
+
+    Raises:
+        OSError: for a reason that may pass.
+    """
+    try:
+        _check_folder(step)
+        sums = read_json(step / FILES) if _is_there(step / FILES) else None
+        if sums is None:
+            _check_unlisted(step)
+            return None
+    except Damaged as damage:
+        return str(damage)
+    wrong = []
+    for name, expected in sums.items():
+        try:
+            if _sum(step, name) != expected:
+                wrong.append(f"{name} is not as written")
+        except Damaged as damage:
+            wrong.append(str(damage))
+    return listed(wrong) or None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns a record.
+
+    Raises:
+        Damaged: it is not there, or no JSON object.
+        OSError: for a reason that may pass.
+    """
+    try:
+        record = json.loads(_reading(path.read_bytes, path.name).decode())
+    except ValueError as error:
+        if isinstance(error, Damaged):
+            raise Damaged(f"{path.parent.name}/{error}") from None
+        raise Damaged(f"{path.parent.name}/{path.name} is no JSON") from error
+    if not isinstance(record, dict):
+        raise Damaged(f"{path.parent.name}/{path.name} is no JSON object")
+    return record
+
+
+def read_record(step: Path, name: str) -> dict[str, Any] | None:
+    """Returns a JSON record of a checkpoint: "loop", or "checksums", None if there are none.
+
+    Raises:
+        Damaged, OSError: as `read_json`.
+    """
+    if name == "checksums" and not _is_there(step / name):
+        return None
+    return read_json(step / name / "metadata")
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Returns whether an error, or what led to it, is of the kind that a later try may not meet."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno not in (None, *_NOT_AS_IT_WAS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _check_folder(step: Path) -> None:
+    try:
+        os.listdir(step)
+    except OSError as error:
+        if error.errno in _NOT_AS_IT_WAS:
+            raise Damaged("it is no folder") from None
+        raise
+
+
+def _check_unlisted(step: Path) -> None:
+    for name in ("loop/metadata", "state/_METADATA"):
+        read_json(step / name)
+    read_record(step, "checksums")
+    for name in files_in(step):
+        _sum(step, name)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(path)
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _sum(step: Path, name: str) -> str:
+    return _reading(lambda: file_checksums(step, [name])[name], name)
+
+
+def _reading(read, name: str) -> Any:
+    try:
+        return read()
+    except OSError as error:
+        if error.errno not in _NOT_AS_IT_WAS:
+            raise
+        what = "is a folder" if error.errno == errno.EISDIR else "is missing"
+        raise Damaged(f"{name} {what}") from None
+    except ValueError as error:  # no path can be like this
+        raise Damaged(f"{FILES} names no file {name!r}") from error
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or a folder's list of names is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
