@@ -38,6 +38,7 @@ from inference.explanation_flags import (
     read_explanations,
 )
 from inference.flags import check_recipe_flags, define_recipe_flags
+from parallel import joining
 from training import experiment
 from training.evaluation import evaluate
 from training.trained_run import checkpoint_folder, note_differences, restore
@@ -235,6 +236,7 @@ def _metrics(
 
 
 def define_flags() -> None:
+    joining.define_flags()
     define_recipe_flags()
     define_explanation_flags()
     flags.DEFINE_string("classes", None, "File with one class name per line, as trained.")
@@ -293,4 +295,4 @@ def main(args: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main)
+    commandline.run(define_flags, main, within=joining.joined)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from harness import commandline
 from harness.errors import BadImage, ConfigError, Interrupted
 from harness.files import local_path
+from parallel import joining
 from tasks.metrics import check_finite, mean_scalars, to_numbers
 from training import experiment
 from training.checkpoints import Checkpoints, can_resume
@@ -166,6 +167,7 @@ def train_and_evaluate(
 
 
 def define_flags() -> None:
+    joining.define_flags()
     commandline.define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves.")
     flags.DEFINE_string(
@@ -185,4 +187,4 @@ def main(args: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main)
+    commandline.run(define_flags, main, within=joining.joined)
