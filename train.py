@@ -4,10 +4,11 @@
 
 Any value of the recipe can be set: --config.optimizer.base_lr=1e-3. The same line again resumes an
 interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wrong config or input;
-3 stopped on a non-finite loss or a collapse; 75 interrupted after saving, run again.
+3 stopped on a non-finite loss or a collapse; 70 it hung; 75 interrupted after saving, run again.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from ml_collections import ConfigDict
 
 from harness import commandline
 from harness.errors import BadImage, ConfigError, Interrupted
-from harness.files import local_path
-from parallel import joining
+from harness.files import local_path, write_text
+from parallel import joining, peers
+from parallel.watchdog import HUNG_SECONDS, Watchdog, stacks_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
 from training import experiment
 from training.checkpoints import Checkpoints, can_resume
@@ -28,6 +30,8 @@ from training.interrupts import Interrupts
 from training.metric_logs import check_services
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
+from training.same_everywhere import compare
+from training.stops import Stops
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
@@ -43,6 +47,7 @@ def train_and_evaluate(
     *,
     profile_steps: str | None = None,
     log_to: Sequence[str] = (),
+    watchdog_seconds: float = HUNG_SECONDS,
 ) -> dict[str, float]:
     """Trains until the last step of the config, from wherever the workdir has got to.
 
@@ -51,6 +56,8 @@ def train_and_evaluate(
         workdir: folder of the run, made if absent.
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
+        watchdog_seconds: without a step, a batch of an evaluation or a save, after which the
+            process says where it hangs and ends, with exit code 70; 0: never.
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -77,7 +84,9 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config, class_names=own_classes(workdir))
+        stops = Stops(interrupts.requested, run.data.bad)
         profile = parse_steps(profile_steps, run.steps.total)
+        compare("workdirs", {"--workdir": str(workdir), "can resume": can_resume(workdir)})
         weights = None if can_resume(workdir) else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
         stack.enter_context(claimed(workdir, plain, classes, num_examples))
@@ -95,6 +104,7 @@ def train_and_evaluate(
             first_step, state, loop = restored
             batches.set_state(loop["data"])
             window = loop["window"]  # scalars of the steps since the last log line
+        compare("place to resume from", {"step to resume from": first_step})
 
         report = stack.enter_context(
             Reporter(
@@ -111,18 +121,27 @@ def train_and_evaluate(
             profiled(run.train_step, profile, first_step=first_step, folder=workdir / "profile")
         )
         split = run.data.eval_split
+        dog = stack.enter_context(
+            Watchdog(watchdog_seconds, functools.partial(write_text, stacks_path(workdir)))
+        )
 
         def loop_record():
             return {"data": batches.get_state(), "window": to_numbers(window)}
 
         def stop(step):
             done = saved.save(step, state, loop_record(), wait=True)
+            run.data.bad.check()
             raise Interrupted(f"{done}; the same command resumes")
 
         def evaluate_now(step):
             watched = report.watched(run.data.eval_batches(), split)
+
+            def stop_requested():  # asked before each batch
+                dog.progress(f"a batch of the evaluation at step {step}")
+                return stops.requested()
+
             evaluation = evaluate(
-                run.eval_step, run.task, state, watched, key=run.key, stop=interrupts.requested
+                run.eval_step, run.task, state, watched, key=run.key, stop=stop_requested
             )
             if evaluation is None:
                 stop(step)
@@ -135,19 +154,20 @@ def train_and_evaluate(
             try:
                 return next(batches)
             except BadImage:
-                if jax.process_count() == 1:  # with several, no other is at a save now
+                if peers.current() is None:  # with several, no other is at a save now
                     saved.save(step, state, loop_record(), wait=True)
                 raise
 
         if run.steps.evaluates_at(first_step):  # stopped before it could
             metrics = evaluate_now(first_step)
         for step in range(first_step + 1, run.steps.total + 1):
-            if interrupts.requested():
+            if stops.requested():
                 stop(step - 1)
             state, scalars = train_step(state, next_batch(step - 1), run.key)
             window.append(scalars)
             jax.block_until_ready(window[:-RUN_AHEAD][-1:])
             report.progress(step)
+            dog.progress(f"step {step}")
 
             if run.steps.logs_at(step):
                 averages = mean_scalars(window)
@@ -156,6 +176,7 @@ def train_and_evaluate(
                 report.train(step, averages)
             if run.steps.saves_at(step):
                 saved.save(step, state, loop_record(), is_last=step == run.steps.total)
+                dog.progress(f"the save of step {step}")
             if run.steps.evaluates_at(step):
                 metrics = evaluate_now(step)
 
@@ -176,13 +197,24 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "log_to", [], "Services that get the metrics too: wandb, mlflow, or both with a comma."
     )
+    flags.DEFINE_float(
+        "watchdog_seconds",
+        HUNG_SECONDS,
+        "End with the stacks of all threads and exit code 70 if nothing has moved for so long; 0: "
+        "never.",
+        lower_bound=0.0,
+    )
 
 
 def main(args: flags.FlagValues) -> None:
     if args.config is None or not args.workdir:
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
     train_and_evaluate(
-        args.config, args.workdir, profile_steps=args.profile_steps, log_to=args.log_to
+        args.config,
+        args.workdir,
+        profile_steps=args.profile_steps,
+        log_to=args.log_to,
+        watchdog_seconds=args.watchdog_seconds,
     )
 
 

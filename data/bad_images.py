@@ -19,17 +19,25 @@ class TooManyBadImages(BadImage):
 
 
 class BadImages:
-    """The unreadable images of this process, each once, however many epochs meet it.
+    """The unreadable images of a run, each once, however many epochs and processes meet it.
 
     Args:
         policy: "replace" lets a run go on, "raise" stops it at the first one.
         max_bad: with "replace", as many as may be unreadable.
+
+    Attributes:
+        deferred: too many are no error of `add`, but of the next `check`: one of several processes
+            cannot stop by itself.
     """
+
+    deferred = False
 
     def __init__(self, policy: Policy, max_bad: int):
         self._limit = max_bad if policy == "replace" else 0
         self._policy = policy
         self._seen: set[tuple[str, str]] = set()  # split and name: numbers change as folders grow
+        self._new: list[tuple[str, str, str]] = []  # met since `take_new`: split, name, reason
+        self._last = ("", "", "")
         self._path: Path | None = None
         self._lock = threading.Lock()  # training and evaluation batches are made by two threads
 
@@ -39,11 +47,12 @@ class BadImages:
     def keep_in(self, path: Path) -> None:
         """Appends the images to a file, one JSON object per line.
 
-        Images that the file already lists do not count again: a resumed run goes on counting.
+        Images that it and the other processes' files next to it already list do not count again: a
+        resumed run goes on counting.
         """
         self._path = path
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+        for file in sorted(path.parent.glob("bad_images*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
                     self._seen.add((entry["split"], entry["name"]))
@@ -65,8 +74,36 @@ class BadImages:
                         entry = {"split": split, "index": index, "name": name, "reason": reason}
                         with self._path.open("a", encoding="utf-8") as file:
                             file.write(json.dumps(entry) + "\n")
-                if len(self._seen) > self._limit:  # an earlier run may have listed them
-                    raise TooManyBadImages(self._message(split, name, reason))
+                    self._new.append((split, name, reason))
+                self._last = (split, name, reason)
+                if not self.deferred:
+                    self._check()  # an earlier run may have listed them
+
+    def take_new(self) -> list[tuple[str, str, str]]:
+        """Returns the images (split, name, reason) that this process met since the last call."""
+        with self._lock:
+            new, self._new = self._new, []
+        return new
+
+    def learn(self, entries: Iterable[tuple[str, str, str]]) -> None:
+        """Counts images that other processes have met, and list."""
+        with self._lock:
+            for split, name, reason in entries:
+                self._seen.add((split, name))
+                self._last = (split, name, reason)
+
+    def too_many(self) -> bool:
+        """Returns whether more images cannot be read than may be, and one of them was met."""
+        return len(self._seen) > self._limit and any(self._last)
+
+    def check(self) -> None:
+        """Raises TooManyBadImages if there are too many."""
+        with self._lock:
+            self._check()
+
+    def _check(self) -> None:
+        if self.too_many():
+            raise TooManyBadImages(self._message(*self._last))
 
     def _message(self, split: str, name: str, reason: str) -> str:
         last = f"{name} ({split}) cannot be read: {reason}"

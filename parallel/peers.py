@@ -235,6 +235,10 @@ class Peers:
         for failure in failed:
             _end_with(*failure)
 
+    def code_of_others(self) -> int:
+        """Returns the exit code of a process that has ended with an error, 0 if none has."""
+        return next((code for code, _ in list(self._ended.values()) if code), 0)
+
     def leave(self, code: int, why: str = "") -> None:
         """Tells the others how this process ends; with an error, process 0 lets them end first."""
         with self._changed:

@@ -23,10 +23,11 @@ from harness.strict_config import (
     field_errors,
     unknown_name,
 )
-from parallel import sharding
+from parallel import peers, sharding
 from tasks.protocol import Task
 from tasks.table import TASKS
 from training.checkpoints import Checkpoints
+from training.same_everywhere import check_same_everywhere
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from
 
 
@@ -163,6 +164,8 @@ def build(
             among=among,
             sharding=sharding.batch_sharding(mesh),
         ).open(training=training)
+    check_same_everywhere(plain, data, training=training)
+    data.bad.deferred = peers.current() is not None
     # Made on the devices: with several processes none can put it on the others' devices.
     key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
     return assemble(plain, mesh, data, key, training=training)

@@ -60,11 +60,15 @@ def write_config(workdir: Path, config: dict[str, Any], num_examples: int | None
         "num_examples": num_examples,
         "command": sys.argv,
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | versions(),
         "devices": device_summary(),
     }
     write_text(workdir / "config.json", json.dumps(record, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that what a run computes depends on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def git_commit() -> str:
