@@ -41,7 +41,7 @@ from inference.flags import check_recipe_flags, define_recipe_flags
 from parallel import joining
 from training import experiment
 from training.evaluation import evaluate
-from training.stops import share_bad_images
+from training.stops import check_bad_images
 from training.trained_run import checkpoint_folder, note_differences, restore
 from workdirs.class_file import find_classes, read_classes
 from workdirs.config_file import read_config
@@ -217,8 +217,7 @@ def _metrics(
     batches = watched(run.data.eval_batches())
     batches = sheet.watched(batches) if sheet else batches
     evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)
-    if share_bad_images(run.data.bad):
-        run.data.bad.check()
+    check_bad_images(run.data.bad)
     is_classified = "top1_accuracy" in evaluation.metrics
     if is_classified and seen and len(seen) < run.data.num_classes and run.data.answers is None:
         print(

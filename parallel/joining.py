@@ -12,7 +12,8 @@ from absl import flags
 from harness.arguments import problem
 from harness.errors import ConfigError, RunError, one_line
 from parallel import connections
-from parallel.peers import Peers, describe, end_now, set_current
+from parallel.endings import describe, end_now
+from parallel.peers import Peers, set_current
 
 # JAX's own heartbeat would end processes with a stack trace; Peers notices what it would.
 NO_HEARTBEAT = 1_000_000

@@ -9,14 +9,14 @@ import json
 import os
 import queue
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from harness.errors import ConfigError, Interrupted, RunError, one_line
+from harness.errors import ConfigError, Interrupted, one_line
 from parallel import connections
+from parallel.endings import end_now
 
 GONE = "has died, or its machine cannot be reached"
 # After the end of another process: the time to come to the same end ourselves. Who has agreed on
@@ -264,18 +264,6 @@ def _end_later(code: int) -> None:
     os._exit(code)
 
 
-def end_now(code: int, line: str = "") -> None:
-    """Ends this process, whatever its threads wait for."""
-    with contextlib.suppress(OSError, ValueError):
-        if line:
-            below_bar = "\n" if sys.stderr.isatty() else ""
-            print(f"{below_bar}{sys.argv[0]}: {line}", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(code)
-
-
 _current: Peers | None = None
 
 
@@ -293,14 +281,3 @@ def current() -> Peers | None:
 def gather(about: str, value: Any) -> Sequence[Any]:
     """Returns the values of all processes, as Peers.gather; of this one if it is alone."""
     return _current.gather(about, value) if _current else [value]
-
-
-def describe(error: BaseException) -> tuple[int, str]:
-    """Returns the exit code and the line of what ends this process."""
-    if isinstance(error, RunError):
-        return error.exit_code, one_line(error)
-    if isinstance(error, SystemExit):
-        return (error.code, "") if isinstance(error.code, int) else (bool(error.code), "")
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "Ctrl-C"
-    return 1, f"{type(error).__name__}: {one_line(error)}"

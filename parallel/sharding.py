@@ -25,7 +25,7 @@ Rule = tuple[str, tuple[str | None, ...]]
 # MLP is split over its outputs, what leads out over its inputs, so that between the two each device
 # works with its own part. Of an array's rules the first counts whose axes are divided evenly.
 TENSOR_RULES: tuple[Rule, ...] = (
-    ("/(qkv|key_value)/kernel$", ("fsdp", None, "tensor", None)),  # [dim, 3, heads, head_dim]
+    ("/qkv/kernel$", ("fsdp", None, "tensor", None)),  # [dim, 3, heads, head_dim]
     ("/qkv/kernel$", ("fsdp", None, None, "tensor")),
     ("/query/kernel$", ("fsdp", "tensor", None)),  # [dim, heads, head_dim]
     ("/query/kernel$", ("fsdp", None, "tensor")),

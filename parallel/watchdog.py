@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from parallel import peers
+from parallel.endings import end_now
 
 EXIT_CODE = 70  # EX_SOFTWARE
 HUNG_SECONDS = 1800.0  # the default: compilation of a large model is in it
@@ -68,7 +69,7 @@ class Watchdog:
         thread.join(WRITING_SECONDS)
         if others is not None:
             others.leave(EXIT_CODE, what)
-        peers.end_now(EXIT_CODE, what)
+        end_now(EXIT_CODE, what)
 
     def _try_to_write(self, stacks: str) -> None:
         with contextlib.suppress(Exception):  # it is a copy of what stderr has

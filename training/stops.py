@@ -45,3 +45,9 @@ def share_bad_images(bad: BadImages) -> bool:
             if index != peers.current().index:
                 bad.learn(entries)
     return bad.too_many()
+
+
+def check_bad_images(bad: BadImages) -> None:
+    """Raises TooManyBadImages in all processes if together they met too many."""
+    share_bad_images(bad)
+    bad.check()

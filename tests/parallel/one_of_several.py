@@ -19,6 +19,7 @@ from parallel import joining, peers
 def define_flags() -> None:
     joining.define_flags()
     flags.DEFINE_string("fails", "", "kind of error:process")
+    flags.DEFINE_string("mark", None, "file to make at step 3")
     flags.DEFINE_integer("steps", 1000, "to take")
 
 
@@ -35,6 +36,8 @@ def main(args) -> None:
         total = multihost_utils.process_allgather(np.ones(3)).sum()
         if step == 3:
             print("stepping", total, flush=True)
+            if args.mark:
+                Path(args.mark).touch()
         time.sleep(0.01)
     print("done", flush=True)
 
