@@ -178,7 +178,10 @@ class Peers:
             if self.index == 0 and self._complete:
                 self._broadcast(message)
             if code and self._left is None:
-                connections.in_background(self._follow, process, code, why)
+                if why == GONE:
+                    self._follow(process, code, why)  # before anybody else's end can be read
+                else:
+                    connections.in_background(self._follow, process, code, why)
         elif message["kind"] == "value":
             self._collect(other, message)
         elif message["kind"] == "values":

@@ -12,8 +12,8 @@ from harness.errors import ConfigError
 from parallel.sharding import create_mesh, left_whole, state_shardings
 from training import experiment
 
-# The mesh, and the most of the state that a device then holds: norms, biases and position embeddings
-# stay whole, and with a tensor axis alone all but the kernels of attention and MLP.
+# The mesh, and the most of the state that a device then holds: norms, biases and position
+# embeddings stay whole, and with a tensor axis alone all but the kernels of attention and MLP.
 MESHES = {(8, 1, 1): 1.0, (4, 2, 1): 0.6, (2, 2, 2): 0.45, (1, 1, 8): 0.5}
 
 
