@@ -24,7 +24,7 @@ def describe(error: BaseException) -> tuple[int, str]:
     if isinstance(error, RunError):
         return error.exit_code, one_line(error)
     if isinstance(error, SystemExit):
-        return (error.code, "") if isinstance(error.code, int) else (bool(error.code), "")
+        return error.code if isinstance(error.code, int) else int(bool(error.code)), ""
     if isinstance(error, KeyboardInterrupt):
         return 130, "Ctrl-C"
     return 1, f"{type(error).__name__}: {one_line(error)}"

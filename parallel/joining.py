@@ -79,43 +79,32 @@ def _detected(seconds: float) -> tuple:
     return found
 
 
-def _join(args: flags.FlagValues) -> Peers | None:
-    """Meets the other processes, and tells JAX of them; None if there are no others."""
+def _where(args: flags.FlagValues) -> tuple | None:
+    """Returns coordinator, number of processes, process_id and devices; None for one process."""
     for name in ("join_seconds", "heartbeat_seconds"):
         if not 1 <= (value := getattr(args, name)) <= 86_400:
             raise ConfigError(problem(f"--{name}", value, "out of range", "1 to 86400"))
-    given, devices = _given(args), None
+    given = _given(args)
     if given is None:
         if not args.distributed:
             return None
-        *given, devices = _detected(args.join_seconds)
-    address, count, index = given
-    if count == 1:
-        return None
-    host, port = connections.parse_address(address)
-    service = connections.free_port()
-    peers = Peers(
-        (host, port),
-        index,
-        count,
-        join_seconds=args.join_seconds,
-        heartbeat_seconds=args.heartbeat_seconds,
-        service_port=service,
-    )
-    set_current(peers)
-    if index:
-        service = connections.shielded(host, port)
+        return _detected(args.join_seconds)
+    return *given, None
+
+
+def _tell_jax(peers: Peers, devices: list[int] | None, service: int, seconds: float) -> None:
+    """Starts JAX's coordination service in process 0, and its client in all."""
+    address = f"127.0.0.1:{service}"
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
-        f"127.0.0.1:{service}",
-        count,
-        index,
+        address,
+        peers.count,
+        peers.index,
         local_device_ids=devices,
-        coordinator_bind_address=f"127.0.0.1:{service}",
-        initialization_timeout=round(args.join_seconds),
+        coordinator_bind_address=address,
+        initialization_timeout=round(seconds),
         heartbeat_timeout_seconds=NO_HEARTBEAT,
     )
-    return peers
 
 
 @contextlib.contextmanager
@@ -128,11 +117,24 @@ def joined(args: flags.FlagValues) -> Iterator[None]:
         ConfigError: the flags are wrong, or name processes that do not fit together.
         Interrupted: the others have not come in time.
     """
-    peers = _join(args)
-    if peers is None:
+    where = _where(args)
+    if where is None or where[1] == 1:
         yield
         return
+    coordinator, count, index, devices = where
+    address, service = connections.parse_address(coordinator), connections.free_port()
+    peers = Peers(
+        address,
+        index,
+        count,
+        join_seconds=args.join_seconds,
+        heartbeat_seconds=args.heartbeat_seconds,
+        service_port=service,
+    )
+    set_current(peers)
     try:
+        service = connections.shielded(*address) if index else service
+        _tell_jax(peers, devices, service, args.join_seconds)
         yield
         peers.gather("the end", None)
     except BaseException as error:
