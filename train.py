@@ -4,11 +4,12 @@
 
 Any value of the recipe can be set: --config.optimizer.base_lr=1e-3. The same line again resumes an
 interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wrong config or input;
-3 stopped on a non-finite loss or a collapse; 74 a checkpoint cannot be read or written now, for a
-reason that may pass; 75 interrupted after saving, run again.
+3 stopped on a non-finite loss or a collapse; 70 it hung; 74 a checkpoint cannot be read or written
+now, for a reason that may pass; 75 interrupted after saving, run again.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ from ml_collections import ConfigDict
 from data.digest import data_digest, digest_differences
 from harness import commandline
 from harness.errors import BadImage, ConfigError, Interrupted, printable
-from harness.files import local_path
+from harness.files import local_path, write_text
+from parallel import joining, peers
+from parallel.watchdog import HUNG_SECONDS, Watchdog, stacks_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
 from training import experiment
 from training.checkpoints import Checkpoints, can_resume
@@ -29,6 +32,8 @@ from training.interrupts import Interrupts
 from training.metric_logs import check_services
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
+from training.same_everywhere import compare
+from training.stops import Stops
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
@@ -46,6 +51,7 @@ def train_and_evaluate(
     profile_steps: str | None = None,
     log_to: Sequence[str] = (),
     restart: bool = False,
+    watchdog_seconds: float = HUNG_SECONDS,
 ) -> dict[str, float]:
     """Trains until the last step of the config, from wherever the workdir has got to.
 
@@ -55,6 +61,8 @@ def train_and_evaluate(
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
         restart: begin anew; what is in the workdir is moved aside.
+        watchdog_seconds: without a step, a batch of an evaluation or a save, after which the
+            process says where it hangs and ends, with exit code 70; 0: never.
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -85,14 +93,16 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config, class_names=None if restart else own_classes(workdir))
+        stops = Stops(interrupts.requested, run.data.bad)
         profile = parse_steps(profile_steps, run.steps.total)
         resumes = can_resume(workdir) and not restart
+        compare("workdirs", {"--workdir": str(workdir), "can resume": resumes})
         weights = None if resumes else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
         if restart and (aside := set_aside_run(workdir)):
             print(printable(f"begins anew; what was there is now in {aside}"))
-        compare = {"digest": data_digest(run.data), "differences": digest_differences}
-        check_there = stack.enter_context(claimed(workdir, plain, classes, num_examples, **compare))
+        records = {"digest": data_digest(run.data), "differences": digest_differences}
+        check_there = stack.enter_context(claimed(workdir, plain, classes, num_examples, **records))
         run.data.bad.keep_in(BadImagesFile(bad_images_path(workdir)))
         saved = stack.enter_context(
             Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])
@@ -107,6 +117,7 @@ def train_and_evaluate(
             first_step, state, loop = restored
             batches.set_state(loop["data"])
             window = loop["window"]  # scalars of the steps since the last log line
+        compare("place to resume from", {"step to resume from": first_step})
 
         report = stack.enter_context(
             Reporter(
@@ -123,6 +134,9 @@ def train_and_evaluate(
             profiled(run.train_step, profile, first_step=first_step, folder=workdir / "profile")
         )
         split = run.data.eval_split
+        dog = stack.enter_context(
+            Watchdog(watchdog_seconds, functools.partial(write_text, stacks_path(workdir)))
+        )
 
         def loop_record():  # of what is saved next
             check_there()
@@ -130,12 +144,18 @@ def train_and_evaluate(
 
         def stop(step):
             done = saved.save(step, state, loop_record(), wait=True)
+            run.data.bad.check()
             raise Interrupted(f"{done}; the same command resumes")
 
         def evaluate_now(step):
             watched = report.watched(run.data.eval_batches(), split)
+
+            def stop_requested():  # asked before each batch
+                dog.progress(f"a batch of the evaluation at step {step}")
+                return stops.requested()
+
             evaluation = evaluate(
-                run.eval_step, run.task, state, watched, key=run.key, stop=interrupts.requested
+                run.eval_step, run.task, state, watched, key=run.key, stop=stop_requested
             )
             if evaluation is None:
                 stop(step)
@@ -148,19 +168,20 @@ def train_and_evaluate(
             try:
                 return next(batches)
             except BadImage:
-                if jax.process_count() == 1:  # with several, no other is at a save now
+                if peers.current() is None:  # with several, no other is at a save now
                     saved.save(step, state, loop_record(), wait=True)
                 raise
 
         if run.steps.evaluates_at(first_step):  # stopped before it could
             metrics = evaluate_now(first_step)
         for step in range(first_step + 1, run.steps.total + 1):
-            if interrupts.requested():
+            if stops.requested():
                 stop(step - 1)
             state, scalars = train_step(state, next_batch(step - 1), run.key)
             window.append(scalars)
             jax.block_until_ready(window[:-RUN_AHEAD][-1:])
             report.progress(step)
+            dog.progress(f"step {step}")
 
             if run.steps.logs_at(step):
                 averages = mean_scalars(window)
@@ -170,6 +191,7 @@ def train_and_evaluate(
                 report.train(step, averages)
             if run.steps.saves_at(step):
                 saved.save(step, state, loop_record(), is_last=step == run.steps.total)
+                dog.progress(f"the save of step {step}")
             if run.steps.evaluates_at(step):
                 metrics = evaluate_now(step)
 
@@ -182,6 +204,7 @@ def train_and_evaluate(
 
 
 def define_flags() -> None:
+    joining.define_flags()
     commandline.define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves.")
     flags.DEFINE_string(
@@ -195,6 +218,13 @@ def define_flags() -> None:
         False,
         "Begin anew; what is in WORKDIR moves to a folder in it. Not for a line that runs again.",
     )
+    flags.DEFINE_float(
+        "watchdog_seconds",
+        HUNG_SECONDS,
+        "End with the stacks of all threads and exit code 70 if nothing has moved for so long; 0: "
+        "never.",
+        lower_bound=0.0,
+    )
 
 
 def main(args: flags.FlagValues) -> None:
@@ -206,8 +236,9 @@ def main(args: flags.FlagValues) -> None:
         profile_steps=args.profile_steps,
         log_to=args.log_to,
         restart=args.restart,
+        watchdog_seconds=args.watchdog_seconds,
     )
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main)
+    commandline.run(define_flags, main, within=joining.joined)

@@ -61,7 +61,7 @@ class Data:
         prefetch: batches kept ready on the device; 0 makes each when it is asked for.
         bad_images: "replace" puts others in the place of images that cannot be read (evaluation
             leaves them out), "raise" stops at the first one.
-        max_bad: with "replace", how many a process may meet before the run stops.
+        max_bad: with "replace", how many a run may meet before it stops.
         augment: name in `transforms.TRANSFORMS` -> keyword arguments (None: off).
         seed: of order and augmentation, 0 to 2**32 - 1.
         class_names: of a trained model, in the order of its labels, which the data set's classes
@@ -172,7 +172,7 @@ class Data:
 
     @functools.cached_property
     def bad(self) -> BadImages:
-        """The images that this process could not read."""
+        """The images that could not be read."""
         return BadImages(self.bad_images, self.max_bad)
 
     @functools.cached_property

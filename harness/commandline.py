@@ -5,8 +5,8 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
-import jax
 from absl import app, flags, logging
 
 from harness.compilation_cache import keep_compiled_programs
@@ -47,20 +47,6 @@ def _define_common_flags() -> None:
         "Folder for compiled programs, so that the next start is quicker; by default in the user's "
         "cache folder; empty for none.",
     )
-    flags.DEFINE_bool(
-        "distributed", False, "This is one of several processes; TPU pods and Slurm say which."
-    )
-    flags.DEFINE_string("coordinator", None, "Elsewhere: host:port of process 0.")
-    flags.DEFINE_integer("num_processes", None, "Elsewhere: how many there are.")
-    flags.DEFINE_integer("process_id", None, "Elsewhere: which one this is, from 0.")
-
-
-def _join_processes(args: flags.FlagValues) -> None:
-    own = (args.coordinator, args.num_processes, args.process_id)
-    if any(value is not None for value in own) and None in own:
-        raise ConfigError("--coordinator, --num_processes and --process_id belong together")
-    if args.distributed or args.coordinator:
-        jax.distributed.initialize(*own)
 
 
 class Keyed(list):
@@ -200,6 +186,7 @@ def run(
     main: Callable[..., None],
     arguments: tuple[str, ...] = (),
     keyed: tuple[str, ...] = (),
+    within: Callable[[flags.FlagValues], AbstractContextManager] = nullcontext,
 ) -> None:
     """Runs a script: a RunError becomes one line on stderr and its exit code.
 
@@ -212,6 +199,7 @@ def run(
             one or None.
         keyed: names of flags with keys, as "sweep" of --sweep.model.depth=1,2. If there are any,
             main gets them after the parsed flags, as Keyed.
+        within: gives what main runs in, for the parsed flags.
     """
     with_keys = Keyed()
 
@@ -220,8 +208,8 @@ def run(
             given = _match(argv[1:], arguments)
             keep_compiled_programs(flags.FLAGS.compilation_cache)
             keep_freed_memory()
-            _join_processes(flags.FLAGS)
-            main(flags.FLAGS, *([with_keys] if keyed else []), *given)
+            with within(flags.FLAGS):
+                main(flags.FLAGS, *([with_keys] if keyed else []), *given)
         except RunError as error:
             _fail(error)
         except KeyboardInterrupt:

@@ -23,10 +23,11 @@ from harness.strict_config import (
     field_errors,
     unknown_name,
 )
-from parallel import sharding
+from parallel import peers, sharding
 from tasks.protocol import Task
 from tasks.table import TASKS
 from training.checkpoints import Checkpoints
+from training.same_everywhere import check_same_everywhere
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from
 
 
@@ -42,6 +43,7 @@ class Experiment:
     train_step: Callable  # jitted, the state is donated
     eval_step: Callable  # jitted
     key: jax.Array  # of the run, replicated
+    sharding_notes: tuple[str, ...]
     read_weights: Callable[[], Weights | None]  # what config.init_from names, see read_init_from
 
     @property
@@ -67,7 +69,8 @@ class Experiment:
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
         loaded = str(weights[1]) if weights else ""
-        return [*([loaded] if loaded else []), parameters, *self.data.dataset.notes]
+        notes = (*self.sharding_notes, *self.data.dataset.notes)
+        return [*([loaded] if loaded else []), parameters, *notes]
 
 
 # Arguments of pipeline.Data that the code gives rather than the section `data`.
@@ -76,8 +79,9 @@ DATA_PROVIDED = (
     *("sharding", "process_index", "process_count"),
 )
 VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
-COMMON_SECTIONS = (*VALUES, "init", "task", "data", "augment", "mesh", "loop", "checkpoint")
-ADDED = {"init_from": None, "init": {}}  # what runs of earlier versions lack
+SECTIONS = ("init", "task", "data", "augment", "mesh", "sharding", "loop", "checkpoint")
+COMMON_SECTIONS = (*VALUES, *SECTIONS)
+ADDED = {"init_from": None, "init": {}, "sharding": {}}  # what runs of earlier versions lack
 
 
 def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, Any]:
@@ -109,6 +113,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     for key, function, provided in (
         ("init", read_init_from, INIT_PROVIDED),
         ("mesh", sharding.create_mesh, ("devices",)),
+        ("sharding", sharding.state_shardings, ("shapes", "mesh")),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
         ("data", pipeline.Data, DATA_PROVIDED),
@@ -163,6 +168,8 @@ def build(
             among=among,
             sharding=sharding.batch_sharding(mesh),
         ).open(training=training)
+    check_same_everywhere(plain, data, training=training)
+    data.bad.deferred = peers.current() is not None
     # Made on the devices: with several processes none can put it on the others' devices.
     key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
     return assemble(plain, mesh, data, key, training=training)
@@ -204,7 +211,8 @@ def assemble(
             raise ConfigError(f"{unknown_name(what, best_metric, task.metric_names())}; {hint}")
         with field_errors("config.data"):  # of the image that the model does not take
             shapes = jax.eval_shape(task.init, key)
-    shardings = sharding.state_shardings(shapes, mesh)
+    shardings = sharding.state_shardings(shapes, mesh, **plain["sharding"])
+    notes = sharding.left_whole(task.parameters(shapes), mesh, **plain["sharding"])
     shapes = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
@@ -229,6 +237,7 @@ def assemble(
             out_shardings=everywhere,
         ),
         key=key,
+        sharding_notes=tuple(notes),
         read_weights=functools.partial(
             read_init_from,
             plain["init_from"],

@@ -5,15 +5,8 @@ import sys
 import threading
 import time
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 # Schedulers may signal both a process and its group: the same signal again at once is no hurry.
 SECONDS_OF_ONE_SIGNAL = 0.5
-# Steps (or batches of an evaluation) between two agreements: far less than the half minute that a
-# preempted machine has, and rare enough to cost nothing.
-AGREE_EVERY = 10
 
 
 class Interrupts:
@@ -27,8 +20,6 @@ class Interrupts:
 
     def __init__(self):
         self._received: float | None = None  # when, by time.monotonic()
-        self._agreed = False
-        self._num_questions = 0
         self._previous = {}
 
     def __enter__(self):
@@ -54,15 +45,5 @@ class Interrupts:
         print(f"\n{name}: finishing the step and saving; once more stops at once", file=sys.stderr)
 
     def requested(self) -> bool:
-        """True when all processes have to stop.
-
-        With several processes the answer is agreed on at every AGREE_EVERY-th question, in a
-        collective, so all of them must ask equally often; in between, the last answer stands.
-        """
-        if jax.process_count() == 1:
-            return self._received is not None
-        if self._num_questions % AGREE_EVERY == 0:
-            received = multihost_utils.process_allgather(np.asarray(self._received is not None))
-            self._agreed = bool(received.any())
-        self._num_questions += 1
-        return self._agreed
+        """True once this process got a signal."""
+        return self._received is not None

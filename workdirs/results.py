@@ -93,13 +93,17 @@ class BadImagesFile:
         self.path = path
 
     def entries(self) -> list[dict[str, Any]]:
-        """Returns what the file lists; damaged lines are dropped, since their images are met again.
+        """Returns what the file lists, and those of the run's other processes next to it.
+
+        Its damaged lines are dropped, since their images are met again.
 
         Raises:
             ConfigError: it is a folder, or cannot be read now.
         """
         found = read_bad_images(self.path)
-        return _rewrite(self.path, found, lambda entry: True) if found.lines else []
+        own = _rewrite(self.path, found, lambda entry: True) if found.lines else []
+        others = sorted(set(self.path.parent.glob("bad_images*.jsonl")) - {self.path})
+        return own + [entry for path in others for entry in read_bad_images(path).sound]
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds an entry."""
