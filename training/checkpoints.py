@@ -3,8 +3,9 @@
     workdir/checkpoints/latest/<step>/   what a run resumes from
     workdir/checkpoints/best/<step>/     the best evaluation so far
 
-Each holds the task's state and a small JSON record of the loop (position in the data, scalars not
-logged yet). A step's folder appears under its name only once it is complete.
+Each holds the task's state, a small JSON record of the loop (position in the data, scalars not
+logged yet) and checksums of both. A step's folder appears under its name only once it is complete.
+How one is written is in series.py, how one is read in restoring.py.
 """
 
 import sys
@@ -18,9 +19,10 @@ from absl import logging
 
 from harness.errors import ConfigError, NonFiniteError, StorageError
 from harness.files import local_path
-from training.restoring import NO_CHECKSUMS, all_finite, from_first, read_step
+from training.restoring import NO_CHECKSUMS, from_first, read_step
 from training.series import Series
 from workdirs import step_files
+from workdirs.checksums import inspect
 from workdirs.progress import begin, read_saved, write_saved
 from workdirs.step_files import Damaged
 
@@ -107,8 +109,9 @@ class Checkpoints:
         """
         done = f"saved step {step}"
         if step != self._newest:
-            if self._may_hold(step, state) or is_last:
-                self._write(self._latest, step, state, loop)
+            sums = self._sums_of_finite(step, state)
+            if is_last or bool(self._is_good(state)):
+                self._write(self._latest, step, state, loop, sums)
                 self._newest = step
             else:
                 newest = "nothing" if self._newest is None else f"step {self._newest}"
@@ -128,9 +131,11 @@ class Checkpoints:
         best = self._read_best()
         if best and best[0] < step and self.best_sign * value <= self.best_sign * best[1]:
             return  # of equals, the earlier one stays
-        if not self._may_hold(step, state):
+        sums = self._sums_of_finite(step, state)
+        if not bool(self._is_good(state)):
             return
-        self._write(self._best, step, state, loop | {"best_value": value})
+        best = {"metric": self.best_metric, "value": value}
+        self._write(self._best, step, state, loop | {"best_value": value}, sums, best)
         self._best_known = step, value
 
     def best(self, steps_per_epoch: float) -> dict[str, float]:
@@ -173,17 +178,15 @@ class Checkpoints:
                 )
         return None
 
-    def _may_hold(self, step: int, state: Any) -> bool:
-        """Returns whether the task calls the state good; raises NonFiniteError if it has a NaN."""
-        if not bool(all_finite(state)):
+    def _sums_of_finite(self, step: int, state: Any) -> dict[str, str]:
+        """Returns the checksums of a state; raises NonFiniteError if it has a NaN."""
+        sums, finite = inspect(state)
+        if not finite:
             raise NonFiniteError(f"step {step}: the state has non-finite values; it is not saved")
-        return bool(self._is_good(state))
+        return sums
 
-    def _write(self, series: Series, step: int, state: Any, loop: dict) -> None:
-        best = None
-        if "best_value" in loop:
-            best = {"metric": self.best_metric, "value": loop["best_value"]}
-        series.write(step, state, loop, best)
+    def _write(self, series: Series, step: int, *args: Any) -> None:
+        series.write(step, *args)
 
     def restore(self, shapes: Any, which: str = "latest") -> tuple[int, Any, dict] | None:
         """Returns (step, state, loop record), or None when there is no checkpoint.

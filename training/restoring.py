@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -21,7 +20,7 @@ from jax.experimental import multihost_utils
 from harness.errors import ConfigError, StorageError, input_errors, one_line
 from harness.trees import check_tree, flatten, listed
 from workdirs import step_files
-from workdirs.checksums import array_checksums, differing, record_checksum
+from workdirs.checksums import differing, inspect, record_checksum
 from workdirs.plain_path import plain_path
 from workdirs.step_files import Damaged
 
@@ -30,13 +29,6 @@ NO_CHECKSUMS = (
     "was saved without checksums, by an earlier version: nobody can say whether it is as written"
 )
 _BYTES = 4096  # of an answer that process 0 gives to all
-
-
-@jax.jit
-def all_finite(state: Any) -> jax.Array:
-    """Returns whether no array of a tree has a NaN or an infinity."""
-    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in [jnp.zeros(()), *leaves]]).all()
 
 
 def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
@@ -68,8 +60,7 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
             except Exception as error:
                 reason, passing = one_line(error), step_files.may_pass(error)
             if not _any(reason is not None):
-                sums, finite = array_checksums(state), bool(all_finite(state))
-                counter = state_step(state)
+                (sums, finite), counter = inspect(state), state_step(state)
                 damage = from_first(find_difference, step, sums, finite, counter, loop, record)
                 if damage:
                     raise Damaged(damage)

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from harness.errors import StorageError, one_line
 from harness.trees import check_tree, flatten, shape_of
 from workdirs import step_files
-from workdirs.checksums import array_checksums, record_checksum
+from workdirs.checksums import record_checksum
 from workdirs.plain_path import plain_path
 
 
@@ -50,20 +50,28 @@ class Series:
         self._thread = ThreadPoolExecutor(1)
         self._saving: tuple[int, Future] | None = None
 
-    def write(self, step: int, state: Any, loop: dict, best: dict | None = None) -> None:
+    def write(
+        self,
+        step: int,
+        state: Any,
+        loop: dict[str, Any],
+        sums: dict[str, str],
+        best: dict[str, Any] | None = None,
+    ) -> None:
         """Begins to write a checkpoint, in place of one of that step and later ones.
 
         Args:
             step: number of updates made.
             state: pytree of arrays; returns once they are copied.
             loop: JSON record.
+            sums: checksums of the arrays.
             best: JSON record of what makes it the best.
 
         Raises:
             StorageError: this or the save before cannot be written.
         """
         self.wait()
-        checksums = {"step": step, "arrays": array_checksums(state)}
+        checksums = {"step": step, "arrays": sums}
         checksums |= {"loop": record_checksum(loop), "best": best}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),

@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from harness.errors import ConfigError, StorageError, one_line
 from training.restoring import NO_CHECKSUMS, find_difference, patiently, state_step
 from workdirs import step_files
-from workdirs.checksums import array_checksums
+from workdirs.checksums import inspect
 from workdirs.findings import Finding
 from workdirs.progress import check_not_lost, read_saved
 from workdirs.results import parse_metrics
@@ -63,8 +60,7 @@ def _compare(step: Path) -> Finding:
                 f"checkpoint {step} cannot be read now: {one_line(error)}"
             ) from error
         raise step_files.Damaged(f"it cannot be read: {one_line(error)}") from error
-    sums, counter = array_checksums(state), state_step(state)
-    finite = all(np.isfinite(array).all() for array in map(np.asarray, jax.tree.leaves(state)))
+    (sums, finite), counter = inspect(state), state_step(state)
     if damage := find_difference(step, sums, finite, counter, loop, record):
         raise step_files.Damaged(damage)
     if damage := _best_differs(step, loop, record):

@@ -5,7 +5,8 @@ Not here: checkpoints (training/checkpoints.py), what reports and services make 
 config.json    resolved config, git commit, versions, devices
 classes.txt    names of the classes, in the order of the labels, where they are known
 bad_images.jsonl  images that could not be read, if any
-checkpoints/   see training/checkpoints.py
+checkpoints/   see training/checkpoints.py and, of the files in one, step_files.py
+saved.json     the newest step that was saved, see progress.py
 metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events
 curves.png     the same as a picture

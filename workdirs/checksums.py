@@ -3,8 +3,8 @@
 Those of arrays are equal however an array is spread over devices and processes. A cyclic redundancy
 check or a hash reads bytes in order, so every array would have to come together on one host. This
 one is a sum over the elements: each is mixed with its place in the array by a bijection of 32-bit
-words (Murmur3's finalizer), and the results are added modulo 2^32, twice with other constants.
-Integer sums do not depend on the order, so all shardings agree, and so does NumPy.
+words (Murmur3's finalizer), and the results are added modulo 2^32, once more after another
+bijection. Integer sums do not depend on the order, so all shardings agree, and so does NumPy.
 
 A change of one element, be it one bit, always changes the sum; other damage goes unnoticed once in
 2^64.
@@ -23,7 +23,7 @@ import numpy as np
 
 from harness.trees import flatten
 
-_LANES = (0x9E3779B9, 0x7F4A7C15)  # of the two sums
+_PLACE, _SECOND = 0x9E3779B9, 0x27D4EB2F  # odd: multiplying by one is a bijection, too
 
 
 def array_checksums(tree: Any) -> dict[str, str]:
@@ -34,14 +34,22 @@ def array_checksums(tree: Any) -> dict[str, str]:
     Args:
         tree: of arrays, or of NumPy arrays.
     """
+    return inspect(tree)[0]
+
+
+def inspect(tree: Any) -> tuple[dict[str, str], bool]:
+    """Returns `array_checksums`, and whether no array has a NaN or an infinity, in one pass."""
     flat = flatten(tree)
-    on_host = {k: leaf for k, leaf in flat.items() if not isinstance(leaf, jax.Array)}
-    on_device = {k: leaf for k, leaf in flat.items() if isinstance(leaf, jax.Array)}
-    sums = {name: _sums(np, np.asarray(leaf)) for name, leaf in on_host.items()}
-    if on_device:
-        names = list(on_device)
-        sums |= zip(names, np.asarray(_sums_on_devices([on_device[n] for n in names])), strict=True)
-    return {name: "".join(f"{int(lane):08x}" for lane in sums[name]) for name in flat}
+    # One program for each shape: one for all would take minutes to compile.
+    found = {
+        name: _on_device(leaf) if isinstance(leaf, jax.Array) else _inspect(np, np.asarray(leaf))
+        for name, leaf in flat.items()
+    }
+    found = jax.device_get(found)
+    sums = {
+        name: "".join(f"{int(lane):08x}" for lane in parts[:2]) for name, parts in found.items()
+    }
+    return sums, all(bool(parts[2]) for parts in found.values())
 
 
 def differing(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
@@ -78,12 +86,12 @@ def files_in(folder: Path) -> list[str]:
 
 
 @jax.jit
-def _sums_on_devices(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([jnp.stack(_sums(jnp, leaf)) for leaf in leaves])
+def _on_device(array: jax.Array) -> jax.Array:
+    return jnp.stack([jnp.uint32(part) for part in _inspect(jnp, array)])
 
 
-def _sums(xp: Any, array: Any) -> tuple[Any, Any]:
-    """Returns both sums of an array, as 32-bit words.
+def _inspect(xp: Any, array: Any) -> tuple[Any, Any, Any]:
+    """Returns both sums of an array, as 32-bit words, and whether it is finite.
 
     Args:
         xp: numpy or jax.numpy; the arithmetic is the same.
@@ -92,11 +100,16 @@ def _sums(xp: Any, array: Any) -> tuple[Any, Any]:
     words = xp.atleast_1d(_words(xp, array))
     place = xp.zeros(words.shape, np.uint32)
     for axis, size in enumerate(words.shape):  # not flattened, which would move shards
-        stride = np.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
+        stride = np.uint32(math.prod(words.shape[axis + 1 :]) * _PLACE % 2**32)
         shape = [size if other == axis else 1 for other in range(words.ndim)]
         place = place + xp.arange(size, dtype=np.uint32).reshape(shape) * stride
-    mixed = (_mix(words ^ _mix(place + np.uint32(lane))) for lane in _LANES)
-    return tuple(m.sum(dtype=np.uint32) for m in mixed)
+    first = _mix(words ^ place)
+    second = first * np.uint32(_SECOND)
+    second = second ^ (second >> np.uint32(15))
+    finite = np.True_
+    if jnp.issubdtype(array.dtype, jnp.inexact):
+        finite = xp.isfinite(array).all()
+    return first.sum(dtype=np.uint32), second.sum(dtype=np.uint32), finite
 
 
 def _words(xp: Any, array: Any) -> Any:
