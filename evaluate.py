@@ -3,8 +3,7 @@
     python evaluate.py --workdir=runs/digits_nest
     python evaluate.py --workdir=runs/digits_nest --checkpoint=best --split='train[:50%]'
     python evaluate.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/
-    python evaluate.py --workdir=runs/digits_mosaic_nest --localization=all --faithfulness=all
-    python evaluate.py --workdir=runs/digits_nest --per_class
+    python evaluate.py --workdir=runs/digits_mosaic_nest --localization=all --per_class
 
 Prints one JSON line, and writes it next to what was evaluated; with --per_class also the numbers of
 each class (JSON) and the answer to each image (CSV). Without --config, the workdir's own config
