@@ -212,6 +212,8 @@ class Checkpoints:
                 state, loop, has_checksums = read_step(folder / str(step), shapes)
             except Damaged as damage:
                 if self._read_only:
+                    if not from_first((folder / str(step)).exists):
+                        return self.restore(shapes, which)  # the run goes on and has deleted it
                     raise ConfigError(
                         f"checkpoint {folder / str(step)} is damaged: {damage}"
                     ) from damage
