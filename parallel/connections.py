@@ -93,16 +93,20 @@ def join(one: socket.socket, other: socket.socket, *, keep_open: bool = False) -
         keep_open: `one` never hears that `other` has ended.
     """
 
-    def pass_on(source: socket.socket, sink: socket.socket, end_sink: bool) -> None:
+    def pass_on(source: socket.socket, sink: socket.socket, shield_source: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                sink.sendall(data)
-        if end_sink:
+                try:
+                    sink.sendall(data)
+                except OSError:
+                    if not shield_source:
+                        break
+        if not (keep_open and sink is one):
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_RDWR)
 
-    in_background(pass_on, other, one, not keep_open)
-    pass_on(one, other, True)
+    in_background(pass_on, other, one, False)
+    pass_on(one, other, keep_open)
 
 
 def shielded(host: str, port: int) -> int:

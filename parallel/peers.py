@@ -235,6 +235,8 @@ class Peers:
         with self._changed:
             self._changed.wait_for(lambda: any(code for code, _ in self._ended.values()), seconds)
             failed = [(i, *end) for i, end in self._ended.items() if end[0]]
+        if self._left is not None:  # another thread is about to end this process
+            time.sleep(LEAVING_SECONDS)
         for failure in failed:
             _end_with(*failure)
 

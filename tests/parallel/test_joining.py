@@ -44,6 +44,23 @@ def test_an_error_in_one_ends_all_with_its_code(kind, code, failing):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_ends_the_others_by_the_watchdog(tmp_path, stopped):
+    mark = tmp_path / "stepping"
+    processes = start(SCRIPT, [f"--mark={mark}", "--watchdog_seconds=8"], 3)
+    wait_for(mark.exists, processes)
+    processes[stopped].send_signal(signal.SIGSTOP)
+    others = processes[:stopped] + processes[stopped + 1 :]
+    codes, outputs = finish(others, seconds=40)
+    assert codes == [70, 70], outputs
+    assert all("in process_allgather" in output for output in outputs)
+    assert all("nothing has moved for " in output for output in outputs), outputs
+    processes[stopped].send_signal(signal.SIGCONT)  # it hears of the end, and does not go on alone
+    codes, outputs = finish([processes[stopped]], seconds=40)
+    assert codes[0] in (70, 75), outputs
+
+
+@pytest.mark.slow
 def test_an_end_in_good_order():
     codes, outputs = finish(start(SCRIPT, ["--steps=5"], 4), seconds=60)
     assert codes == [0] * 4, outputs
