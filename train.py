@@ -7,6 +7,10 @@ interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wron
 3 stopped on a non-finite loss or a collapse; 75 interrupted after saving, run again.
 """
 
+import harness.first  # noqa: F401
+
+# isort: split
+
 import contextlib
 import time
 from collections.abc import Sequence
@@ -16,7 +20,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from harness import commandline
+from harness import commandline, streams
 from harness.errors import BadImage, ConfigError, Interrupted
 from harness.files import local_path
 from tasks.metrics import check_finite, mean_scalars, to_numbers
@@ -179,6 +183,7 @@ def define_flags() -> None:
 def main(args: flags.FlagValues) -> None:
     if args.config is None or not args.workdir:
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
+    streams.go_on_without()
     train_and_evaluate(
         args.config, args.workdir, profile_steps=args.profile_steps, log_to=args.log_to
     )

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data import loading
 from harness.arguments import check_range, problem
+from harness.signals import STOPPING
 
 # Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
 PART_BYTES = 2**22
@@ -227,16 +228,16 @@ class Batches(Iterator[Batch]):
 
 @contextlib.contextmanager
 def _signals_held_back(active: bool) -> Iterator[None]:
-    """Blocks SIGINT and SIGTERM in this thread and in all that it starts meanwhile.
+    """Blocks what asks runs to stop in this thread and in all that it starts meanwhile.
 
-    Ctrl-C and schedulers send them to a whole group of processes. The run stops in good order when
+    Terminals and schedulers send it to a whole group of processes. The run stops in good order when
     it gets them; worker processes must go on until the run ends them. Threads and processes inherit
     the blocked signals.
     """
     if not active:
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
