@@ -4,7 +4,8 @@
 
 Any value of the recipe can be set: --config.optimizer.base_lr=1e-3. The same line again resumes an
 interrupted run, and does nothing for a finished one. Exit codes: 0 done; 2 wrong config or input;
-3 stopped on a non-finite loss or a collapse; 75 interrupted after saving, run again.
+3 stopped on a non-finite loss or gradient, or a collapse; 74 a record could not be written; 75
+interrupted after saving, run again; 130 or 143 stopped at once, by a second signal.
 """
 
 import harness.first  # noqa: F401
@@ -20,15 +21,17 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from harness import commandline, streams
-from harness.errors import BadImage, ConfigError, Interrupted
+from harness import commandline
+from harness.errors import BadImage, ConfigError, Interrupted, RecordError, before_ending
 from harness.files import local_path
-from tasks.metrics import check_finite, mean_scalars, to_numbers
+from harness.process import go_on_without_output
+from tasks.metrics import check_finite
 from training import experiment
 from training.checkpoints import Checkpoints, can_resume
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
 from training.metric_logs import check_services
+from training.numeric_faults import NumericFaults, read_rows
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
 from training.trained_run import check_same_config
@@ -62,9 +65,10 @@ def train_and_evaluate(
     Raises:
         ConfigError: something in the config, the data or the workdir is wrong; nothing is written.
         BadImage: more images cannot be read than the config allows; the state is saved.
-        NonFiniteError: the loss or the state is not finite, or the task sees no way on; the last
-            good checkpoint stays.
-        Interrupted: SIGTERM or SIGINT; the state is saved.
+        NonFiniteError: the loss, a gradient or the state is not finite, or the task sees no way on;
+            the last good checkpoint stays.
+        RecordError: metrics.jsonl or another record cannot be written; the state is saved.
+        Interrupted: one of the STOPPING signals; the state is saved.
     """
     started = time.perf_counter()
     workdir = local_path("workdir", workdir)
@@ -89,6 +93,7 @@ def train_and_evaluate(
             Checkpoints(workdir=workdir, is_good=run.task.is_good, **plain["checkpoint"])
         )
         batches = stack.enter_context(contextlib.closing(run.data.train_batches()))
+        faults = NumericFaults(**plain["faults"], records_of=run.records_of, workdir=workdir)
 
         # The newest checkpoint or a fresh state; each array goes straight to its own devices.
         restored = saved.restore(run.shapes)
@@ -98,6 +103,7 @@ def train_and_evaluate(
             first_step, state, loop = restored
             batches.set_state(loop["data"])
             window = loop["window"]  # scalars of the steps since the last log line
+            faults = faults.resumed(loop.get("faults", {}))
 
         report = stack.enter_context(
             Reporter(
@@ -115,14 +121,32 @@ def train_and_evaluate(
         )
         split = run.data.eval_split
 
-        def loop_record():
-            return {"data": batches.get_state(), "window": to_numbers(window)}
+        def loop_record(step):
+            rows = read_rows(window)
+            faults.check(rows, step)
+            return {"data": batches.get_state(), "window": rows, "faults": faults.record()}
+
+        def save_now(step):
+            return saved.save(step, state, loop_record(step), wait=True)
 
         def stop(step):
-            done = saved.save(step, state, loop_record(), wait=True)
-            raise Interrupted(f"{done}; the same command resumes")
+            raise Interrupted(f"{save_now(step)}; the same command resumes")
+
+        def saved_first(step):
+            is_one = jax.process_count() == 1  # with several, no other is at a save now
+            ends = (BadImage, RecordError) if is_one else ()
+            return before_ending(ends, lambda: save_now(step))
+
+        def log_now(step):
+            nonlocal window, faults
+            averages, found, faults_now = faults.look(read_rows(window), step)
+            run.task.check(averages, step)
+            with saved_first(step):
+                report.train(step, averages, found)
+            window, faults = [], faults_now
 
         def evaluate_now(step):
+            record = loop_record(step)
             watched = report.watched(run.data.eval_batches(), split)
             evaluation = evaluate(
                 run.eval_step, run.task, state, watched, key=run.key, stop=interrupts.requested
@@ -130,19 +154,18 @@ def train_and_evaluate(
             if evaluation is None:
                 stop(step)
             check_finite(evaluation.metrics, step)
-            saved.save_best(step, state, loop_record(), evaluation.metrics)
-            report.evaluation(step, evaluation, split)
+            saved.save_best(step, state, record, evaluation.metrics)
+            with saved_first(step):
+                report.evaluation(step, evaluation, split)
             return evaluation.metrics
 
         def next_batch(step):
-            try:
+            with saved_first(step):
                 return next(batches)
-            except BadImage:
-                if jax.process_count() == 1:  # with several, no other is at a save now
-                    saved.save(step, state, loop_record(), wait=True)
-                raise
 
-        if run.steps.evaluates_at(first_step):  # stopped before it could
+        if window and run.steps.logs_at(first_step):  # stopped before it could
+            log_now(first_step)
+        if run.steps.evaluates_at(first_step):
             metrics = evaluate_now(first_step)
         for step in range(first_step + 1, run.steps.total + 1):
             if interrupts.requested():
@@ -153,12 +176,9 @@ def train_and_evaluate(
             report.progress(step)
 
             if run.steps.logs_at(step):
-                averages = mean_scalars(window)
-                window = []
-                run.task.check(averages, step)
-                report.train(step, averages)
+                log_now(step)
             if run.steps.saves_at(step):
-                saved.save(step, state, loop_record(), is_last=step == run.steps.total)
+                saved.save(step, state, loop_record(step), is_last=step == run.steps.total)
             if run.steps.evaluates_at(step):
                 metrics = evaluate_now(step)
 
@@ -183,7 +203,7 @@ def define_flags() -> None:
 def main(args: flags.FlagValues) -> None:
     if args.config is None or not args.workdir:
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
-    streams.go_on_without()
+    go_on_without_output()
     train_and_evaluate(
         args.config, args.workdir, profile_steps=args.profile_steps, log_to=args.log_to
     )

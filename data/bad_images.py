@@ -9,7 +9,7 @@ from typing import Literal
 from absl import logging
 
 from harness.arguments import problem
-from harness.errors import BadImage
+from harness.errors import BadImage, record_errors
 
 Policy = Literal["replace", "raise"]
 
@@ -63,8 +63,8 @@ class BadImages:
                     logging.warning("%s (%s) cannot be read: %s", name, split, reason)
                     if self._path is not None:
                         entry = {"split": split, "index": index, "name": name, "reason": reason}
-                        with self._path.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(entry) + "\n")
+                        with record_errors(self._path), self._path.open("a") as file:
+                            file.write(json.dumps(entry) + "\n")  # ASCII
                 if len(self._seen) > self._limit:  # an earlier run may have listed them
                     raise TooManyBadImages(self._message(split, name, reason))
 

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data import loading
 from harness.arguments import check_range, problem
-from harness.signals import STOPPING
+from harness.process import STOPPING
 
 # Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
 PART_BYTES = 2**22

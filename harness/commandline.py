@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 import jax
 from absl import app, flags, logging
 
-from harness import signals, streams
 from harness.compilation_cache import keep_compiled_programs
 from harness.errors import ConfigError, RunError
 from harness.files import local_path
 from harness.memory import keep_freed_memory
+from harness.process import CtrlC, flush_streams, go_on_without_output
 
 
 def define_config_flag() -> None:
@@ -217,7 +217,7 @@ def run(
             keep_freed_memory()
             _join_processes(flags.FLAGS)
             main(flags.FLAGS, *([with_keys] if keyed else []), *given)
-            streams.flush()
+            flush_streams()
         except RunError as error:
             _fail(error)
 
@@ -228,7 +228,7 @@ def run(
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     logging.set_verbosity(logging.WARNING)
-    with signals.CtrlC() as ctrl_c:
+    with CtrlC() as ctrl_c:
         try:
             app.run(checked_main, flags_parser=lambda argv: _parse(argv, with_keys, keyed))
         except (Exception, KeyboardInterrupt) as error:
@@ -237,4 +237,4 @@ def run(
             print(f"{sys.argv[0]}: stopped", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
         finally:
-            streams.go_on_without()  # what is said on the way out ends nothing
+            go_on_without_output()  # what is said on the way out ends nothing

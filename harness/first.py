@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from harness import signals, streams
+from harness.process import end, guard_streams
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,7 +20,7 @@ def _is_script() -> bool:
 
 
 if _is_script():
-    streams.guard()
+    guard_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until harness/commandline.py takes over, and again once it is done.
-        signal.signal(signal.SIGINT, lambda number, _: signals.end(number))
+        signal.signal(signal.SIGINT, lambda number, _: end(number))

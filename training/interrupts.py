@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from harness.signals import STOPPING, StopSignals
+from harness.process import STOPPING, StopSignals
 
 # Steps (or batches of an evaluation) between two agreements: far less than the half minute that a
 # preempted machine has, and rare enough to cost nothing.

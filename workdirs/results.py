@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, record_errors
 from harness.files import write_text
 
 
@@ -43,4 +43,5 @@ def read_done(workdir: Path) -> dict[str, float] | None:
 def write_done(workdir: Path, metrics: dict[str, float]) -> None:
     """Marks the run as finished."""
     if jax.process_index() == 0:
-        write_text(workdir / "DONE", json.dumps(metrics) + "\n")
+        with record_errors(workdir / "DONE"):
+            write_text(workdir / "DONE", json.dumps(metrics) + "\n")
