@@ -53,7 +53,7 @@ class NumericFaults:
     """
 
     max_skipped_updates: int = 0
-    spike_factor: float | None = 10.0
+    spike_factor: float | None = 6.0
     records_of: Callable[[int], list[int]]
     workdir: Path
     skipped: int = 0
