@@ -21,6 +21,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from data.shared_memory import WorkerDied
 from harness import commandline
 from harness.errors import BadImage, ConfigError, Interrupted, RecordError, before_ending
 from harness.files import local_path
@@ -134,7 +135,7 @@ def train_and_evaluate(
 
         def saved_first(step):
             is_one = jax.process_count() == 1  # with several, no other is at a save now
-            ends = (BadImage, RecordError) if is_one else ()
+            ends = (BadImage, RecordError, WorkerDied) if is_one else ()
             return before_ending(ends, lambda: save_now(step))
 
         def log_now(step):

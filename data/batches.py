@@ -18,6 +18,7 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data import loading
+from data.shared_memory import check_room, worker_errors
 from harness.arguments import check_range, problem
 from harness.process import STOPPING
 
@@ -156,6 +157,8 @@ class BatchReader:
                 flags.FLAGS.mark_as_parsed()
             # Parts come back in order, whichever worker made them.
             per_worker = max(2, math.ceil(2 * len(parts) / self.num_workers))
+            part_bytes = min(size, len(rows)) * math.prod(self.image_shape)
+            check_room(self.num_workers, self.num_workers * per_worker * part_bytes)
             loaded = loaded.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self.num_workers, per_worker_buffer_size=per_worker
@@ -197,7 +200,8 @@ class Batches(Iterator[Batch]):
         asked = time.perf_counter()
         starting = not self._open
         try:
-            with _signals_held_back(starting and self._reader.num_workers > 0):
+            workers = self._reader.num_workers
+            with _signals_held_back(starting and workers > 0), worker_errors(workers):
                 if starting:
                     self._open.append(self._reader.open_at(self._batches))
                 batch = next(self._open[0])
