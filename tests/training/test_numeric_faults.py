@@ -52,7 +52,9 @@ def result(config, workdir):
 
 
 @pytest.mark.parametrize("loss", [False, True], ids=["gradient", "loss"])
-def test_the_first_one_stops_the_run_and_is_named(small_config, tmp_path, monkeypatch, loss):
+def test_the_first_one_stops_the_run_and_is_named(
+    small_config, tmp_path, monkeypatch, loss, run_script
+):
     """20 steps, logged every third, saved at 7 and 14, evaluated at every fifth."""
     with monkeypatch.context() as patch:
         poison(patch, [8], loss=loss)
@@ -65,6 +67,12 @@ def test_the_first_one_stops_the_run_and_is_named(small_config, tmp_path, monkey
     assert f"has the records {', '.join(map(str, records))}: " in text and "\n" not in text
     assert text.endswith(f"visualize.py batch --workdir={tmp_path} --step=8")
     assert sorted(p.name for p in (tmp_path / "checkpoints/latest").iterdir()) == ["7"]
+    if loss:  # the command that it ends with
+        command = text.partition(": python ")[2].split()
+        code, said, _ = run_script(*command, f"--output={tmp_path / 'batch.png'}")
+        assert code == 0 and (tmp_path / "batch.png").exists()
+        listed = " ".join(map(str, records))
+        assert said.splitlines()[0] == f"step 8, {len(records)} records: {listed}"
     train.train_and_evaluate(small_config, tmp_path)  # with what was wrong put right
     assert result(small_config, tmp_path)[0] == 20
 

@@ -17,7 +17,6 @@ from training import reporting
 from training.curves import TIMINGS, draw_curves
 from training.reporting import Reporter
 
-
 pytestmark = pytest.mark.usefixtures("compiled_once")
 FAULT = {"kind": "skipped", "step": 1, "not_finite": ["loss"], "records": [3, 1]}
 
