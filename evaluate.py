@@ -10,6 +10,10 @@ each class (JSON) and the answer to each image (CSV). Without --config, the work
 counts. Exit codes: 0 done; 2 wrong config or input.
 """
 
+import harness.first  # noqa: F401
+
+# isort: split
+
 import functools
 import json
 import sys

@@ -21,7 +21,7 @@ from data.augment import transforms
 from data.augment.crops import Interpolation, center_crop
 from data.bad_images import BadImages, Policy
 from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
-from data.loading import ReadEvaluation, ReadTraining, Repeat, none_readable
+from data.loading import ReadEvaluation, ReadTraining, none_readable, training_order
 from data.sources import arrays
 from harness.arguments import as_height_width, check_range, problem
 
@@ -161,6 +161,11 @@ class Data:
         return source
 
     @functools.cached_property
+    def train_order(self) -> grain.MapDataset:
+        """Endless list of records: row r of training batch k is number k * batch_size + r."""
+        return training_order(len(self.train_source), self.seed, self.repeats)
+
+    @functools.cached_property
     def eval_source(self) -> arrays.Source:
         """The records of the evaluation split."""
         return self._source("eval_split", self.eval_split)
@@ -216,13 +221,8 @@ class Data:
         Args:
             start: number of batches to skip, at no cost.
         """
-        num_records = len(self.train_source)
-        records = grain.MapDataset.range(num_records).seed(self.seed).shuffle().repeat()
-        if self.repeats > 1:
-            repeat = Repeat(records, num_records, self.repeats)
-            records = grain.MapDataset.range(len(records)).map(repeat).seed(self.seed)
         read = ReadTraining(self.train_source, self._train_steps, self.exif_orientation)
-        records = records.random_map(read)
+        records = self.train_order.random_map(read)
         bad = functools.partial(self.bad.add, self.train_split)
         shapes = (self.dataset.num_channels, self.label_shape)
         return Batches(self._reader(records, self.batch_size, *shapes, bad), start)

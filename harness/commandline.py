@@ -1,7 +1,7 @@
 """The command line of train.py, evaluate.py and the tools: absl flags, clear errors, exit codes."""
 
-import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from harness.compilation_cache import keep_compiled_programs
 from harness.errors import ConfigError, RunError, printable
 from harness.files import local_path
 from harness.memory import keep_freed_memory
+from harness.process import CtrlC, flush_streams, go_on_without_output
 from harness.terminal import escape_streams
 
 
@@ -188,7 +189,7 @@ def run(
     keyed: tuple[str, ...] = (),
     within: Callable[[flags.FlagValues], AbstractContextManager] = nullcontext,
 ) -> None:
-    """Runs a script: a RunError becomes one line on stderr and its exit code.
+    """Runs a script: a RunError is one line on stderr and its exit code, Ctrl-C a line and 130.
 
     Args:
         define_flags: defines the script's flags. Called here rather than at import, so that tests
@@ -210,14 +211,9 @@ def run(
             keep_freed_memory()
             with within(flags.FLAGS):
                 main(flags.FLAGS, *([with_keys] if keyed else []), *given)
+            flush_streams()
         except RunError as error:
             _fail(error)
-        except KeyboardInterrupt:
-            print(f"{sys.argv[0]}: stopped", file=sys.stderr)
-            sys.exit(130)
-        except BrokenPipeError:  # "... | head" has read enough; Python would complain once more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
 
     escape_streams()
     before = set(flags.FLAGS)
@@ -227,4 +223,13 @@ def run(
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     logging.set_verbosity(logging.WARNING)
-    app.run(checked_main, flags_parser=lambda argv: _parse(argv, with_keys, keyed))
+    with CtrlC() as ctrl_c:
+        try:
+            app.run(checked_main, flags_parser=lambda argv: _parse(argv, with_keys, keyed))
+        except (Exception, KeyboardInterrupt) as error:
+            if not ctrl_c.received() and not isinstance(error, KeyboardInterrupt):
+                raise
+            print(f"{sys.argv[0]}: stopped", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        finally:
+            go_on_without_output()  # what is said on the way out ends nothing

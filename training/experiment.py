@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,8 +26,10 @@ from harness.strict_config import (
 )
 from parallel import peers, sharding
 from tasks.protocol import Task
+from tasks.skipping import skipping
 from tasks.table import TASKS
 from training.checkpoints import Checkpoints
+from training.numeric_faults import NumericFaults
 from training.same_everywhere import check_same_everywhere
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from
 
@@ -62,6 +65,14 @@ class Experiment:
             return state
         return jax.jit(self.task.with_variables, out_shardings=self.shardings)(state, weights[0])
 
+    def records_of(self, step: int) -> list[int]:
+        """Returns the numbers, in the training split, of the records in the batch of a step.
+
+        Where an image cannot be read, another one stands in for it.
+        """
+        size = self.steps.batch_size
+        return [int(self.data.train_order[i]) for i in range((step - 1) * size, step * size)]
+
     def notes(self, weights: Weights | None) -> list[str]:
         """Returns what a person should see when the run starts."""
         sizes = [leaf.size for leaf in jax.tree.leaves(self.task.parameters(self.shapes))]
@@ -78,10 +89,12 @@ DATA_PROVIDED = (
     *("augment", "seed", "class_names", "among"),
     *("sharding", "process_index", "process_count"),
 )
+FAULTS_PROVIDED = ("records_of", "workdir", "skipped", "losses")  # the same of NumericFaults
 VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
-SECTIONS = ("init", "task", "data", "augment", "mesh", "sharding", "loop", "checkpoint")
+SECTIONS = ("init", "task", "data", "augment", "mesh", "sharding", "loop", "checkpoint", "faults")
 COMMON_SECTIONS = (*VALUES, *SECTIONS)
-ADDED = {"init_from": None, "init": {}, "sharding": {}}  # what runs of earlier versions lack
+# What runs of earlier versions lack.
+ADDED = {"init_from": None, "init": {}, "sharding": {}, "faults": {}}
 
 
 def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, Any]:
@@ -116,6 +129,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         ("sharding", sharding.state_shardings, ("shapes", "mesh")),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
+        ("faults", NumericFaults, FAULTS_PROVIDED),
         ("data", pipeline.Data, DATA_PROVIDED),
     ):
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
@@ -126,6 +140,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         plain["init_from"] = str(local_path("config.init_from", plain["init_from"]))
     with input_errors():
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
+        NumericFaults(**plain["faults"], records_of=lambda step: [], workdir=Path())
         plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
         if plain["data"]["data_dir"]:
             data_dir = local_path("config.data.data_dir", plain["data"]["data_dir"])
@@ -219,6 +234,9 @@ def assemble(
         shardings,
     )
     everywhere = sharding.replicated(mesh)
+    train_step = task.train_step
+    if plain["faults"]["max_skipped_updates"]:
+        train_step = skipping(task.train_step, task.skip)
     return Experiment(
         mesh=mesh,
         data=data,
@@ -226,7 +244,7 @@ def assemble(
         steps=steps,
         shapes=shapes,
         train_step=jax.jit(
-            task.train_step,
+            train_step,
             donate_argnums=0,
             in_shardings=(shardings, batch_sharding, everywhere),
             out_shardings=(shardings, everywhere),

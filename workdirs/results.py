@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from harness.errors import record_errors
 from harness.files import replacing
 from workdirs.records import Lines, json_line, parse_lines, read_json, read_lines, write_record
 
@@ -107,7 +108,7 @@ class BadImagesFile:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds an entry."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with record_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json_line(entry))
 
 
@@ -136,4 +137,5 @@ def read_done(workdir: Path) -> dict[str, float] | None:
 def write_done(workdir: Path, metrics: dict[str, float]) -> None:
     """Marks the run as finished."""
     if jax.process_index() == 0:
-        write_record(workdir / "DONE", json.dumps(metrics) + "\n")
+        with record_errors(workdir / "DONE"):
+            write_record(workdir / "DONE", json.dumps(metrics) + "\n")
