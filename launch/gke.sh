@@ -19,7 +19,7 @@ TOPOLOGY=${TOPOLOGY:-4x4}                  # of a slice
 CHIPS_PER_HOST=${CHIPS_PER_HOST:-4}
 # And these, if need be:
 SLICES=${SLICES:-1}
-SPOT=${SPOT:-1} # empty: nodes that are not taken away
+SPOT=${SPOT-1} # empty: nodes that are not taken away
 SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default} # may write to the bucket
 MAX_RESTARTS=${MAX_RESTARTS:-100}
 GRACE=${GRACE:-90} # seconds to save before a pod is killed

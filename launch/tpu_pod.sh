@@ -19,7 +19,7 @@ ZONE=${ZONE:-}
 # And these, if need be:
 ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-16}
 RUNTIME_VERSION=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite} # v2-alpha-tpuv6e, tpu-ubuntu2204-base (v4), ...
-SPOT=${SPOT:-1}                                         # empty: a slice that is not taken away
+SPOT=${SPOT-1}                                         # empty: a slice that is not taken away
 SETUP=${SETUP:-'python3 -m pip install -q -r requirements.txt "jax[tpu]"'}
 PYTHON=${PYTHON:-python3} # on the hosts: 3.11 or newer
 MAX_RESTARTS=${MAX_RESTARTS:-100}
