@@ -34,8 +34,12 @@ def compiled(tmp_path, *flags):
     return json.loads(line)
 
 
-def test_a_small_recipe(tmp_path):
-    alone = compiled(tmp_path)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("alone"))
+
+
+def test_a_small_recipe(alone):
     assert alone["fits"] and alone["device"] == "TPU v5 lite" and alone["num_devices"] == 4
     assert alone["parameters"] == PARAMETERS
     # What the compiler names: 15.75 GiB of the chip's 16.
@@ -47,9 +51,7 @@ def test_a_small_recipe(tmp_path):
     assert 4 * PARAMETERS <= moved <= 9 * PARAMETERS
 
 
-def test_fsdp_shares_the_state_and_gathers_it(tmp_path):
-    (tmp_path / "shared").mkdir()
-    alone = compiled(tmp_path)
-    shared = compiled(tmp_path / "shared", "--config.mesh.fsdp=4")
+def test_fsdp_shares_the_state_and_gathers_it(tmp_path, alone):
+    shared = compiled(tmp_path, "--config.mesh.fsdp=4")
     assert shared["memory"]["arguments"] < 0.6 * alone["memory"]["arguments"]
     assert "all-gather" in shared["collectives"]
