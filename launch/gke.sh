@@ -25,7 +25,7 @@ MAX_RESTARTS=${MAX_RESTARTS:-100}
 GRACE=${GRACE:-90} # seconds to save before a pod is killed
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$root/launch/lib.sh"
 
 dry_run=${DRY_RUN:-}

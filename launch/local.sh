@@ -18,7 +18,7 @@ GRACE=${GRACE:-150}               # seconds that the others get to save, or to m
 PORT=${PORT:-}                    # of process 0; empty: a free one
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$root/launch/lib.sh"
 
 N=

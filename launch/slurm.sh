@@ -26,6 +26,7 @@ set -euo pipefail
 
 PYTHON=${PYTHON:-python}
 MAX_RESTARTS=${MAX_RESTARTS:-100}
+GRACE=${GRACE:-150} # seconds that the other tasks get when one has ended
 
 # Slurm runs a copy of this file; the checkout is where sbatch was called.
 root=${SLURM_SUBMIT_DIR:-$PWD}
@@ -33,15 +34,17 @@ if [ ! -f "$root/launch/lib.sh" ]; then
     printf 'slurm.sh: %s is not the checkout; call sbatch there\n' "$root" >&2
     exit 2
 fi
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$root/launch/lib.sh"
 
 [ "${1-}" != -- ] || shift
 need MAX_RESTARTS '[0-9]+' 'a number, such as 100'
+need GRACE '[1-9][0-9]*' 'seconds, such as 150'
 check_train_arguments "$@"
 
-# One task that ends with an error ends the others; srun's code is the largest of all.
-train=(srun --kill-on-bad-exit=1 --label "$PYTHON" "$root/train.py" "$@")
+# When one task has ended, the others get GRACE seconds to save or to notice; srun's code is the
+# largest of all.
+train=(srun --kill-on-bad-exit=0 "--wait=$GRACE" --label "$PYTHON" "$root/train.py" "$@")
 [ "${SLURM_NTASKS:-2}" -eq 1 ] || train+=(--distributed)
 
 if [ -n "${DRY_RUN:-}" ]; then
@@ -59,7 +62,8 @@ code=0
 is_cancelled() { # Slurm would requeue what somebody has ended all the same
     [ "$(squeue --noheader "--jobs=$SLURM_JOB_ID" --format=%T)" != RUNNING ]
 }
-if is_restartable "$code"; then
+# From 128 on, a signal ended a task. The others then missed it, and can go on with it.
+if is_restartable "$code" || { [ "$code" -ge 128 ] && [ "${SLURM_NTASKS:-1}" -gt 1 ]; }; then
     restarts=${SLURM_RESTART_COUNT:-0}
     if is_cancelled; then
         say "ended with $code by scancel; the same sbatch goes on"

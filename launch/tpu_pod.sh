@@ -26,7 +26,7 @@ MAX_RESTARTS=${MAX_RESTARTS:-100}
 POLL_SECONDS=${POLL_SECONDS:-30}
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$root/launch/lib.sh"
 
 dry_run=${DRY_RUN:-}

@@ -122,6 +122,7 @@ def test_a_tpu_slice_that_is_refused_is_not_asked_for_all_night(fakes):
         (70, "RUNNING", "3", True),
         (75, "COMPLETING", "0", False),  # scancel
         (75, "RUNNING", "100", False),
+        (137, "RUNNING", "0", True),  # one task was killed; of srun's codes, the largest
         *((code, "RUNNING", "0", False) for code in (1, 2, 3)),
     ],
 )

@@ -68,7 +68,8 @@ def test_local_shares_out_the_gpus(fakes):
 
 
 def test_slurm_prints_its_commands():
-    train = ["srun", "--kill-on-bad-exit=1", "--label", "python", f"{ROOT}/train.py", *TRAIN]
+    train = ["srun", "--kill-on-bad-exit=0", "--wait=150", "--label"]
+    train += ["python", f"{ROOT}/train.py", *TRAIN]
     requeue = ["scontrol", "requeue", "JOB"]
     assert printed("slurm.sh", *TRAIN, DRY_RUN="1") == [[*train, "--distributed"], requeue]
     alone = printed("slurm.sh", "--", *TRAIN, DRY_RUN="1", SLURM_NTASKS="1", SLURM_JOB_ID="7")
