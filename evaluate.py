@@ -3,13 +3,16 @@
     python evaluate.py --workdir=runs/digits_nest
     python evaluate.py --workdir=runs/digits_nest --checkpoint=best --split='train[:50%]'
     python evaluate.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/
-    python evaluate.py --workdir=runs/digits_mosaic_nest --localization=all --faithfulness=all
-    python evaluate.py --workdir=runs/digits_nest --per_class
+    python evaluate.py --workdir=runs/digits_mosaic_nest --localization=all --per_class
 
 Prints one JSON line, and writes it next to what was evaluated; with --per_class also the numbers of
 each class (JSON) and the answer to each image (CSV). Without --config, the workdir's own config
 counts. Exit codes: 0 done; 2 wrong config or input.
 """
+
+import harness.first  # noqa: F401
+
+# isort: split
 
 import functools
 import json
@@ -38,8 +41,10 @@ from inference.explanation_flags import (
     read_explanations,
 )
 from inference.flags import check_recipe_flags, define_recipe_flags
+from parallel import joining
 from training import experiment
 from training.evaluation import evaluate
+from training.stops import check_bad_images
 from training.trained_run import checkpoint_folder, note_differences, restore
 from workdirs.class_file import find_classes, read_classes
 from workdirs.config_file import read_config
@@ -216,6 +221,7 @@ def _metrics(
     batches = watched(run.data.eval_batches())
     batches = sheet.watched(batches) if sheet else batches
     evaluation = evaluate(run.eval_step, run.task, state, batches, key=run.key)
+    check_bad_images(run.data.bad)
     is_classified = "top1_accuracy" in evaluation.metrics
     if is_classified and seen and len(seen) < run.data.num_classes and run.data.answers is None:
         print(
@@ -236,6 +242,7 @@ def _metrics(
 
 
 def define_flags() -> None:
+    joining.define_flags()
     define_recipe_flags()
     define_explanation_flags()
     flags.DEFINE_string("classes", None, "File with one class name per line, as trained.")
@@ -294,4 +301,4 @@ def main(args: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main)
+    commandline.run(define_flags, main, within=joining.joined)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import slices
 from layers.remat import Remat
 
 Record = dict[str, Any]
@@ -203,9 +204,15 @@ def _tpu_rows() -> dict[str, list[str]]:
     return rows | plain
 
 
+def render_slices(records: Sequence[Record]) -> str:
+    """Returns memory and collectives of recipes on TPU slices, and the largest batches."""
+    return markdown(*slices.table(records))
+
+
 TABLES = {
     "h100": Table(_compiled_rows("h100", dict.fromkeys(NAMES, 64)), render_compiled),
     "v5e": Table(_tpu_rows(), render_compiled),
+    "slices": Table(slices.rows(), render_slices),
     "cpu": Table(_speed_rows(SMALL_MODELS), render_speed),
     "input": Table(
         {"imagenet": ["benchmark.py", "data", "--config=configs/imagenet_nest.py:tiny"]},

@@ -10,6 +10,7 @@ defaults; a recipe lists what differs from them, and what a reader looks for fir
     task            tasks/classification.py    Classification
     optimizer       tasks/optimizers.py        create_optimizer
     mesh            parallel/sharding.py       create_mesh
+    sharding        parallel/sharding.py       state_shardings
     loop            harness/steps.py           plan_steps
     checkpoint      training/checkpoints.py    Checkpoints
     init            zoo/start.py               read_init_from
@@ -27,7 +28,7 @@ def base_config() -> ConfigDict:
     config.seed = 0
     config.init_from = None
     sections = ("init", "model", "data", "augment", "device_augment", "task", "optimizer")
-    for section in (*sections, "mesh", "loop", "checkpoint"):
+    for section in (*sections, "mesh", "sharding", "loop", "checkpoint"):
         config[section] = {}
     config.task.name = "classification"
     config.data.data_dir = None

@@ -30,17 +30,25 @@ class BadImagesLog(Protocol):
 
 
 class BadImages:
-    """The unreadable images of this process, each once, however many epochs meet it.
+    """The unreadable images of a run, each once, however many epochs and processes meet it.
 
     Args:
         policy: "replace" lets a run go on, "raise" stops it at the first one.
         max_bad: with "replace", as many as may be unreadable.
+
+    Attributes:
+        deferred: too many are no error of `add`, but of the next `check`: one of several processes
+            cannot stop by itself.
     """
+
+    deferred = False
 
     def __init__(self, policy: Policy, max_bad: int):
         self._limit = max_bad if policy == "replace" else 0
         self._policy = policy
         self._seen: set[tuple[str, str]] = set()  # split and name: numbers change as folders grow
+        self._new: list[tuple[str, str, str]] = []  # met since `take_new`: split, name, reason
+        self._last = ("", "", "")
         self._file: BadImagesLog | None = None
         self._lock = threading.Lock()  # training and evaluation batches are made by two threads
 
@@ -50,7 +58,8 @@ class BadImages:
     def keep_in(self, file: BadImagesLog) -> None:
         """Appends the images to a file.
 
-        Images that the file already lists do not count again: a resumed run goes on counting.
+        Images that it and the other processes' files next to it already list do not count again: a
+        resumed run goes on counting.
         """
         self._file = file
         self._seen |= {(entry["split"], entry["name"]) for entry in file.entries()}
@@ -69,8 +78,36 @@ class BadImages:
                     if self._file is not None:
                         entry = {"split": split, "index": index, "name": name, "reason": reason}
                         self._file.append(entry)
-                if len(self._seen) > self._limit:  # an earlier run may have listed them
-                    raise TooManyBadImages(self._message(split, name, reason))
+                    self._new.append((split, name, reason))
+                self._last = (split, name, reason)
+                if not self.deferred:
+                    self._check()  # an earlier run may have listed them
+
+    def take_new(self) -> list[tuple[str, str, str]]:
+        """Returns the images (split, name, reason) that this process met since the last call."""
+        with self._lock:
+            new, self._new = self._new, []
+        return new
+
+    def learn(self, entries: Iterable[tuple[str, str, str]]) -> None:
+        """Counts images that other processes have met, and list."""
+        with self._lock:
+            for split, name, reason in entries:
+                self._seen.add((split, name))
+                self._last = (split, name, reason)
+
+    def too_many(self) -> bool:
+        """Returns whether more images cannot be read than may be, and one of them was met."""
+        return len(self._seen) > self._limit and any(self._last)
+
+    def check(self) -> None:
+        """Raises TooManyBadImages if there are too many."""
+        with self._lock:
+            self._check()
+
+    def _check(self) -> None:
+        if self.too_many():
+            raise TooManyBadImages(self._message(*self._last))
 
     def _message(self, split: str, name: str, reason: str) -> str:
         last = f"{name} ({split}) cannot be read: {reason}"

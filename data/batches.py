@@ -18,7 +18,9 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data import loading
+from data.shared_memory import check_room, worker_errors
 from harness.arguments import check_range, problem
+from harness.process import STOPPING
 
 # Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
 PART_BYTES = 2**22
@@ -155,6 +157,8 @@ class BatchReader:
                 flags.FLAGS.mark_as_parsed()
             # Parts come back in order, whichever worker made them.
             per_worker = max(2, math.ceil(2 * len(parts) / self.num_workers))
+            part_bytes = min(size, len(rows)) * math.prod(self.image_shape)
+            check_room(self.num_workers, self.num_workers * per_worker * part_bytes)
             loaded = loaded.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self.num_workers, per_worker_buffer_size=per_worker
@@ -196,7 +200,8 @@ class Batches(Iterator[Batch]):
         asked = time.perf_counter()
         starting = not self._open
         try:
-            with _signals_held_back(starting and self._reader.num_workers > 0):
+            workers = self._reader.num_workers
+            with _signals_held_back(starting and workers > 0), worker_errors(workers):
                 if starting:
                     self._open.append(self._reader.open_at(self._batches))
                 batch = next(self._open[0])
@@ -227,16 +232,16 @@ class Batches(Iterator[Batch]):
 
 @contextlib.contextmanager
 def _signals_held_back(active: bool) -> Iterator[None]:
-    """Blocks SIGINT and SIGTERM in this thread and in all that it starts meanwhile.
+    """Blocks what asks runs to stop in this thread and in all that it starts meanwhile.
 
-    Ctrl-C and schedulers send them to a whole group of processes. The run stops in good order when
+    Terminals and schedulers send it to a whole group of processes. The run stops in good order when
     it gets them; worker processes must go on until the run ends them. Threads and processes inherit
     the blocked signals.
     """
     if not active:
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

@@ -178,6 +178,21 @@ class Repeat(grain.transforms.Map):
         return self._order[epoch * self._num_records + place // self._repeats]
 
 
+def training_order(num_records: int, seed: int, repeats: int) -> grain.MapDataset:
+    """Returns the endless list of indices that training goes through, epoch after epoch.
+
+    Args:
+        num_records: of the source.
+        seed: of the order, and of what is done with the list.
+        repeats: see Repeat.
+    """
+    order = grain.MapDataset.range(num_records).seed(seed).shuffle().repeat()
+    if repeats == 1:
+        return order
+    repeat = Repeat(order, num_records, repeats)
+    return grain.MapDataset.range(len(order)).map(repeat).seed(seed)
+
+
 class MakePart(grain.transforms.Map):
     """Makes part t of all batches: some rows of one global batch.
 

@@ -21,7 +21,7 @@ from data.augment import transforms
 from data.augment.crops import Interpolation, center_crop
 from data.bad_images import BadImages, Policy
 from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
-from data.loading import ReadEvaluation, ReadTraining, Repeat, none_readable
+from data.loading import ReadEvaluation, ReadTraining, none_readable, training_order
 from data.sources import arrays
 from harness.arguments import as_height_width, check_range, problem
 
@@ -61,7 +61,7 @@ class Data:
         prefetch: batches kept ready on the device; 0 makes each when it is asked for.
         bad_images: "replace" puts others in the place of images that cannot be read (evaluation
             leaves them out), "raise" stops at the first one.
-        max_bad: with "replace", how many a process may meet before the run stops.
+        max_bad: with "replace", how many a run may meet before it stops.
         augment: name in `transforms.TRANSFORMS` -> keyword arguments (None: off).
         seed: of order and augmentation, 0 to 2**32 - 1.
         class_names: of a trained model, in the order of its labels, which the data set's classes
@@ -161,6 +161,11 @@ class Data:
         return source
 
     @functools.cached_property
+    def train_order(self) -> grain.MapDataset:
+        """Endless list of records: row r of training batch k is number k * batch_size + r."""
+        return training_order(len(self.train_source), self.seed, self.repeats)
+
+    @functools.cached_property
     def eval_source(self) -> arrays.Source:
         """The records of the evaluation split."""
         return self._source("eval_split", self.eval_split)
@@ -172,7 +177,7 @@ class Data:
 
     @functools.cached_property
     def bad(self) -> BadImages:
-        """The images that this process could not read."""
+        """The images that could not be read."""
         return BadImages(self.bad_images, self.max_bad)
 
     @functools.cached_property
@@ -216,13 +221,8 @@ class Data:
         Args:
             start: number of batches to skip, at no cost.
         """
-        num_records = len(self.train_source)
-        records = grain.MapDataset.range(num_records).seed(self.seed).shuffle().repeat()
-        if self.repeats > 1:
-            repeat = Repeat(records, num_records, self.repeats)
-            records = grain.MapDataset.range(len(records)).map(repeat).seed(self.seed)
         read = ReadTraining(self.train_source, self._train_steps, self.exif_orientation)
-        records = records.random_map(read)
+        records = self.train_order.random_map(read)
         bad = functools.partial(self.bad.add, self.train_split)
         shapes = (self.dataset.num_channels, self.label_shape)
         return Batches(self._reader(records, self.batch_size, *shapes, bad), start)

@@ -1,18 +1,19 @@
 """The command line of train.py, evaluate.py and the tools: absl flags, clear errors, exit codes."""
 
-import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
-import jax
 from absl import app, flags, logging
 
 from harness.compilation_cache import keep_compiled_programs
 from harness.errors import ConfigError, RunError, printable
 from harness.files import local_path
 from harness.memory import keep_freed_memory
+from harness.process import CtrlC, flush_streams, go_on_without_output
 from harness.terminal import escape_streams
 
 
@@ -47,20 +48,6 @@ def _define_common_flags() -> None:
         "Folder for compiled programs, so that the next start is quicker; by default in the user's "
         "cache folder; empty for none.",
     )
-    flags.DEFINE_bool(
-        "distributed", False, "This is one of several processes; TPU pods and Slurm say which."
-    )
-    flags.DEFINE_string("coordinator", None, "Elsewhere: host:port of process 0.")
-    flags.DEFINE_integer("num_processes", None, "Elsewhere: how many there are.")
-    flags.DEFINE_integer("process_id", None, "Elsewhere: which one this is, from 0.")
-
-
-def _join_processes(args: flags.FlagValues) -> None:
-    own = (args.coordinator, args.num_processes, args.process_id)
-    if any(value is not None for value in own) and None in own:
-        raise ConfigError("--coordinator, --num_processes and --process_id belong together")
-    if args.distributed or args.coordinator:
-        jax.distributed.initialize(*own)
 
 
 class Keyed(list):
@@ -209,8 +196,9 @@ def run(
     main: Callable[..., None],
     arguments: tuple[str, ...] = (),
     keyed: tuple[str, ...] = (),
+    within: Callable[[flags.FlagValues], AbstractContextManager] = nullcontext,
 ) -> None:
-    """Runs a script: a RunError becomes one line on stderr and its exit code.
+    """Runs a script: a RunError is one line on stderr and its exit code, Ctrl-C a line and 130.
 
     Args:
         define_flags: defines the script's flags. Called here rather than at import, so that tests
@@ -221,6 +209,7 @@ def run(
             one or None.
         keyed: names of flags with keys, as "sweep" of --sweep.model.depth=1,2. If there are any,
             main gets them after the parsed flags, as Keyed.
+        within: gives what main runs in, for the parsed flags.
     """
     with_keys = Keyed()
 
@@ -229,18 +218,13 @@ def run(
             given = _match(argv[1:], arguments)
             keep_compiled_programs(flags.FLAGS.compilation_cache)
             keep_freed_memory()
-            _join_processes(flags.FLAGS)
-            main(flags.FLAGS, *([with_keys] if keyed else []), *given)
+            with within(flags.FLAGS):
+                main(flags.FLAGS, *([with_keys] if keyed else []), *given)
+            flush_streams()
         except RunError as error:
             _fail(_of_storage(error) or error)
-        except KeyboardInterrupt:
-            print(f"{sys.argv[0]}: stopped", file=sys.stderr)
-            sys.exit(130)
-        except BrokenPipeError:  # "... | head" has read enough; Python would complain once more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
         except Exception as error:
-            if (end := _of_storage(error)) is None:
+            if isinstance(error, BrokenPipeError) or (end := _of_storage(error)) is None:
                 raise
             _fail(end)
 
@@ -252,4 +236,13 @@ def run(
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     logging.set_verbosity(logging.WARNING)
-    app.run(checked_main, flags_parser=lambda argv: _parse(argv, with_keys, keyed))
+    with CtrlC() as ctrl_c:
+        try:
+            app.run(checked_main, flags_parser=lambda argv: _parse(argv, with_keys, keyed))
+        except (Exception, KeyboardInterrupt) as error:
+            if not ctrl_c.received() and not isinstance(error, KeyboardInterrupt):
+                raise
+            print(f"{sys.argv[0]}: stopped", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        finally:
+            go_on_without_output()  # what is said on the way out ends nothing

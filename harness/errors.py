@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Callable
 
 
 class RunError(Exception):
@@ -42,6 +43,32 @@ class Unavailable(RunError):
     """Something that the run needs does not answer now; the same command resumes."""
 
     exit_code = 75
+
+
+class RecordError(StorageError):
+    """A record of the run cannot be written. The state is saved, if that is possible."""
+
+
+@contextlib.contextmanager
+def record_errors(path):
+    """Turns the OSError of a record that cannot be written into a RecordError."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def before_ending(kinds: tuple[type[RunError], ...], act: Callable[[], object]):
+    """Saves, say, before errors of these kinds end the run; says both if that fails, too."""
+    try:
+        yield
+    except kinds as error:
+        try:
+            act()
+        except Exception as other:  # of the same full disk
+            raise type(error)(f"{error}; nor is the state saved: {one_line(other)}") from other
+        raise
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from harness.arguments import problem
 from harness.errors import ConfigError
 from harness.steps import Steps
 from harness.strict_config import check_model_section, check_section, check_subsections
+from parallel.sharding import num_batch_parts
 from tasks.classification import Classification
 from tasks.optimizers import PROVIDED, create_optimizer
 from tasks.protocol import Task
@@ -46,12 +47,13 @@ def build_classification(
     """Builds the task of a classification from its sections."""
     task, freeze = config["task"], config["optimizer"]["freeze"]
     parts = task["accumulation_steps"]
-    if parts > 0 and steps.batch_size % (parts * mesh.size):
+    devices = num_batch_parts(mesh)
+    if parts > 0 and steps.batch_size % (parts * devices):
         what = (
             f"does not split into config.task.accumulation_steps={parts} parts "
-            f"on {mesh.size} device(s)"
+            f"on {devices} device(s)"
         )
-        allowed = f"multiples of {parts * mesh.size}"
+        allowed = f"multiples of {parts * devices}"
         raise ConfigError(problem("config.data.batch_size", steps.batch_size, what, allowed))
     model = create_model(**config["model"], num_classes=data.num_classes)
     freeze += ALL_BUT_HEAD if task["linear_probe"] else ()

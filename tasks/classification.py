@@ -18,6 +18,7 @@ from tasks.losses import Loss, loss_of, targets_of
 from tasks.metrics import ClassificationMetrics, MultiLabelMetrics, is_first
 from tasks.optimizers import trainable_mask
 from tasks.protocol import Evaluation, Task
+from tasks.skipping import skip_update
 
 
 @flax.struct.dataclass
@@ -142,6 +143,9 @@ class Classification(Task):
             ema=self.ema.update(state.ema, params, state.step, trained),
         )
         return state, metrics
+
+    def skip(self, state: TrainState) -> TrainState:
+        return skip_update(state)
 
     def eval_step(self, state: TrainState, batch, key: jax.Array):
         images, sums = self._normalize(batch["image"]), {}

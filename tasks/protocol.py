@@ -54,6 +54,9 @@ class Task(abc.ABC):
     def train_step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, Scalars]:
         """Returns the next state and the scalars to log.
 
+        A loss and the gradient's norm belong to the scalars: if they are not finite, the run stops
+        or leaves the update out.
+
         Args:
             state: the state, donated.
             batch: arrays with the global batch as leading axis.
@@ -98,6 +101,14 @@ class Task(abc.ABC):
             step: number of updates made.
         """
         check_finite(scalars, step)
+
+    def skip(self, state: State) -> State:
+        """Returns the state as if the next update had been left out: only its step goes on.
+
+        Raises:
+            NotImplementedError: the task can leave out none (config.faults.max_skipped_updates).
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot leave out updates")
 
     def is_good(self, state: State) -> jax.Array | bool:
         """Returns whether a run may resume from the state.

@@ -29,7 +29,7 @@ ALLOWED = {
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
-        *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol"),
+        *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.skipping"),
     ),
     "tasks": (
         "harness",

@@ -8,6 +8,7 @@
     python tools/benchmark.py forward --model=tnt_s_patch16_224 --dtype=bfloat16 --batch_size=256
     python tools/benchmark.py train --config=configs/imagenet_nest.py:tiny --data=own
     python tools/benchmark.py scaling --axis=depth
+    python tools/benchmark.py restart --config=configs/digits_nest.py
 
 data: images/s of the input pipeline alone, stage by stage, on JPEGs (or 32 x 32 images, for
 recipes of that size) that it makes, or with --data=own on the recipe's data set. With TensorFlow
@@ -29,6 +30,9 @@ parameters, bfloat16 by autocast, all cores of the CPU for each.
 scaling: the forward pass on growing images, sequences, depths and batches: the milliseconds of the
 quickest of --rounds, and multiply-adds.
 
+restart: seconds from the command of an interrupted run to its first step, with a warm compilation
+cache, and what they are spent on.
+
 Other figures are the median over --rounds; measurements take turns, so that a slow minute of the
 machine affects all of them. Compiled programs are not taken from the cache. Prints a table, and
 writes JSON lines with --output=FILE.
@@ -42,6 +46,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+import harness.first  # noqa: F401
+
+# isort: split
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with PyTorch
 
@@ -153,6 +161,17 @@ def scaling(args: flags.FlagValues) -> list[dict]:
     return scaling.run(args.axis or tuple(scaling.AXES), rounds=args.rounds, say=print)
 
 
+def restart(args: flags.FlagValues) -> list[dict]:
+    """Seconds from the command of an interrupted run to its first step."""
+    from benchmarks import restart
+
+    _check_against(args, [])
+    if args.config is None:
+        raise ConfigError("--config=FILE.py is needed; see --help")
+    given = [word for word in sys.argv[1:] if word.lstrip("-").startswith("config")]
+    return restart.run(given, rounds=args.rounds, say=print)
+
+
 def _check_against(args: flags.FlagValues, allowed: Sequence[str]) -> None:
     if unknown := [name for name in args.against if name not in allowed]:
         names = ", ".join(allowed) or "nothing for this command"
@@ -167,6 +186,7 @@ COMMANDS = {
     "forward": forward,
     "train": train,
     "scaling": scaling,
+    "restart": restart,
 }
 
 

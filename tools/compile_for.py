@@ -27,6 +27,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+import harness.first  # noqa: F401
+
+# isort: split
+
 from benchmarks.compiled import targets
 
 targets.prepare_environment()  # before jax is imported
@@ -47,8 +51,6 @@ from harness.files import check_writable, local_path
 from inference.flags import as_image_size
 from zoo.cost_tables import default_num_classes
 
-GRANULARITY = 8  # of --max_batch
-
 
 def define_flags() -> None:
     commandline.define_config_flag()
@@ -59,6 +61,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", None, "Images on each device.", lower_bound=1)
     flags.DEFINE_bool("products", False, "Of --model: count what a step computes, also again.")
     flags.DEFINE_bool("max_batch", False, "Search the largest batch that fits.")
+    flags.DEFINE_integer("granularity", 8, "Images, of --max_batch.", lower_bound=1)
     flags.DEFINE_list("against", [], "plain, official or both.")
     flags.DEFINE_string("official", None, "Folder of a checkout of the official NesT.")
     flags.DEFINE_integer("num_examples", None, "Images of a training split that is not known.")
@@ -88,7 +91,10 @@ def main(args: flags.FlagValues) -> None:
         if args.max_batch:
             print(f"{code}: the largest batch for {args.topology}", flush=True)
             record = report.largest_batch(
-                step_of, target, granularity=GRANULARITY, say=lambda line: print(line, flush=True)
+                step_of,
+                target,
+                granularity=args.granularity,
+                say=lambda line: print(line, flush=True),
             )
         else:
             hlo = files["hlo"] if code == "ours" else None

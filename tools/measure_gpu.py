@@ -22,6 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+import harness.first  # noqa: F401
+
+# isort: split
+
 import json
 import subprocess
 import tempfile

@@ -27,6 +27,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+import harness.first  # noqa: F401
+
+# isort: split
+
 import jax
 from absl import flags
 
@@ -34,6 +38,7 @@ from harness import commandline
 from harness.commandline import Keyed
 from harness.errors import ConfigError
 from harness.files import local_path
+from harness.process import go_on_without_output
 from sweeps import collect, status
 from sweeps.launchers.local import Local
 from sweeps.metric import metric_of
@@ -119,6 +124,7 @@ def main(args: flags.FlagValues, keyed: Keyed, command: str | None) -> None:
             print(f"wrote {path}")
         print((folder / "results.md").read_text(), end="")
     else:
+        go_on_without_output()
         jax.config.update("jax_platforms", "cpu")  # devices are for the runs; here they are built
         launcher = create_launcher(args.launch, dict(keyed.of("launch")))
         if _is_search(args, keyed, folder):

@@ -3,10 +3,10 @@
     python tools/verify.py runs/digits_nest
     python tools/verify.py runs/*
 
-One line for each checkpoint in latest/ and best/: "sound"; "damaged", and what differs; "unknown"
-for those of earlier versions, which wrote no checksums. Of a sweep, all of its runs. Nothing is
-changed. Exit codes: 0 nothing is damaged; 2 something is, or a folder is not that of a run; 74
-something cannot be read, for a reason that may pass.
+One line for each file of the run and each checkpoint in latest/ and best/: "sound"; "damaged", and
+what differs; "unknown" for what has no checksum, as in runs of earlier versions. Of a sweep, all of
+its runs. Nothing is changed. Exit codes: 0 nothing is damaged; 2 something is, or a folder is not
+that of a run; 74 something cannot be read, for a reason that may pass.
 """
 
 import sys
@@ -21,6 +21,7 @@ from harness.errors import ConfigError, printable
 from harness.files import run_path
 from sweeps.runs import MANIFEST, read_runs
 from training.verification import verify_checkpoints
+from workdirs.verification import verify_files
 
 
 def define_flags() -> None:
@@ -39,11 +40,12 @@ def main(args: flags.FlagValues, folders: list[str]) -> None:
             raise ConfigError(f"{folder} is not the folder of a run")
     findings = []
     for workdir in workdirs:
-        found = verify_checkpoints(workdir)
+        checkpoints = verify_checkpoints(workdir)
+        found = verify_files(workdir) + checkpoints
         for finding in found:
             print(printable(f"{finding.state:<8} {finding.path}  {finding.text}"), flush=True)
-        if not found:
-            print(f"{'empty':<8} {workdir}  no checkpoint yet")
+        if not checkpoints:
+            print(printable(f"{'empty':<8} {workdir / 'checkpoints'}  no checkpoint yet"))
         findings += found
     if damaged := sum(finding.state == "damaged" for finding in findings):
         raise ConfigError(f"{damaged} of {len(findings)} damaged")

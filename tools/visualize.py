@@ -2,9 +2,11 @@
 
     python tools/visualize.py batch --config=configs/imagenet_nest.py:tiny
     python tools/visualize.py batch --config=configs/cifar_nest.py --config.data.name=folder:/images
+    python tools/visualize.py batch --workdir=runs/mine --step=1234
     python tools/visualize.py operations --config=configs/imagenet_nest.py:tiny --image=photo.jpg
 
-batch: an augmented training batch as the model sees it, with its labels.
+batch: an augmented training batch as the model sees it, with its labels; --step=N is exactly what
+step N of a run saw. Below each label stands the record's number in the training split.
 operations: each operation of the recipe's RandAugment at its magnitudes.
 Writes a PNG, --output. Without the recipe's data set: --config.data.name=synthetic.
 """
@@ -14,23 +16,35 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+import harness.first  # noqa: F401
+
+# isort: split
+
 from absl import flags
 
 from data.images import decode_image
 from harness import commandline
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, replacing
+from harness.files import local_path, replacing, run_path
 from training import batch_pictures, experiment
+from workdirs.class_file import own_classes
+from workdirs.config_file import read_config
 
 
 def batch(args: flags.FlagValues) -> None:
     """An augmented training batch as the model sees it."""
+    if args.step is not None and args.batch is not None:
+        raise ConfigError("--batch counts from 0, --step from 1; give one of them")
+    start = args.batch or 0 if args.step is None else args.step - 1
+    classes = own_classes(run_path("--workdir", args.workdir)) if args.workdir else None
     with input_errors():
-        run = experiment.build(_config(args))
+        run = experiment.build(_config(args), class_names=classes)
         for note in run.data.dataset.notes:
             print(f"note: {note}")
-        figure = batch_pictures.draw_batch(run, num_images=args.num_images, start=args.batch)
+        records = run.records_of(start + 1)
+        print(f"step {start + 1}, {len(records)} records: {' '.join(map(str, records))}")
+        figure = batch_pictures.draw_batch(run, num_images=args.num_images, start=start)
         _write(figure, args.output or "batch.png")
 
 
@@ -51,9 +65,13 @@ def operations(args: flags.FlagValues) -> None:
 
 
 def _config(args: flags.FlagValues):
-    if args.config is None:
-        raise ConfigError("--config=FILE.py is needed; see --help")
-    return args.config
+    if args.config is None and args.workdir is None:
+        raise ConfigError("--config=FILE.py or --workdir=FOLDER is needed; see --help")
+    if args.config is not None:
+        return args.config
+    config = read_config(run_path("--workdir", args.workdir))
+    config.mesh = {"data": 1, "fsdp": 1}  # this machine, not the one it was trained on
+    return config
 
 
 def _write(figure, path: str) -> None:
@@ -69,7 +87,9 @@ def define_flags() -> None:
     commandline.define_config_flag()
     flags.DEFINE_string("output", None, "PNG to write; None: named after the command.")
     flags.DEFINE_integer("num_images", 32, "Images of the batch to draw.", lower_bound=1)
-    flags.DEFINE_integer("batch", 0, "Number of the training batch to draw.", lower_bound=0)
+    flags.DEFINE_string("workdir", None, "Folder of a run, whose config counts without --config.")
+    flags.DEFINE_integer("step", None, "Step whose training batch to draw, from 1.", lower_bound=1)
+    flags.DEFINE_integer("batch", None, "The same, counted from 0; None: 0.", lower_bound=0)
     flags.DEFINE_string("image", None, "Image for operations; None: one of scikit-learn's.")
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from data.augment import crops, randaugment
 from harness.errors import printable
+from tasks.classification import Classification
 from tasks.losses import targets_of
 from training import experiment
 
@@ -18,10 +19,10 @@ MAGNITUDES = 7  # pictures in a row of draw_operations
 
 
 def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a training batch as the model sees it at step `start` of the run.
+    """Returns a training batch as the model sees it after `start` updates, in step `start` + 1.
 
     Args:
-        run: of the task classification.
+        run: of any task; what a task other than classification does with the images is left out.
         start: number of the batch.
 
     Returns:
@@ -29,12 +30,16 @@ def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray,
         [b, classes] without label smoothing.
     """
     batches = run.data.train_batches(start)
-    batch, _ = jax.jit(run.task.augmented)(next(batches), start, run.key)
+    batch = next(batches)
     batches.close()
-    classes, smoothing = run.data.num_classes, run.task.label_smoothing
+    classes, is_classified = run.data.num_classes, isinstance(run.task, Classification)
+    if is_classified:
+        batch, _ = jax.jit(run.task.augmented)(batch, start, run.key)
     if "target" not in batch:
         images = np.asarray(batch["image"]) / np.float32(255)
-        return images, np.asarray(targets_of(batch["label"], classes, run.task.loss))
+        loss = run.task.loss if is_classified else "softmax"
+        return images, np.asarray(targets_of(batch["label"], classes, loss))
+    smoothing = run.task.label_smoothing
     mean, std = (np.asarray(values, np.float32) for values in run.data.statistics)
     images = np.clip(np.asarray(batch["image"]) * std + mean, 0, 1)
     return images, (np.asarray(batch["target"]) - smoothing / classes) / (1 - smoothing)
@@ -52,26 +57,27 @@ def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
 
 
 def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Figure:
-    """Draws an augmented training batch with its labels.
+    """Draws an augmented training batch with its labels and the numbers of its records.
 
     Args:
-        run: of the task classification.
+        run: of any task, see `augmented_batch`.
         num_images: how many of the batch at most.
         start: number of the batch.
     """
     images, targets = augmented_batch(run, start)
-    data = run.data
+    data, records = run.data, run.records_of(start + 1)
     count = min(num_images, len(images))
     # The halves of a mixed batch show the same pairs: take from the start.
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(1.9 * columns, 2.15 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(1.9 * columns, 2.3 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(printable(f"{data.name} {data.train_split}, batch {start}"))
+    figure.suptitle(printable(f"{data.name} {data.train_split}, step {start + 1}"))
     for position in range(count):
         axes = figure.add_subplot(rows, columns, position + 1)
         axes.imshow(_shown(images[position]), interpolation="nearest")
-        axes.set_title(label_text(targets[position], data.dataset.class_names), fontsize=8)
+        label = label_text(targets[position], data.dataset.class_names)
+        axes.set_title(f"{label}\n{records[position]}", fontsize=8)
         axes.axis("off")
     return figure
 

@@ -21,7 +21,7 @@ from harness.errors import ConfigError, NonFiniteError, StorageError
 from harness.files import run_path
 from training.restoring import NO_CHECKSUMS, from_first, read_step
 from training.series import Series
-from workdirs import step_files
+from workdirs import records, step_files
 from workdirs.checksums import inspect
 from workdirs.progress import begin, read_saved, write_saved
 from workdirs.step_files import Damaged
@@ -212,6 +212,8 @@ class Checkpoints:
                 state, loop, has_checksums = read_step(folder / str(step), shapes)
             except Damaged as damage:
                 if self._read_only:
+                    if not from_first((folder / str(step)).exists):
+                        return self.restore(shapes, which)  # the run goes on and has deleted it
                     raise ConfigError(
                         f"checkpoint {folder / str(step)} is damaged: {damage}"
                     ) from damage
@@ -237,7 +239,10 @@ class Checkpoints:
             step_files.seal(step)
         try:
             newest = read_saved(self._workdir)
-        except (ValueError, TypeError, KeyError, FileNotFoundError):
+        except FileNotFoundError:
+            newest = None
+        except records.Damaged as damage:  # it is written anew
+            self._say(str(damage))
             newest = None
         if not lost and newest is not None and newest > int(step.name):
             self._say(f"step {newest} was saved too, and is gone; going on from {step.name}")

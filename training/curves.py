@@ -6,7 +6,7 @@ from harness.files import replacing
 
 # Logged with the training metrics, but of the machine: not drawn, and different in every run.
 TIMINGS = ("images_per_second", "input_wait")
-_NOT_DRAWN = {"kind", "step", "num_examples", "num_samples", "protocol", *TIMINGS}
+_NOT_DRAWN = {"step", "num_examples", "num_samples", *TIMINGS}
 
 
 def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None:
@@ -23,10 +23,12 @@ def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None
 
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in records:
-        for name in record.keys() - _NOT_DRAWN:
+        for name, value in record.items():
+            if name in _NOT_DRAWN or not isinstance(value, int | float):
+                continue
             panel = name.removeprefix("ema_")
             curve = record["kind"] + (" EMA" if name != panel else "")
-            point = (record["step"] / steps_per_epoch, record[name])
+            point = (record["step"] / steps_per_epoch, value)
             panels.setdefault(panel, {}).setdefault(curve, []).append(point)
     if not panels:
         return

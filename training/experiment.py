@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,10 +24,13 @@ from harness.strict_config import (
     field_errors,
     unknown_name,
 )
-from parallel import sharding
+from parallel import peers, sharding
 from tasks.protocol import Task
+from tasks.skipping import skipping
 from tasks.table import TASKS
 from training.checkpoints import Checkpoints
+from training.numeric_faults import NumericFaults
+from training.same_everywhere import check_same_everywhere
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from
 
 
@@ -42,6 +46,7 @@ class Experiment:
     train_step: Callable  # jitted, the state is donated
     eval_step: Callable  # jitted
     key: jax.Array  # of the run, replicated
+    sharding_notes: tuple[str, ...]
     read_weights: Callable[[], Weights | None]  # what config.init_from names, see read_init_from
 
     @property
@@ -60,6 +65,14 @@ class Experiment:
             return state
         return jax.jit(self.task.with_variables, out_shardings=self.shardings)(state, weights[0])
 
+    def records_of(self, step: int) -> list[int]:
+        """Returns the numbers, in the training split, of the records in the batch of a step.
+
+        Where an image cannot be read, another one stands in for it.
+        """
+        size = self.steps.batch_size
+        return [int(self.data.train_order[i]) for i in range((step - 1) * size, step * size)]
+
     def notes(self, weights: Weights | None) -> list[str]:
         """Returns what a person should see when the run starts."""
         sizes = [leaf.size for leaf in jax.tree.leaves(self.task.parameters(self.shapes))]
@@ -67,7 +80,8 @@ class Experiment:
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
         loaded = str(weights[1]) if weights else ""
-        return [*([loaded] if loaded else []), parameters, *self.data.dataset.notes]
+        notes = (*self.sharding_notes, *self.data.dataset.notes)
+        return [*([loaded] if loaded else []), parameters, *notes]
 
 
 # Arguments of pipeline.Data that the code gives rather than the section `data`.
@@ -75,9 +89,12 @@ DATA_PROVIDED = (
     *("augment", "seed", "class_names", "among"),
     *("sharding", "process_index", "process_count"),
 )
+FAULTS_PROVIDED = ("records_of", "workdir", "skipped", "losses")  # the same of NumericFaults
 VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
-COMMON_SECTIONS = (*VALUES, "init", "task", "data", "augment", "mesh", "loop", "checkpoint")
-ADDED = {"init_from": None, "init": {}}  # what runs of earlier versions lack
+SECTIONS = ("init", "task", "data", "augment", "mesh", "sharding", "loop", "checkpoint", "faults")
+COMMON_SECTIONS = (*VALUES, *SECTIONS)
+# What runs of earlier versions lack.
+ADDED = {"init_from": None, "init": {}, "sharding": {}, "faults": {}}
 
 
 def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, Any]:
@@ -109,8 +126,10 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     for key, function, provided in (
         ("init", read_init_from, INIT_PROVIDED),
         ("mesh", sharding.create_mesh, ("devices",)),
+        ("sharding", sharding.state_shardings, ("shapes", "mesh")),
         ("loop", plan_steps, ("num_examples", "batch_size")),
         ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
+        ("faults", NumericFaults, FAULTS_PROVIDED),
         ("data", pipeline.Data, DATA_PROVIDED),
     ):
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
@@ -121,6 +140,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         plain["init_from"] = str(run_path("config.init_from", plain["init_from"]))
     with input_errors():
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
+        NumericFaults(**plain["faults"], records_of=lambda step: [], workdir=Path())
         plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
         if plain["data"]["data_dir"]:
             data_dir = local_path("config.data.data_dir", plain["data"]["data_dir"])
@@ -163,6 +183,8 @@ def build(
             among=among,
             sharding=sharding.batch_sharding(mesh),
         ).open(training=training)
+    check_same_everywhere(plain, data, training=training)
+    data.bad.deferred = peers.current() is not None
     # Made on the devices: with several processes none can put it on the others' devices.
     key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
     return assemble(plain, mesh, data, key, training=training)
@@ -204,13 +226,17 @@ def assemble(
             raise ConfigError(f"{unknown_name(what, best_metric, task.metric_names())}; {hint}")
         with field_errors("config.data"):  # of the image that the model does not take
             shapes = jax.eval_shape(task.init, key)
-    shardings = sharding.state_shardings(shapes, mesh)
+    shardings = sharding.state_shardings(shapes, mesh, **plain["sharding"])
+    notes = sharding.left_whole(task.parameters(shapes), mesh, **plain["sharding"])
     shapes = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
         shardings,
     )
     everywhere = sharding.replicated(mesh)
+    train_step = task.train_step
+    if plain["faults"]["max_skipped_updates"]:
+        train_step = skipping(task.train_step, task.skip)
     return Experiment(
         mesh=mesh,
         data=data,
@@ -218,7 +244,7 @@ def assemble(
         steps=steps,
         shapes=shapes,
         train_step=jax.jit(
-            task.train_step,
+            train_step,
             donate_argnums=0,
             in_shardings=(shardings, batch_sharding, everywhere),
             out_shardings=(shardings, everywhere),
@@ -229,6 +255,7 @@ def assemble(
             out_shardings=everywhere,
         ),
         key=key,
+        sharding_notes=tuple(notes),
         read_weights=functools.partial(
             read_init_from,
             plain["init_from"],

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from harness.arguments import unknown
 from harness.errors import ConfigError, Interrupted, one_line
@@ -53,6 +52,8 @@ class TensorBoard:
     """Event files in workdir/tensorboard."""
 
     def __init__(self, workdir: Path, first_step: int):
+        from tensorboardX import SummaryWriter  # here, a broken one ends this log alone
+
         self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         # In a bucket a flush uploads the whole file again.
         self._pause, self._next = BUCKET_SECONDS if in_bucket(workdir) else 0.0, 0.0
@@ -146,7 +147,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
     """Returns the metrics and speeds in a line of metrics.jsonl."""
-    return {k: v for k, v in record.items() if k not in ("kind", "step", "protocol")}
+    return {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
 
 
 class Background:

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from harness.errors import ConfigError
+from training.only_for_looking import OnlyForLooking
 from workdirs.plain_path import plain_path
 
 
@@ -46,8 +47,8 @@ def profiled(
         first_step: number of updates made before.
         folder: receives plugins/profile/TIME/: TensorBoard shows it (with the package xprof), and
             https://ui.perfetto.dev opens the file perfetto_trace.json.gz in it.
-
     """
+    looking = OnlyForLooking(print)
     left = range(max(steps.start, first_step + 1), steps.stop)
     if len(left) < len(steps):  # a resumed run: no error, since the same command has to resume it
         what = f"{left.start}:{left[-1]} are recorded" if left else "nothing is recorded"
@@ -62,18 +63,21 @@ def profiled(
         step += 1
         if step == left.start:
             jax.block_until_ready(state)  # what came before stays out
-            jax.profiler.start_trace(plain_path(folder), create_perfetto_trace=True)
-            is_recording = True
+            with looking("the profile"):
+                jax.profiler.start_trace(plain_path(folder), create_perfetto_trace=True)
+                is_recording = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             result = train_step(state, batch, key)
-        if step == left[-1]:
+        if step == left[-1] and is_recording:
             jax.block_until_ready(result)
             is_recording = False
-            jax.profiler.stop_trace()
+            with looking("the profile"):
+                jax.profiler.stop_trace()
         return result
 
     try:
         yield recorded
     finally:
         if is_recording:  # interrupted in between
-            jax.profiler.stop_trace()
+            with looking("the profile"):
+                jax.profiler.stop_trace()

@@ -13,22 +13,28 @@ import tqdm
 from clu import parameter_overview
 
 from data.batches import Batches
-from harness.errors import escaped
+from harness.errors import escaped, record_errors
 from harness.files import Appended
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
 from training.curves import draw_curves
 from training.metric_logs import finish_logs, numbers, open_logs
+from training.numeric_faults import in_words
+from training.only_for_looking import OnlyForLooking, only_shown
 from workdirs.records import json_line
 from workdirs.results import keep_metrics
 
 # Drawing the curves takes most of a second, so it is not done at every evaluation.
 SECONDS_BETWEEN_CURVES = 60.0
+FAULTS_SAID = 3  # of a log line's; the others are in metrics.jsonl
 
 
 class Reporter:
     """Shows and records metrics. Only the first process does anything.
+
+    metrics.jsonl is a record: if it cannot be written, the run ends. All else is only for looking
+    at: if that fails, the run goes on.
 
     Args:
         workdir: receives metrics.jsonl, tensorboard/, curves.png and the task's pictures.
@@ -40,6 +46,13 @@ class Reporter:
             steps queued before.
         config: checked, for the services.
         log_to: services that get the metrics too, see training/services.py.
+
+    Attributes:
+        active: whether this process shows and records anything.
+        looking: guards what is only for looking at.
+
+    Raises:
+        RecordError: metrics.jsonl cannot be written; also `train` and `evaluation` do.
     """
 
     def __init__(
@@ -52,13 +65,15 @@ class Reporter:
         config: dict[str, Any],
         log_to: Sequence[str] = (),
     ):
-        self._active = jax.process_index() == 0
-        if not self._active:
+        self.active, self.looking = jax.process_index() == 0, OnlyForLooking(self.say)
+        if not self.active:
             return
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
         self._batches = batches
-        self.records = keep_metrics(workdir, first_step)
-        self._file = Appended(workdir / "metrics.jsonl")
+        self._path = workdir / "metrics.jsonl"
+        with record_errors(self._path):
+            self.records = keep_metrics(workdir, first_step)
+            self._file = Appended(self._path)
         self._bar = tqdm.tqdm(
             total=steps.total,
             initial=first_step,
@@ -67,14 +82,16 @@ class Reporter:
             disable=not sys.stderr.isatty(),
         )
         self._final: dict[str, float] | None = None
-        self._logs = open_logs(
-            workdir,
-            services=log_to,
-            config=config,
-            first_step=first_step,
-            records=self.records,
-            say=self.say,
-        )
+        self._logs = []
+        with self.looking("logging"):
+            self._logs = open_logs(
+                workdir,
+                services=log_to,
+                config=config,
+                first_step=first_step,
+                records=self.records,
+                say=self.say,
+            )
         self._curves_clock, self._num_drawn = -math.inf, 0
         self._restart_clock(first_step)
 
@@ -82,19 +99,24 @@ class Reporter:
         return self
 
     def __exit__(self, kind, error, _):
-        if self._active:
-            self._bar.close()
-            self._file.close()
-            finish_logs(self._logs, self._final, error, self.say)
+        if self.active:
+            with contextlib.suppress(OSError):  # of a full disk, said before
+                self._file.close()
+            self._close(error)
             if kind is not KeyboardInterrupt:  # of somebody in a hurry
-                with contextlib.suppress(OSError):  # a full disk must not hide what ended the run
-                    self._draw_curves()
+                self._draw_curves()
+
+    @only_shown("logging")
+    def _close(self, error: BaseException | None) -> None:
+        self._bar.close()
+        finish_logs(self._logs, self._final, error, self.say)
 
     def _restart_clock(self, step: int) -> None:
         """Restarts the timer, so that time before `step` does not count towards images/s."""
         self._clock, self._clock_step = time.perf_counter(), step
         self._clock_waited = self._batches.seconds_waited
 
+    @only_shown("the console")
     def start(self, parameters, mesh: jax.sharding.Mesh, notes: list[str]) -> None:
         """Says what will run and where.
 
@@ -103,8 +125,6 @@ class Reporter:
             mesh: of the run.
             notes: what else there is to know.
         """
-        if not self._active:
-            return
         steps = self._steps
         if self._first_step == 0:
             self.say(parameter_overview.get_parameter_overview(parameters, include_stats=False))
@@ -123,37 +143,56 @@ class Reporter:
             self.say(f"resuming at step {self._first_step}")
         self.say("compiling the first step")
 
+    @only_shown("the console")
     def finish(self, metrics: dict[str, float], split: str, seconds: float) -> None:
         """Says the result."""
-        if self._active:
-            self._final = metrics
-            self._bar.close()
-            self.say(f"done after {seconds:.0f} s: {split} {_short(metrics)}")
-            self.say(f"metrics.jsonl, curves.png and checkpoints are in {self._workdir}")
+        self._final = metrics
+        self._bar.close()
+        self.say(f"done after {seconds:.0f} s: {split} {_short(metrics)}")
+        self.say(f"metrics.jsonl, curves.png and checkpoints are in {self._workdir}")
 
+    @only_shown("the console")
     def progress(self, step: int) -> None:
         """Moves the progress bar."""
-        if self._active:
-            self._bar.update(step - self._bar.n)
-            if step == self._first_step + 1:
-                self._restart_clock(step)  # compilation
+        if step == self._first_step + 1:
+            self._restart_clock(step)  # compilation
+        self._bar.update(step - self._bar.n)
 
     def watched(self, batches, split: str):
         """Returns the batches of an evaluation, with a bar while they last."""
-        if not self._active:
-            return batches
-        return tqdm.tqdm(
-            batches,
-            desc=f"evaluating {split}",
-            unit="batch",
-            leave=False,
-            dynamic_ncols=True,
-            disable=self._bar.disable,
-        )
+        return self._with_bar(batches, split) if self.active else batches
 
-    def train(self, step: int, metrics: dict[str, float]) -> None:
-        """Reports training metrics, averaged over the steps since the last report."""
-        if not self._active:
+    def _with_bar(self, batches, split: str):
+        bar = None
+        with self.looking("the console"):
+            bar = tqdm.tqdm(
+                total=len(batches),
+                desc=f"evaluating {split}",
+                unit="batch",
+                leave=False,
+                dynamic_ncols=True,
+                disable=self._bar.disable,
+            )
+        try:
+            for batch in batches:
+                yield batch
+                with self.looking("the console"):
+                    bar.update()
+        finally:
+            with self.looking("the console"):
+                bar.close()
+
+    def train(
+        self, step: int, metrics: dict[str, float], faults: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """Reports training metrics, averaged over the steps since the last report.
+
+        Args:
+            step: number of updates made.
+            metrics: the averages.
+            faults: of the steps since then, as NumericFaults.look returns them.
+        """
+        if not self.active:
             return
         elapsed = max(time.perf_counter() - self._clock, 1e-9)
         seconds = elapsed / max(step - self._clock_step, 1)
@@ -162,38 +201,42 @@ class Reporter:
             "images_per_second": round(self._steps.batch_size / seconds, 1),
             "input_wait": round(waited, 4),
         }
+        self._record("train", step, metrics, speed | ({"faults": faults} if faults else {}))
         self._restart_clock(step)
-        self._record("train", step, metrics, speed)
+        self._show_train(step, metrics, faults, seconds, **speed)
+
+    @only_shown("the console")
+    def _show_train(self, step, metrics, faults, seconds, images_per_second, input_wait) -> None:
+        for fault in faults[:FAULTS_SAID]:
+            self.say(in_words(fault, self._workdir))
+        speed = f"{images_per_second:,.0f} images/s, {input_wait:.0%} waiting for input"
         if self._bar.disable:
             left = tqdm.tqdm.format_interval((self._steps.total - step) * seconds)
-            numbers = (
-                f"{speed['images_per_second']:,.0f} images/s, {waited:.0%} waiting for input, "
-                f"{left} left"
-            )
-            self.say(f"{self._where(step)}  {_short(metrics)}  ({numbers})")
+            self.say(f"{self._where(step)}  {_short(metrics)}  ({speed}, {left} left)")
         else:
             shown = {name: metrics[name] for name in ("loss", "top1_accuracy") if name in metrics}
-            self._bar.set_postfix_str(
-                f"{_short(shown)}, {speed['images_per_second']:,.0f} images/s, "
-                f"{waited:.0%} waiting for input",
-                refresh=False,
-            )
+            self._bar.set_postfix_str(f"{_short(shown)}, {speed}", refresh=False)
 
     def evaluation(self, step: int, evaluation: Evaluation, split: str) -> None:
         """Reports an evaluation, writes its pictures and redraws curves.png, once a minute."""
-        if not self._active:
+        if not self.active:
             return
         self._record("eval", step, evaluation.metrics, {}, evaluation.protocol)
         self.say(f"{self._where(step)}  {split}: {_short(evaluation.metrics)}")
         for name, picture in evaluation.pictures.items():
-            save_png(self._workdir / f"{name}_{step:07d}.png", picture)
-            for log in self._logs:
-                log.image(name, step, picture)
+            self._picture(name, step, picture)
         is_last = step == self._steps.total
         if is_last or time.perf_counter() - self._curves_clock >= SECONDS_BETWEEN_CURVES:
             self._draw_curves()
         self._restart_clock(step)
 
+    @only_shown("pictures")
+    def _picture(self, name: str, step: int, picture) -> None:
+        for log in self._logs:
+            log.image(name, step, picture)
+        save_png(self._workdir / f"{name}_{step:07d}.png", picture)
+
+    @only_shown("curves.png")
     def _draw_curves(self) -> None:
         if len(self.records) > self._num_drawn:
             draw_curves(self.records, self._workdir / "curves.png", self._steps.per_epoch)
@@ -201,14 +244,15 @@ class Reporter:
 
     def flush(self) -> None:
         """Returns when metrics.jsonl has everything: a checkpoint that is saved counts on it."""
-        if self._active:
-            self._file.flush()
+        if self.active:
+            with record_errors(self._path):
+                self._file.flush()
 
+    @only_shown("the console")
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
-        if self._active:
-            tqdm.tqdm.write(escaped(text), file=sys.stdout)
-            sys.stdout.flush()
+        tqdm.tqdm.write(escaped(text), file=sys.stdout)
+        sys.stdout.flush()
 
     def _where(self, step: int) -> str:
         total = str(self._steps.total)
@@ -220,10 +264,12 @@ class Reporter:
         record = {"kind": kind, "step": step, **metrics, **extra}
         if protocol:
             record["protocol"] = protocol
+        with record_errors(self._path):
+            self._file.write(json_line(record))
         self.records.append(record)
-        self._file.write(json_line(record))
-        for log in self._logs:
-            log.scalars(kind, step, numbers(record))
+        with self.looking("logging"):
+            for log in self._logs:
+                log.scalars(kind, step, numbers(record))
 
 
 def _short(metrics: dict[str, float]) -> str:

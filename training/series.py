@@ -84,7 +84,7 @@ class Series:
             for name, leaf in flatten(state).items()
         }
         with _storage_errors(step):
-            self._checkpointer.save(plain_path(self._folder) / str(step), args=args, force=True)
+            self._checkpointer.save(plain_path(self._folder / str(step)), args=args, force=True)
         self._saving = step, self._thread.submit(self._finish, step, shapes)
 
     def wait(self) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 from harness.errors import ConfigError, StorageError, one_line
 from training.restoring import NO_CHECKSUMS, find_difference, patiently, state_step
-from workdirs import step_files
+from workdirs import records, step_files
 from workdirs.checksums import inspect
 from workdirs.findings import Finding
 from workdirs.progress import check_not_lost, read_saved
-from workdirs.results import parse_metrics
+from workdirs.results import read_metrics
 from zoo.find import CHECKPOINTS
 from zoo.run_checkpoints import read_whole_state
 
@@ -81,11 +81,12 @@ def _best_differs(step: Path, loop: dict[str, Any], record: dict[str, Any] | Non
     best = (record or {}).get("best") or {}
     if record and best.get("value") != loop.get("best_value"):
         return f"its record says {loop.get('best_value')!r}, its checksums {best.get('value')!r}"
-    log = step.parents[2] / "metrics.jsonl"
-    if not best or not log.is_file():
-        return None
-    for line in parse_metrics(log.read_text(encoding="utf-8", errors="replace")):
-        if line and (line["step"], line["kind"]) == (int(step.name), "eval"):
+    try:
+        lines = read_metrics(step.parents[2]).sound if best else []
+    except records.Damaged:  # verify_files says so
+        lines = []
+    for line in lines:
+        if (line["step"], line["kind"]) == (int(step.name), "eval"):
             logged = line.get(best["metric"])
             if logged not in (None, best["value"]):
                 return f"{best['metric']} is {best['value']}, and metrics.jsonl has {logged}"
@@ -95,5 +96,5 @@ def _best_differs(step: Path, loop: dict[str, Any], record: dict[str, Any] | Non
 def _newest_saved(workdir: Path) -> int:
     try:
         return read_saved(workdir) or 0
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, records.Damaged):  # verify_files says so
         return 0

@@ -41,11 +41,17 @@ def array_checksums(tree: Any) -> dict[str, str]:
 def inspect(tree: Any) -> tuple[dict[str, str], bool]:
     """Returns `array_checksums`, and whether no array has a NaN or an infinity, in one pass."""
     flat = flatten(tree)
-    # One program for each shape: one for all would take minutes to compile.
-    found = {
-        name: _on_device(leaf) if isinstance(leaf, jax.Array) else _inspect(np, np.asarray(leaf))
-        for name, leaf in flat.items()
-    }
+    found = {}
+    for name, leaf in flat.items():
+        if isinstance(leaf, jax.Array):
+            # A program for each shape: one for all would take minutes to compile.
+            found[name] = _on_device(leaf)
+            if jax.process_count() > 1 and jax.default_backend() == "cpu":
+                # CPUs run several programs at once, and processes in different orders would wait
+                # for each other's parts of different sums.
+                found[name].block_until_ready()
+        else:
+            found[name] = _inspect(np, np.asarray(leaf))
     found = jax.device_get(found)
     sums = {
         name: "".join(f"{int(lane):08x}" for lane in parts[:2]) for name, parts in found.items()

@@ -15,7 +15,8 @@ def flatten(config: dict[str, Any]) -> dict[str, Any]:
 
 # They decide where and how fast a run runs, not what it computes: a resumed run may change them.
 FREE_KEYS = re.compile(
-    r"mesh\.|data\.(num_threads|num_workers|prefetch|data_dir|bad_images|max_bad)$"
+    r"(mesh|sharding|faults)\."
+    r"|data\.(num_threads|num_workers|prefetch|data_dir|bad_images|max_bad)$"
     r"|(model|generator|discriminator)\.(remat|kernels)$"
 )
 

@@ -86,8 +86,7 @@ def write_config(
         "data_digest": data_digest,
         "command": sys.argv,
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | versions(),
         "devices": device_summary(),
     }
     _write(workdir, record)
@@ -110,6 +109,11 @@ def note_place(workdir: Path, record: dict[str, Any], data: dict[str, Any]) -> N
     if moved and record.get("data_digest"):
         before.update(moved)
         _write(workdir, record)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that what a run computes depends on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def git_commit() -> str:

@@ -7,13 +7,15 @@ A run that starts writes {"step": null}, and after each save the step. It lies b
 import json
 import time
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 from harness.errors import ConfigError
-from harness.files import write_text
 from workdirs.claims import is_claimed
+from workdirs.records import read_json, write_record
 from workdirs.step_files import steps_in
 
 NAME = "saved.json"
@@ -22,7 +24,7 @@ _ASIDE = "before_restart_"
 
 def write_saved(workdir: Path, step: int | None) -> None:
     """Records the newest step that is on the disk, None for none yet."""
-    write_text(workdir / NAME, json.dumps({"step": step}) + "\n")
+    write_record(workdir / NAME, json.dumps({"step": step}) + "\n")
 
 
 def begin(workdir: Path) -> None:
@@ -35,13 +37,19 @@ def read_saved(workdir: Path) -> int | None:
     """Returns the newest step that was saved, None for none yet.
 
     Raises:
-        ValueError: the record is damaged.
+        Damaged: the record is damaged.
+        CannotRead: for a reason that may pass.
         FileNotFoundError: there is none: an earlier version trained here, or nothing did.
     """
-    step = json.loads((workdir / NAME).read_bytes())["step"]
-    if step is not None and type(step) is not int:
-        raise ValueError(f"step {step!r}")
-    return step
+    todo = "is there a checkpoint? --restart begins anew, and moves what is there aside"
+    record = read_json(workdir / NAME, todo, _is_saved)
+    if record is None:
+        raise FileNotFoundError(workdir / NAME)
+    return record["step"]
+
+
+def _is_saved(record: Any) -> bool:
+    return isinstance(record, dict) and type(record.get("step", "")) in (int, NoneType)
 
 
 def check_not_lost(workdir: Path) -> None:
@@ -62,8 +70,6 @@ def check_not_lost(workdir: Path) -> None:
         if not (has_logged or num_aside or steps_in(checkpoints / "best")):
             return
         what = "its run has logged or saved steps"
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        what = f"{NAME} is unreadable ({error})"
     found = f" ({num_aside} damaged ones are in {aside})" if num_aside else ""
     raise ConfigError(
         f"{workdir}: {what}, and there is no checkpoint in {checkpoints / 'latest'}{found}: is its "

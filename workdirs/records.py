@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, one_line
+from harness.errors import ConfigError, StorageError, one_line
 from harness.files import write_text
 
 CHECKSUMS = "checksums"  # folder
@@ -28,6 +28,8 @@ class Damaged(ConfigError):
 
 class CannotRead(ConfigError):
     """A file cannot be read now, which says nothing about what it holds."""
+
+    exit_code = StorageError.exit_code
 
 
 def checksum_path(path: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from harness.errors import record_errors
 from harness.files import Appended, replacing
 from workdirs.records import Lines, json_line, parse_lines, read_json, read_lines, write_record
 
@@ -94,17 +95,21 @@ class BadImagesFile:
         self.path = path
 
     def entries(self) -> list[dict[str, Any]]:
-        """Returns what the file lists; damaged lines are dropped, since their images are met again.
+        """Returns what the file lists, and those of the run's other processes next to it.
+
+        Its damaged lines are dropped, since their images are met again.
 
         Raises:
             ConfigError: it is a folder, or cannot be read now.
         """
         found = read_bad_images(self.path)
-        return _rewrite(self.path, found, lambda entry: True) if found.lines else []
+        own = _rewrite(self.path, found, lambda entry: True) if found.lines else []
+        others = sorted(set(self.path.parent.glob("bad_images*.jsonl")) - {self.path})
+        return own + [entry for path in others for entry in read_bad_images(path).sound]
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds an entry."""
-        with contextlib.closing(Appended(self.path)) as file:
+        with record_errors(self.path), contextlib.closing(Appended(self.path)) as file:
             file.write(json_line(entry))
 
 
@@ -133,4 +138,5 @@ def read_done(workdir: Path) -> dict[str, float] | None:
 def write_done(workdir: Path, metrics: dict[str, float]) -> None:
     """Marks the run as finished."""
     if jax.process_index() == 0:
-        write_record(workdir / "DONE", json.dumps(metrics) + "\n")
+        with record_errors(workdir / "DONE"):
+            write_record(workdir / "DONE", json.dumps(metrics) + "\n")

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import scipy.ndimage
 from flax import linen as nn
 
 from baselines.vit import Vit
@@ -145,6 +144,8 @@ def _zoom(planes: np.ndarray, sides: tuple[int, int], how: Resize) -> np.ndarray
     k, h, w, c = planes.shape
     if how == "bicubic":
         return np.asarray(jax.image.resize(planes, (k, *sides, c), "bicubic", antialias=True))
+    import scipy.ndimage  # here: it would cost every start a good part of a second
+
     return scipy.ndimage.zoom(planes, (1, sides[0] / h, sides[1] / w, 1), order=1)
 
 

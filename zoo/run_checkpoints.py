@@ -16,11 +16,11 @@ from flax import linen as nn
 from harness.arguments import as_height_width
 from harness.errors import RunError, one_line
 from harness.trees import listed
+from workdirs import records
 from workdirs.checksums import array_checksums, differing
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
 from workdirs.plain_path import plain_path
-from workdirs.records import Damaged as DamagedFile
 from workdirs.step_files import Damaged, WrongName, find_damage, may_pass, read_record
 from zoo.fields import telling_fields
 from zoo.registry import create_model
@@ -142,7 +142,7 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
     try:
         size = read_config(folder.parents[2])["data"]["image_size"]
         return as_height_width("data.image_size", size)
-    except DamagedFile:
+    except records.Damaged:
         raise
     except (RunError, ValueError, KeyError, TypeError):
         return None
@@ -156,7 +156,7 @@ def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:
     try:
         section = read_config(workdir)["model"].to_dict()
         trained = create_model(**section, num_classes=1)
-    except DamagedFile:
+    except records.Damaged:
         raise
     except (RunError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # a model that this version does not have; names and shapes still decide

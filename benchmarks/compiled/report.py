@@ -1,7 +1,6 @@
 """Compiles a step for a target and says what it takes there: memory, operations, bytes."""
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,17 +8,12 @@ from typing import Any
 import jax
 
 from benchmarks.compiled.hlo import Program
-from benchmarks.compiled.targets import Target, tracing_for
+from benchmarks.compiled.targets import Target, memory_of_error, tracing_for
 from harness.errors import one_line
 
 GB = 1e9
 # A multiplication and an addition, forward and twice as much backward.
 OPERATIONS_PER_MULTIPLY_ADD = 6
-# "Used 17.5G of 15.75G hbm", "temporaries (156.27G) exceeds available HBM (15.75G)".
-_USED = re.compile(
-    r"([\d.]+)([KMGT]?)(?: of |\) exceeds available HBM \()([\d.]+)([KMGT]?)", re.IGNORECASE
-)
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +67,8 @@ def measure(step: Step, target: Target, *, top: int, hlo_path: Any = None) -> di
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return record | {"fits": False, "memory": _memory_of_error(error)}
+        memory = {"arguments": None, "temporaries": None, **memory_of_error(error)}
+        return record | {"fits": False, "memory": memory | {"message": one_line(error)}}
     record["compile_seconds"] = round(time.perf_counter() - started, 1)
     record["memory"] = memory = _memory(compiled.memory_analysis(), target)
     record["fits"] = memory["available"] is None or memory["total"] <= memory["available"]
@@ -115,16 +110,6 @@ def _memory(analysis: Any, target: Target) -> dict[str, int | None]:
         "total": arguments + temporaries + new + code,
         "available": target.memory,
     }
-
-
-def _memory_of_error(error: Exception) -> dict[str, Any]:
-    """Returns what XLA says when it gives up."""
-    memory = {"arguments": None, "temporaries": None, "total": None, "available": None}
-    if found := _USED.search(str(error)):
-        used, used_unit, of, of_unit = found.groups()
-        memory["total"] = int(float(used) * _UNITS[used_unit])
-        memory["available"] = int(float(of) * _UNITS[of_unit])
-    return memory | {"message": one_line(error)}
 
 
 def as_text(record: dict[str, Any]) -> str:

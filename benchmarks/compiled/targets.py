@@ -37,6 +37,13 @@ ENVIRONMENT = {
 # There is no GPU to tune on, and without tuning Triton's products fail for widths of 96.
 XLA_FLAGS = ("--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false")
 
+# "Used 17.5G of 15.75G hbm", "temporaries (156.27G) exceeds available HBM (15.75G)".
+_USED = re.compile(
+    r"([\d.]+)([KMGT]?)(?: of |\) exceeds available HBM \()([\d.]+)([KMGT]?)", re.IGNORECASE
+)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_TOO_MUCH = 2**40  # bytes, for any chip
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -47,7 +54,7 @@ class Target:
         platform: what kernels are chosen for.
         devices: descriptions of the chips; nothing can run on them.
         chip: what one can do, if that is known.
-        memory: bytes of a chip that a program may use, None where only its compiler knows.
+        memory: bytes of a chip that a program may use, None where that is not known.
     """
 
     topology: str
@@ -81,7 +88,33 @@ def open_target(topology: str) -> Target:
     if generation not in GENERATIONS or not re.fullmatch(r"\d+(x\d+){1,2}", sides):
         raise ConfigError(problem("--topology", topology, "unknown", ALLOWED))
     devices = _devices(topology, "tpu")
-    return Target(topology, "tpu", devices, find_chip(devices[0].device_kind), None)
+    chip = find_chip(devices[0].device_kind)
+    return Target(topology, "tpu", devices, chip, _refused_memory(devices[0]))
+
+
+def memory_of_error(error: Exception) -> dict[str, int | None]:
+    """Returns what XLA says when it gives up: the "total" it would take and what is "available"."""
+    found = _USED.search(str(error))
+    if not found:
+        return {"total": None, "available": None}
+    used, used_unit, of, of_unit = found.groups()
+    return {
+        "total": int(float(used) * _UNITS[used_unit.upper()]),
+        "available": int(float(of) * _UNITS[of_unit.upper()]),
+    }
+
+
+def _refused_memory(device: Any) -> int | None:
+    """Returns the memory that the compiler names when it refuses a program that is too large."""
+    import jax
+
+    place = jax.sharding.SingleDeviceSharding(device)
+    array = jax.ShapeDtypeStruct((_TOO_MUCH,), "uint8", sharding=place)
+    try:
+        jax.jit(lambda x: x + 1).lower(array).compile()
+    except jax.errors.JaxRuntimeError as error:
+        return memory_of_error(error)["available"]
+    return None
 
 
 def _devices(name: str, platform: str, **options: Any) -> tuple[Any, ...]:

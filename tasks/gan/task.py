@@ -20,6 +20,7 @@ from tasks.gan.networks import GanNetworks
 from tasks.gan.options import GanOptions
 from tasks.optimizers import trainable_mask
 from tasks.protocol import Evaluation, Task
+from tasks.skipping import skip_update
 
 
 @flax.struct.dataclass
@@ -123,9 +124,12 @@ class Gan(Task):
         )
         return state, metrics
 
+    def skip(self, state: GanState) -> GanState:
+        return skip_update(state)
+
     def check(self, scalars: dict[str, float], step: int) -> None:
         super().check(scalars, step)
-        if scalars["collapsed_steps"] >= self.options.collapse_steps:
+        if scalars.get("collapsed_steps", 0) >= self.options.collapse_steps:
             raise NonFiniteError(
                 f"step {step}: the discriminator has collapsed, for {scalars['collapsed_steps']} "
                 f"steps (config.task.collapse_steps={self.options.collapse_steps}): its loss is "

@@ -22,7 +22,7 @@ from data.augment.transforms import TRANSFORMS
 from harness import commandline, overrides, strict_config
 from harness.errors import ConfigError
 from harness.steps import plan_steps
-from parallel.sharding import create_mesh
+from parallel.sharding import create_mesh, state_shardings
 from tasks.classification import Classification
 from tasks.gan.options import GanOptions
 from tasks.optimizers import create_optimizer
@@ -169,6 +169,7 @@ SECTIONS = {
     "task": Classification,
     "optimizer": create_optimizer,
     "mesh": create_mesh,
+    "sharding": state_shardings,
     "loop": plan_steps,
     "checkpoint": Checkpoints,
     **{f"augment.{name}": function for name, function in TRANSFORMS.items()},

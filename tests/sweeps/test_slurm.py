@@ -1,12 +1,9 @@
 """Job arrays: submitit's stand-in by default, a real Slurm of one machine with -m slurm."""
 
-import getpass
 import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +16,7 @@ from sweeps.launchers import slurm
 from sweeps.launchers.slurm import Slurm
 from sweeps.runs import name_runs
 from sweeps.states import read_note, state_of
+from tests.slurm_here import ask, queue, slurm_here
 from tests.sweeps.fake_job import FakeRunJob, fake
 from tests.sweeps.test_launching import finals, is_amid_a_run, seeds, starts, wait_for
 
@@ -78,63 +76,11 @@ def test_what_cannot_be_submitted(monkeypatch):
 
 # A real Slurm
 
-CONFIGURATION = """
-ClusterName=test
-SlurmctldHost={host}
-AuthType=auth/none
-CredType=cred/none
-SlurmUser={user}
-SlurmdUser={user}
-SlurmctldPort=26817
-SlurmdPort=26818
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SwitchType=switch/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-KillWait=10
-NodeName={host} CPUs=2 State=UNKNOWN
-PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
-"""
-
 
 @pytest.fixture(scope="module")
 def real_slurm(tmp_path_factory):
-    """Slurm's daemons for the module, on ports of their own; its commands find them."""
-    folder = tmp_path_factory.mktemp("slurm")
-    for name in ("state", "spool"):
-        (folder / name).mkdir()
-    host = socket.gethostname().partition(".")[0]
-    text = CONFIGURATION.format(host=host, user=getpass.getuser(), folder=folder)
-    (folder / "slurm.conf").write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
-        daemons = [subprocess.Popen([name, "-D"]) for name in ("slurmctld", "slurmd")]
-        try:
-            wait_for(lambda: "idle" in ask("sinfo", "--noheader", "--format=%T"))
-            yield
-        finally:
-            subprocess.run(["scancel", "--me", "--signal=KILL"], check=False)
-            for daemon in reversed(daemons):
-                daemon.terminate()
-                daemon.wait(30)
-
-
-def ask(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-
-def queue():
-    """Returns the jobs in the queue: "12_0" -> its state."""
-    lines = ask("squeue", "--me", "--array", "--noheader", "--format=%i %T").splitlines()
-    return dict(line.split() for line in lines)
+    with slurm_here(tmp_path_factory.mktemp("slurm")):
+        yield
 
 
 def jobs(folder):

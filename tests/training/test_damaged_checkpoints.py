@@ -108,6 +108,9 @@ DAMAGES = {
 }
 
 
+SMALL = ("state/_METADATA", "state/manifest.ocdbt", "loop/metadata", "checksums/metadata")
+
+
 def largest(step):
     """The file that holds most of the arrays."""
     return max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
@@ -121,10 +124,18 @@ def test_a_sound_run(run):
     assert files_in(run / "checkpoints" / "latest" / "3").count("files.json") == 1
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize(
-    "name",
-    ["state/_METADATA", "state/manifest.ocdbt", "loop/metadata", "checksums/metadata", "largest"],
+    ("kind", "name"),
+    [
+        *((kind, "largest") for kind in DAMAGES),
+        *(("flipped", name) for name in SMALL),
+        *(
+            pytest.param(kind, name, marks=pytest.mark.faults)
+            for kind in DAMAGES
+            for name in SMALL
+            if kind != "flipped"
+        ),
+    ],
 )
 def test_the_one_before_is_used(run, kind, name):
     step = run / "checkpoints" / "latest" / "3"
@@ -292,6 +303,21 @@ def test_what_orbax_raises_is_not_damage(run, monkeypatch):
     with pytest.raises(StorageError, match="latest/3 cannot be read now: boom and more; it is not"):
         restored(run)
     assert states(run) == SOUND
+
+
+def test_a_reader_beside_a_run_that_goes_on(run, monkeypatch):
+    """The checkpoint that it found is deleted before it is read."""
+    look = step_files.find_damage
+    latest = run / "checkpoints" / "latest"
+
+    def find_damage(step):
+        if step == latest / "3" and step.exists():
+            step.rename(latest / "4.deleted")
+            write_run(run, [4])
+        return look(step)
+
+    monkeypatch.setattr(step_files, "find_damage", find_damage)
+    assert_is(restored(run, read_only=True), 4)
 
 
 def test_only_damaged_ones(run):

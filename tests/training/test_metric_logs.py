@@ -58,8 +58,8 @@ def interrupt_at(monkeypatch, step):
     """Sends SIGTERM to this process when the training metrics of `step` are reported."""
     report = Reporter.train
 
-    def train_and_interrupt(self, at, metrics):
-        report(self, at, metrics)
+    def train_and_interrupt(self, at, *args):
+        report(self, at, *args)
         if at == step:
             os.kill(os.getpid(), signal.SIGTERM)
 

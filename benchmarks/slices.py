@@ -1,0 +1,72 @@
+"""The papers' recipes on whole TPU slices: rows and table of "Memory on a slice"."""
+
+from collections.abc import Sequence
+from typing import Any
+
+# The recipes have the papers' global batch of 1,024 images.
+RECIPES = {
+    "NesT-T": "configs/imagenet_nest.py:tiny",
+    "TNT-S": "configs/imagenet_tnt.py:s",
+    "NesT-S": "configs/imagenet_nest.py:small",
+    "NesT-B": "configs/imagenet_nest.py:base",
+    "TNT-B": "configs/imagenet_tnt.py:b",
+}
+TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v6e:4x4")
+FSDP = 16  # chips that share a copy of the state: all of the small slices, a row of the large one
+WAYS = {
+    "–": [],
+    "remat": ["--config.model.remat=block"],
+    "FSDP": [f"--config.mesh.fsdp={FSDP}"],
+    "FSDP, remat": [f"--config.mesh.fsdp={FSDP}", "--config.model.remat=block"],
+}
+LARGEST = "largest: "  # begins the rows of the largest batch
+
+
+def rows() -> dict[str, list[str]]:
+    """Returns name of a row -> arguments of the tool that compiles it, what matters most first."""
+    at_1024, largest = {}, {}
+    for topology in TOPOLOGIES:
+        for way, flags in WAYS.items():
+            for model, recipe in RECIPES.items():
+                arguments = ["compile_for.py", f"--topology={topology}", f"--config={recipe}"]
+                arguments += ["--config.model.dtype=bfloat16", *flags, "--top=0"]
+                name = f"{topology} {model} {way}"
+                at_1024[name] = arguments
+                largest[LARGEST + name] = [*arguments, "--max_batch", "--granularity=32"]
+    return at_1024 | largest
+
+
+def table(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and lines: memory of each step at 1,024 images, and the largest batch."""
+    found = {record["row"]: record for record in records}
+    lines = []
+    for topology in TOPOLOGIES:
+        for model in RECIPES:
+            for way in WAYS:
+                name = f"{topology} {model} {way}"
+                if record := found.get(name):
+                    cells = _cells(record, found.get(LARGEST + name))
+                    lines.append([topology, model, way, *cells])
+    header = [
+        "slice",
+        "model",
+        "with",
+        "images a chip",
+        "GB a chip",
+        "fits",
+        "collectives, MB a chip",
+    ]
+    return [*header, "largest batch a chip"], lines
+
+
+def _cells(record: dict[str, Any], largest: dict[str, Any] | None) -> list[str]:
+    memory = record["memory"]
+    sizes = record.get("collectives", {})
+    moved = ", ".join(f"{kind} {each['bytes'] / 1e6:,.0f}" for kind, each in sizes.items())
+    known = memory["total"] is not None and memory["available"] is not None
+    amount = f"{memory['total'] / 1e9:.2f} of {memory['available'] / 1e9:.2f}" if known else "–"
+    batch = "–"
+    if largest is not None:
+        batch = f"{largest['images_per_device']:,}" if largest["fits"] else "none"
+    fits = "yes" if record["fits"] else "**no**"
+    return [str(record["images_per_device"]), amount, fits, moved or "–", batch]

@@ -1,0 +1,26 @@
+"""Imported first by every script: Ctrl-C and closed streams are quiet while the rest is imported.
+
+It does something only where a script of this checkout is the process, not in notebooks, tests or
+the loader's worker processes.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from harness.process import end, guard_streams
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _is_script() -> bool:
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    is_ours = file is not None and Path(file).resolve().parent in (ROOT, ROOT / "tools")
+    return is_ours and not hasattr(sys, "ps1")
+
+
+if _is_script():
+    guard_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Until harness/commandline.py takes over, and again once it is done.
+        signal.signal(signal.SIGINT, lambda number, _: end(number))

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Trains as a Slurm job of several tasks, which is requeued until the run is done. Give it to sbatch
+# in the checkout; what is said here can be said otherwise there:
+#
+#     sbatch --partition=gpu --nodes=2 launch/slurm.sh \
+#         --config=configs/imagenet_nest.py:tiny --workdir=/shared/runs/nest_tiny
+#
+# A task per GPU, as JAX has it on Slurm. For one node of 8: --nodes=1, as below. The workdir is
+# where all nodes see it. Two minutes before the time is over the tasks get SIGUSR1, save and exit
+# with 75, and the job goes back to the queue; likewise after `scancel --signal=TERM JOB`. `scancel
+# JOB` lets it save, too, and ends it.
+#
+# DRY_RUN=1 bash launch/slurm.sh ...   prints the commands
+#
+#SBATCH --job-name=nest_tnt
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=12
+#SBATCH --time=1-00:00:00
+#SBATCH --requeue
+#SBATCH --signal=USR1@120
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%x-%j.log
+set -euo pipefail
+
+PYTHON=${PYTHON:-python}
+MAX_RESTARTS=${MAX_RESTARTS:-100}
+GRACE=${GRACE:-150} # seconds that the other tasks get when one has ended
+
+# Slurm runs a copy of this file; the checkout is where sbatch was called.
+root=${SLURM_SUBMIT_DIR:-$PWD}
+if [ ! -f "$root/launch/lib.sh" ]; then
+    printf 'slurm.sh: %s is not the checkout; call sbatch there\n' "$root" >&2
+    exit 2
+fi
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$root/launch/lib.sh"
+
+[ "${1-}" != -- ] || shift
+need MAX_RESTARTS '[0-9]+' 'a number, such as 100'
+need GRACE '[1-9][0-9]*' 'seconds, such as 150'
+check_train_arguments "$@"
+
+# When one task has ended, the others get GRACE seconds to save or to notice; srun's code is the
+# largest of all.
+train=(srun --kill-on-bad-exit=0 "--wait=$GRACE" --label "$PYTHON" "$root/train.py" "$@")
+[ "${SLURM_NTASKS:-2}" -eq 1 ] || train+=(--distributed)
+
+if [ -n "${DRY_RUN:-}" ]; then
+    quoted "${train[@]}"
+    quoted scontrol requeue "${SLURM_JOB_ID:-JOB}"
+    exit
+fi
+[ -n "${SLURM_JOB_ID:-}" ] || fail 'this is no Slurm job; give it to sbatch'
+
+# The tasks are told by Slurm; this shell waits until they have saved.
+trap : TERM USR1
+code=0
+"${train[@]}" || code=$?
+
+is_cancelled() { # Slurm would requeue what somebody has ended all the same
+    [ "$(squeue --noheader "--jobs=$SLURM_JOB_ID" --format=%T)" != RUNNING ]
+}
+# From 128 on, a signal ended a task. The others then missed it, and can go on with it.
+if is_restartable "$code" || { [ "$code" -ge 128 ] && [ "${SLURM_NTASKS:-1}" -gt 1 ]; }; then
+    restarts=${SLURM_RESTART_COUNT:-0}
+    if is_cancelled; then
+        say "ended with $code by scancel; the same sbatch goes on"
+    elif [ "$restarts" -ge "$MAX_RESTARTS" ]; then
+        say "ended with $code after $restarts restarts"
+    else
+        say "ended with $code; restart $((restarts + 1))"
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
+fi
+exit "$code"

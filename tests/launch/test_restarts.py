@@ -1,0 +1,137 @@
+"""When the launchers start a run again: commands that stand in for train.py, gcloud and Slurm."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.launch.conftest import ROOT, TRAIN
+
+POD = {"TPU_NAME": "nest", "PROJECT": "p", "ZONE": "us-west4-a", "POLL_SECONDS": "0"}
+
+
+def run_local(fakes, answers, n="2", **environment):
+    """answers: of each process, its exit codes."""
+    codes = {f"process_id={i}" if n != "1" else "train.py": each for i, each in enumerate(answers)}
+    python = fakes.put("python", {"import socket": ["1234"], **codes})
+    environment = {"JAX_PLATFORMS": "cpu", "PYTHON": str(python)} | environment
+    return fakes.run("local.sh", "-n", n, "--", *TRAIN, **environment)
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "starts"),
+    [
+        ([[0], [0]], 0, 1),
+        ([[75, 70, 0], [75, 75, 0]], 0, 3),
+        ([[2], [2]], 2, 1),
+        ([[3], [3]], 3, 1),
+        ([[75, 0], [137, 0]], 0, 2),  # one was killed, the other missed it
+        ([[75], [1]], 1, 1),  # an error of one is the run's
+        ([[75, 3], [75, 3]], 3, 2),
+        ([[137], [137]], 137, 1),
+    ],
+)
+def test_local_restarts_what_was_interrupted(fakes, answers, code, starts):
+    done = run_local(fakes, answers)
+    assert done.returncode == code, done.stderr
+    assert len(fakes.calls("process_id=1")) == starts
+    assert done.stderr.count("local.sh: ended with") == starts - 1
+
+
+def test_local_takes_one_process_too_and_restarts_have_an_end(fakes):
+    done = run_local(fakes, [[75]], n="1", MAX_RESTARTS="2")
+    assert len(fakes.calls("train.py")) == 3 and done.returncode == 2
+    assert "ended with 75 after 2 restarts" in done.stderr
+    assert not fakes.calls("coordinator")
+
+
+def test_local_kills_those_that_do_not_end(fakes):
+    started = time.monotonic()
+    done = run_local(fakes, [[1], [[60, 0]]], GRACE="1")
+    assert done.returncode == 1 and time.monotonic() - started < 30
+
+
+def test_local_tells_all_processes_of_a_signal_once_and_does_not_restart(fakes, tmp_path):
+    script = f"""#!/bin/bash
+[ "$1" != -c ] || exec echo 1234
+trap 'echo told >> {tmp_path}/told; sleep 0.5; exit 75' TERM
+echo started >> {tmp_path}/told
+for i in {{1..300}}; do sleep 0.1; done
+"""
+    python = fakes.put("python")
+    python.write_text(script)
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "launch/local.sh"), "-n", "2", "--", *TRAIN],
+        env={**os.environ, "PYTHON": str(python), "JAX_PLATFORMS": "cpu"},
+    )
+    told = tmp_path / "told"
+    while not told.exists() or told.read_text().count("started") < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 75
+    assert sorted(told.read_text().split()) == ["started", "started", "told", "told"]
+
+
+def test_a_tpu_slice_is_asked_for_again_when_it_is_taken_away(fakes):
+    states = ["WAITING_FOR_RESOURCES", "ACTIVE", "SUSPENDED", "ACTIVE", "ACTIVE"]
+    fakes.put(
+        "gcloud",
+        {
+            "describe": [1, *states],
+            "train.py": [255, 75, 0],  # the connection, with the slice; a signal; done
+        },
+    )
+    done = fakes.run("tpu_pod.sh", "--", *TRAIN, **POD)
+    assert done.returncode == 0, done.stderr
+    names = [
+        next(name for name in ("create", "delete", "scp", "tar -xzf", "train.py") if name in call)
+        for call in map(" ".join, fakes.calls())
+        if "describe" not in call
+    ]
+    ready = ["scp", "tar -xzf", "train.py"]
+    assert names == ["create", *ready, "delete", *ready, "train.py"]
+    assert "this gives the slice back: gcloud alpha compute tpus queued-resources delete" in (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize("code", [1, 2, 3])
+def test_a_tpu_slice_is_left_alone_after_errors(fakes, code):
+    fakes.put("gcloud", {"describe": ["ACTIVE"], "train.py": [code]})
+    done = fakes.run("tpu_pod.sh", "--", *TRAIN, **POD)
+    assert done.returncode == code and len(fakes.calls("train.py")) == 1
+    fakes.put("gcloud", {"describe": ["ACTIVE"], "tar -xzf": [code]})
+    done = fakes.run("tpu_pod.sh", "--", *TRAIN, **POD)
+    assert done.returncode == code and len(fakes.calls("train.py")) == 1
+
+
+def test_a_tpu_slice_that_is_refused_is_not_asked_for_all_night(fakes):
+    fakes.put("gcloud", {"describe": [1], "create": [1]})
+    done = fakes.run("tpu_pod.sh", "--", *TRAIN, **POD)
+    assert done.returncode == 2 and "cannot be asked for" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "restarts", "requeued"),
+    [
+        (0, "RUNNING", "0", False),
+        (75, "RUNNING", "", True),
+        (70, "RUNNING", "3", True),
+        (75, "COMPLETING", "0", False),  # scancel
+        (75, "RUNNING", "100", False),
+        (137, "RUNNING", "0", True),  # one task was killed; of srun's codes, the largest
+        *((code, "RUNNING", "0", False) for code in (1, 2, 3)),
+    ],
+)
+def test_slurm_requeues_what_was_interrupted(fakes, code, state, restarts, requeued):
+    fakes.put("srun", {"train.py": [code]})
+    fakes.put("squeue", {"--jobs=7": [state]})
+    fakes.put("scontrol")
+    job = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts, "SLURM_NTASKS": "2"}
+    done = fakes.run("slurm.sh", *TRAIN, **job)
+    assert done.returncode == code
+    asked = [["scontrol", "requeue", "7"]] if requeued else []
+    assert fakes.calls("scontrol") == asked
