@@ -32,7 +32,7 @@ from harness import commandline
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path
+from harness.files import local_path, run_path
 from inference.answers import AnswerSheet, evaluation_path
 from inference.explanation_flags import (
     NO_EXPLANATIONS,
@@ -83,7 +83,7 @@ def evaluate_workdir(
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
     """
-    workdir = local_path("workdir", workdir)
+    workdir = run_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     note_differences(workdir, config)
     names = find_classes(workdir)
@@ -269,11 +269,11 @@ def main(args: flags.FlagValues) -> None:
         "per_class": args.per_class,
     }
     if args.weights is not None:
-        written = local_path("--weights", args.weights)
+        written = run_path("--weights", args.weights)
         result = evaluate_weights(args.config, args.weights, ema=args.ema, **options)
         written = written.with_name(f"{written.name}.evaluation")
     else:
-        workdir = local_path("--workdir", args.workdir)
+        workdir = run_path("--workdir", args.workdir)
         config = args.config
         if config is None:
             config = read_config(workdir)

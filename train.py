@@ -34,7 +34,7 @@ from harness.errors import (
     before_ending,
     printable,
 )
-from harness.files import local_path, write_text
+from harness.files import must_be_local, run_path, write_text
 from harness.process import go_on_without_output
 from parallel import joining, peers
 from parallel.watchdog import HUNG_SECONDS, Watchdog, stacks_path
@@ -93,14 +93,16 @@ def train_and_evaluate(
         Interrupted: one of the STOPPING signals; the state is saved.
     """
     started = time.perf_counter()
-    workdir = local_path("workdir", workdir)
+    workdir = run_path("workdir", workdir)
 
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
     if not restart:
         check_same_config(workdir, config)
         check_not_lost(workdir)
-    check_services(log_to)
+    check_services(log_to, workdir)
+    if profile_steps is not None:
+        must_be_local("--workdir", workdir, "where --profile_steps cannot write its traces")
     if not restart and (metrics := read_done(workdir)) is not None:
         text = f"{workdir} is finished: {metrics}. Another --workdir starts a new run."
         print(printable(text))
@@ -158,6 +160,7 @@ def train_and_evaluate(
 
         def loop_record(step):  # of what is saved next
             check_there()
+            report.flush()
             rows = read_rows(window)
             faults.check(rows, step)
             return {"data": batches.get_state(), "window": rows, "faults": faults.record()}

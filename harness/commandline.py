@@ -145,6 +145,15 @@ def _essence(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def _of_storage(error: Exception) -> RunError | None:
+    """Returns what ends a script if a bucket caused an error, through whatever library."""
+    if "harness.buckets" not in sys.modules:
+        return None
+    from harness.buckets import as_run_error
+
+    return as_run_error(error)
+
+
 def _fail(error: RunError):
     if "traceback" in flags.FLAGS and flags.FLAGS["traceback"].value:
         traceback.print_exception(error)
@@ -213,7 +222,11 @@ def run(
                 main(flags.FLAGS, *([with_keys] if keyed else []), *given)
             flush_streams()
         except RunError as error:
-            _fail(error)
+            _fail(_of_storage(error) or error)
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) or (end := _of_storage(error)) is None:
+                raise
+            _fail(end)
 
     escape_streams()
     before = set(flags.FLAGS)

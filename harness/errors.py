@@ -39,6 +39,12 @@ class Interrupted(RunError):
     exit_code = 75  # EX_TEMPFAIL: schedulers may run the job again
 
 
+class Unavailable(RunError):
+    """Something that the run needs does not answer now; the same command resumes."""
+
+    exit_code = 75
+
+
 class RecordError(StorageError):
     """A record of the run cannot be written. The state is saved, if that is possible."""
 
@@ -74,6 +80,8 @@ def input_errors():
     try:
         yield
     except (ValueError, OSError) as error:
+        if getattr(error, "passing", False):  # of a bucket
+            raise Unavailable(f"{error}; try again later") from error
         raise ConfigError(str(error)) from error
 
 

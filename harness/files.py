@@ -5,11 +5,14 @@ import contextlib
 import errno
 import os
 import re
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.arguments import problem
 from harness.errors import ConfigError
+from harness.leases import check_leases, in_bucket
 
 # Also with one slash, which is what pathlib makes of two; a single letter is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf(-hub)?:")
@@ -41,6 +44,37 @@ def local_path(key: str, path: str | os.PathLike) -> Path:
         raise WrongPath(problem(key, text, str(error))) from None
 
 
+def run_path(key: str, path: str | os.PathLike) -> Path:
+    """Returns the path of a run's folder: as `local_path`, or in a bucket (gs://bucket/folder).
+
+    A path in a bucket has the methods of a Path; files are written with the functions here alone.
+
+    Raises:
+        WrongPath: it is empty or another URL.
+        ConfigError: it is no folder in a bucket. Whether there is such a bucket, and whether this
+            machine can reach it, says the first method that asks.
+    """
+    if in_bucket(path):
+        from harness import buckets
+
+        return buckets.bucket_path(key, os.fspath(path))
+    try:
+        return local_path(key, path)
+    except WrongPath:
+        if not (text := os.fspath(path)).strip() or not _URL.match(text):
+            raise
+        what = "a URL: copy remote files to this machine first"
+        raise WrongPath(problem(key, text, what, "a path, gs://bucket/folder")) from None
+
+
+def must_be_local(key: str, path: Path, why: str) -> None:
+    """Raises WrongPath for a path in a bucket."""
+    if in_bucket(path):
+        raise WrongPath(
+            problem(key, os.fspath(path), f"in a bucket, {why}", "a path on this machine")
+        )
+
+
 def check_writable(key: str, path: Path) -> None:
     """Raises WrongPath if no file can be written there, for what takes long before it writes."""
     if path.is_dir() or not path.parent.is_dir():
@@ -54,10 +88,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the block raises, what was at `path` stays and the temporary file is removed. The new file
     and its name are on the disk when this returns: a power cut leaves the old file or the new one.
+    In a bucket the temporary file is on this machine, and its upload is all or nothing by itself.
 
     Raises:
         OSError: the file cannot be written or moved.
+        LostLock: another process has taken a lease of this one.
     """
+    check_leases()
+    if in_bucket(path):
+        from harness import buckets
+
+        with tempfile.TemporaryDirectory() as folder:
+            yield (temporary := Path(folder) / path.name)
+            buckets.upload(path, temporary.read_bytes())
+        return
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary
@@ -88,6 +132,63 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+class Appended:
+    """A text file that grows, such as metrics.jsonl.
+
+    A bucket has no append. There the whole is uploaded again, not more often than every few seconds
+    and more rarely the larger it is; `flush` says that what has been written must be there now,
+    before a checkpoint that counts on it. What a killed process had not uploaded is of steps after
+    its last checkpoint, which are made again.
+
+    Args:
+        path: of the file, made if absent.
+    """
+
+    _SECONDS, _BYTES_PER_SECOND = 5.0, 200_000
+
+    def __init__(self, path: Path):
+        self._path, self._file, self._waiting = path, None, False
+        if in_bucket(path):
+            from harness import buckets
+
+            self._content, self._generation = buckets.download(path) or (b"", 0)
+            self._next = 0.0
+        else:
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, text: str) -> None:
+        """Appends to the file."""
+        check_leases()
+        if self._file is not None:
+            self._file.write(text)
+            self._file.flush()
+            return
+        self._content += text.encode("utf-8", "surrogateescape")
+        self._waiting = True
+        if time.monotonic() >= self._next:
+            self.flush()
+
+    def flush(self) -> None:
+        """Returns when everything written is in the file."""
+        check_leases()
+        if self._file is None and self._waiting:
+            from harness import buckets
+
+            self._waiting = False  # also if it fails, which ends the run: not to wait once more
+            self._generation = buckets.upload(
+                self._path, self._content, generation=self._generation
+            )
+            pause = max(self._SECONDS, len(self._content) / self._BYTES_PER_SECOND)
+            self._next = time.monotonic() + pause
+
+    def close(self) -> None:
+        """Writes the rest."""
+        if self._file is not None:
+            self._file.close()
+        else:
+            self.flush()
 
 
 def read_lines(path: Path) -> list[str]:

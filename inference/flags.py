@@ -10,7 +10,7 @@ from flax import linen as nn
 from harness import commandline
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path
+from harness.files import local_path, run_path
 from inference.predict import Predictor, build_predictor
 from training.trained_run import checkpoint_folder, note_differences
 from workdirs.config_file import read_config
@@ -101,7 +101,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
     check_recipe_flags(args)
     if args.workdir is None:
         options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": args.classes}
-        weights = local_path("--weights", args.weights)
+        weights = run_path("--weights", args.weights)
         predictor = build_predictor(args.config, weights, **options)
     else:
         predictor = _of_workdir(args, args.config, args.classes)
@@ -111,7 +111,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
 
 
 def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
-    workdir = local_path("--workdir", args.workdir)
+    workdir = run_path("--workdir", args.workdir)
     trained = read_config(workdir)
     folder = checkpoint_folder(workdir, args.checkpoint)
     if config is not None:

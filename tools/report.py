@@ -26,7 +26,7 @@ from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError, input_errors
-from harness.files import check_writable, local_path
+from harness.files import check_writable, local_path, run_path
 from reports import page
 from reports.answer_sections import Choices
 from reports.comparison import comparison_page
@@ -60,7 +60,7 @@ def main(args: flags.FlagValues, folders: list[str]) -> None:
         evaluate=not args.no_evaluate,
         explain=args.explain,
     )
-    paths = [local_path("folder", folder) for folder in folders]
+    paths = [run_path("folder", folder) for folder in folders]
     if len(paths) != (2 if args.compare else 1):
         raise ConfigError("give one folder, or two with --compare; see --help")
     for path in paths:

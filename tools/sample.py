@@ -36,7 +36,7 @@ from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError
-from harness.files import local_path, replacing
+from harness.files import local_path, replacing, run_path
 from harness.pictures import image_grid, save_png
 from inference.compare_samples import compare, load_run, load_run_with_statistics
 from inference.flags import define_run_flags
@@ -62,7 +62,7 @@ def main(args: flags.FlagValues) -> None:
     for flag in ("features", "statistics"):
         if args[flag].value and not args.compare:
             raise ConfigError(f"--{flag} is for --compare")
-    workdir = local_path("--workdir", args.workdir)
+    workdir = run_path("--workdir", args.workdir)
     grid, npz = (
         args[key].value and local_path(f"--{key}", args[key].value) for key in ("grid", "npz")
     )

@@ -18,7 +18,7 @@ from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError, printable
-from harness.files import local_path
+from harness.files import run_path
 from sweeps.runs import MANIFEST, read_runs
 from training.verification import verify_checkpoints
 from workdirs.verification import verify_files
@@ -30,7 +30,7 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues, folders: list[str]) -> None:
     workdirs = []
-    for folder in (local_path("WORKDIR", folder) for folder in folders):
+    for folder in (run_path("WORKDIR", folder) for folder in folders):
         if (folder / MANIFEST).is_file():
             runs = (folder / run.name for run in read_runs(folder))
             workdirs += [run for run in runs if run.is_dir()]  # others have not begun

@@ -26,7 +26,7 @@ from data.images import decode_image
 from harness import commandline
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, replacing
+from harness.files import local_path, replacing, run_path
 from training import batch_pictures, experiment
 from workdirs.class_file import own_classes
 from workdirs.config_file import read_config
@@ -37,7 +37,7 @@ def batch(args: flags.FlagValues) -> None:
     if args.step is not None and args.batch is not None:
         raise ConfigError("--batch counts from 0, --step from 1; give one of them")
     start = args.batch or 0 if args.step is None else args.step - 1
-    classes = own_classes(local_path("--workdir", args.workdir)) if args.workdir else None
+    classes = own_classes(run_path("--workdir", args.workdir)) if args.workdir else None
     with input_errors():
         run = experiment.build(_config(args), class_names=classes)
         for note in run.data.dataset.notes:
@@ -69,7 +69,7 @@ def _config(args: flags.FlagValues):
         raise ConfigError("--config=FILE.py or --workdir=FOLDER is needed; see --help")
     if args.config is not None:
         return args.config
-    config = read_config(local_path("--workdir", args.workdir))
+    config = read_config(run_path("--workdir", args.workdir))
     config.mesh = {"data": 1, "fsdp": 1}  # this machine, not the one it was trained on
     return config
 

@@ -18,7 +18,7 @@ import jax
 from absl import logging
 
 from harness.errors import ConfigError, NonFiniteError, StorageError
-from harness.files import local_path
+from harness.files import run_path
 from training.restoring import NO_CHECKSUMS, from_first, read_step
 from training.series import Series
 from workdirs import records, step_files
@@ -32,7 +32,7 @@ LOWER_IS_BETTER = ("loss", "distance")
 
 def can_resume(workdir: Path) -> bool:
     """True if a run has saved something in the workdir to go on from."""
-    return bool(step_files.steps_in(local_path("workdir", workdir) / "checkpoints" / "latest"))
+    return bool(step_files.steps_in(run_path("workdir", workdir) / "checkpoints" / "latest"))
 
 
 class Checkpoints:
@@ -64,7 +64,7 @@ class Checkpoints:
         self.best_metric, self.best_sign = best_metric, 1 if best_mode == "max" else -1
         self._is_good = jax.jit(is_good) if is_good else lambda state: True
         self._read_only = read_only
-        self._workdir = local_path("workdir", workdir)
+        self._workdir = run_path("workdir", workdir)
         self._folder = self._workdir / "checkpoints"
         self._newest = None  # step saved or restored last
         self._best_known: tuple[int, float] | None = None  # step and metric of the best checkpoint

@@ -19,6 +19,7 @@ import numpy as np
 
 from harness.arguments import unknown
 from harness.errors import ConfigError, Interrupted, one_line
+from harness.leases import in_bucket
 from training.services import SERVICES
 from workdirs.comparison import flatten
 from workdirs.records import read_json, write_record
@@ -26,6 +27,7 @@ from workdirs.records import read_json, write_record
 # How long the end of a run waits for what is still to be sent: a preempted machine has half a
 # minute in all.
 FINISH_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
+BUCKET_SECONDS = 60.0  # between two uploads of TensorBoard's file
 
 
 class MetricLog(Protocol):
@@ -53,11 +55,15 @@ class TensorBoard:
         from tensorboardX import SummaryWriter  # here, a broken one ends this log alone
 
         self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        # In a bucket a flush uploads the whole file again.
+        self._pause, self._next = BUCKET_SECONDS if in_bucket(workdir) else 0.0, 0.0
 
     def scalars(self, kind, step, metrics):
         for name, value in metrics.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
-        self._writer.flush()
+        if time.monotonic() >= self._next:
+            self._writer.flush()
+            self._next = time.monotonic() + self._pause
 
     def image(self, name, step, picture):
         self._writer.add_image(name, picture, step, dataformats="HWC")
@@ -202,7 +208,7 @@ class Background:
         self._say(f"warning: {self.name} has not taken everything; not waiting longer")
 
 
-def check_services(names: Collection[str]) -> None:
+def check_services(names: Collection[str], workdir: Path | None = None) -> None:
     """Raises a ConfigError unless --log_to can be done: names known, installed, logged in."""
     if wrong := [name for name in names if name not in SERVICES]:
         raise ConfigError(f"--log_to={wrong[0]}: {unknown(wrong[0], SERVICES)}")
@@ -211,6 +217,11 @@ def check_services(names: Collection[str]) -> None:
             continue
         try:
             SERVICES[name].check()
+            if workdir and in_bucket(
+                place := SERVICES[name].place(workdir).removeprefix("sqlite:///")
+            ):
+                what = f"{place} cannot be a database; set MLFLOW_TRACKING_URI"
+                raise ConfigError(f"--log_to={name}: {what}")
         except ImportError as error:
             install = "pip install -r requirements-loggers.txt"
             raise ConfigError(f"--log_to={name}: {one_line(error)}; {install}") from None

@@ -14,6 +14,7 @@ from clu import parameter_overview
 
 from data.batches import Batches
 from harness.errors import escaped, record_errors
+from harness.files import Appended
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
@@ -72,7 +73,7 @@ class Reporter:
         self._path = workdir / "metrics.jsonl"
         with record_errors(self._path):
             self.records = keep_metrics(workdir, first_step)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = Appended(self._path)
         self._bar = tqdm.tqdm(
             total=steps.total,
             initial=first_step,
@@ -241,6 +242,12 @@ class Reporter:
             draw_curves(self.records, self._workdir / "curves.png", self._steps.per_epoch)
             self._curves_clock, self._num_drawn = time.perf_counter(), len(self.records)
 
+    def flush(self) -> None:
+        """Returns when metrics.jsonl has everything: a checkpoint that is saved counts on it."""
+        if self.active:
+            with record_errors(self._path):
+                self._file.flush()
+
     @only_shown("the console")
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
@@ -259,7 +266,6 @@ class Reporter:
             record["protocol"] = protocol
         with record_errors(self._path):
             self._file.write(json_line(record))
-            self._file.flush()
         self.records.append(record)
         with self.looking("logging"):
             for log in self._logs:

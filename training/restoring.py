@@ -184,10 +184,11 @@ def _look(step: Path) -> tuple[str | None, str | None]:
 
 def _read(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        stored = handler.metadata(plain_path(step / "state")).tree
+        place = plain_path(step / "state")
+        stored = handler.metadata(place).tree
         with input_errors():
             check_tree(shapes, stored, f"checkpoint {step}")
-        state = handler.restore(plain_path(step / "state"), args=ocp.args.StandardRestore(shapes))
+        state = handler.restore(place, args=ocp.args.StandardRestore(shapes))
     record = step_files.read_record(step, "checksums")
     return state, step_files.read_record(step, "loop"), record
 

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from harness.errors import StorageError, one_line
+from harness.errors import StorageError, Unavailable, one_line
+from harness.leases import LostLock
 from harness.trees import check_tree, flatten, shape_of
 from workdirs import step_files
 from workdirs.checksums import record_checksum
@@ -131,6 +132,8 @@ def _storage_errors(step: int):
     """Turns whatever Orbax, TensorStore or the operating system raises into one line."""
     try:
         yield
+    except (LostLock, Unavailable):
+        raise
     except Exception as error:
         raise StorageError(
             f"the checkpoint of step {step} cannot be written: {one_line(error)}; those before "

@@ -4,7 +4,9 @@ Their environment variables hold (WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI
 leave open is set here so that everything lies in, or next to, the workdir.
 """
 
+import contextlib
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from harness.errors import ConfigError, Interrupted, one_line
+from harness.leases import in_bucket
 from harness.locks import locked
 from workdirs.plain_path import plain_path
 
@@ -70,7 +73,7 @@ class WandbLog:
             "project": ("WANDB_PROJECT", PROJECT),
             "name": ("WANDB_NAME", workdir.name),
             "group": ("WANDB_RUN_GROUP", sweep_of(workdir)),
-            "dir": ("WANDB_DIR", str(workdir)),
+            "dir": ("WANDB_DIR", tempfile.mkdtemp() if in_bucket(workdir) else str(workdir)),
         }
         self._run = wandb.init(
             **{key: value for key, (name, value) in given.items() if not os.environ.get(name)},
@@ -140,7 +143,7 @@ class MlflowLog:
         # In a URI, some characters of a path mean something else.
         uri = place if self._is_given() else _sqlite(plain_path(workdir.parent))
         # The runs of a sweep start together, and each would make the tables of a new file.
-        with locked(workdir.parent):
+        with contextlib.nullcontext() if in_bucket(workdir) else locked(workdir.parent):
             self._client = MlflowClient(tracking_uri=uri)
             experiment = self._experiment(workdir)
         self.where = place

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from harness.leases import in_bucket
 from harness.trees import flatten
 
 _PLACE, _SECOND = 0x9E3779B9, 0x27D4EB2F  # odd: multiplying by one is a bijection, too
@@ -90,6 +91,8 @@ def file_checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 def files_in(folder: Path) -> list[str]:
     """Returns the files in a folder and those below, relative to it, sorted."""
+    if in_bucket(folder):
+        return folder.files()
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
 
 

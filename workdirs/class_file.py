@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from harness.files import lines_of, local_path, read_lines
+from harness.files import lines_of, read_lines, run_path
 from workdirs.records import Damaged, read_bytes
 
 
@@ -17,7 +17,7 @@ def find_classes(path: Path) -> tuple[str, ...] | None:
     Returns:
         The names in the order of the labels; None where they are not known.
     """
-    path = local_path("path", path)
+    path = run_path("path", path)
     folders = (path, *path.parents[:3])  # workdir/checkpoints/best/1200
     return next(filter(None, map(own_classes, folders)), None)
 

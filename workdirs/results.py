@@ -1,5 +1,6 @@
 """What a run leaves besides its checkpoints: metrics.jsonl, DONE, bad_images.jsonl."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 from absl import logging
 
 from harness.errors import record_errors
-from harness.files import replacing
+from harness.files import Appended, replacing
 from workdirs.records import Lines, json_line, parse_lines, read_json, read_lines, write_record
 
 
@@ -108,7 +109,7 @@ class BadImagesFile:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds an entry."""
-        with record_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+        with record_errors(self.path), contextlib.closing(Appended(self.path)) as file:
             file.write(json_line(entry))
 
 

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Literal, get_args
 
-from harness.files import local_path
+from harness.files import run_path
+from harness.leases import in_bucket
 from harness.strict_config import check_arguments
 from harness.trees import listed
 from workdirs.step_files import steps_in
@@ -32,7 +33,11 @@ def find_weights_file(path: str | Path, checkpoint: Checkpoint = "latest") -> Pa
         ValueError: the path is empty or not on this machine, or `checkpoint` is another word.
     """
     check_arguments(find_weights_file, checkpoint=checkpoint)
-    path = local_path("weights", path)  # its parents say which run it is of
+    path = run_path("weights", path)  # its parents say which run it is of
+    if in_bucket(path):
+        if not is_checkpoint(found := _in_folder(path, checkpoint)):
+            raise ValueError(f"weights {found}: not of a run; copy them to this machine first")
+        return found
     if path.is_file():
         return path
     if path.is_dir():
@@ -51,7 +56,7 @@ def find_checkpoint(workdir: Path, checkpoint: Checkpoint = "latest") -> Path:
     Raises:
         FileNotFoundError: the run has saved none.
     """
-    return _newest(local_path("workdir", workdir) / "checkpoints" / checkpoint)
+    return _newest(run_path("workdir", workdir) / "checkpoints" / checkpoint)
 
 
 def is_checkpoint(path: Path) -> bool:

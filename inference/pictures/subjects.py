@@ -15,7 +15,7 @@ from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from harness.arguments import unknown
 from harness.errors import ConfigError, input_errors, printable
-from harness.files import local_path
+from harness.files import local_path, run_path
 from inference.predict import NUM_IMAGENET_CLASSES, Predictor, build_predictor
 from tasks.classification import normalize
 from training.experiment import check_config
@@ -54,7 +54,7 @@ class Subject:
 
 def from_workdir(workdir: str, size: Size, config: ConfigDict | None = None, **options) -> Subject:
     """Reads the newest checkpoint of a run; `options` are those of `build_predictor`."""
-    folder = local_path("--workdir", workdir)
+    folder = run_path("--workdir", workdir)
     config = _with_size(config or read_config(folder), size)
     predictor = build_predictor(config, folder, **options)
     return Subject(folder.name, predictor)
@@ -64,7 +64,7 @@ def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) 
     """Takes the model of a recipe, with weights of any kind or, if None, random ones."""
     config = _with_size(config, size)
     if weights is not None:
-        path = local_path("--weights", weights)
+        path = run_path("--weights", weights)
         return Subject(
             f"{config.model.name}, {path.name}", build_predictor(config, path, **options)
         )
@@ -121,7 +121,7 @@ def from_text(text: str, weights: str | None, size: Size) -> Subject:
         return from_recipe(config, weights, size)
     if weights is not None:
         raise ConfigError("--against_weights needs --against=RECIPE.py, which names the model")
-    if (local_path("--against", text) / "config.json").is_file():
+    if (run_path("--against", text) / "config.json").is_file():
         return from_workdir(text, size)
     if text in MODELS:
         return from_name(text, size)

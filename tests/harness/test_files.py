@@ -19,7 +19,7 @@ from training import experiment
 from zoo.find import find_weights_file
 
 ROOT = Path(__file__).parents[2]
-URL = "gs://bucket/a/b"
+URL = "s3://bucket/a/b"
 
 
 def test_local_paths(tmp_path, monkeypatch):
@@ -36,7 +36,7 @@ def test_local_paths(tmp_path, monkeypatch):
         assert local_path("--workdir", given) == expected
 
 
-@pytest.mark.parametrize("path", [URL, "s3://b", "https://host/x.npz", "hf-hub:timm/x", Path(URL)])
+@pytest.mark.parametrize("path", [URL, "gs://b", "https://host/x.npz", "hf-hub:timm/x", Path(URL)])
 def test_urls_are_not_paths(path):
     with pytest.raises(ConfigError, match=r"^--x='\S+': a URL: copy remote files to this machine"):
         local_path("--x", path)

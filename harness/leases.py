@@ -1,0 +1,269 @@
+"""Leases: locks where the file system has none, and in buckets.
+
+A lease is a small file that its holder writes anew every few seconds. Others take it when it has
+not changed for EXPIRY seconds of their own clock, so that no two clocks are compared, or at once
+when they see that its process is gone. In a bucket the storage itself sees to it that of several
+one gets it. Elsewhere a rename does; a holder that is stopped in the middle of a renewal, for
+longer than EXPIRY, could undo that, and then the other finds that it has lost its lease.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from harness.errors import ConfigError, Unavailable
+
+HEARTBEAT, EXPIRY = 10.0, 60.0  # seconds
+
+
+class LostLock(ConfigError):
+    """Another process has taken what this one held; nothing may be written any more."""
+
+
+def in_bucket(path: str | os.PathLike) -> bool:
+    """Returns whether a path leads into a bucket."""
+    return os.fspath(path).startswith("gs://")
+
+
+class Lease:
+    """A file that says who holds it and that it is alive, written anew by a thread.
+
+    Args:
+        path: of the file.
+        version: of the file as this process has made it.
+        record: in it.
+    """
+
+    def __init__(self, path: Path, version: Any, record: dict[str, Any], begun: float):
+        self._path, self._version, self._record = path, version, record
+        self._renewed = begun  # the start of the last write that came through
+        self._lost, self._closed = "", threading.Event()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._beat, name=f"lease {path}", daemon=True).start()
+        _held.append(self)
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT):
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            if self._lost or self._closed.is_set():
+                return
+            begun, content = time.monotonic(), _content(self._record, beat=True)
+            try:
+                try:
+                    self._version = _write(self._path, content, self._version, own=True)
+                except _Taken:
+                    found = _read(self._path)
+                    if found is None or found[0].get("token") != self._record["token"]:
+                        self._lost = f"{self._path} is no longer this process's: " + (
+                            f"{_holder(found[0])} has it" if found else "it is gone"
+                        )
+                        return
+                    self._version = found[1]  # a write that seemed to fail came through
+                self._renewed = begun
+            except OSError as error:  # the next heartbeat tries again
+                logging.warning("%s cannot be renewed: %s", self._path, error)
+
+    def check(self) -> None:
+        """Raises unless the lease is this process's still.
+
+        Raises:
+            LostLock: it has been taken.
+            Unavailable: nobody can say.
+        """
+        if time.monotonic() - self._renewed > EXPIRY / 2:  # stopped, or the storage is away
+            self._renew()
+        if self._lost:
+            raise LostLock(f"{self._lost}; stopped without writing")
+        if time.monotonic() - self._renewed > EXPIRY:
+            raise Unavailable(f"{self._path} has not been renewed for {EXPIRY:.0f} s")
+
+    def close(self) -> None:
+        """Lets go."""
+        with self._lock:
+            self._closed.set()
+            if self in _held:
+                _held.remove(self)
+                if not self._lost:
+                    with contextlib.suppress(OSError):  # it will expire
+                        _remove(self._path, self._version)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+_held: list[Lease] = []
+
+
+def check_leases() -> None:
+    """Raises, see `Lease.check`, if this process has lost one: before whatever it writes."""
+    for lease in tuple(_held):
+        lease.check()
+
+
+def take_lease(path: Path, seconds: float) -> Lease | None:
+    """Returns a lease on a file; None if another process holds it, see `locks.take_lock`."""
+    deadline, seen, since, changes = time.monotonic() + seconds, None, time.monotonic(), 0
+    while True:
+        found, now = _read(path), time.monotonic()
+        version = found[1] if found else None
+        if version != seen:
+            changes, seen, since = changes + 1, version, now
+        alive = _is_alive(found[0]) if found else False
+        if alive is False or (alive is None and now - since >= EXPIRY):
+            record = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid()}
+            record |= {"started": _started(os.getpid()), "token": secrets.token_hex(8)}
+            with contextlib.suppress(_Taken):
+                return Lease(path, _write(path, _content(record), version), record, now)
+            continue
+        if (alive or changes > 1) and now >= deadline:
+            return None
+        if since == now and changes == 1 and alive is None:
+            logging.warning(
+                "%s belongs to %s; waiting for its next heartbeat, %.0f s at most",
+                path,
+                _holder(found[0]),
+                EXPIRY,
+            )
+        time.sleep(min(HEARTBEAT / 10, max(deadline - now, 0.02)))
+
+
+def is_leased(path: Path) -> bool:
+    """Returns whether a process seems to hold a lease, see `locks.is_locked`."""
+    found = _read(path)
+    if found is None:
+        return False
+    alive = _is_alive(found[0])
+    if alive is None:
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat().st_mtime < EXPIRY
+    return bool(alive)
+
+
+def _is_alive(record: dict[str, Any]) -> bool | None:
+    """Returns whether the process lives that wrote a record, None if only its machine can see."""
+    if record.get("machine") is None or record["machine"] != _machine():
+        return None
+    return record.get("started") is not None and record["started"] == _started(record["pid"])
+
+
+def _machine() -> str | None:
+    """Returns what numbers of processes are good for: one boot, one container; None off Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _started(pid: int) -> str | None:
+    """Returns when a process began, None if it has ended: its number may be another's by now."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _holder(record: dict[str, Any]) -> str:
+    return f"process {record.get('pid')} on {record.get('host')}"
+
+
+def _content(record: dict[str, Any], beat: bool = False) -> bytes:
+    if beat:
+        record["beat"] = record.get("beat", 0) + 1
+    return json.dumps(record).encode()
+
+
+class _Taken(Exception):
+    """The file is not as it was."""
+
+
+# A version is an object's generation in a bucket and the file's content elsewhere.
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Any] | None:
+    if in_bucket(path):
+        from harness import buckets
+
+        found = buckets.download(path)
+        if found is None:
+            return None
+        content, version = found
+    else:
+        try:
+            content = version = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        record = json.loads(content)
+    except ValueError:  # half written
+        record = None
+    return record if isinstance(record, dict) else {}, version
+
+
+def _write(path: Path, content: bytes, version: Any, *, own: bool = False) -> Any:
+    """Writes a lease that is as `version` says, None: not there; returns its new version.
+
+    Args:
+        path, content: of the file.
+        version: that it must have.
+        own: it is this process's already. Outside of buckets nobody else writes it then.
+
+    Raises:
+        _Taken: it is otherwise.
+    """
+    if in_bucket(path):
+        from harness import buckets
+
+        try:
+            return buckets.upload(path, content, generation=version or 0)
+        except buckets.Changed:
+            raise _Taken from None
+    try:
+        if version is None:
+            return _create(path, content)
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        if own:
+            if path.read_bytes() != version:
+                raise _Taken
+            aside.write_bytes(content)
+            aside.replace(path)
+            return content
+        path.rename(aside)  # of several that take an expired lease, one gets the file
+        found = aside.read_bytes()
+        aside.unlink()
+        if found != version:  # another has been faster, and this is its lease
+            _create(path, found)
+            raise _Taken
+        return _create(path, content)
+    except (FileExistsError, FileNotFoundError):
+        raise _Taken from None
+
+
+def _create(path: Path, content: bytes) -> bytes:
+    with path.open("xb") as file:
+        file.write(content)
+    return content
+
+
+def _remove(path: Path, version: Any) -> None:
+    if in_bucket(path):
+        from harness import buckets
+
+        buckets.remove(path, generation=version, seconds=5)
+    elif path.read_bytes() == version:
+        path.unlink()
