@@ -209,6 +209,18 @@ def render_slices(records: Sequence[Record]) -> str:
     return markdown(*slices.table(records))
 
 
+def render_restart(records: Sequence[Record]) -> str:
+    """Returns what the seconds of a restart are spent on."""
+    from benchmarks.restart import PHASES
+
+    rows = []
+    for record in records:
+        split = [f"{record['split'][phase]:.1f}" for phase in PHASES]
+        total, processor = f"**{record['seconds']:.1f}**", f"{record['processor']:.1f}"
+        rows.append([record["row"], *split, total, processor])
+    return markdown(["recipe", *PHASES.values(), "in all", "of the processor"], rows)
+
+
 TABLES = {
     "h100": Table(_compiled_rows("h100", dict.fromkeys(NAMES, 64)), render_compiled),
     "v5e": Table(_tpu_rows(), render_compiled),
@@ -219,6 +231,10 @@ TABLES = {
         render_input,
     ),
     "remat": Table(_remat_rows(), render_remat),
+    "restart": Table(
+        {"digits_nest": ["benchmark.py", "restart", "--config=configs/digits_nest.py"]},
+        render_restart,
+    ),
     "scaling": Table(
         {
             axis: ["benchmark.py", "scaling", f"--axis={axis}", "--rounds=5"]

@@ -4,6 +4,7 @@ What runs in the loader's threads and worker processes is here; it never touches
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from data.augment.transforms import Transform
 from data.images import UndecodedJpeg, decode_image, open_image
 from data.sources.arrays import Label, Source
 from harness.errors import BadImage, one_line
+from harness.process import STOPPING
 
 # A record that cannot be read is replaced by others, of which this many may be unreadable too.
 REPLACEMENTS = 10
@@ -38,8 +40,14 @@ class Sample:
 
 
 def end_with_parent(worker: int, num_workers: int) -> None:
-    """Makes a worker process end when the run's process is killed and cannot end it."""
+    """Makes a worker process end with the run, also if that is killed, and at no signal before.
+
+    To inherit blocked signals is not enough: multiprocessing unblocks SIGINT and SIGTERM in the
+    thread that starts its resource tracker.
+    """
     del worker, num_workers
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
 
     def watch() -> None:

@@ -13,13 +13,14 @@ A change of one element, be it one bit, always changes the sum; other damage goe
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from harness.leases import in_bucket
 from harness.trees import flatten
@@ -41,18 +42,19 @@ def array_checksums(tree: Any) -> dict[str, str]:
 def inspect(tree: Any) -> tuple[dict[str, str], bool]:
     """Returns `array_checksums`, and whether no array has a NaN or an infinity, in one pass."""
     flat = flatten(tree)
-    found = {}
-    for name, leaf in flat.items():
-        if isinstance(leaf, jax.Array):
-            # A program for each shape: one for all would take minutes to compile.
-            found[name] = _on_device(leaf)
-            if jax.process_count() > 1 and jax.default_backend() == "cpu":
-                # CPUs run several programs at once, and processes in different orders would wait
-                # for each other's parts of different sums.
-                found[name].block_until_ready()
-        else:
-            found[name] = _inspect(np, np.asarray(leaf))
-    found = jax.device_get(found)
+    # CPUs run several programs at once, and processes that do so in different orders would wait for
+    # each other's parts of different sums.
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        found = _add_up_processes(flat)
+    else:  # a program for each shape: one for all would take minutes to compile
+        found = jax.device_get(
+            {
+                name: _on_device(leaf)
+                if isinstance(leaf, jax.Array)
+                else _inspect(np, np.asarray(leaf))
+                for name, leaf in flat.items()
+            }
+        )
     sums = {
         name: "".join(f"{int(lane):08x}" for lane in parts[:2]) for name, parts in found.items()
     }
@@ -99,19 +101,42 @@ def _on_device(array: jax.Array) -> jax.Array:
     return jnp.stack([jnp.uint32(part) for part in _inspect(jnp, array)])
 
 
-def _inspect(xp: Any, array: Any) -> tuple[Any, Any, Any]:
+def _add_up_processes(flat: dict[str, Any]) -> dict[str, tuple[Any, Any, bool]]:
+    """Returns what `_inspect` gives, of arrays whose parts lie in several processes."""
+    parts = np.zeros((len(flat), 3), np.uint32)
+    for number, leaf in enumerate(flat.values()):
+        for shard in leaf.addressable_shards:
+            if shard.replica_id == 0:
+                starts = [part.start or 0 for part in shard.index]
+                found = _inspect(np, np.asarray(shard.data), leaf.shape, starts)
+                parts[number] += np.array([*found[:2], not found[2]], np.uint32)
+    total = multihost_utils.process_allgather(parts).sum(axis=0, dtype=np.uint32)
+    return {
+        name: (first, second, not bad)
+        for name, (first, second, bad) in zip(flat, total, strict=True)
+    }
+
+
+def _inspect(
+    xp: Any, array: Any, shape: Sequence[int] | None = None, starts: Sequence[int] = ()
+) -> tuple[Any, Any, Any]:
     """Returns both sums of an array, as 32-bit words, and whether it is finite.
 
     Args:
         xp: numpy or jax.numpy; the arithmetic is the same.
         array: of any type that has a fixed size.
+        shape: of the whole array, if this is a part of it.
+        starts: where the part begins.
     """
     words = xp.atleast_1d(_words(xp, array))
+    whole = (*(array.shape if shape is None else shape), *words.shape[array.ndim :])
+    starts = (*starts, *[0] * (words.ndim - len(starts)))
     place = xp.zeros(words.shape, np.uint32)
     for axis, size in enumerate(words.shape):  # not flattened, which would move shards
-        stride = np.uint32(math.prod(words.shape[axis + 1 :]) * _PLACE % 2**32)
-        shape = [size if other == axis else 1 for other in range(words.ndim)]
-        place = place + xp.arange(size, dtype=np.uint32).reshape(shape) * stride
+        stride = np.uint32(math.prod(whole[axis + 1 :]) * _PLACE % 2**32)
+        along = [size if other == axis else 1 for other in range(words.ndim)]
+        index = xp.arange(starts[axis], starts[axis] + size, dtype=np.uint32)
+        place = place + index.reshape(along) * stride
     first = _mix(words ^ place)
     second = first * np.uint32(_SECOND)
     second = second ^ (second >> np.uint32(15))

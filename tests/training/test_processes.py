@@ -4,7 +4,9 @@ import json
 import signal
 import time
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests.parallel import processes
@@ -42,22 +44,24 @@ def what_counts(workdir):
     return [{k: v for k, v in r.items() if k not in times} for r in records(workdir)]
 
 
-def assert_same_files(one, other):
-    """Compares the newest checkpoints, array by array, bit for bit."""
-    import orbax.checkpoint as ocp
+def newest_state(workdir):
+    """Returns the step of the newest checkpoint and its arrays, by path, as they are on disk."""
+    folder = max((workdir / "checkpoints" / "latest").iterdir(), key=lambda p: int(p.name))
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    found = reader.metadata(folder / "state")
+    found = getattr(found, "item_metadata", None) or found
+    tree = getattr(found, "tree", found)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    arguments = ocp.args.PyTreeRestore(restore_args=as_numpy)
+    leaves = jax.tree_util.tree_leaves_with_path(reader.restore(folder / "state", args=arguments))
+    return folder.name, {jax.tree_util.keystr(path): np.asarray(array) for path, array in leaves}
 
-    states = []
-    for workdir in (one, other):
-        folder = max((workdir / "checkpoints" / "latest").iterdir(), key=lambda p: int(p.name))
-        states.append((folder.name, ocp.StandardCheckpointer().restore(folder / "state")))
-    assert states[0][0] == states[1][0]
-    import jax
 
-    leaves = [jax.tree_util.tree_leaves_with_path(state) for _, state in states]
-    assert len(leaves[0]) == len(leaves[1]) > 100
-    for (path, array), (_, other_array) in zip(*leaves, strict=True):
-        same = np.array_equal(np.asarray(array), np.asarray(other_array))
-        assert same, jax.tree_util.keystr(path)
+def assert_same_state(one, other):
+    (step, arrays), (other_step, others) = newest_state(one), newest_state(other)
+    assert step == other_step
+    assert arrays.keys() == others.keys() and len(arrays) > 100
+    assert [key for key in arrays if arrays[key].tobytes() != others[key].tobytes()] == []
 
 
 @pytest.mark.slow
@@ -105,13 +109,13 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path):
         killed = time.monotonic()
         codes, outputs = finish(running)
         assert codes == expected, outputs
-        assert time.monotonic() - killed < 10
+        assert time.monotonic() - killed < 60  # the heartbeat; it takes less than a second
         assert not any("Traceback" in output or "***" in output for output in outputs), outputs
     codes, outputs = finish(start(broken, 2, *LONGER))
     assert codes == [0, 0], outputs
     assert "resuming at step" in outputs[0]
     assert what_counts(broken) == what_counts(whole)
-    assert_same_files(broken, whole)
+    assert_same_state(broken, whole)
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ TINY = [
     *("--config.loop.evaluate_every_epochs=20.0", "--config.loop.save_every_epochs=20.0"),
     *("--config.model.depths=(1,1,1)", "--config.model.dims=(16,16,16)", "--config.mesh.data=1"),
     *("--config.data.batch_size=32", "--config.data.train_split=train[:64]"),
-    "--config.data.eval_split=test[:101]",
+    *("--config.data.eval_split=test[:101]", "--config.data.eval_batch_size=64"),
 ]
 MOMENTS = ("start", "compilation", "step", "evaluation", "save")
 
@@ -144,7 +144,7 @@ def strike():
     for _ in range(2):
         os.kill(os.getpid(), signal.{signal})
         time.sleep(1.0)
-    time.sleep(60)
+    time.sleep(600)
 
 if __name__ == "__main__":
     strike_at(pytest.MonkeyPatch(), {moment!r}, strike)
@@ -156,19 +156,18 @@ if __name__ == "__main__":
     ("moment", "number"), [*((moment, "SIGINT") for moment in MOMENTS), ("save", "SIGTERM")]
 )
 def test_a_second_one_ends_at_once(tmp_path, one_device, moment, number):
-    """Whatever runs: here it would sleep for a minute."""
+    """Whatever runs: here it would sleep for ten minutes."""
     text = PROGRAM.format(
         root=str(ROOT),
         arguments=[*TINY, f"--workdir={tmp_path / 'run'}"],
         moment=moment,
         signal=number,
     )
-    started = time.monotonic()
+    command = [sys.executable, "-c", text]
     process = subprocess.run(
-        [sys.executable, "-c", text], cwd=ROOT, env=one_device, capture_output=True, text=True
+        command, cwd=ROOT, env=one_device, capture_output=True, text=True, timeout=300
     )
     assert process.returncode == 128 + signal.Signals[number], process.stderr
-    assert time.monotonic() - started < 55
     assert "Traceback" not in process.stderr and "Exception" not in process.stderr
     said = process.stderr.strip().splitlines()
     assert said[0].startswith(f"{number}: finishing the step") and said[-1].startswith("train.py: ")

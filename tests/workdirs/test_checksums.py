@@ -2,9 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from workdirs.checksums import array_checksums, differing
+from workdirs.checksums import array_checksums, differing, inspect
 
 DTYPES = ("float32", "bfloat16", "float16", "int8", "uint8", "int32", "uint32", "bool", "int16")
 
@@ -52,6 +53,28 @@ def test_every_sharding_agrees():
     for spec in (("data", "fsdp"), (None, "data"), ("fsdp",), (("data", "fsdp"),), ()):
         placed = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec)))
         assert array_checksums({"a": placed}) == one
+
+
+def test_processes_add_up(monkeypatch):
+    """As several processes on CPUs do it, here one that holds everything."""
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"))
+    specs = {"rows": ("data", "fsdp"), "columns": (None, "fsdp"), "copies": (), "last": ("fsdp",)}
+    tree = {
+        name: jax.device_put(
+            draw("bfloat16" if name == "last" else "float32", (16, 8)),
+            NamedSharding(mesh, PartitionSpec(*spec)),
+        )
+        for name, spec in specs.items()
+    }
+    tree["scalar"] = jax.device_put(jnp.int32(7), NamedSharding(mesh, PartitionSpec()))
+    infinite = np.array(tree["rows"])
+    infinite[3, 3] = np.inf
+    bad = tree | {"rows": jax.device_put(infinite, tree["rows"].sharding)}
+    one = inspect(tree), inspect(bad)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda parts: parts[None])
+    assert (inspect(tree), inspect(bad)) == one
+    assert (one[0][1], one[1][1]) == (True, False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
