@@ -8,6 +8,8 @@ warning, not the run.
 import functools
 import json
 import queue
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -19,6 +21,7 @@ import numpy as np
 
 from harness.arguments import unknown
 from harness.errors import ConfigError, Interrupted, one_line
+from harness.files import replacing
 from harness.leases import in_bucket
 from training.services import SERVICES
 from workdirs.comparison import flatten
@@ -49,27 +52,40 @@ class MetricLog(Protocol):
 
 
 class TensorBoard:
-    """Event files in workdir/tensorboard."""
+    """Event files in workdir/tensorboard; those of a bucket are uploaded from a temporary folder.
+
+    tensorboardX writes to buckets itself, but holds up the end of a process whose bucket is away.
+    """
 
     def __init__(self, workdir: Path, first_step: int):
         from tensorboardX import SummaryWriter  # here, a broken one ends this log alone
 
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
-        # In a bucket a flush uploads the whole file again.
-        self._pause, self._next = BUCKET_SECONDS if in_bucket(workdir) else 0.0, 0.0
+        self._place = self._folder = workdir / "tensorboard"
+        if in_bucket(workdir):
+            self._folder = Path(tempfile.mkdtemp(prefix="tensorboard_"))
+        self._writer, self._next = SummaryWriter(str(self._folder), purge_step=first_step + 1), 0.0
 
     def scalars(self, kind, step, metrics):
         for name, value in metrics.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
-        if time.monotonic() >= self._next:
-            self._writer.flush()
-            self._next = time.monotonic() + self._pause
+        self._writer.flush()
+        if self._place != self._folder and time.monotonic() >= self._next:
+            self._upload()
+            self._next = time.monotonic() + BUCKET_SECONDS
 
     def image(self, name, step, picture):
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def finish(self, metrics, error):
         self._writer.close()
+        if self._place != self._folder:
+            self._upload()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _upload(self) -> None:
+        for file in self._folder.iterdir():
+            with replacing(self._place / file.name) as temporary:
+                shutil.copyfile(file, temporary)
 
 
 class Service:

@@ -196,7 +196,7 @@ def test_storage_that_goes_away_ends_the_run_for_now(server):
     process = start(server, "train.py", *flags, before=IMPATIENT)
     wait_for(server, "runs/away/checkpoints/latest/4/commit_success.txt", process)
     server.set("reset")
-    _, stderr = process.communicate(timeout=250)
+    _, stderr = process.communicate(timeout=400)
     assert process.returncode == 75, stderr
     assert "goes on from the last checkpoint" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
