@@ -217,7 +217,7 @@ def _prepare() -> None:
 
     # Listings are not kept: TensorStore and other processes write there as well.
     fsspec.config.conf.setdefault("gs", {}).update(use_listings_cache=False)
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs whole tracebacks
     # A minute in all (1 + 2 + 4 + ... s), like the others; TensorStore's own is a quarter of an
     # hour, which the end of a run would wait for. Orbax has no argument for it.
     for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
