@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from harness.class_lists import two_orders
-from harness.errors import ConfigError, RunError, input_errors
+from harness.errors import ConfigError, RunError, StorageError, input_errors
 from harness.locks import is_locked, take_lock
 from workdirs.class_file import own_classes
 from workdirs.config_file import note_place, read_record, write_config
@@ -71,7 +71,7 @@ def claimed(
         try:
             yield check
         except Exception as error:
-            if not isinstance(error, RunError):
+            if isinstance(error, StorageError) or not isinstance(error, RunError):
                 check(error)
             raise
 
