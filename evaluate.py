@@ -10,7 +10,7 @@ each class (JSON) and the answer to each image (CSV). Without --config, the work
 counts. Exit codes: 0 done; 2 wrong config or input.
 """
 
-import harness.first  # noqa: F401
+import process.first  # noqa: F401
 
 # isort: split
 
@@ -25,14 +25,12 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from data.class_names import imagenet_names, is_imagenet
-from data.datasets import Dataset
 from data.pipeline import Among, Data
 from harness import commandline
 from harness.arguments import problem
-from harness.class_lists import assumed_order, check_order, two_orders
+from harness.class_lists import assumed_order, two_orders
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, run_path
+from harness.files import run_path
 from inference.answers import AnswerSheet, evaluation_path
 from inference.explanation_flags import (
     NO_EXPLANATIONS,
@@ -41,15 +39,16 @@ from inference.explanation_flags import (
     read_explanations,
 )
 from inference.flags import check_recipe_flags, define_recipe_flags
+from inference.trained_classifier import classes_in_file, classes_of_weights
 from parallel import joining
 from training import experiment
 from training.evaluation import evaluate
 from training.stops import check_bad_images
 from training.trained_run import checkpoint_folder, note_differences, restore
-from workdirs.class_file import find_classes, read_classes
+from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
 from workdirs.records import write_record
-from zoo.load import Report, load_with_own_head
+from zoo.load import load_with_own_head
 from zoo.registry import create_model
 
 
@@ -88,7 +87,7 @@ def evaluate_workdir(
     note_differences(workdir, config)
     names = find_classes(workdir)
     if classes_file is not None:
-        names = _read_classes(classes_file, names)
+        names = classes_in_file(classes_file, names)
     run = _build(_with_split(config, split), names, among)
     if names is None and two_orders(run.data.dataset.class_names or ()):
         print(f"note: {assumed_order(run.data.dataset.class_names)}", file=sys.stderr)
@@ -142,7 +141,7 @@ def evaluate_weights(
             weights="ema" if ema else "raw",
         )
         print(loaded[1], file=sys.stderr)
-        names = _classes_of_weights(classes_file, loaded[1], model.num_classes, data.dataset)
+        names = classes_of_weights(classes_file, loaded[1], model.num_classes, data.dataset)
     run = _build(config, names, among)
     if run.data.num_classes != model.num_classes:
         what = (
@@ -175,31 +174,6 @@ def _build(
         for note in run.data.dataset.notes:
             print(f"note: {note}", file=sys.stderr)
     return run
-
-
-def _read_classes(file: str | Path, known: tuple[str, ...] | None) -> tuple[str, ...]:
-    with input_errors():
-        names = tuple(read_classes(local_path("--classes", file)))
-        check_order(file, names, known)
-    return names
-
-
-def _classes_of_weights(
-    file: str | Path | None, report: Report, num_classes: int, dataset: Dataset
-) -> tuple[str, ...] | None:
-    """Returns the names of the weights' classes in their order, None where nobody gives them."""
-    names, here = report.class_names, dataset.class_names
-    if file is not None:
-        names = _read_classes(file, report.class_names)
-    elif names is None and is_imagenet(num_classes, here):
-        names = tuple(imagenet_names())  # also of a part of it, such as ImageNet-A
-    if names is not None and len(names) != num_classes:
-        raise ValueError(
-            f"{file or report.path} names {len(names)} classes, the weights have {num_classes}"
-        )
-    if names is None and here is not None:
-        print(f"note: {assumed_order(here)}", file=sys.stderr)
-    return names
 
 
 def _metrics(

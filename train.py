@@ -9,7 +9,7 @@ cannot be read or written now; 75 interrupted after saving, run again; 130 or 14
 by a second signal.
 """
 
-import harness.first  # noqa: F401
+import process.first  # noqa: F401
 
 # isort: split
 
@@ -24,7 +24,6 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from data.digest import data_digest, digest_differences
-from data.shared_memory import WorkerDied
 from harness import commandline
 from harness.errors import (
     BadImage,
@@ -35,12 +34,13 @@ from harness.errors import (
     printable,
 )
 from harness.files import must_be_local, run_path, write_text
-from harness.process import go_on_without_output
 from parallel import joining, peers
 from parallel.watchdog import HUNG_SECONDS, Watchdog, stacks_path
+from process.shared_memory import WorkerDied
+from process.streams import go_on_without_output
+from saving.checkpoints import Checkpoints, can_resume
 from tasks.metrics import check_finite
 from training import experiment
-from training.checkpoints import Checkpoints, can_resume
 from training.evaluation import evaluate
 from training.interrupts import Interrupts
 from training.metric_logs import check_services

@@ -82,8 +82,8 @@ def main() -> None:
     marks = {"started": float(os.environ[_STARTED])}
     train = runpy.run_path(str(ROOT / "train.py"), run_name="train")
     from harness import commandline
+    from saving.checkpoints import Checkpoints
     from training import experiment
-    from training.checkpoints import Checkpoints
 
     def mark(phase):
         marks[phase] = time.time()

@@ -12,7 +12,7 @@ defaults; a recipe lists what differs from them, and what a reader looks for fir
     mesh            parallel/sharding.py       create_mesh
     sharding        parallel/sharding.py       state_shardings
     loop            harness/steps.py           plan_steps
-    checkpoint      training/checkpoints.py    Checkpoints
+    checkpoint      saving/checkpoints.py    Checkpoints
     init            zoo/start.py               read_init_from
 
 `seed` fixes all randomness. `init_from` is what the run starts from: weights or a workdir, read

@@ -18,9 +18,9 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data import loading
-from data.shared_memory import check_room, worker_errors
 from harness.arguments import check_range, problem
-from harness.process import STOPPING
+from process.shared_memory import check_room, worker_errors
+from process.signals import STOPPING
 
 # Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
 PART_BYTES = 2**22

@@ -18,7 +18,7 @@ from data.augment.transforms import Transform
 from data.images import UndecodedJpeg, decode_image, open_image
 from data.sources.arrays import Label, Source
 from harness.errors import BadImage, one_line
-from harness.process import STOPPING
+from process.signals import STOPPING
 
 # A record that cannot be read is replaced by others, of which this many may be unreadable too.
 REPLACEMENTS = 10

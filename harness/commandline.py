@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 from absl import app, flags, logging
 
-from harness.compilation_cache import keep_compiled_programs
 from harness.errors import ConfigError, RunError, printable
 from harness.files import local_path
-from harness.memory import keep_freed_memory
-from harness.process import CtrlC, flush_streams, go_on_without_output
-from harness.terminal import escape_streams
+from process.compilation_cache import keep_compiled_programs
+from process.memory import keep_freed_memory
+from process.signals import CtrlC
+from process.streams import flush_streams, go_on_without_output
+from process.terminal import escape_streams
 
 
 def define_config_flag() -> None:

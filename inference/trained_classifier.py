@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -11,13 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from data.class_names import imagenet_names, is_imagenet
+from data.datasets import Dataset
 from data.pipeline import Data
+from harness.class_lists import assumed_order, check_order
+from harness.errors import input_errors
+from harness.files import local_path
 from inference.explain import create_explainer
 from nest.gradcat import gradcat
 from parallel import sharding
 from tasks.classification import normalize
 from tasks.losses import PROBABILITIES
 from training.experiment import Experiment
+from workdirs.class_file import read_classes
+from zoo.load import Report
 
 # Images uint8 [b, h, w, c] and classes [b] -> an array with b rows.
 Look = Callable[[np.ndarray, np.ndarray], jax.Array]
@@ -122,3 +131,47 @@ class TrainedClassifier:
                 gradcat(self.model, variables, images, classes, **options).boxes
             )
         )
+
+
+def classes_in_file(file: str | Path, known: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the class names in a file that --classes names.
+
+    Args:
+        file: with a name per line.
+        known: names that the model has anyway.
+
+    Raises:
+        ConfigError: it cannot be read, or has other names.
+    """
+    with input_errors():
+        names = tuple(read_classes(local_path("--classes", file)))
+        check_order(file, names, known)
+    return names
+
+
+def classes_of_weights(
+    file: str | Path | None, report: Report, num_classes: int, dataset: Dataset
+) -> tuple[str, ...] | None:
+    """Returns the names of the weights' classes in their order, None where nobody gives them.
+
+    Args:
+        file: that --classes names, if one is given.
+        report: of the weights that were loaded.
+        num_classes: that the weights have.
+        dataset: to be evaluated on.
+
+    Raises:
+        ConfigError, ValueError: the file cannot be read, or has other names.
+    """
+    names, here = report.class_names, dataset.class_names
+    if file is not None:
+        names = classes_in_file(file, report.class_names)
+    elif names is None and is_imagenet(num_classes, here):
+        names = tuple(imagenet_names())  # also of a part of it, such as ImageNet-A
+    if names is not None and len(names) != num_classes:
+        raise ValueError(
+            f"{file or report.path} names {len(names)} classes, the weights have {num_classes}"
+        )
+    if names is None and here is not None:
+        print(f"note: {assumed_order(here)}", file=sys.stderr)
+    return names

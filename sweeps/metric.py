@@ -7,9 +7,9 @@ from typing import Any
 
 from harness.errors import ConfigError
 from harness.strict_config import unknown_name
+from saving.checkpoints import LOWER_IS_BETTER
 from sweeps.runs import Run
 from sweeps.states import state_of
-from training.checkpoints import LOWER_IS_BETTER
 from workdirs.config_file import read_record
 
 DEFAULT = "top1_accuracy"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-import harness.first  # noqa: F401
+import process.first  # noqa: F401
 
 # isort: split
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-import harness.first  # noqa: F401
+import process.first  # noqa: F401
 
 # isort: split
 
@@ -38,7 +38,7 @@ from harness import commandline
 from harness.commandline import Keyed
 from harness.errors import ConfigError
 from harness.files import local_path
-from harness.process import go_on_without_output
+from process.streams import go_on_without_output
 from sweeps import collect, status
 from sweeps.launchers.local import Local
 from sweeps.metric import metric_of

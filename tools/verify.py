@@ -14,13 +14,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+import process.first  # noqa: F401
+
+# isort: split
+
 from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError, printable
 from harness.files import run_path
+from saving.verification import verify_checkpoints
 from sweeps.runs import MANIFEST, read_runs
-from training.verification import verify_checkpoints
 from workdirs.verification import verify_files
 
 

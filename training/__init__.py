@@ -1,4 +1,4 @@
-"""How a run runs: building it from a config, checkpoints, evaluation, reports, signals.
+"""How a run runs: building it from a config, evaluation, reports, signals, faults.
 
-Not here: the loop itself (train.py), what a step computes (tasks).
+Not here: checkpoints (saving), the loop itself (train.py), what a step computes (tasks).
 """

@@ -25,10 +25,10 @@ from harness.strict_config import (
     unknown_name,
 )
 from parallel import peers, sharding
+from saving.checkpoints import Checkpoints
 from tasks.protocol import Task
 from tasks.skipping import skipping
 from tasks.table import TASKS
-from training.checkpoints import Checkpoints
 from training.numeric_faults import NumericFaults
 from training.same_everywhere import check_same_everywhere
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from

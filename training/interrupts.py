@@ -1,6 +1,6 @@
 """Signals that ask a run to stop: finish the step, save, leave."""
 
-from harness.process import STOPPING, StopSignals
+from process.signals import STOPPING, StopSignals
 
 
 class Interrupts(StopSignals):

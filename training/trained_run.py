@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from data.datasets import PATHS
 from harness.errors import ConfigError, input_errors
-from training.checkpoints import Checkpoints
+from saving.checkpoints import Checkpoints
 from training.experiment import Experiment, check_config
 from workdirs.comparison import config_differences
 from workdirs.config_file import read_config, read_record

@@ -1,11 +1,11 @@
 """The folder of a run and the records in it: config, classes, metrics, DONE; whose it is.
 
-Not here: checkpoints (training/checkpoints.py), what reports and services make of the records.
+Not here: checkpoints (saving/checkpoints.py), what reports and services make of the records.
 
 config.json    resolved config, git commit, versions, devices
 classes.txt    names of the classes, in the order of the labels, where they are known
 bad_images.jsonl  images that could not be read, if any
-checkpoints/   see training/checkpoints.py and, of the files in one, step_files.py
+checkpoints/   see saving/checkpoints.py and, of the files in one, step_files.py
 saved.json     the newest step that was saved, see progress.py
 metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events

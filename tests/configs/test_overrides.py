@@ -23,11 +23,11 @@ from harness import commandline, overrides, strict_config
 from harness.errors import ConfigError
 from harness.steps import plan_steps
 from parallel.sharding import create_mesh, state_shardings
+from saving.checkpoints import Checkpoints
 from tasks.classification import Classification
 from tasks.gan.options import GanOptions
 from tasks.optimizers import create_optimizer
 from training import experiment
-from training.checkpoints import Checkpoints
 from training.trained_run import check_same_config
 from workdirs.config_file import read_config
 from zoo.registry import DISCRIMINATORS, GENERATORS, MODELS

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data import shared_memory
-from data.shared_memory import WorkerDied, check_room, worker_errors
 from harness.errors import ConfigError
+from process import shared_memory
+from process.shared_memory import WorkerDied, check_room, worker_errors
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,9 +16,9 @@ from tensorboardX.proto import event_pb2
 
 import train
 from harness.errors import ConfigError, NonFiniteError
+from saving.checkpoints import Checkpoints
 from tasks import classification
 from training import experiment
-from training.checkpoints import Checkpoints
 from workdirs.results import read_metrics
 
 ROOT = Path(__file__).parents[2]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
 import train
 from configs import digits_nest, digits_nest_gan
 from harness.errors import ConfigError
 from harness.files import local_path
 from inference.image_files import find_files
 from inference.pictures import subjects
+from inference.trained_classifier import classes_in_file
 from tasks.gan.embedding import load_embedding
 from tools import performance
 from tools.predict import PictureFolder
@@ -104,7 +104,7 @@ NO_PATHS = {
 # Functions that get the values of flags which a script reads late.
 LATE = {
     "against": lambda path: subjects.from_text(path, None, None),
-    "classes": lambda path: evaluate._read_classes(path, None),
+    "classes": lambda path: classes_in_file(path, None),
     "explain_folder": lambda path: PictureFolder(path, "cam"),
     "features": lambda path: load_embedding(path, num_channels=3, dataset="digits"),
     "official": lambda path: performance._run(["-"], path),

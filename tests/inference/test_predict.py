@@ -23,10 +23,10 @@ from harness.errors import ConfigError
 from inference.image_files import ImageFiles, find_files
 from inference.predict import build_predictor
 from inference.prediction import Prediction, predict_files
+from saving.checkpoints import Checkpoints
 from tests.training.test_trained_run import write_old_config
 from tools import predict
 from training import experiment
-from training.checkpoints import Checkpoints
 from workdirs.claims import claimed
 from zoo.load import parameter_shapes
 from zoo.registry import create_model

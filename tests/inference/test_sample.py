@@ -16,12 +16,12 @@ from harness.errors import ConfigError
 from harness.pictures import image_grid, save_png
 from inference import compare_samples as compare
 from inference.sample import load_generator
+from saving.checkpoints import Checkpoints
 from tasks.gan.embedding import Embedding, load_embedding
 from tasks.gan.feature_statistics import from_features, load_statistics, save_statistics
 from tasks.gan.hashes import arrays_hash
 from tasks.gan.metrics import frechet_distance, moments
 from training import experiment
-from training.checkpoints import Checkpoints
 from workdirs.config_file import read_config, write_config
 from workdirs.records import write_record
 from workdirs.results import read_metrics

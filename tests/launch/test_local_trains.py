@@ -47,7 +47,8 @@ def test_two_processes_train_and_go_on_after_a_signal_to_one(tmp_path):
         )
     try:
         deadline = time.monotonic() + 600
-        while not (folder / "metrics.jsonl").exists():
+        metrics = folder / "metrics.jsonl"
+        while not (metrics.exists() and metrics.read_text()):  # after the first steps
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
             time.sleep(0.2)
         os.kill(process_of(folder, 1), signal.SIGTERM)

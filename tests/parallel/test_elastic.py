@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
+from saving.checkpoints import Checkpoints
 from tests.parallel.test_tensor import small
 from training import experiment
-from training.checkpoints import Checkpoints
 
 STEPS = 6
 MESHES = {

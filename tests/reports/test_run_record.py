@@ -64,15 +64,15 @@ def test_damaged_lines(tmp_path):
         '["kind", "step"]\n',
         '{"kind": "train", "step": "6"}\n',
         *records(7)[6:],
-        '{"kind": "train", "step": 8, "loss": NaN, "grad_norm": Infinity, "x": "text"}\n',
+        '{"kind": "train", "step": 8, "loss": NaN, "grad_norm": Infinity, "x": [1]}\n',
         '{"kind": "other", "step": 9}\n',
         *records(10)[9:],
     ]
     run = read_run(write_run(tmp_path / "run", lines=lines))
-    assert len(run.problems) == 1 and "line 7, 8, 9, 10, 14" in run.problems[0]
+    assert len(run.problems) == 1 and "lines 7, 8, 9, 10, 14" in run.problems[0]
     assert [record["step"] for record in run.train] == list(range(1, 11))
     page = shown(run.workdir)
-    assert "line 7, 8, 9, 10, 14" in page.text and len(page.figures) >= 6
+    assert "lines 7, 8, 9, 10, 14" in page.text and len(page.figures) >= 6
 
 
 def test_diverged(tmp_path):
@@ -182,4 +182,4 @@ def test_pictures_and_bad_images(tmp_path):
     assert "samples, step 0" in page.text and "samples_0000099.png is left out" in page.text
     assert "1 images could not be read" in page.text and "<i>.png" in page.text
     (workdir / "bad_images.jsonl").write_text("{")
-    assert "bad_images.jsonl is not readable" in shown(workdir).text
+    assert "Of bad_images.jsonl, what is not readable is left out: line 1" in shown(workdir).text

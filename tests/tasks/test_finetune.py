@@ -14,9 +14,9 @@ import evaluate
 import train
 from configs import imagenet_resnet50
 from harness.errors import ConfigError, Interrupted
+from saving.checkpoints import Checkpoints
 from tasks.optimizers import parameter_paths
 from training import experiment
-from training.checkpoints import Checkpoints
 from zoo.load import load_weights
 from zoo.save import write_weights
 

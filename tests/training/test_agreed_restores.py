@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
+from saving.verification import verify_checkpoints
 from tests.training.test_damaged_checkpoints import DAMAGES, largest
 from tests.training.test_processes import finish, records, start
-from training.verification import verify_checkpoints
 from workdirs.step_files import steps_in
 
 CHANGES = ("--config.loop.save_every_epochs=0.5", "--config.loop.num_epochs=2.0")

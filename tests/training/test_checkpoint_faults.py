@@ -10,6 +10,8 @@ import pytest
 
 import train
 from harness.errors import ConfigError
+from saving import restoring
+from saving.checkpoints import Checkpoints
 from tests.training.test_damaged_checkpoints import (
     DAMAGES,
     flip,
@@ -20,8 +22,6 @@ from tests.training.test_damaged_checkpoints import (
     write_run,
 )
 from tests.training.test_resume import kill_when
-from training import restoring
-from training.checkpoints import Checkpoints
 from training.interrupts import Interrupts
 from zoo.run_checkpoints import read_parts
 

@@ -14,10 +14,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from harness.errors import ConfigError, NonFiniteError, StorageError
+from saving import restoring
+from saving.checkpoints import Checkpoints
+from saving.verification import verify_checkpoints
 from tools import verify
-from training import restoring
-from training.checkpoints import Checkpoints
-from training.verification import verify_checkpoints
 from workdirs import step_files
 from workdirs.checksums import array_checksums, file_checksums, files_in
 from workdirs.progress import read_saved

@@ -9,9 +9,9 @@ import evaluate
 import train
 from harness.errors import ConfigError
 from nest.convert_official import to_official
+from saving.checkpoints import Checkpoints
 from tests.training.test_trained_run import write_old_config
 from training import experiment
-from training.checkpoints import Checkpoints
 from workdirs.config_file import read_config
 from workdirs.results import read_metrics
 

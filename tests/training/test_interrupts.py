@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from harness import process
-from harness.process import STOPPING, CtrlC
+from process import signals
+from process.signals import STOPPING, CtrlC
 from training.interrupts import Interrupts
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(process.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -22,7 +22,7 @@ def clock(monkeypatch):
 def ended(monkeypatch):
     """What would have ended the process at once."""
     found = []
-    monkeypatch.setattr(process, "end", lambda number, words="stopped": found.append(number))
+    monkeypatch.setattr(signals, "end", lambda number, words="stopped": found.append(number))
     return found
 
 
@@ -44,13 +44,13 @@ def send(number, times):
 @pytest.fixture
 def times(monkeypatch):
     """The signals that the watching thread has seen."""
-    seen, note = [], process.StopSignals._note
+    seen, note = [], signals.StopSignals._note
 
     def noted(self, number):
         note(self, number)
         seen.append(number)
 
-    monkeypatch.setattr(process.StopSignals, "_note", noted)
+    monkeypatch.setattr(signals.StopSignals, "_note", noted)
     return seen
 
 

@@ -7,9 +7,9 @@ import pytest
 
 import train
 from harness.errors import ConfigError, Interrupted
+from saving.checkpoints import Checkpoints
+from saving.verification import verify_checkpoints
 from tests.training.test_resume import kill_when
-from training.checkpoints import Checkpoints
-from training.verification import verify_checkpoints
 from workdirs.progress import read_saved
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

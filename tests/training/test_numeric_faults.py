@@ -15,10 +15,10 @@ import pytest
 import train
 from configs import cifar_wrn, digits_nest_gan
 from harness.errors import ConfigError, Interrupted, NonFiniteError
+from saving.checkpoints import Checkpoints
 from tasks.classification import Classification
 from tasks.skipping import SKIPPED, skip_update, skipping
 from training import experiment
-from training.checkpoints import Checkpoints
 from training.curves import TIMINGS
 from training.numeric_faults import NumericFaults, read_rows
 

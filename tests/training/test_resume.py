@@ -20,8 +20,8 @@ import pytest
 import train
 from configs import common
 from harness.errors import ConfigError, Interrupted, NonFiniteError
+from saving.checkpoints import Checkpoints
 from training import experiment
-from training.checkpoints import Checkpoints
 from training.curves import TIMINGS
 from training.trained_run import check_same_config
 from workdirs.claims import claimed

@@ -17,10 +17,10 @@ import pytest
 
 import train
 from harness.errors import Interrupted
-from harness.process import STOPPING
+from process.signals import STOPPING
+from saving.checkpoints import Checkpoints
 from tasks.classification import Classification
 from training import experiment
-from training.checkpoints import Checkpoints
 from training.curves import TIMINGS
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 import train
 from baselines.resnet import ResNet
 from nest.model import Nest
+from saving.checkpoints import Checkpoints
 from training import experiment
-from training.checkpoints import Checkpoints
 from zoo.find import find_weights_file
 from zoo.load import Report, load_variables, load_weights, variable_shapes
 from zoo.run_checkpoints import read_checkpoint

@@ -13,9 +13,9 @@ import train
 from configs import digits_nest_gan, imagenet64_nest_gan
 from harness.errors import ConfigError, Interrupted, NonFiniteError
 from harness.pictures import image_grid
+from saving.checkpoints import Checkpoints
 from tasks.gan.task import Gan
 from training import evaluation, experiment
-from training.checkpoints import Checkpoints
 from training.curves import TIMINGS
 from workdirs.results import read_metrics
 

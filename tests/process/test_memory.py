@@ -1,4 +1,4 @@
-"""harness/memory.py: when the C library is told to keep freed memory."""
+"""process/memory.py: when the C library is told to keep freed memory."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from harness.memory import M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
+from process.memory import M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_memory_that_is_used_again_is_not_cleared_again(one_device):
     program = """
 import resource, sys
 import numpy as np
-from harness.memory import keep_freed_memory
+from process.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def work():

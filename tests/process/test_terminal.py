@@ -8,7 +8,7 @@ import pytest
 from absl import logging
 
 from harness.errors import escaped, printable
-from harness.terminal import EscapingStream
+from process.terminal import EscapingStream
 from tools.predict import as_json, as_table
 
 NASTY = "\x1b[31mred\x1b]0;title\x07\x9b2J\x7f\r\x08\u202ecod\u2066\udcff"

@@ -19,8 +19,8 @@ from absl import logging
 
 from harness.errors import ConfigError, NonFiniteError, StorageError
 from harness.files import run_path
-from training.restoring import NO_CHECKSUMS, from_first, read_step
-from training.series import Series
+from saving.restoring import NO_CHECKSUMS, from_first, read_step
+from saving.series import Series
 from workdirs import records, step_files
 from workdirs.checksums import inspect
 from workdirs.progress import begin, read_saved, write_saved

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, StorageError, one_line
-from training.restoring import NO_CHECKSUMS, find_difference, patiently, state_step
+from saving.restoring import NO_CHECKSUMS, find_difference, patiently, state_step
 from workdirs import records, step_files
 from workdirs.checksums import inspect
 from workdirs.findings import Finding

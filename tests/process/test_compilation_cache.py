@@ -1,4 +1,4 @@
-"""harness/compilation_cache.py: where compiled programs are kept."""
+"""process/compilation_cache.py: where compiled programs are kept."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from harness.compilation_cache import KEEP_DAYS, keep_compiled_programs
 from harness.errors import ConfigError
+from process.compilation_cache import KEEP_DAYS, keep_compiled_programs
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def test_by_default_in_the_users_cache_folder_apart_for_each_processor(monkeypat
     keep_compiled_programs(None)
     folder = Path(kept())
     assert folder.parent == tmp_path / "nest_tnt_jax" and folder.is_dir()
-    monkeypatch.setattr("harness.compilation_cache._processor", lambda: "other")
+    monkeypatch.setattr("process.compilation_cache._processor", lambda: "other")
     jax.config.update("jax_compilation_cache_dir", None)
     keep_compiled_programs(None)
     assert Path(kept()) == tmp_path / "nest_tnt_jax" / "other"
@@ -78,7 +78,7 @@ def test_the_next_start_compiles_nothing(one_device, tmp_path):
     program = """
 import json, sys
 import jax, jax.numpy as jnp
-from harness.compilation_cache import keep_compiled_programs
+from process.compilation_cache import keep_compiled_programs
 keep_compiled_programs(sys.argv[1])
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))

@@ -15,7 +15,7 @@ SCRIPTS = [ROOT / "train.py", ROOT / "evaluate.py", *sorted((ROOT / "tools").glo
 PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
-from harness.process import *
+from process.streams import *
 guard_streams()
 {before}
 try:
@@ -100,7 +100,7 @@ def test_each_script_is_guarded_before_its_slow_imports(script):
     text = script.read_text()
     if "commandline.run(" not in text:
         pytest.skip("no command line")
-    head = text.split("import harness.first", 1)
+    head = text.split("import process.first", 1)
     assert len(head) == 2, "the script lacks it"
     before = re.findall(r"^(?:import|from) (\w+)", head[0], re.M)
     assert set(before) <= sys.stdlib_module_names

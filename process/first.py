@@ -8,7 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
-from harness.process import end, guard_streams
+from process.signals import end
+from process.streams import guard_streams
 
 ROOT = Path(__file__).resolve().parents[1]
 
