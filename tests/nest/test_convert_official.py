@@ -195,7 +195,7 @@ def test_missing_weights(folder):
         with pytest.raises(ValueError, match="empty; allowed: a path"):
             find_weights_file(path)
     with pytest.raises(ValueError, match="copy remote files to this machine"):
-        find_weights_file("gs://gresearch/nest-checkpoints/nest-b_imagenet")
+        find_weights_file("s3://gresearch/nest-checkpoints/nest-b_imagenet")
 
 
 # Damaged files

@@ -224,7 +224,7 @@ def test_the_folder_of_something_else_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="holds a sweep that is no search"):
         search(tmp_path / "b", plan(), Local())
     (tmp_path / "a/search.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"search\.json is unreadable"):
+    with pytest.raises(ConfigError, match=r"search\.json is JSON of another shape"):
         read_plan(tmp_path / "a")
 
 

@@ -10,6 +10,7 @@ from harness.errors import ConfigError
 from parallel import peers
 from training import same_everywhere, stops
 from training.stops import AGREE_EVERY, Stops, check_bad_images
+from workdirs.results import BadImagesFile
 
 
 class Together:
@@ -61,7 +62,7 @@ def test_the_other_process_is_asked_at_every_tenth_question(together):
 
 def test_bad_images_of_both_count_each_once(together, tmp_path):
     bad = bad_images(3)
-    bad.keep_in(tmp_path / "bad_images.jsonl")
+    bad.keep_in(BadImagesFile(tmp_path / "bad_images.jsonl"))
     asked = Stops(lambda: False, bad).requested
     assert not asked()
     bad.add("train", entries("a", "b"))
@@ -104,10 +105,11 @@ def test_alone_it_stops_at_once():
 def test_what_any_process_has_listed_counts_after_a_resume(tmp_path):
     for index, names in ((0, "ab"), (1, "c")):
         bad = bad_images(9)
-        bad.keep_in(tmp_path / f"bad_images{f'_{index}' if index else ''}.jsonl")
+        name = f"bad_images{f'_{index}' if index else ''}.jsonl"
+        bad.keep_in(BadImagesFile(tmp_path / name))
         bad.add("train", entries(*names))
     resumed = bad_images(9, deferred=False)
-    resumed.keep_in(tmp_path / "bad_images.jsonl")
+    resumed.keep_in(BadImagesFile(tmp_path / "bad_images.jsonl"))
     assert len(resumed) == 3
 
 
@@ -134,6 +136,7 @@ def test_what_differs_is_named(together):
 def test_config_data_and_versions_are_compared(together, monkeypatch):
     compared = {}
     monkeypatch.setattr(same_everywhere, "compare", lambda about, facts: compared.update(facts))
+    monkeypatch.setattr(same_everywhere, "data_digest", lambda data: "digest")
     dataset = SimpleNamespace(class_names=("cat", "dog"))
     data = SimpleNamespace(dataset=dataset, num_train_examples=5, eval_source=range(3))
     data.num_classes = 2
@@ -142,6 +145,7 @@ def test_config_data_and_versions_are_compared(together, monkeypatch):
     assert compared["config.seed"] == 1 and compared["config.data.batch_size"] == 8
     assert not {"config.data.data_dir", "config.data.num_threads"} & compared.keys()
     assert compared["number of training images"] == 5
+    assert compared["digest of the training images"] == "digest"
     assert {"jax", "jaxlib", "flax", "git commit of this code", "jax_enable_x64"} <= compared.keys()
     before = compared["names of the classes"]
     dataset.class_names = ("dog", "cat")

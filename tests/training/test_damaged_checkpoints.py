@@ -428,10 +428,10 @@ def test_other_devices_read_the_same(tmp_path, shape):
 def test_the_tool(run, run_script, tmp_path):
     code, out, err = run_script("tools/verify.py", str(run))
     assert code == 0, err
-    assert out.count("sound ") == 3 and "5 arrays as saved, 17 files as written" in out
+    assert out.count("sound ") == 4 and "5 arrays as saved, 17 files as written" in out
     flip(largest(run / "checkpoints" / "best" / "3"))
     code, out, err = run_script("tools/verify.py", str(run), str(run))
-    assert (code, out.count("damaged")) == (2, 2) and err.endswith("2 of 6 damaged\n")
+    assert (code, out.count("damaged")) == (2, 2) and err.endswith("2 of 8 damaged\n")
     (tmp_path / "sweep").mkdir()
     code, _, err = run_script("tools/verify.py", str(tmp_path / "sweep"))
     assert code == 2 and "is not the folder of a run" in err

@@ -21,6 +21,7 @@ from tasks.skipping import SKIPPED, skip_update, skipping
 from training import experiment
 from training.curves import TIMINGS
 from training.numeric_faults import NumericFaults, read_rows
+from workdirs.results import read_metrics
 
 
 def poison(monkeypatch, steps, *, loss=False):
@@ -43,7 +44,7 @@ def result(config, workdir):
     run = experiment.build(config)
     with Checkpoints(workdir=workdir, read_only=True) as saved:
         step, state, _ = saved.restore(run.shapes)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    lines = read_metrics(workdir).sound
     return (
         step,
         jax.device_get(state),

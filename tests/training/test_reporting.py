@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,10 +13,12 @@ import pytest
 
 import train
 from harness.errors import Interrupted, RecordError
+from harness.files import Appended
 from tasks.protocol import Evaluation
 from training import reporting
 from training.curves import TIMINGS, draw_curves
 from training.reporting import Reporter
+from workdirs.results import read_metrics
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 FAULT = {"kind": "skipped", "step": 1, "not_finite": ["loss"], "records": [3, 1]}
@@ -153,7 +156,7 @@ def test_metrics_that_cannot_be_written_end_the_run_once_it_is_saved(
         count += what == kind
         if what == kind and count == number:
             with monkeypatch.context() as patch:
-                full = open("/dev/full", "w")
+                full = Appended(Path("/dev/full"))
                 patch.setattr(self, "_file", full)
                 try:
                     record(self, what, step, *args)
@@ -173,7 +176,7 @@ def test_metrics_that_cannot_be_written_end_the_run_once_it_is_saved(
 
 
 def lines_of(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    lines = read_metrics(workdir).sound
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 
