@@ -42,10 +42,10 @@ def array_checksums(tree: Any) -> dict[str, str]:
 def inspect(tree: Any) -> tuple[dict[str, str], bool]:
     """Returns `array_checksums`, and whether no array has a NaN or an infinity, in one pass."""
     flat = flatten(tree)
-    # CPUs run several programs at once, and processes that do so in different orders would wait for
+    # CPUs run several programs at once, and devices that do so in different orders would wait for
     # each other's parts of different sums.
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        found = _add_up_processes(flat)
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        found = _add_up_parts(flat)
     else:  # a program for each shape: one for all would take minutes to compile
         found = jax.device_get(
             {
@@ -101,16 +101,27 @@ def _on_device(array: jax.Array) -> jax.Array:
     return jnp.stack([jnp.uint32(part) for part in _inspect(jnp, array)])
 
 
-def _add_up_processes(flat: dict[str, Any]) -> dict[str, tuple[Any, Any, bool]]:
-    """Returns what `_inspect` gives, of arrays whose parts lie in several processes."""
-    parts = np.zeros((len(flat), 3), np.uint32)
+def _add_up_parts(flat: dict[str, Any]) -> dict[str, tuple[Any, Any, bool]]:
+    """Returns what `_inspect` gives, of arrays whose parts lie on several devices or processes."""
+    sums = np.zeros((len(flat), 3), np.uint32)
+
+    def add(number, *part):
+        first, second, finite = _inspect(np, *part)
+        sums[number] += np.array([first, second, not finite], np.uint32)
+
     for number, leaf in enumerate(flat.values()):
-        for shard in leaf.addressable_shards:
-            if shard.replica_id == 0:
-                starts = [part.start or 0 for part in shard.index]
-                found = _inspect(np, np.asarray(shard.data), leaf.shape, starts)
-                parts[number] += np.array([*found[:2], not found[2]], np.uint32)
-    total = multihost_utils.process_allgather(parts).sum(axis=0, dtype=np.uint32)
+        if isinstance(leaf, jax.Array):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
+            for shard in leaf.addressable_shards:
+                if shard.replica_id == 0:
+                    starts = [axis.start or 0 for axis in shard.index]
+                    add(number, np.asarray(shard.data), leaf.shape, starts)
+        elif jax.process_index() == 0:  # the others have the same
+            add(number, np.asarray(leaf))
+    total = sums
+    if jax.process_count() > 1:
+        total = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
     return {
         name: (first, second, not bad)
         for name, (first, second, bad) in zip(flat, total, strict=True)
