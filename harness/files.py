@@ -5,17 +5,22 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.arguments import problem
 from harness.errors import ConfigError
-from harness.leases import check_leases, in_bucket
+from harness.leases import check_leases, has_ended, in_bucket, machine
 
 # Also with one slash, which is what pathlib makes of two; a single letter is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf(-hub)?:")
+# Of what `replacing` writes: the machine, the process, chance.
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$")
+_STALE_SECONDS = 3600  # then a temporary file of another machine is nobody's
 
 
 class WrongPath(ConfigError, ValueError):
@@ -86,7 +91,8 @@ def check_writable(key: str, path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path` that replaces it when the block succeeds.
 
-    If the block raises, what was at `path` stays and the temporary file is removed. The new file
+    If the block raises, what was at `path` stays and the temporary file is removed. Of several who
+    write the same file at once, each has its own, and the last one's stays. The new file
     and its name are on the disk when this returns: a power cut leaves the old file or the new one.
     In a bucket the temporary file is on this machine, and its upload is all or nothing by itself.
 
@@ -102,18 +108,47 @@ def replacing(path: Path) -> Iterator[Path]:
             yield (temporary := Path(folder) / path.name)
             buckets.upload(path, temporary.read_bytes())
         return
-    temporary = path.with_name(f"{path.name}.tmp")
+    # Not all of a long name, so that this one is not too long for the file system.
+    token = f"{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{path.name[:40]}.{token}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def _this_machine() -> str:
+    return f"{zlib.crc32((machine() or '').encode()):08x}"
+
+
+def is_temporary(path: Path) -> bool:
+    """Returns whether a name is that of a temporary file of `replacing`."""
+    return bool(_TEMPORARY.search(path.name))
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes the temporary files in a folder, and in those in it, of processes that were killed.
+
+    Of a process on another machine nobody can say whether it lives: its files go after an hour.
+    """
+    if in_bucket(folder):  # where there are none
+        return
+    for pattern in ("*.tmp", "*/*.tmp", "*/*/*.tmp"):
+        for path in folder.glob(pattern):
+            if match := _TEMPORARY.search(path.name):
+                with contextlib.suppress(OSError):  # another has been faster, or may not
+                    is_ours = match[1] == _this_machine() and has_ended(int(match[2]))
+                    if is_ours or time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                        path.unlink()
+
+
+def sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk, where one can wait."""
+    if in_bucket(path):
+        return
     with contextlib.suppress(PermissionError):  # a folder that one may write to but not list
         descriptor = os.open(path, os.O_RDONLY)
         try:

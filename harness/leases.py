@@ -124,7 +124,7 @@ def take_lease(path: Path, seconds: float) -> Lease | None:
             changes, seen, since = changes + 1, version, now
         alive = _is_alive(found[0]) if found else False
         if alive is False or (alive is None and now - since >= EXPIRY):
-            record = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid()}
+            record = {"host": socket.gethostname(), "machine": machine(), "pid": os.getpid()}
             record |= {"started": _started(os.getpid()), "token": secrets.token_hex(8)}
             with contextlib.suppress(_Taken):
                 return Lease(path, _write(path, _content(record), version), record, now)
@@ -155,18 +155,23 @@ def is_leased(path: Path) -> bool:
 
 def _is_alive(record: dict[str, Any]) -> bool | None:
     """Returns whether the process lives that wrote a record, None if only its machine can see."""
-    if record.get("machine") is None or record["machine"] != _machine():
+    if record.get("machine") is None or record["machine"] != machine():
         return None
     return record.get("started") is not None and record["started"] == _started(record["pid"])
 
 
-def _machine() -> str | None:
+def machine() -> str | None:
     """Returns what numbers of processes are good for: one boot, one container; None off Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
+
+
+def has_ended(pid: int) -> bool:
+    """Returns whether there is no process of that number on this machine; False if unknown."""
+    return machine() is not None and _started(pid) is None
 
 
 def _started(pid: int) -> str | None:

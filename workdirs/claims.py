@@ -10,6 +10,7 @@ import jax
 
 from harness.class_lists import two_orders
 from harness.errors import ConfigError, RunError, StorageError, input_errors
+from harness.files import remove_stale
 from harness.locks import is_locked, take_lock
 from workdirs.class_file import own_classes
 from workdirs.config_file import note_place, read_record, write_config
@@ -57,6 +58,7 @@ def claimed(
     if lock is None:
         raise ConfigError(f"another process is training in {workdir}")
     with lock:
+        remove_stale(workdir)
         with input_errors():
             if not (workdir / "config.json").exists():
                 write_config(workdir, config, num_examples, digest)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.files import is_temporary
 from workdirs.findings import Finding
 from workdirs.records import CHECKSUMS, Damaged, checksum_path, parse_lines, read_bytes
 from workdirs.results import is_bad_image, is_metrics
@@ -24,6 +25,8 @@ def verify_files(workdir: Path) -> list[Finding]:
     found = [_checked(path) for path in _files(workdir)]
     sums = workdir / CHECKSUMS
     for path in sorted(sums.iterdir()) if sums.is_dir() else ():
+        if is_temporary(path):
+            continue
         if not (workdir / path.name.removesuffix(".sha256")).exists():
             found.append(Finding(path, "damaged", "the file of this checksum is gone"))
     return found
@@ -33,6 +36,8 @@ def _files(folder: Path) -> Iterator[Path]:
     """Yields the files below a workdir, and folders that stand in the place of its files."""
     for path in sorted(folder.iterdir()):
         if path.name in _LEFT_OUT or path.name.startswith(".lock") or path.is_symlink():
+            continue
+        if is_temporary(path):  # of a process that was killed, or is writing now
             continue
         if path.is_dir() and path.suffix not in (".json", ".jsonl", ".txt", ".png", ".csv"):
             yield from _files(path)
