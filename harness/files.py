@@ -152,12 +152,17 @@ def sync(path: Path) -> None:
     with contextlib.suppress(PermissionError):  # a folder that one may write to but not list
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # there is no such thing there
-                raise
+            _sync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # there is no such thing there
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -172,10 +177,10 @@ def write_text(path: Path, text: str) -> None:
 class Appended:
     """A text file that grows, such as metrics.jsonl.
 
-    A bucket has no append. There the whole is uploaded again, not more often than every few seconds
-    and more rarely the larger it is; `flush` says that what has been written must be there now,
-    before a checkpoint that counts on it. What a killed process had not uploaded is of steps after
-    its last checkpoint, which are made again.
+    `flush` says that what has been written must be there now, also after a power cut: before a
+    checkpoint that counts on it. A bucket has no append. There the whole is uploaded again, not
+    more often than every few seconds and more rarely the larger it is. What a killed process had
+    not uploaded is of steps after its last checkpoint, which are made again.
 
     Args:
         path: of the file, made if absent.
@@ -206,17 +211,20 @@ class Appended:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when everything written is in the file."""
+        """Returns when everything written is on the disk, or in the bucket."""
         check_leases()
-        if self._file is None and self._waiting:
-            from harness import buckets
+        if self._file is not None:
+            _sync(self._file.fileno())
+        elif self._waiting:
+            self._upload()
 
-            self._waiting = False  # also if it fails, which ends the run: not to wait once more
-            self._generation = buckets.upload(
-                self._path, self._content, generation=self._generation
-            )
-            pause = max(self._SECONDS, len(self._content) / self._BYTES_PER_SECOND)
-            self._next = time.monotonic() + pause
+    def _upload(self) -> None:
+        from harness import buckets
+
+        self._waiting = False  # also if it fails, which ends the run: not to wait once more
+        self._generation = buckets.upload(self._path, self._content, generation=self._generation)
+        pause = max(self._SECONDS, len(self._content) / self._BYTES_PER_SECOND)
+        self._next = time.monotonic() + pause
 
     def close(self) -> None:
         """Writes the rest."""
