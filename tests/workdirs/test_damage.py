@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.errors import RecordError, RunError
+from harness.errors import ConfigError, RecordError, RunError
 from inference.answers import evaluation_path
 from tests.workdirs import runs
+from tools import verify
 from workdirs.records import write_record
 from workdirs.results import BadImagesFile, bad_images_path
 from workdirs.verification import verify_files
@@ -125,6 +126,17 @@ def test_verify_names_every_damage(workdir, kind):
         names.add(name)
     assert {"DONE", "config.json", "metrics.jsonl", "saved.json"} <= names
     assert set(states(workdir).values()) == {"sound"}
+
+
+def test_verify_explains_every_word_that_it_prints(workdir, tmp_path, capsys):
+    (tmp_path / "begun").mkdir()
+    shutil.copy(workdir / "config.json", tmp_path / "begun")
+    damage(workdir / "DONE", "cut", random.Random(8))
+    with pytest.raises(ConfigError, match=r"^1 of \d+ damaged$"):
+        verify.main(None, [str(workdir), str(tmp_path / "begun")])
+    words = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert words == {"sound", "damaged", "unknown", "empty"}
+    assert all(f'"{word}"' in verify.__doc__ for word in words)
 
 
 @pytest.mark.parametrize("name", ["DONE", "config.json", "of_a_later_version"])
