@@ -20,6 +20,7 @@ from harness.errors import (
     record_errors,
 )
 from harness.files import remove_stale
+from harness.leases import confirm_leases
 from harness.locks import is_locked, take_lock
 from workdirs.class_file import own_classes
 from workdirs.config_file import moved, note_place, read_record, write_config
@@ -52,8 +53,8 @@ def claimed(
             matter where the data lie in the same place as before.
 
     Yields:
-        A function that raises WorkdirGone if the folder is no longer there. Any other error in the
-        block becomes that one, too, if it is not.
+        A function that raises WorkdirGone if the folder is no longer there, and LostLock if another
+        process has taken it. Any other error in the block becomes the first, too, if it is not.
 
     Raises:
         ConfigError: the folder can't be written, another process trains in it, or its run was begun
@@ -65,7 +66,8 @@ def claimed(
         return
     with input_errors(), _writing(workdir / ".lock"):
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(workdir / ".lock", seconds=0.3)  # `is_claimed` holds it for a moment
+        # `is_claimed` holds it for a moment.
+        lock = take_lock(workdir / ".lock", seconds=0.3, leased=True)
     if lock is None:
         raise ConfigError(f"another process is training in {workdir}")
     with lock:
@@ -90,8 +92,13 @@ def claimed(
                 with _writing(path := workdir / "classes.txt"):
                     write_record(path, "".join(f"{name}\n" for name in class_names))
         check = _presence(workdir)
+
+        def check_now() -> None:
+            check()
+            confirm_leases()
+
         try:
-            yield check
+            yield check_now
         except Exception as error:
             if isinstance(error, StorageError) or not isinstance(error, RunError):
                 check(error)
