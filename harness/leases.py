@@ -195,8 +195,10 @@ def _is_alive(record: dict[str, Any], flock: bool) -> bool | None:
         record: of the lease.
         flock: whether this process holds the lock that the other one held if its lease says so.
     """
+    if flock and record.get("flock") is True:  # also a copy of the folder of a run that goes on
+        return False
     if record.get("machine") is None or record["machine"] != machine():
-        return False if flock and record.get("flock") is True else None
+        return None
     return record.get("started") is not None and record["started"] == started(record["pid"])
 
 

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -137,6 +138,15 @@ def test_a_killed_run_goes_on_at_once_on_another_machine(tmp_path):
             assert time.monotonic() - started < 1
         write_lease(tmp_path / "lock.lease")
         assert is_locked(path)
+
+
+def test_a_copy_of_a_folder_that_is_held_is_free(tmp_path):
+    (tmp_path / "run").mkdir()
+    with take_lock(tmp_path / "run" / "lock", leased=True):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        assert not is_locked(tmp_path / "copy" / "lock")
+        with take_lock(tmp_path / "copy" / "lock", leased=True):
+            pass
 
 
 def test_a_server_may_be_short_of_locks_for_a_moment(tmp_path, monkeypatch):
