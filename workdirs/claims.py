@@ -79,7 +79,8 @@ def claimed(
             else:
                 record = read_record(workdir)
                 _check_data(workdir, record, class_names, num_examples)
-                old, data = record.get("data_digest") or {}, config.get("data", {})
+                old = record.get("data_digest") or {}
+                data = config["data"] if "data" in config else {}
                 found = differences(old, digest or {})
                 if differences(old, digest or {}, of_files=False) or moved(record, data):
                     _refuse(workdir, found)

@@ -111,7 +111,7 @@ def note_place(workdir: Path, record: dict[str, Any], data: dict[str, Any]) -> N
 
 def moved(record: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """Returns which of PLACES are others in a section `data` than in config.json."""
-    before = record["config"].get("data", {})
+    before = record["config"]["data"] if "data" in record["config"] else {}
     return {key: data[key] for key in PLACES if key in data and data[key] != before.get(key)}
 
 

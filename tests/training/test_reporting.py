@@ -154,7 +154,7 @@ def test_metrics_that_cannot_be_written_end_the_run_once_it_is_saved(
         if what == kind and count == number:
             with monkeypatch.context() as patch:
                 full = open("/dev/full", "w")
-                patch.setattr(self, "_file", full)
+                patch.setattr(self._file, "_file", full)
                 try:
                     record(self, what, step, *args)
                 finally:
