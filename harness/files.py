@@ -5,17 +5,23 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.arguments import problem
 from harness.errors import ConfigError
 from harness.leases import check_leases, in_bucket
+from harness.processes import has_ended, machine
 
 # Also with one slash, which is what pathlib makes of two; a single letter is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf(-hub)?:")
+# Of what `replacing` writes: the machine, the process, chance.
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp$")
+_STALE_SECONDS = 3600  # then a temporary file of another machine is nobody's
 
 
 class WrongPath(ConfigError, ValueError):
@@ -86,7 +92,8 @@ def check_writable(key: str, path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path` that replaces it when the block succeeds.
 
-    If the block raises, what was at `path` stays and the temporary file is removed. The new file
+    If the block raises, what was at `path` stays and the temporary file is removed. Of several who
+    write the same file at once, each has its own, and the last one's stays. The new file
     and its name are on the disk when this returns: a power cut leaves the old file or the new one.
     In a bucket the temporary file is on this machine, and its upload is all or nothing by itself.
 
@@ -102,27 +109,61 @@ def replacing(path: Path) -> Iterator[Path]:
             yield (temporary := Path(folder) / path.name)
             buckets.upload(path, temporary.read_bytes())
         return
-    temporary = path.with_name(f"{path.name}.tmp")
+    # Not all of a long name, so that this one is not too long for the file system.
+    token = f"{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{path.name[:40]}.{token}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def _this_machine() -> str:
+    return f"{zlib.crc32((machine() or '').encode()):08x}"
+
+
+def is_temporary(path: Path) -> bool:
+    """Returns whether a name is that of a temporary file of `replacing`."""
+    return bool(_TEMPORARY.search(path.name))
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes the temporary files in a folder, and in those in it, of processes that were killed.
+
+    Of a process on another machine nobody can say whether it lives: its files go after an hour.
+    """
+    if in_bucket(folder):  # where there are none
+        return
+    for pattern in ("*.tmp", "*/*.tmp", "*/*/*.tmp"):
+        for path in folder.glob(pattern):
+            if match := _TEMPORARY.search(path.name):
+                with contextlib.suppress(OSError):  # another has been faster, or may not
+                    is_ours = match[1] == _this_machine() and has_ended(int(match[2]))
+                    if is_ours or time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                        path.unlink()
+
+
+def sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk, where one can wait."""
+    if in_bucket(path):
+        return
     with contextlib.suppress(PermissionError):  # a folder that one may write to but not list
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # there is no such thing there
-                raise
+            _sync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # there is no such thing there
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -137,10 +178,10 @@ def write_text(path: Path, text: str) -> None:
 class Appended:
     """A text file that grows, such as metrics.jsonl.
 
-    A bucket has no append. There the whole is uploaded again, not more often than every few seconds
-    and more rarely the larger it is; `flush` says that what has been written must be there now,
-    before a checkpoint that counts on it. What a killed process had not uploaded is of steps after
-    its last checkpoint, which are made again.
+    `flush` says that what has been written must be there now, also after a power cut: before a
+    checkpoint that counts on it. A bucket has no append. There the whole is uploaded again, not
+    more often than every few seconds and more rarely the larger it is. What a killed process had
+    not uploaded is of steps after its last checkpoint, which are made again.
 
     Args:
         path: of the file, made if absent.
@@ -171,17 +212,20 @@ class Appended:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when everything written is in the file."""
+        """Returns when everything written is on the disk, or in the bucket."""
         check_leases()
-        if self._file is None and self._waiting:
-            from harness import buckets
+        if self._file is not None:
+            _sync(self._file.fileno())
+        elif self._waiting:
+            self._upload()
 
-            self._waiting = False  # also if it fails, which ends the run: not to wait once more
-            self._generation = buckets.upload(
-                self._path, self._content, generation=self._generation
-            )
-            pause = max(self._SECONDS, len(self._content) / self._BYTES_PER_SECOND)
-            self._next = time.monotonic() + pause
+    def _upload(self) -> None:
+        from harness import buckets
+
+        self._waiting = False  # also if it fails, which ends the run: not to wait once more
+        self._generation = buckets.upload(self._path, self._content, generation=self._generation)
+        pause = max(self._SECONDS, len(self._content) / self._BYTES_PER_SECOND)
+        self._next = time.monotonic() + pause
 
     def close(self) -> None:
         """Writes the rest."""

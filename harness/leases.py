@@ -20,12 +20,18 @@ from typing import Any
 from absl import logging
 
 from harness.errors import ConfigError, Unavailable
+from harness.processes import machine, started
 
 HEARTBEAT, EXPIRY = 10.0, 60.0  # seconds
 
 
 class LostLock(ConfigError):
     """Another process has taken what this one held; nothing may be written any more."""
+
+
+def _clock() -> float:
+    """Returns seconds that go on while a machine is suspended, where there is such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
@@ -58,12 +64,15 @@ class Lease:
         with self._lock:
             if self._lost or self._closed.is_set():
                 return
-            begun, content = time.monotonic(), _content(self._record, beat=True)
+            begun, content = _clock(), _content(self._record, beat=True)
             try:
                 try:
                     self._version = _write(self._path, content, self._version, own=True)
                 except _Taken:
                     found = _read(self._path)
+                    if found is None and self._record["flock"]:  # or its folder has moved
+                        self._closed.set()
+                        return
                     if found is None or found[0].get("token") != self._record["token"]:
                         self._lost = f"{self._path} is no longer this process's: " + (
                             f"{_holder(found[0])} has it" if found else "it is gone"
@@ -72,7 +81,8 @@ class Lease:
                     self._version = found[1]  # a write that seemed to fail came through
                 self._renewed = begun
             except OSError as error:  # the next heartbeat tries again
-                logging.warning("%s cannot be renewed: %s", self._path, error)
+                if not self._record["flock"]:
+                    logging.warning("%s cannot be renewed: %s", self._path, error)
 
     def check(self) -> None:
         """Raises unless the lease is this process's still.
@@ -81,12 +91,24 @@ class Lease:
             LostLock: it has been taken.
             Unavailable: nobody can say.
         """
-        if time.monotonic() - self._renewed > EXPIRY / 2:  # stopped, or the storage is away
+        if _clock() - self._renewed > EXPIRY / 2:  # stopped, or the storage is away
             self._renew()
         if self._lost:
             raise LostLock(f"{self._lost}; stopped without writing")
-        if time.monotonic() - self._renewed > EXPIRY:
+        if _clock() - self._renewed > EXPIRY and not self._record["flock"]:
             raise Unavailable(f"{self._path} has not been renewed for {EXPIRY:.0f} s")
+
+    def confirm(self) -> None:
+        """Reads the file and raises as `check`: a machine that was paused may not know of it.
+
+        In a bucket, where reading may take minutes, the heartbeats have to do.
+        """
+        if not in_bucket(self._path):
+            with self._lock, contextlib.suppress(OSError):  # the heartbeats go on
+                found = _read(self._path)
+                if found is None or found[1] != self._version:
+                    self._renewed = -EXPIRY  # look again, and closer
+        self.check()
 
     def close(self) -> None:
         """Lets go."""
@@ -114,18 +136,31 @@ def check_leases() -> None:
         lease.check()
 
 
-def take_lease(path: Path, seconds: float) -> Lease | None:
-    """Returns a lease on a file; None if another process holds it, see `locks.take_lock`."""
-    deadline, seen, since, changes = time.monotonic() + seconds, None, time.monotonic(), 0
+def confirm_leases() -> None:
+    """As `check_leases`, and reads them: before a save."""
+    for lease in tuple(_held):
+        lease.confirm()
+
+
+def take_lease(path: Path, seconds: float, *, flock: bool = False) -> Lease | None:
+    """Returns a lease on a file; None if another process holds it, see `locks.take_lock`.
+
+    Args:
+        path: of the file.
+        seconds: to try for.
+        flock: this process holds the lock, too; so does no other one that says so in its lease.
+    """
+    deadline, seen, since, changes = _clock() + seconds, None, _clock(), 0
     while True:
-        found, now = _read(path), time.monotonic()
+        found, now = _read(path), _clock()
         version = found[1] if found else None
         if version != seen:
             changes, seen, since = changes + 1, version, now
-        alive = _is_alive(found[0]) if found else False
+        alive = _is_alive(found[0], flock) if found else False
         if alive is False or (alive is None and now - since >= EXPIRY):
-            record = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid()}
-            record |= {"started": _started(os.getpid()), "token": secrets.token_hex(8)}
+            record = {"host": socket.gethostname(), "machine": machine(), "pid": os.getpid()}
+            record |= {"started": started(os.getpid()), "token": secrets.token_hex(8)}
+            record |= {"flock": flock}
             with contextlib.suppress(_Taken):
                 return Lease(path, _write(path, _content(record), version), record, now)
             continue
@@ -141,41 +176,30 @@ def take_lease(path: Path, seconds: float) -> Lease | None:
         time.sleep(min(HEARTBEAT / 10, max(deadline - now, 0.02)))
 
 
-def is_leased(path: Path) -> bool:
-    """Returns whether a process seems to hold a lease, see `locks.is_locked`."""
+def is_leased(path: Path, *, flock: bool = False) -> bool:
+    """Returns whether a process seems to hold a lease, see `locks.is_locked` and `take_lease`."""
     found = _read(path)
     if found is None:
         return False
-    alive = _is_alive(found[0])
+    alive = _is_alive(found[0], flock)
     if alive is None:
         with contextlib.suppress(OSError):
             return time.time() - path.stat().st_mtime < EXPIRY
     return bool(alive)
 
 
-def _is_alive(record: dict[str, Any]) -> bool | None:
-    """Returns whether the process lives that wrote a record, None if only its machine can see."""
-    if record.get("machine") is None or record["machine"] != _machine():
+def _is_alive(record: dict[str, Any], flock: bool) -> bool | None:
+    """Returns whether the process lives that wrote a record, None if only its machine can see.
+
+    Args:
+        record: of the lease.
+        flock: whether this process holds the lock that the other one held if its lease says so.
+    """
+    if flock and record.get("flock") is True:  # also a copy of the folder of a run that goes on
+        return False
+    if record.get("machine") is None or record["machine"] != machine():
         return None
-    return record.get("started") is not None and record["started"] == _started(record["pid"])
-
-
-def _machine() -> str | None:
-    """Returns what numbers of processes are good for: one boot, one container; None off Linux."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-
-
-def _started(pid: int) -> str | None:
-    """Returns when a process began, None if it has ended: its number may be another's by now."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
+    return record.get("started") is not None and record["started"] == started(record["pid"])
 
 
 def _holder(record: dict[str, Any]) -> str:
@@ -256,7 +280,12 @@ def _write(path: Path, content: bytes, version: Any, *, own: bool = False) -> An
 
 def _create(path: Path, content: bytes) -> bytes:
     with path.open("xb") as file:
-        file.write(content)
+        try:
+            file.write(content)
+            file.flush()
+        except OSError:  # of a full disk; an empty one would be waited for
+            path.unlink(missing_ok=True)
+            raise
     return content
 
 

@@ -1,6 +1,8 @@
 """Locks between processes: what one of them holds until it lets go or ends, however.
 
-A lock of the file system (flock) where there is one; elsewhere, and in buckets, a lease.
+A lock of the file system (flock) where there is one; elsewhere, and in buckets, a lease. One folder
+may be mounted on some machines with flock and on others without, so that who has the lock looks for
+a lease, too.
 """
 
 import contextlib
@@ -18,34 +20,56 @@ from harness.leases import Lease, in_bucket, is_leased, take_lease
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
-def take_lock(path: Path, *, seconds: float = 0.0) -> IO[str] | Lease | None:
+def take_lock(
+    path: Path, *, seconds: float = 0.0, leased: bool = False
+) -> IO[str] | Lease | contextlib.ExitStack | None:
     """Returns what is locked until it is closed; None if another process holds it.
 
     Args:
         path: of the file, made if absent.
         seconds: to try for. Whether the holder of a lease on another machine is alive takes until
             its next heartbeat to see, and EXPIRY if it is not.
+        leased: take a lease, too, so that machines without flock see that it is held: for what is
+            held for long.
 
     Raises:
         OSError: the file cannot be opened.
     """
     if in_bucket(path):
         return take_lease(path, seconds)
-    file, deadline = path.open("a"), time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                file.close()
+    deadline = time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("a"))
+        while True:
+            try:
+                _flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.02)
+            except OSError as error:
+                if error.errno in _NO_FLOCK:
+                    return take_lease(_lease_path(path), seconds)
+                raise
+        if leased:
+            lease = take_lease(_lease_path(path), seconds, flock=True)
+            if lease is None:
                 return None
-            time.sleep(0.02)
+            stack.enter_context(lease)
+        elif is_leased(_lease_path(path), flock=True):
+            return None
+        return stack.pop_all()
+
+
+def _flock(descriptor: int, operation: int) -> None:
+    for tries_left in (2, 1, 0):
+        try:
+            return fcntl.flock(descriptor, operation)
         except OSError as error:
-            file.close()
-            if error.errno in _NO_FLOCK:
-                return take_lease(_lease_path(path), seconds)
-            raise
+            if error.errno != errno.ENOLCK or not tries_left:  # a server may be short of locks
+                raise
+        time.sleep(0.1)
 
 
 def is_locked(path: Path) -> bool:
@@ -57,8 +81,8 @@ def is_locked(path: Path) -> bool:
         return is_leased(path)
     try:
         with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
+            _flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return is_leased(_lease_path(path), flock=True)
     except BlockingIOError:
         return True
     except OSError as error:
@@ -72,7 +96,9 @@ def locked(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _flock(descriptor, fcntl.LOCK_EX)
+            while is_leased(_lease_path(path), flock=True):
+                time.sleep(0.1)
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 raise

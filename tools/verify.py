@@ -4,9 +4,10 @@
     python tools/verify.py runs/*
 
 One line for each file of the run and each checkpoint in latest/ and best/: "sound"; "damaged", and
-what differs; "unknown" for what has no checksum, as in runs of earlier versions. Of a sweep, all of
-its runs. Nothing is changed. Exit codes: 0 nothing is damaged; 2 something is, or a folder is not
-that of a run; 74 something cannot be read, for a reason that may pass.
+what differs; "unknown" for what has no checksum, as in runs of earlier versions; "empty" for a run
+that has no checkpoint yet. Of a sweep, all of its runs. Nothing is changed. Exit codes: 0 nothing
+is damaged; 2 something is, or a folder is not that of a run; 74 something cannot be read, for a
+reason that may pass.
 """
 
 import sys

@@ -1,7 +1,9 @@
 """A workdir belongs to one process at a time, and to one run with its data."""
 
 import contextlib
+import errno
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,19 @@ from typing import Any
 import jax
 
 from harness.class_lists import two_orders
-from harness.errors import ConfigError, RunError, StorageError, input_errors
+from harness.errors import (
+    ConfigError,
+    RunError,
+    StorageError,
+    input_errors,
+    printable,
+    record_errors,
+)
+from harness.files import remove_stale
+from harness.leases import confirm_leases
 from harness.locks import is_locked, take_lock
 from workdirs.class_file import own_classes
-from workdirs.config_file import note_place, read_record, write_config
+from workdirs.config_file import moved, note_place, read_record, write_config
 from workdirs.records import write_record
 
 
@@ -28,7 +39,7 @@ def claimed(
     num_examples: int | None = None,
     *,
     digest: dict[str, Any] | None = None,
-    differences: Callable[[dict, dict], list[str]] = lambda old, new: [],
+    differences: Callable[..., list[str]] = lambda old, new, of_files=True: [],
 ) -> Iterator[Callable[[], None]]:
     """Makes the workdir with its config.json and locks other processes out for the block.
 
@@ -38,41 +49,77 @@ def claimed(
         class_names: in the order of the labels, None where they are not known.
         num_examples: of the training split, if there is one.
         digest: of the data, kept in config.json; None: they are not compared.
-        differences: of two digests, in words.
+        differences: of two digests, in words; with `of_files=False`, without those that do not
+            matter where the data lie in the same place as before.
 
     Yields:
-        A function that raises WorkdirGone if the folder is no longer there. Any other error in the
-        block becomes that one, too, if it is not.
+        A function that raises WorkdirGone if the folder is no longer there, and LostLock if another
+        process has taken it. Any other error in the block becomes the first, too, if it is not.
 
     Raises:
         ConfigError: the folder can't be written, another process trains in it, or its run was begun
             with other data.
+        RecordError: a file cannot be written, on a full disk for example.
     """
     if jax.process_index() != 0:
         yield lambda: None
         return
-    with input_errors():
+    with input_errors(), _writing(workdir / ".lock"):
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(workdir / ".lock", seconds=0.3)  # `is_claimed` holds it for a moment
+        # `is_claimed` holds it for a moment.
+        lock = take_lock(workdir / ".lock", seconds=0.3, leased=True)
     if lock is None:
         raise ConfigError(f"another process is training in {workdir}")
     with lock:
+        remove_stale(workdir)
         with input_errors():
             if not (workdir / "config.json").exists():
-                write_config(workdir, config, num_examples, digest)
+                with _writing(workdir / "config.json"):
+                    write_config(workdir, config, num_examples, digest)
             else:
                 record = read_record(workdir)
                 _check_data(workdir, record, class_names, num_examples)
-                _refuse(workdir, differences(record.get("data_digest") or {}, digest or {}))
-                note_place(workdir, record, config["data"] if "data" in config else {})
+                old = record.get("data_digest") or {}
+                data = config["data"] if "data" in config else {}
+                found = differences(old, digest or {})
+                if differences(old, digest or {}, of_files=False) or moved(record, data):
+                    _refuse(workdir, found)
+                elif found:
+                    what = f"{workdir} was begun with other data: {'; '.join(found)}"
+                    print(printable(f"note: {what}; they lie where they did"), file=sys.stderr)
+                with _writing(workdir / "config.json"):
+                    note_place(workdir, record, data)
             if class_names is not None and own_classes(workdir) is None:
-                write_record(workdir / "classes.txt", "".join(f"{name}\n" for name in class_names))
+                with _writing(path := workdir / "classes.txt"):
+                    write_record(path, "".join(f"{name}\n" for name in class_names))
         check = _presence(workdir)
+
+        def check_now() -> None:
+            check()
+            confirm_leases()
+
         try:
-            yield check
+            yield check_now
         except Exception as error:
             if isinstance(error, StorageError) or not isinstance(error, RunError):
                 check(error)
+            raise
+
+
+# What is wrong then is the path that the user gave.
+_WRONG_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
+_WRONG_PATH |= {errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """As `record_errors`, but errors of a wrong path and of a bucket stay as they are."""
+    try:
+        yield
+    except OSError as error:
+        if getattr(error, "passing", False) or error.errno in _WRONG_PATH:
+            raise
+        with record_errors(path):
             raise
 
 

@@ -104,11 +104,15 @@ def note_place(workdir: Path, record: dict[str, Any], data: dict[str, Any]) -> N
         record: of config.json.
         data: section of the config now. Where its `name` or `data_dir` lead, the same data lie.
     """
-    before = record["config"]["data"] if "data" in record["config"] else {}
-    moved = {key: data[key] for key in PLACES if key in data and data[key] != before.get(key)}
-    if moved and record.get("data_digest"):
-        before.update(moved)
+    if (places := moved(record, data)) and record.get("data_digest"):
+        record["config"]["data"].update(places)
         _write(workdir, record)
+
+
+def moved(record: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Returns which of PLACES are others in a section `data` than in config.json."""
+    before = record["config"]["data"] if "data" in record["config"] else {}
+    return {key: data[key] for key in PLACES if key in data and data[key] != before.get(key)}
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ read all the same.
 import dataclasses
 import hashlib
 import json
+import random
 import re
 import time
 import zlib
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, StorageError, one_line
-from harness.files import write_text
+from harness.files import sync, write_text
 
 CHECKSUMS = "checksums"  # folder
 _LINE_WITH_CRC = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"\}', re.DOTALL)
@@ -38,12 +39,30 @@ def checksum_path(path: Path) -> Path:
 
 
 def write_record(path: Path, text: str) -> None:
-    """Writes a text file with its checksum; a crash in between leaves it without one."""
-    checksum = checksum_path(path)
+    """Writes a text file with its checksum; a crash in between leaves it without one.
+
+    Of several processes that write it at once, one leaves both.
+    """
+    checksum, content = checksum_path(path), text.encode("utf-8", "surrogateescape")
+    line = _checksum_line(path, content)
     checksum.parent.mkdir(exist_ok=True)
-    checksum.unlink(missing_ok=True)
-    write_text(path, text)
-    write_text(checksum, _checksum_line(path, text.encode("utf-8", "surrogateescape")))
+    for _ in range(50):
+        if checksum.exists():
+            checksum.unlink(missing_ok=True)
+            sync(checksum.parent)  # before the new text is there, which it does not fit
+        write_text(path, text)
+        write_text(checksum, line)
+        # Whoever wrote last looks last: a file and a checksum of two writers do not stay.
+        if _is(path, content) and _is(checksum, line.encode("utf-8", "surrogateescape")):
+            return
+        time.sleep(random.uniform(0.0, 0.1))
+
+
+def _is(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except FileNotFoundError:  # another is about to write it
+        return False
 
 
 def _checksum_line(path: Path, content: bytes) -> str:

@@ -101,9 +101,13 @@ class BadImagesFile:
 
         Raises:
             ConfigError: it is a folder, or cannot be read now.
+            RecordError: it cannot be written without them.
         """
         found = read_bad_images(self.path)
-        own = _rewrite(self.path, found, lambda entry: True) if found.lines else []
+        with record_errors(self.path):
+            own = _rewrite(self.path, found, lambda entry: True) if found.lines else []
+            if found.lines and not own:
+                self.path.unlink(missing_ok=True)  # empty, it would count as damaged
         others = sorted(set(self.path.parent.glob("bad_images*.jsonl")) - {self.path})
         return own + [entry for path in others for entry in read_bad_images(path).sound]
 

@@ -6,12 +6,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.errors import ConfigError
+from harness.files import is_temporary
+from harness.steps import steps_of
+from workdirs.config_file import read_record
 from workdirs.findings import Finding
-from workdirs.records import CHECKSUMS, Damaged, checksum_path, parse_lines, read_bytes
-from workdirs.results import is_bad_image, is_metrics
+from workdirs.progress import read_saved
+from workdirs.records import (
+    CHECKSUMS,
+    CannotRead,
+    Damaged,
+    checksum_path,
+    parse_lines,
+    read_bytes,
+)
+from workdirs.results import is_bad_image, is_metrics, read_metrics
 
 # Folders whose files are not of the run itself, or are checked by themselves.
 _LEFT_OUT = ("checkpoints", CHECKSUMS)
+_EVENTS = "events.out.tfevents."  # of TensorBoard
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -21,12 +34,53 @@ def verify_files(workdir: Path) -> list[Finding]:
     Raises:
         ConfigError: a file cannot be read now.
     """
+    saved = _saved_step(workdir)  # first: a run that goes on logs before it saves
     found = [_checked(path) for path in _files(workdir)]
-    sums = workdir / CHECKSUMS
-    for path in sorted(sums.iterdir()) if sums.is_dir() else ():
-        if not (workdir / path.name.removesuffix(".sha256")).exists():
-            found.append(Finding(path, "damaged", "the file of this checksum is gone"))
+    metrics = workdir / "metrics.jsonl"
+    if missing := _missing_lines(workdir, saved):
+        found = [one for one in found if one.path != metrics or one.state == "damaged"]
+        if all(one.path != metrics for one in found):
+            found.append(Finding(metrics, "damaged", missing))
+    for sums in sorted({workdir / CHECKSUMS, *workdir.glob(f"*/{CHECKSUMS}")}):
+        if sums.exists() and not sums.is_dir():
+            found.append(Finding(sums, "damaged", "it should be a folder"))
+        for path in sorted(sums.iterdir()) if sums.is_dir() else ():
+            is_there = (sums.parent / path.name.removesuffix(".sha256")).exists()
+            if not is_there and not is_temporary(path):
+                found.append(Finding(path, "damaged", "the file of this checksum is gone"))
     return found
+
+
+def _saved_step(workdir: Path) -> int:
+    try:
+        return read_saved(workdir) or 0
+    except (FileNotFoundError, Damaged):  # of an earlier version; said by itself
+        return 0
+
+
+def _missing_lines(workdir: Path, saved: int) -> str:
+    """Returns what metrics.jsonl lacks that was in it before a step was saved; "" for nothing.
+
+    All lines of the steps before are. That of the step itself is if the disk was not full, so it
+    counts for finished runs alone.
+    """
+    try:
+        record, is_done = read_record(workdir), (workdir / "DONE").is_file()
+        lines = read_metrics(workdir).sound
+    except CannotRead:
+        raise
+    except ConfigError:  # said by itself
+        return ""
+    steps = steps_of(record["config"], record.get("num_examples"))
+    if not saved or steps is None:
+        return ""
+    last = dict.fromkeys(("train", "eval"), 0)
+    last |= {line["kind"]: line["step"] for line in lines}
+    expected = saved if is_done else (saved - 1) // steps.log * steps.log
+    for kind in last if is_done else ("train",):
+        if last[kind] < expected:
+            return f"step {saved} was saved, and the last line of kind {kind} is of {last[kind]}"
+    return ""
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -34,10 +88,21 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.name in _LEFT_OUT or path.name.startswith(".lock") or path.is_symlink():
             continue
-        if path.is_dir() and path.suffix not in (".json", ".jsonl", ".txt", ".png", ".csv"):
+        if is_temporary(path):  # of a process that was killed, or is writing now
+            continue
+        if path.is_dir() and not _should_be_file(path):
             yield from _files(path)
         elif path.is_dir() or path.is_file():
             yield path
+
+
+def _should_be_file(path: Path) -> bool:
+    return (
+        path.suffix in (".json", ".jsonl", ".txt", ".png", ".csv")
+        or path.name == "DONE"
+        or path.name.startswith(_EVENTS)
+        or checksum_path(path).exists()
+    )
 
 
 def _checked(path: Path) -> Finding:
@@ -51,11 +116,15 @@ def _checked(path: Path) -> Finding:
         return Finding(path, "sound", "SHA-256")
     if path.suffix == ".png":
         return _by_chunks(path, _is_png, content, "the CRCs of its chunks")
-    if path.name.startswith("events.out.tfevents."):
+    if path.name.startswith(_EVENTS):
+        if not content:  # a run that was killed may have had no time to write any
+            return Finding(path, "unknown", "it is empty")
         return _by_chunks(path, _is_events, content, "the CRCs of its records")
     if path.name == "metrics.jsonl":
         return _by_lines(path, content, is_metrics)
     if path.name.startswith("bad_images") and path.suffix == ".jsonl":
+        if not content:
+            return Finding(path, "damaged", "it is empty")
         return _by_lines(path, content, is_bad_image)
     return Finding(path, "unknown", "it has no checksum")
 

@@ -31,7 +31,7 @@ def no_flock(*_):
 fcntl.flock = no_flock
 path, machine, leases.HEARTBEAT, leases.EXPIRY = sys.argv[1], sys.argv[2], 0.1, 1.0
 if machine:
-    leases._machine = lambda: machine
+    leases.machine = lambda: machine
 lock = take_lock(Path(path))
 print("held" if lock else "refused", flush=True)
 for number in range(10**6):
@@ -118,7 +118,7 @@ def test_on_one_machine_the_process_decides(tmp_path, hold, monkeypatch):
     with take_lease(lease, 0.5):
         assert time.monotonic() - started < 0.9
     # The number of the process may be another's by now.
-    record = {"machine": leases._machine(), "pid": os.getpid(), "started": "1", "token": "t"}
+    record = {"machine": leases.machine(), "pid": os.getpid(), "started": "1", "token": "t"}
     lease.write_text(json.dumps(record))
     with take_lease(lease, 0.0):
         pass

@@ -175,7 +175,7 @@ def test_one_trainer_a_workdir(server):
     time.sleep(1.0)
     away = (
         "from harness import leases; leases.EXPIRY = 2.0; leases.HEARTBEAT = 0.2; "
-        "leases._machine = lambda: 'other'"
+        "leases.machine = lambda: 'other'"
     )
     other = start(server, "train.py", *flags, before=away)
     before = read(server, "runs/two/.lock")

@@ -250,7 +250,9 @@ def test_one_run_a_workdir(small_config, tmp_path):
     with claimed(tmp_path, plain, None):
         with pytest.raises(ConfigError, match="another process is training in"):
             train.train_and_evaluate(small_config, tmp_path)
-        assert {p.name for p in tmp_path.iterdir()} == {".lock", "checksums", "config.json"}
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *(".lock", ".lock.lease", "checksums", "config.json")
+        }
 
 
 def test_new_defaults_do_not_lock_old_workdirs_out(small_config, tmp_path):

@@ -1,16 +1,21 @@
 """Damage to any file of a workdir outside checkpoints/: never silent, never a traceback."""
 
+import errno
+import json
+import os
 import random
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from harness.errors import RunError
+from harness.errors import ConfigError, RecordError, RunError
 from inference.answers import evaluation_path
 from tests.workdirs import runs
+from tools import verify
 from workdirs.records import write_record
 from workdirs.results import BadImagesFile, bad_images_path
 from workdirs.verification import verify_files
@@ -94,6 +99,97 @@ def test_one_flip_in_each_file_is_found(workdir):
     assert states(workdir)["checksums/DONE.sha256"] == "damaged"
 
 
+def known_state(path, kind):
+    """Returns what verify says: damaged, but for what nothing else in the workdir tells of."""
+    is_events = path.name.startswith("events")
+    if kind == "gone" and path.suffix == ".sha256":
+        return "unknown"  # a crash between a file and its checksum looks the same
+    if kind == "gone" and (is_events or path.suffix == ".png" or path.name == "bad_images.jsonl"):
+        return None
+    return "unknown" if kind == "empty" and is_events else "damaged"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verify_names_every_damage(workdir, kind):
+    chooser, names = random.Random(6), set()
+    for path in files_of(workdir) * (3 if kind == "cut" else 1):
+        before, name = path.read_bytes(), path.name.removesuffix(".sha256")
+        damage(path, kind, chooser)
+        is_empty = path.is_file() and not path.stat().st_size  # also one that was cut
+        expected = known_state(path, "empty" if is_empty else kind)
+        wrong = {k: state for k, state in states(workdir).items() if state != "sound"}
+        assert list(wrong.values()) == ([expected] if expected else []), (path, wrong)
+        assert all(name in key for key in wrong)
+        if path.is_dir():
+            path.rmdir()
+        path.write_bytes(before)
+        names.add(name)
+    assert {"DONE", "config.json", "metrics.jsonl", "saved.json"} <= names
+    assert set(states(workdir).values()) == {"sound"}
+
+
+def test_verify_explains_every_word_that_it_prints(workdir, tmp_path, capsys):
+    (tmp_path / "begun").mkdir()
+    shutil.copy(workdir / "config.json", tmp_path / "begun")
+    damage(workdir / "DONE", "cut", random.Random(8))
+    with pytest.raises(ConfigError, match=r"^1 of \d+ damaged$"):
+        verify.main(None, [str(workdir), str(tmp_path / "begun")])
+    words = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert words == {"sound", "damaged", "unknown", "empty"}
+    assert all(f'"{word}"' in verify.__doc__ for word in words)
+
+
+@pytest.mark.parametrize("name", ["DONE", "config.json", "of_a_later_version"])
+def test_a_folder_with_a_checksum_or_a_known_name_is_damaged(workdir, name):
+    if name not in ("DONE", "config.json"):
+        write_record(workdir / name, "a")
+    for _ in range(2):
+        damage(workdir / name, "folder", random.Random(7))
+        assert states(workdir)[name] == "damaged"
+        (workdir / name).rmdir()
+        (workdir / name).write_text("{}")
+        if name in ("DONE", "config.json"):
+            (workdir / "checksums" / f"{name}.sha256").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_lines_that_are_gone_are_missed(workdir, is_done):
+    """The step in saved.json counts on them; that step's own may be missing, of a full disk."""
+    if not is_done:
+        (workdir / "DONE").unlink()
+        (workdir / "checksums" / "DONE.sha256").unlink()
+    log = workdir / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    order = [(r["step"], r["kind"]) for r in map(json.loads, lines)]
+    assert order[-2:] == [(4, "train"), (4, "eval")]
+    for number in range(len(lines)):
+        log.write_bytes(b"".join(lines[:number]))
+        needed = (4, "eval") if is_done else (3, "train")
+        expected = "sound" if needed in order[:number] else "damaged"
+        assert states(workdir)["metrics.jsonl"] == expected, number
+    log.unlink()
+    assert states(workdir)["metrics.jsonl"] == "damaged"
+
+
+@pytest.mark.linux
+def test_a_saved_step_has_its_lines_on_the_disk(tmp_path, monkeypatch, compiled_once):
+    on_disk, saved, fsync = [], [], os.fsync
+
+    def note(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+        if path.name == "metrics.jsonl":
+            on_disk[:] = [json.loads(line) for line in path.read_text().splitlines()]
+        elif path.name.startswith("saved.json.") and path.name.split(".")[2] != "sha256":
+            step = json.loads(path.read_text())["step"]
+            saved.append(step)
+            assert step is None or step in [r["step"] for r in on_disk if r["kind"] == "train"]
+
+    monkeypatch.setattr(os, "fsync", note)
+    runs.train(tmp_path / "run")
+    assert saved == [None, 2, 4]
+
+
 @pytest.mark.faults
 def test_no_flip_is_silent(workdir):
     """200 flips, spread over the files by their number and over each by chance."""
@@ -155,6 +251,24 @@ def test_what_can_be_repaired_is_and_the_run_goes_on(workdir, capsys, caplog, co
         assert caplog.messages.count(said) == 1
 
 
+def test_damaged_lines_on_a_full_disk_are_one_line(tmp_path, monkeypatch):
+    log = BadImagesFile(tmp_path / "bad_images.jsonl")
+    for name in ("a", "b"):
+        log.append({"split": "train", "index": 3, "name": name, "reason": "it is empty"})
+    log.path.write_bytes(b"?" + log.path.read_bytes())
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(RecordError, match="bad_images.jsonl cannot be written: No space left"):
+            log.entries()
+    assert [entry["name"] for entry in log.entries()] == ["b"]
+    log.path.write_bytes(b"?")
+    assert log.entries() == [] and not log.path.exists()
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_done", [True, False])
@@ -172,5 +286,5 @@ def test_no_damage_ends_in_a_traceback(finished, tmp_path, kind, is_done, capsys
         if target.exists():
             damage(target, kind, chooser)
             use(workdir, capsys)
-            assert isinstance(verify_files(workdir), list)
+            verify_files(workdir)  # what it says: test_verify_names_every_damage
         shutil.rmtree(workdir)

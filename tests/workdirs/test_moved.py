@@ -1,8 +1,11 @@
 """Data that lie elsewhere now, and workdirs that are no longer there."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -80,6 +83,54 @@ def test_other_data_are_refused_in_one_line(run, tmp_path, change):
     assert (run / "config.json").read_bytes() == before
 
 
+def empty(place):
+    (place / "a" / "a0.png").write_bytes(b"")  # the first record, whose contents are looked at
+
+
+@pytest.mark.parametrize("change", [empty, *CHANGES], ids=lambda change: change.__name__)
+def test_data_that_lie_where_they_did(tmp_path, change, capsys, compiled_once):
+    """One image that has become unreadable ends no run with bad_images=replace."""
+    write_images(tmp_path / "data", "a")
+    config = folder_config(tmp_path / "data")
+    config.data.bad_images = "replace"
+    runs.train(tmp_path / "run", config)
+    (tmp_path / "run" / "DONE").unlink()
+    change(tmp_path / "data")
+    if change in (empty, grow):
+        capsys.readouterr()
+        assert "loss" in runs.train(tmp_path / "run", config)
+        assert "note: " in (said := capsys.readouterr().err) and "sizes" in said
+    else:
+        with pytest.raises(ConfigError, match=CHANGES[change]):
+            runs.train(tmp_path / "run", config)
+
+
+def test_unreadable_records_do_not_count_in_a_digest(tmp_path, monkeypatch):
+    write_images(tmp_path / "data", "a")
+    options = {"image_size": 8, "batch_size": 8, "eval_batch_size": 8}
+    options |= {"train_split": "train", "eval_split": "validation"}
+    data = Data(name=f"folder:{tmp_path / 'data'}", **options).open()
+    one, inner = data_digest(data), type(data.train_source)
+    get, left = inner.__getitem__, [2]
+
+    def failing(source, index):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return get(source, index)
+
+    monkeypatch.setattr(inner, "__getitem__", failing)
+    other = data_digest(data)
+    assert other["train"]["contents"].split()[1] == "-" and other["train"]["records"] == len(
+        data.train_source
+    )
+    assert digest_differences(one, other) == digest_differences(other, one) == []
+    several = other["train"]["contents"].split()
+    other["train"]["contents"] = " ".join([*several[:2], "0" * 16, *several[3:]])
+    assert digest_differences(one, other) == ["train: other contents"]
+    assert digest_differences(one, other, of_files=False) == []
+
+
 def test_another_kind_of_data_and_old_runs_are_refused(run, tmp_path):
     np.savez(tmp_path / "a.npz", train_images=0)
     config = folder_config(tmp_path / "new")
@@ -116,6 +167,18 @@ def test_digests_of_npz_files(tmp_path):
     assert digest_differences({}, other) == []  # of earlier versions
 
 
+def put_back_from(elsewhere, workdir):
+    """Renames a folder, out of whose place goes what a save in the background makes there."""
+    for number in range(100):
+        with contextlib.suppress(OSError):
+            if workdir.exists():
+                workdir.rename(workdir.with_name(f"aside_{number}"))
+            elsewhere.rename(workdir)
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{workdir} is made again and again")
+
+
 @pytest.mark.parametrize("put_back", [False, True], ids=["gone", "another there"])
 def test_a_workdir_that_vanishes_ends_the_run(tmp_path, monkeypatch, put_back, compiled_once):
     build = experiment.build
@@ -141,10 +204,8 @@ def test_a_workdir_that_vanishes_ends_the_run(tmp_path, monkeypatch, put_back, c
     assert error.value.exit_code == 2
     assert not (workdir / "DONE").exists() and not (workdir / "config.json").exists()
     # Put back, the run goes on.
-    if workdir.exists():
-        shutil.rmtree(workdir)
     monkeypatch.setattr(experiment, "build", build)
-    (tmp_path / "elsewhere").rename(workdir)
+    put_back_from(tmp_path / "elsewhere", workdir)
     assert "loss" in runs.train(workdir)
 
 

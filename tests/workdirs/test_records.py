@@ -194,7 +194,31 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         type(tmp_path), "replace", lambda a, b: (seen.append("replaced"), replace(a, b))[1]
     )
     write_text(tmp_path / "DONE", "x")
-    assert seen == [f"{tmp_path}/DONE.tmp", "replaced", str(tmp_path)]
+    temporary, *others = seen
+    assert temporary.startswith(f"{tmp_path}/DONE.") and temporary.endswith(".tmp")
+    assert others == ["replaced", str(tmp_path)]
+
+
+@pytest.mark.linux
+def test_an_old_checksum_is_gone_on_the_disk_before_the_new_text(tmp_path, monkeypatch):
+    """Whatever a power cut leaves is on the disk by then: never a new text with an old checksum."""
+    write_record(tmp_path / "DONE", "{}")
+    on_disk, fsync, replace = [], os.fsync, type(tmp_path).replace
+
+    def note(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(tmp_path / "checksums"):
+            on_disk.append((tmp_path / "checksums" / "DONE.sha256").exists())
+        fsync(descriptor)
+
+    def check(source, target):
+        if target == tmp_path / "DONE":
+            assert on_disk == [False]
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(type(tmp_path), "replace", check)
+    write_record(tmp_path / "DONE", '{"a": 1}')
+    assert on_disk == [False, True]
 
 
 def test_absent_files(tmp_path):
