@@ -25,6 +25,7 @@ from workdirs.checksums import file_checksums, files_in
 
 FILES = "files.json"
 COMPLETE = "commit_success.txt"
+TEMPORARY = ".tmp"  # ends the name of a file that takes another's place once it is written
 UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")  # in names of folders that a killed run leaves
 # What the operating system says of a file that is not as it was. All else may pass: no permission,
 # a disk or server that does not answer, too many open files.
@@ -99,8 +100,11 @@ def seal(step: Path) -> None:
     Raises:
         OSError: one cannot be read or written.
     """
-    names = [name for name in files_in(step) if name != FILES]
     if not in_bucket(step):  # where nothing waits to be written
+        for stale in step.glob(f"*{TEMPORARY}"):  # of a run that was killed here
+            stale.unlink(missing_ok=True)
+    names = _written(step)
+    if not in_bucket(step):
         for path in (*(step / name for name in names), *step.rglob("*/"), step, step.parent):
             _sync(path)
     sums = file_checksums(step, names)
@@ -133,6 +137,8 @@ def find_damage(step: Path) -> str | None:
         return str(damage)
     wrong = []
     for name, expected in sums.items():
+        if name.endswith(TEMPORARY):  # earlier versions listed those of killed runs
+            continue
         try:
             if _sum(step, name) != expected:
                 wrong.append(f"{name} is not as written")
@@ -199,8 +205,13 @@ def _check_unlisted(step: Path) -> None:
     for name in ("loop/metadata", "state/_METADATA"):
         read_json(step / name)
     read_record(step, "checksums")
-    for name in files_in(step):
+    for name in _written(step):
         _sum(step, name)
+
+
+def _written(step: Path) -> list[str]:
+    """Returns the files of a checkpoint that do not change any more."""
+    return [name for name in files_in(step) if name != FILES and not name.endswith(TEMPORARY)]
 
 
 def _is_there(path: Path) -> bool:
