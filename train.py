@@ -39,6 +39,7 @@ from parallel.watchdog import HUNG_SECONDS, Watchdog, stacks_path
 from process.shared_memory import WorkerDied
 from process.streams import go_on_without_output
 from saving.checkpoints import Checkpoints, can_resume
+from saving.restoring import from_first
 from tasks.metrics import check_finite
 from training import experiment
 from training.evaluation import evaluate
@@ -52,7 +53,8 @@ from training.stops import Stops
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
-from workdirs.progress import check_not_lost, set_aside_run
+from workdirs.progress import check_not_lost
+from workdirs.restart import check_not_half_moved, set_aside_run
 from workdirs.results import BadImagesFile, bad_images_path, read_done, write_done
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
@@ -98,6 +100,7 @@ def train_and_evaluate(
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
     if not restart:
+        check_not_half_moved(workdir)
         check_same_config(workdir, config)
         check_not_lost(workdir)
     check_services(log_to, workdir)
@@ -117,7 +120,7 @@ def train_and_evaluate(
         compare("workdirs", {"--workdir": str(workdir), "can resume": resumes})
         weights = None if resumes else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
-        if restart and (aside := set_aside_run(workdir)):
+        if restart and (aside := from_first(set_aside_run, workdir)):
             print(printable(f"begins anew; what was there is now in {aside}"))
         records = {"digest": data_digest(run.data), "differences": digest_differences}
         check_there = stack.enter_context(claimed(workdir, plain, classes, num_examples, **records))

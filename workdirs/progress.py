@@ -5,21 +5,15 @@ A run that starts writes {"step": null}, and after each save the step. It lies b
 """
 
 import json
-import time
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
-
 from harness.errors import ConfigError
-from workdirs.claims import is_claimed
 from workdirs.records import read_json, write_record
 from workdirs.step_files import steps_in
 
 NAME = "saved.json"
-_ASIDE = "before_restart_"
 
 
 def write_saved(workdir: Path, step: int | None) -> None:
@@ -75,45 +69,3 @@ def check_not_lost(workdir: Path) -> None:
         f"{workdir}: {what}, and there is no checkpoint in {checkpoints / 'latest'}{found}: is its "
         "disk mounted? --restart begins anew, and moves what is there aside"
     )
-
-
-def set_aside_run(workdir: Path) -> str | None:
-    """Moves everything of a run aside, so that another can begin in its workdir.
-
-    Checkpoints move inside their own folder, which may be on another disk.
-
-    Returns:
-        Where it is now, to show; None if there was nothing.
-
-    Raises:
-        ConfigError: a process trains there, or something cannot be moved.
-    """
-    aside = None
-    if jax.process_index() == 0 and workdir.is_dir():
-        if is_claimed(workdir):
-            raise ConfigError(f"another process is training in {workdir}")
-        name = f"{_ASIDE}{time.time_ns() // 1_000_000}"
-        checkpoints = workdir / "checkpoints"
-        try:
-            moved = [
-                _move(folder, name)
-                for folder in (checkpoints, workdir)
-                if folder.is_dir()  # checkpoints first: config.json says that there is a run
-            ]
-        except OSError as error:
-            raise ConfigError(f"--restart cannot move the old run aside: {error}") from error
-        aside = ", ".join(str(path) for path in moved if path is not None) or None
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("set_aside_run")
-    return aside
-
-
-def _move(folder: Path, name: str) -> Path | None:
-    stays = (".lock", "checkpoints")
-    old = [p for p in folder.iterdir() if p.name not in stays and not p.name.startswith(_ASIDE)]
-    if not old:
-        return None
-    (folder / name).mkdir()
-    for path in old:
-        path.rename(folder / name / path.name)
-    return folder / name
