@@ -15,6 +15,7 @@ import process.first  # noqa: F401
 
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ from training.stops import Stops
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
-from workdirs.progress import check_not_lost
+from workdirs.progress import check_not_lost, check_places
 from workdirs.restart import check_not_half_moved, set_aside_run
 from workdirs.results import BadImagesFile, bad_images_path, read_done, write_done
 
@@ -101,15 +102,19 @@ def train_and_evaluate(
     plain = experiment.check_config(config)
     if not restart:
         check_not_half_moved(workdir)
+        check_places(workdir)
         check_same_config(workdir, config)
-        check_not_lost(workdir)
     check_services(log_to, workdir)
     if profile_steps is not None:
         must_be_local("--workdir", workdir, "where --profile_steps cannot write its traces")
-    if not restart and (metrics := read_done(workdir)) is not None:
-        text = f"{workdir} is finished: {metrics}. Another --workdir starts a new run."
-        print(printable(text))
-        return metrics
+    if not restart:
+        if (metrics := read_done(workdir)) is not None:
+            text = f"{workdir} is finished: {metrics}. Another --workdir starts a new run."
+            print(printable(text))
+            if not can_resume(workdir):
+                print(printable(f"note: {workdir} has no checkpoint any more"), file=sys.stderr)
+            return metrics
+        check_not_lost(workdir)
 
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())

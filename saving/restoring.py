@@ -22,9 +22,8 @@ from harness.trees import check_tree, flatten, listed
 from workdirs import step_files
 from workdirs.checksums import differing, inspect, record_checksum
 from workdirs.plain_path import plain_path
-from workdirs.step_files import Damaged
+from workdirs.step_files import Damaged, patiently
 
-WAITS = (0.5, 2.0)  # seconds between tries
 NO_CHECKSUMS = (
     "was saved without checksums, by an earlier version: nobody can say whether it is as written"
 )
@@ -46,7 +45,7 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
         StorageError: it cannot be read, and nothing says that it is damaged.
         ConfigError: it is of another model, or its folder was renamed.
     """
-    for wait in (*WAITS, None):
+    for wait in (*step_files.WAITS, None):
         # Before Orbax, inside which a process that fails alone would leave the others waiting.
         damage, reason = from_first(_look, step)
         if damage:
@@ -108,23 +107,6 @@ def from_first(question: Callable[..., Any], *args: Any) -> Any:
     if "storage" in answer:
         raise StorageError(answer["storage"])
     return answer["answer"]
-
-
-def patiently(function: Callable[..., Any], *args: Any) -> Any:
-    """Returns what a function returns; calls it again if the operating system refuses.
-
-    Raises:
-        StorageError: it refused each time.
-    """
-    for wait in WAITS:
-        try:
-            return function(*args)
-        except OSError:
-            time.sleep(wait)
-    try:
-        return function(*args)
-    except OSError as error:
-        raise StorageError(f"{one_line(error)}; nothing was changed") from error
 
 
 def find_difference(

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, StorageError, one_line
-from saving.restoring import NO_CHECKSUMS, find_difference, patiently, state_step
+from saving.restoring import NO_CHECKSUMS, find_difference, state_step
 from workdirs import records, step_files
 from workdirs.checksums import inspect
 from workdirs.findings import Finding
-from workdirs.progress import check_not_lost, read_saved
+from workdirs.progress import check_not_lost, check_places, read_saved
 from workdirs.results import read_metrics
+from workdirs.step_files import patiently
 from zoo.find import CHECKPOINTS
 from zoo.run_checkpoints import read_whole_state
 
@@ -22,29 +23,36 @@ def verify_checkpoints(workdir: Path) -> list[Finding]:
     """
     findings = []
     try:
+        check_places(workdir)
         check_not_lost(workdir)
     except ConfigError as error:
         findings.append(Finding(workdir / "checkpoints", "damaged", str(error)))
+    newest = _newest_saved(workdir)  # first: a run that goes on saves another meanwhile
     for which in CHECKPOINTS:
         folder = workdir / "checkpoints" / which
         try:
-            steps = patiently(step_files.steps_in, folder)
+            steps = step_files.steps_in(folder)
         except step_files.WrongName as error:
             findings.append(Finding(folder, "damaged", str(error)))
             continue
-        if which == "latest" and steps and (gone := _newest_saved(workdir)) > steps[-1]:
-            what = f"step {gone} was saved too, and is gone"
-            findings.append(Finding(folder / str(gone), "damaged", what))
-        findings += map(_verify, (folder / str(step) for step in steps))
-    # A run that goes on deletes old ones.
-    return [found for found in findings if found.path.exists() or found.state == "damaged"]
+        if which == "latest" and steps and newest > steps[-1]:
+            what = f"step {newest} was saved too, and is gone"
+            findings.append(Finding(folder / str(newest), "damaged", what))
+        found = map(_verify, (folder / str(step) for step in steps))
+        findings += [finding for finding in found if finding is not None]
+    return findings
 
 
-def _verify(step: Path) -> Finding:
+def _verify(step: Path) -> Finding | None:
+    """Returns how a checkpoint stands, None if a run that goes on has deleted it meanwhile."""
     try:
         return _compare(step)
-    except (step_files.Damaged, step_files.WrongName) as damage:
-        return Finding(step, "damaged", str(damage))
+    except (step_files.Damaged, ConfigError, StorageError) as error:
+        if not patiently(step.exists):
+            return None
+        if getattr(error, "exit_code", 2) == StorageError.exit_code:
+            raise
+        return Finding(step, "damaged", str(error))
 
 
 def _compare(step: Path) -> Finding:

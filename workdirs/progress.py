@@ -5,15 +5,20 @@ A run that starts writes {"step": null}, and after each save the step. It lies b
 """
 
 import json
+import os
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from harness.errors import ConfigError
-from workdirs.records import read_json, write_record
-from workdirs.step_files import steps_in
+from harness.leases import in_bucket
+from workdirs.records import CHECKSUMS, read_json, write_record
+from workdirs.step_files import patiently, steps_in
 
 NAME = "saved.json"
+# What a run needs, and has in no other way.
+_FOLDERS = ("checkpoints", *(f"checkpoints/{name}" for name in ("latest", "best", "unreadable")))
+_FILES = (NAME, "config.json", "metrics.jsonl", "DONE")
 
 
 def write_saved(workdir: Path, step: int | None) -> None:
@@ -46,13 +51,40 @@ def _is_saved(record: Any) -> bool:
     return isinstance(record, dict) and type(record.get("step", "")) in (int, NoneType)
 
 
+def check_places(workdir: Path) -> None:
+    """Checks that no file stands in the place of a folder of a run, or the other way round.
+
+    Raises:
+        ConfigError: one does.
+        StorageError: nobody can say.
+    """
+    if in_bucket(workdir):  # there both can be
+        return
+    for name in (*_FOLDERS, CHECKSUMS, *_FILES):
+        path, is_file = workdir / name, name in _FILES
+        if not patiently(_is_there, path) or (path.is_file() if is_file else path.is_dir()):
+            continue
+        if path.is_symlink() and not path.exists():
+            raise ConfigError(f"{path} leads nowhere: is its disk mounted?")
+        found, wanted = ("folder", "file") if is_file else ("file", "folder")
+        raise ConfigError(f"{path} is a {found} and should be a {wanted}: move it away")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(path)
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def check_not_lost(workdir: Path) -> None:
     """Raises ConfigError if a run has saved steps in a workdir that has no checkpoint now."""
     checkpoints = workdir / "checkpoints"
     if steps_in(checkpoints / "latest"):
         return
     aside = checkpoints / "unreadable"
-    num_aside = len(list(aside.iterdir())) if aside.is_dir() else 0
+    num_aside = len(patiently(lambda: list(aside.iterdir()))) if aside.is_dir() else 0
     try:
         step = read_saved(workdir)
         if step is None:

@@ -78,12 +78,16 @@ def _holds_run(workdir: Path) -> bool:
 
 def _move_run(workdir: Path) -> str | None:
     marker, checkpoints = workdir / MARKER, workdir / "checkpoints"
+    if checkpoints.is_symlink() and not checkpoints.exists():
+        raise ConfigError(f"{checkpoints} leads nowhere: is its disk mounted?")
     name = marker.read_text().strip() if marker.exists() else ""
     if not name.startswith(_ASIDE):
         name = f"{_ASIDE}{time.time_ns() // 1_000_000}"
         write_text(marker, name + "\n")
     _move(workdir, _FIRST, name)
     _move(checkpoints, _CHECKPOINTS, name)
+    if checkpoints.is_file():  # in its place
+        _move(workdir, (checkpoints.name,), name)
     for patterns in (_OTHERS, *((last,) for last in _LAST)):
         _move(workdir, patterns, name)
     marker.unlink()

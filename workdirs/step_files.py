@@ -12,12 +12,15 @@ out. What is wrong with a checkpoint is found by reading it here, not from what 
 import errno
 import json
 import os
+import re
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, RunError, StorageError, one_line
 from harness.files import write_text
 from harness.leases import in_bucket
 from harness.trees import listed
@@ -29,7 +32,8 @@ TEMPORARY = ".tmp"  # ends the name of a file that takes another's place once it
 UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")  # in names of folders that a killed run leaves
 # What the operating system says of a file that is not as it was. All else may pass: no permission,
 # a disk or server that does not answer, too many open files.
-_NOT_AS_IT_WAS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_NOT_AS_IT_WAS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+WAITS = (0.5, 2.0)  # seconds between tries
 
 
 class Damaged(ValueError):
@@ -40,21 +44,58 @@ class WrongName(ConfigError, ValueError):
     """A folder among the checkpoints has a name that no run gives."""
 
 
+def patiently(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns what a function returns; calls it again if it fails for a reason that may pass.
+
+    Raises:
+        StorageError: it failed so each time.
+        ConfigError: something is in the place of a file or a folder.
+        Exception: another that the function raises.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return function(*args)
+        except (RunError, Damaged):
+            raise
+        except Exception as error:
+            if may_pass(error):
+                reason = error
+            elif isinstance(error, OSError) and error.errno is not None:
+                what = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
+                raise ConfigError(f"{what}; move away what is there") from error
+            elif isinstance(error, OSError):
+                reason = error
+            else:
+                raise
+        if wait is None:
+            raise StorageError(f"{one_line(reason)}; nothing was changed") from reason
+        time.sleep(wait)
+
+
 def steps_in(folder: Path) -> list[int]:
     """Returns the steps of the checkpoints in a folder such as "checkpoints/latest", ascending.
 
     Raises:
         WrongName: one is called "007", or has digits of another script.
-        OSError: the folder is there and cannot be read.
+        StorageError: the folder is there and cannot be read.
     """
+    names = patiently(_complete_in, folder)
+    for name in names:
+        if name.isdigit() and not is_step(name):
+            raise WrongName(f"{folder / name}: no run gives a checkpoint this name; move it away")
+    return sorted(int(name) for name in names if is_step(name))
+
+
+def is_step(name: str) -> bool:
+    """Returns whether a run may give a checkpoint this name."""
+    return re.fullmatch("0|[1-9][0-9]{0,17}", name) is not None
+
+
+def _complete_in(folder: Path) -> list[str]:
     try:
-        names = [path.name for path in folder.iterdir() if is_complete(path)]
+        return [path.name for path in folder.iterdir() if is_complete(path)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    for name in names:
-        if name.isdigit() and name != str(int(name)):
-            raise WrongName(f"{folder / name}: no run gives a checkpoint this name; move it away")
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 def is_complete(step: Path) -> bool:

@@ -14,7 +14,6 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from harness.errors import ConfigError, NonFiniteError, StorageError
-from saving import restoring
 from saving.checkpoints import Checkpoints
 from saving.verification import verify_checkpoints
 from tools import verify
@@ -63,7 +62,7 @@ def template(tmp_path_factory):
 @pytest.fixture
 def run(template, tmp_path, monkeypatch):
     """A run with checkpoints of steps 2 and 3, the best of step 3; nothing is waited for."""
-    monkeypatch.setattr(restoring, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(step_files, "WAITS", (0.0, 0.0))
     return Path(shutil.copytree(template, tmp_path / "run"))
 
 
@@ -247,7 +246,7 @@ def test_a_renamed_folder_is_refused(run, has_checksums):
     assert_is(restored(run), 3)
 
 
-@pytest.mark.parametrize("name", ["03", "٣", "0٣"])
+@pytest.mark.parametrize("name", ["03", "٣", "0٣", "²", "9" * 200])
 def test_names_that_no_run_gives(run, name):
     latest = run / "checkpoints" / "latest"
     (latest / "3").rename(latest / name)
@@ -286,7 +285,7 @@ def test_a_reason_that_passes(run, monkeypatch, number):
         assert end.value.exit_code == 74
     with pytest.raises(StorageError):
         verify_checkpoints(run)
-    with pytest.raises(ValueError, match=r"latest/3: cannot be read now: \[Errno"):
+    with pytest.raises(StorageError, match=r"\[Errno .*nothing was changed"):
         read_parts(run / "checkpoints" / "latest" / "3", "params", "weights")
     assert not (run / "checkpoints" / "unreadable").exists()
     refuse(monkeypatch, number, 2)
@@ -428,10 +427,10 @@ def test_other_devices_read_the_same(tmp_path, shape):
 def test_the_tool(run, run_script, tmp_path):
     code, out, err = run_script("tools/verify.py", str(run))
     assert code == 0, err
-    assert out.count("sound ") == 3 and "5 arrays as saved, 17 files as written" in out
+    assert out.count("sound ") == 4 and out.count("5 arrays as saved, ") == 3
     flip(largest(run / "checkpoints" / "best" / "3"))
     code, out, err = run_script("tools/verify.py", str(run), str(run))
-    assert (code, out.count("damaged")) == (2, 2) and err.endswith("2 of 6 damaged\n")
+    assert (code, out.count("damaged")) == (2, 2) and err.endswith("2 of 8 damaged\n")
     (tmp_path / "sweep").mkdir()
     code, _, err = run_script("tools/verify.py", str(tmp_path / "sweep"))
     assert code == 2 and "is not the folder of a run" in err
