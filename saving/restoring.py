@@ -17,7 +17,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from harness.errors import ConfigError, StorageError, input_errors, one_line
+from harness.errors import (
+    ConfigError,
+    RunError,
+    StorageError,
+    Unavailable,
+    input_errors,
+    one_line,
+)
 from harness.trees import check_tree, flatten, listed
 from workdirs import step_files
 from workdirs.checksums import differing, inspect, record_checksum
@@ -27,7 +34,7 @@ from workdirs.step_files import Damaged, patiently
 NO_CHECKSUMS = (
     "was saved without checksums, by an earlier version: nobody can say whether it is as written"
 )
-_BYTES = 4096  # of an answer that process 0 gives to all
+_BYTES = 4096  # an answer that process 0 gives to all has this size, or a multiple of it
 
 
 def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
@@ -89,24 +96,32 @@ def from_first(question: Callable[..., Any], *args: Any) -> Any:
     A reason that may pass is waited for, a little.
 
     Raises:
-        ConfigError, StorageError: in all processes, if process 0 meets one.
+        Exception: what process 0 meets; in the others a RunError of the same exit code.
     """
-    answer = None
+    answer, error = {}, None
     if jax.process_index() == 0:
         try:
             answer = {"answer": patiently(question, *args)}
-        except (ConfigError, StorageError) as error:
-            kind = "input" if isinstance(error, ConfigError) else "storage"
-            answer = {kind: str(error)[: _BYTES // 2]}
+        except Exception as found:  # whatever it is, the others must not wait for ever
+            error = found
+            answer = {"error": str(error), "code": getattr(error, "exit_code", 1)}
     if jax.process_count() > 1:
-        text = json.dumps(answer).encode() if answer else b""
-        padded = np.frombuffer(text.ljust(_BYTES), np.uint8)
-        answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
-    if "input" in answer:
-        raise ConfigError(answer["input"])
-    if "storage" in answer:
-        raise StorageError(answer["storage"])
+        answer = _broadcast(answer)
+    if error is not None:
+        raise error
+    if "error" in answer:
+        kinds = {kind.exit_code: kind for kind in (ConfigError, StorageError, Unavailable)}
+        raise kinds.get(answer["code"], RunError)(answer["error"])
     return answer["answer"]
+
+
+def _broadcast(answer: dict[str, Any]) -> dict[str, Any]:
+    """Returns process 0's answer, however long."""
+    text = json.dumps(answer).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    size = -(-size // _BYTES) * _BYTES  # most have one size, for which a program is there
+    padded = np.frombuffer(text[:size].ljust(size), np.uint8)
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
 
 
 def find_difference(
