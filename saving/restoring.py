@@ -29,6 +29,7 @@ from harness.trees import check_tree, flatten, listed
 from workdirs import step_files
 from workdirs.checksums import differing, inspect, record_checksum
 from workdirs.plain_path import plain_path
+from workdirs.quiet_reads import quiet_reads
 from workdirs.step_files import Damaged, patiently
 
 NO_CHECKSUMS = (
@@ -72,8 +73,10 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
                     raise Damaged(damage)
                 return state, loop, record is not None
             damage, _ = from_first(_look, step)
-            if not damage and wait is None and from_first(lambda: not step_files.is_sealed(step)):
-                damage = None if _any(passing) else f"it cannot be read: {reason}"
+            if not damage and not _any(passing):  # another try would end as this one
+                if from_first(lambda: not step_files.is_sealed(step)):
+                    damage = f"it cannot be read: {reason}"
+                wait = None
             if damage:
                 raise Damaged(damage)
         if wait is None:
@@ -180,6 +183,7 @@ def _look(step: Path) -> tuple[str | None, str | None]:
 
 
 def _read(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
+    quiet_reads()
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         place = plain_path(step / "state")
         stored = handler.metadata(place).tree

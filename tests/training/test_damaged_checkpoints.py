@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import chex
@@ -302,6 +304,54 @@ def test_what_orbax_raises_is_not_damage(run, monkeypatch):
     with pytest.raises(StorageError, match="latest/3 cannot be read now: boom and more; it is not"):
         restored(run)
     assert states(run) == SOUND
+
+
+def test_orbax_is_not_asked_again_for_the_same(run, monkeypatch):
+    """Nothing says that the reason may pass; without a list of the files it is damage."""
+    asked = []
+
+    def restore(*_, **__):
+        asked.append(1)
+        raise Exception("boom")
+
+    (run / "checkpoints" / "latest" / "3" / "files.json").unlink()
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", restore)
+    with pytest.raises(ConfigError, match="latest/3 is damaged: it cannot be read: boom"):
+        restored(run, read_only=True)
+    assert len(asked) == 1
+
+
+_READ = """
+import logging, sys, threading
+from tests.training.test_damaged_checkpoints import *
+for read in (
+    lambda: restored(Path(sys.argv[1]), read_only=True),
+    lambda: read_parts(Path(sys.argv[1]) / "checkpoints" / "latest" / "3", "params", "weights"),
+    lambda: verify_checkpoints(Path(sys.argv[1])),
+):
+    for _ in range(5):
+        try:
+            read()
+        except (ConfigError, ValueError) as error:
+            print(error)
+threading.Thread(target=lambda: 1 / 0).start()
+logging.getLogger("asyncio").error("another")
+raise RuntimeError("of our own")
+"""
+
+
+def test_nothing_that_orbax_leaves_behind_is_shown(run):
+    """Five arrays, five reads: none of its tracebacks; other errors still are shown."""
+    step = run / "checkpoints" / "latest" / "3"
+    without_checksums(step)
+    for file in (step / "state").glob("ocdbt.process_0/d/*"):
+        DAMAGES["zeroed"](file)
+    command = [sys.executable, "-c", _READ, str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.count("cannot be read") >= 5, done
+    assert done.stderr.count("Traceback") == 2, done.stderr
+    assert "ZeroDivisionError" in done.stderr and "of our own" in done.stderr
+    assert "another" in done.stderr and "Event loop" not in done.stderr
 
 
 def test_a_reader_beside_a_run_that_goes_on(run, monkeypatch):
