@@ -17,9 +17,9 @@ from typing import Any, Literal
 import jax
 from absl import logging
 
-from harness.errors import ConfigError, NonFiniteError, StorageError
+from harness.errors import ConfigError, NonFiniteError, StorageError, printable
 from harness.files import run_path
-from saving.restoring import NO_CHECKSUMS, from_first, read_step
+from saving.restoring import NO_CHECKSUMS, from_first, read_best_value, read_step
 from saving.series import Series
 from workdirs import records, step_files
 from workdirs.checksums import inspect
@@ -161,21 +161,10 @@ class Checkpoints:
         for step in reversed(step_files.steps_in(self._folder / "best")):
             folder = self._folder / "best" / str(step)
             try:
-                if damage := step_files.find_damage(folder):
-                    raise Damaged(damage)
-                value = step_files.read_record(folder, "loop")["best_value"]
-                if type(value) not in (int, float):
-                    raise Damaged(f"best_value is {value!r}")
-                return step, value
-            except KeyError:
-                self._set_aside("best", step, "its record has no best_value")
+                return step, read_best_value(folder)
             except Damaged as damage:
-                self._set_aside("best", step, str(damage))
-                print(
-                    f"note: the best checkpoint, of step {step}, is lost: that of the next "
-                    "evaluation takes its place, though it may be worse",
-                    file=sys.stderr,
-                )
+                then = "; the next evaluation's takes its place as the best, though it may be worse"
+                self._set_aside("best", step, str(damage), then)
         return None
 
     def _sums_of_finite(self, step: int, state: Any) -> dict[str, str]:
@@ -225,6 +214,8 @@ class Checkpoints:
             if which == "latest" and not self._read_only:
                 self._newest = step
                 from_first(self._complete, folder / str(step), has_checksums, lost)
+                if self.best_metric:  # what is wrong with it is found before training
+                    self._read_best()
             return step, state, loop
         if steps:
             raise ConfigError(
@@ -249,7 +240,7 @@ class Checkpoints:
         if newest != int(step.name):
             write_saved(self._workdir, int(step.name))
 
-    def _set_aside(self, which: str, step: int, reason: str) -> None:
+    def _set_aside(self, which: str, step: int, reason: str, then: str = "") -> None:
         """Moves a damaged checkpoint to where nothing reads it, but a person may look."""
         aside = self._folder / "unreadable" / f"{which}_{step}_{time.time_ns() // 1_000_000}"
         source = self._folder / which / str(step)
@@ -260,11 +251,11 @@ class Checkpoints:
             raise StorageError(
                 f"checkpoint {source} is damaged ({reason}) and cannot be moved away: {error}"
             ) from error
-        logging.warning("checkpoint %s is damaged (%s); moved to %s", source, reason, aside)
+        self._say(f"checkpoint {source} is damaged ({reason}); moved to {aside}{then}")
 
     def _say(self, text: str) -> None:
         if jax.process_index() == 0:
-            print(f"note: {text}", file=sys.stderr)
+            print(printable(f"note: {text}"), file=sys.stderr)
 
     def wait(self) -> None:
         """Returns when everything is on disk.

@@ -22,6 +22,7 @@ from harness.errors import (
     RunError,
     StorageError,
     Unavailable,
+    innermost,
     input_errors,
     one_line,
 )
@@ -65,7 +66,7 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
             except ConfigError:
                 raise
             except Exception as error:
-                reason, passing = one_line(error), step_files.may_pass(error)
+                reason, passing = innermost(error), step_files.may_pass(error)
             if not _any(reason is not None):
                 (sums, finite), counter = inspect(state), state_step(state)
                 damage = from_first(find_difference, step, sums, finite, counter, loop, record)
@@ -172,6 +173,34 @@ def find_difference(
             "name: give the folder its name back, or move it away"
         )
     return None
+
+
+def read_best_value(step: Path) -> float:
+    """Returns the metric of a best checkpoint; its arrays are not read, but their files are.
+
+    Raises:
+        Damaged: it is not as it was saved.
+        ConfigError: its folder was renamed.
+        OSError: for a reason that may pass.
+    """
+    if damage := step_files.find_damage(step):
+        raise Damaged(damage)
+    loop = step_files.read_record(step, "loop")
+    record = step_files.read_record(step, "checksums")
+    arrays = (record or {}).get("arrays", {})
+    damage = find_difference(step, arrays, True, None, loop, record) or best_differs(loop, record)
+    if damage:
+        raise Damaged(damage)
+    return loop["best_value"]
+
+
+def best_differs(loop: dict[str, Any], record: dict[str, Any] | None) -> str | None:
+    """Returns how the metric in a best checkpoint's loop record is not what was noted."""
+    value = loop.get("best_value")
+    if type(value) not in (int, float):
+        return f"best_value is {value!r}"
+    noted = (record.get("best") or {}).get("value") if record else value
+    return None if noted == value else f"its record says {value!r}, its checksums {noted!r}"
 
 
 def _look(step: Path) -> tuple[str | None, str | None]:

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, StorageError, one_line
-from saving.restoring import NO_CHECKSUMS, find_difference, state_step
+from harness.errors import ConfigError, StorageError, innermost
+from saving.restoring import NO_CHECKSUMS, best_differs, find_difference, state_step
 from workdirs import records, step_files
 from workdirs.checksums import inspect
 from workdirs.findings import Finding
@@ -65,9 +65,9 @@ def _compare(step: Path) -> Finding:
     except Exception as error:  # tensorstore, json and orbax each have their own
         if step_files.may_pass(error):
             raise StorageError(
-                f"checkpoint {step} cannot be read now: {one_line(error)}"
+                f"checkpoint {step} cannot be read now: {innermost(error)}"
             ) from error
-        raise step_files.Damaged(f"it cannot be read: {one_line(error)}") from error
+        raise step_files.Damaged(f"it cannot be read: {innermost(error)}") from error
     (sums, finite), counter = inspect(state), state_step(state)
     if damage := find_difference(step, sums, finite, counter, loop, record):
         raise step_files.Damaged(damage)
@@ -86,9 +86,9 @@ def _best_differs(step: Path, loop: dict[str, Any], record: dict[str, Any] | Non
     """Returns how the metric of a best checkpoint differs from what was noted and logged."""
     if step.parent.name != "best":
         return None
+    if damage := best_differs(loop, record):
+        return damage
     best = (record or {}).get("best") or {}
-    if record and best.get("value") != loop.get("best_value"):
-        return f"its record says {loop.get('best_value')!r}, its checksums {best.get('value')!r}"
     try:
         lines = read_metrics(step.parents[2]).sound if best else []
     except records.Damaged:  # verify_files says so
