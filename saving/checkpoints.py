@@ -70,11 +70,13 @@ class Checkpoints:
         self._best_known: tuple[int, float] | None = None  # step and metric of the best checkpoint
         self._best_was_read = False
         if not read_only:
-            if jax.process_index() == 0:
-                self._workdir.mkdir(parents=True, exist_ok=True)
-                begin(self._workdir)
+            from_first(self._begin)
             self._latest = Series(self._folder / "latest", keep_last, self._note_saved)
             self._best = Series(self._folder / "best", 1, lambda step: None)
+
+    def _begin(self) -> None:
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        begin(self._workdir)
 
     def _note_saved(self, step: int) -> None:
         write_saved(self._workdir, step)

@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.files import write_text
 from harness.locks import take_lock
+from workdirs.step_files import patiently
 
 MARKER = "restarting.txt"
 _ASIDE = "before_restart_"
@@ -32,8 +33,12 @@ _CHECKPOINTS = ("latest", "best", "unreadable")
 
 
 def check_not_half_moved(workdir: Path) -> None:
-    """Raises ConfigError if a process with --restart was killed before all was moved."""
-    if (workdir / MARKER).exists():
+    """Raises ConfigError if a process with --restart was killed before all was moved.
+
+    Raises:
+        StorageError: nobody can say.
+    """
+    if patiently((workdir / MARKER).exists):
         raise ConfigError(
             f"{workdir}: --restart was stopped before all of the old run was moved aside; the same "
             "command with --restart goes on with that"

@@ -10,11 +10,12 @@ import pytest
 import train
 from evaluate import evaluate_workdir
 from harness.errors import ConfigError, StorageError
-from saving.checkpoints import can_resume
+from saving.checkpoints import Checkpoints, can_resume
 from saving.verification import verify_checkpoints
 from tests.training.test_damaged_checkpoints import state_of, write_run
 from workdirs import step_files
 from workdirs.progress import check_not_lost, check_places
+from workdirs.restart import check_not_half_moved
 from workdirs.step_files import patiently, steps_in
 from zoo import run_checkpoints
 from zoo.find import find_checkpoint, find_weights_file
@@ -106,6 +107,22 @@ def test_what_stands_in_another_place(small_config, tmp_path, name, kind):
         train.train_and_evaluate(small_config, tmp_path)
     assert end.value.exit_code == 2 and str(path) in str(end.value) and "\n" not in str(end.value)
     assert any(kind in finding.text for finding in verify_checkpoints(tmp_path))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("name", ["exists", "mkdir"])
+def test_a_workdir_that_is_refused_now(tmp_path, monkeypatch, number, name):
+    refuse(monkeypatch, Path, name, OSError(number, "no"))
+    with pytest.raises(StorageError):
+        check_not_half_moved(tmp_path)
+        Checkpoints(workdir=tmp_path)
+
+
+def test_a_file_in_the_place_of_the_best_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best").write_text("x")
+    with pytest.raises(ConfigError, match="checkpoints/best: File exists; move away"):
+        Checkpoints(workdir=tmp_path)
 
 
 def test_places_of_a_sound_run(run):
