@@ -24,7 +24,7 @@ from saving.series import Series
 from workdirs import records, step_files
 from workdirs.checksums import inspect
 from workdirs.progress import begin, read_saved, write_saved
-from workdirs.step_files import Damaged
+from workdirs.step_files import DamagedCheckpoint
 
 # Endings of the names of metrics that are better lower.
 LOWER_IS_BETTER = ("loss", "distance")
@@ -164,7 +164,7 @@ class Checkpoints:
             folder = self._folder / "best" / str(step)
             try:
                 return step, read_best_value(folder)
-            except Damaged as damage:
+            except DamagedCheckpoint as damage:
                 then = "; the next evaluation's takes its place as the best, though it may be worse"
                 self._set_aside("best", step, str(damage), then)
         return None
@@ -201,7 +201,7 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 state, loop, has_checksums = read_step(folder / str(step), shapes)
-            except Damaged as damage:
+            except DamagedCheckpoint as damage:
                 if self._read_only:
                     if not from_first((folder / str(step)).exists):
                         return self.restore(shapes, which)  # the run goes on and has deleted it
@@ -234,7 +234,7 @@ class Checkpoints:
             newest = read_saved(self._workdir)
         except FileNotFoundError:
             newest = None
-        except records.Damaged as damage:  # it is written anew
+        except records.DamagedFile as damage:  # it is written anew
             self._say(str(damage))
             newest = None
         if not lost and newest is not None and newest > int(step.name):

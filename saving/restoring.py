@@ -31,7 +31,7 @@ from workdirs import step_files
 from workdirs.checksums import differing, inspect, record_checksum
 from workdirs.plain_path import plain_path
 from workdirs.quiet_reads import quiet_reads
-from workdirs.step_files import Damaged, patiently
+from workdirs.step_files import DamagedCheckpoint, patiently
 
 NO_CHECKSUMS = (
     "was saved without checksums, by an earlier version: nobody can say whether it is as written"
@@ -50,7 +50,7 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
         The state, the loop record, and whether they were saved with checksums.
 
     Raises:
-        Damaged: it is not as it was saved.
+        DamagedCheckpoint: it is not as it was saved.
         StorageError: it cannot be read, and nothing says that it is damaged.
         ConfigError: it is of another model, or its folder was renamed.
     """
@@ -58,7 +58,7 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
         # Before Orbax, inside which a process that fails alone would leave the others waiting.
         damage, reason = from_first(_look, step)
         if damage:
-            raise Damaged(damage)
+            raise DamagedCheckpoint(damage)
         if reason is None:
             passing = False
             try:
@@ -71,7 +71,7 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
                 (sums, finite), counter = inspect(state), state_step(state)
                 damage = from_first(find_difference, step, sums, finite, counter, loop, record)
                 if damage:
-                    raise Damaged(damage)
+                    raise DamagedCheckpoint(damage)
                 return state, loop, record is not None
             damage, _ = from_first(_look, step)
             if not damage and not _any(passing):  # another try would end as this one
@@ -79,7 +79,7 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
                     damage = f"it cannot be read: {reason}"
                 wait = None
             if damage:
-                raise Damaged(damage)
+                raise DamagedCheckpoint(damage)
         if wait is None:
             raise StorageError(
                 f"checkpoint {step} cannot be read now: {reason}; it is not known to be damaged, "
@@ -179,18 +179,18 @@ def read_best_value(step: Path) -> float:
     """Returns the metric of a best checkpoint; its arrays are not read, but their files are.
 
     Raises:
-        Damaged: it is not as it was saved.
+        DamagedCheckpoint: it is not as it was saved.
         ConfigError: its folder was renamed.
         OSError: for a reason that may pass.
     """
     if damage := step_files.find_damage(step):
-        raise Damaged(damage)
+        raise DamagedCheckpoint(damage)
     loop = step_files.read_record(step, "loop")
     record = step_files.read_record(step, "checksums")
     arrays = (record or {}).get("arrays", {})
     damage = find_difference(step, arrays, True, None, loop, record) or best_differs(loop, record)
     if damage:
-        raise Damaged(damage)
+        raise DamagedCheckpoint(damage)
     return loop["best_value"]
 
 

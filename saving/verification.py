@@ -47,7 +47,7 @@ def _verify(step: Path) -> Finding | None:
     """Returns how a checkpoint stands, None if a run that goes on has deleted it meanwhile."""
     try:
         return _compare(step)
-    except (step_files.Damaged, ConfigError, StorageError) as error:
+    except (step_files.DamagedCheckpoint, ConfigError, StorageError) as error:
         if not patiently(step.exists):
             return None
         if getattr(error, "exit_code", 2) == StorageError.exit_code:
@@ -57,7 +57,7 @@ def _verify(step: Path) -> Finding | None:
 
 def _compare(step: Path) -> Finding:
     if damage := patiently(step_files.find_damage, step):
-        raise step_files.Damaged(damage)
+        raise step_files.DamagedCheckpoint(damage)
     record = patiently(step_files.read_record, step, "checksums")
     loop = patiently(step_files.read_record, step, "loop")
     try:
@@ -67,12 +67,12 @@ def _compare(step: Path) -> Finding:
             raise StorageError(
                 f"checkpoint {step} cannot be read now: {innermost(error)}"
             ) from error
-        raise step_files.Damaged(f"it cannot be read: {innermost(error)}") from error
+        raise step_files.DamagedCheckpoint(f"it cannot be read: {innermost(error)}") from error
     (sums, finite), counter = inspect(state), state_step(state)
     if damage := find_difference(step, sums, finite, counter, loop, record):
-        raise step_files.Damaged(damage)
+        raise step_files.DamagedCheckpoint(damage)
     if damage := _best_differs(step, loop, record):
-        raise step_files.Damaged(damage)
+        raise step_files.DamagedCheckpoint(damage)
     if record is None:
         return Finding(step, "unknown", f"finite, but it {NO_CHECKSUMS}")
     if not step_files.is_sealed(step):
@@ -91,7 +91,7 @@ def _best_differs(step: Path, loop: dict[str, Any], record: dict[str, Any] | Non
     best = (record or {}).get("best") or {}
     try:
         lines = read_metrics(step.parents[2]).sound if best else []
-    except records.Damaged:  # verify_files says so
+    except records.DamagedFile:  # verify_files says so
         lines = []
     for line in lines:
         if (line["step"], line["kind"]) == (int(step.name), "eval"):
@@ -104,5 +104,5 @@ def _best_differs(step: Path, loop: dict[str, Any], record: dict[str, Any] | Non
 def _newest_saved(workdir: Path) -> int:
     try:
         return read_saved(workdir) or 0
-    except (FileNotFoundError, records.Damaged):  # verify_files says so
+    except (FileNotFoundError, records.DamagedFile):  # verify_files says so
         return 0

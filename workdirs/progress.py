@@ -36,7 +36,7 @@ def read_saved(workdir: Path) -> int | None:
     """Returns the newest step that was saved, None for none yet.
 
     Raises:
-        Damaged: the record is damaged.
+        DamagedFile: the record is damaged.
         CannotRead: for a reason that may pass.
         FileNotFoundError: there is none: an earlier version trained here, or nothing did.
     """

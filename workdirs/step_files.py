@@ -36,7 +36,7 @@ _NOT_AS_IT_WAS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno
 WAITS = (0.5, 2.0)  # seconds between tries
 
 
-class Damaged(ValueError):
+class DamagedCheckpoint(ValueError):
     """A checkpoint is not as it was written; the message says what differs."""
 
 
@@ -55,7 +55,7 @@ def patiently(function: Callable[..., Any], *args: Any) -> Any:
     for wait in (*WAITS, None):
         try:
             return function(*args)
-        except (RunError, Damaged):
+        except (RunError, DamagedCheckpoint):
             raise
         except Exception as error:
             if may_pass(error):
@@ -174,7 +174,7 @@ def find_damage(step: Path) -> str | None:
         if sums is None:
             _check_unlisted(step)
             return None
-    except Damaged as damage:
+    except DamagedCheckpoint as damage:
         return str(damage)
     wrong = []
     for name, expected in sums.items():
@@ -183,7 +183,7 @@ def find_damage(step: Path) -> str | None:
         try:
             if _sum(step, name) != expected:
                 wrong.append(f"{name} is not as written")
-        except Damaged as damage:
+        except DamagedCheckpoint as damage:
             wrong.append(str(damage))
     return listed(wrong) or None
 
@@ -192,17 +192,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns a record.
 
     Raises:
-        Damaged: it is not there, or no JSON object.
+        DamagedCheckpoint: it is not there, or no JSON object.
         OSError: for a reason that may pass.
     """
     try:
         record = json.loads(_reading(path.read_bytes, path.name).decode())
     except ValueError as error:
-        if isinstance(error, Damaged):
-            raise Damaged(f"{path.parent.name}/{error}") from None
-        raise Damaged(f"{path.parent.name}/{path.name} is no JSON") from error
+        if isinstance(error, DamagedCheckpoint):
+            raise DamagedCheckpoint(f"{path.parent.name}/{error}") from None
+        raise DamagedCheckpoint(f"{path.parent.name}/{path.name} is no JSON") from error
     if not isinstance(record, dict):
-        raise Damaged(f"{path.parent.name}/{path.name} is no JSON object")
+        raise DamagedCheckpoint(f"{path.parent.name}/{path.name} is no JSON object")
     return record
 
 
@@ -210,7 +210,7 @@ def read_record(step: Path, name: str) -> dict[str, Any] | None:
     """Returns a JSON record of a checkpoint: "loop", or "checksums", None if there are none.
 
     Raises:
-        Damaged, OSError: as `read_json`.
+        DamagedCheckpoint, OSError: as `read_json`.
     """
     if name == "checksums" and not _is_there(step / name):
         return None
@@ -238,7 +238,7 @@ def _check_folder(step: Path) -> None:
         next(iter(step.iterdir()), None)
     except OSError as error:
         if error.errno in _NOT_AS_IT_WAS:
-            raise Damaged("it is no folder") from None
+            raise DamagedCheckpoint("it is no folder") from None
         raise
 
 
@@ -276,9 +276,9 @@ def _reading(read, name: str) -> Any:
         if error.errno not in _NOT_AS_IT_WAS:
             raise
         what = "is a folder" if error.errno == errno.EISDIR else "is missing"
-        raise Damaged(f"{name} {what}") from None
+        raise DamagedCheckpoint(f"{name} {what}") from None
     except ValueError as error:  # no path can be like this
-        raise Damaged(f"{FILES} names no file {name!r}") from error
+        raise DamagedCheckpoint(f"{FILES} names no file {name!r}") from error
 
 
 def _sync(path: Path) -> None:

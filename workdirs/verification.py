@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workdirs.findings import Finding
-from workdirs.records import CHECKSUMS, Damaged, checksum_path, parse_lines, read_bytes
+from workdirs.records import CHECKSUMS, DamagedFile, checksum_path, parse_lines, read_bytes
 from workdirs.results import is_bad_image, is_metrics
 
 # Folders whose files are not of the run itself, or are checked by themselves.
@@ -43,7 +43,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _checked(path: Path) -> Finding:
     try:
         content = read_bytes(path, "restore it from a copy")
-    except Damaged as error:
+    except DamagedFile as error:
         return Finding(path, "damaged", str(error).removeprefix(f"{path} "))
     if content is None:
         return Finding(path, "unknown", "it went away meanwhile")

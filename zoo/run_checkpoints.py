@@ -22,7 +22,14 @@ from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
 from workdirs.plain_path import plain_path
 from workdirs.quiet_reads import quiet_reads
-from workdirs.step_files import Damaged, WrongName, find_damage, may_pass, patiently, read_record
+from workdirs.step_files import (
+    DamagedCheckpoint,
+    WrongName,
+    find_damage,
+    may_pass,
+    patiently,
+    read_record,
+)
 from zoo.fields import telling_fields
 from zoo.registry import create_model
 from zoo.stored_weights import NoAverage, StoredWeights, damaged
@@ -103,7 +110,7 @@ def _read_parts(
     """Returns the names of all trees, those that were asked for, and what there is to know."""
     try:
         if damage := find_damage(folder):
-            raise Damaged(damage)
+            raise DamagedCheckpoint(damage)
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
             tree = handler.metadata(plain_path(folder / "state")).tree
             there = [name for name in tree if jax.tree.leaves(tree[name])]
@@ -118,8 +125,8 @@ def _read_parts(
         if not folder.exists():
             raise Gone(f"weights {folder}: deleted while they were read, by the run") from error
         # What our own reading of the files finds, or else what was raised.
-        damage = None if isinstance(error, Damaged) else find_damage(folder)
-        raise damaged(folder, Damaged(damage) if damage else error) from error
+        damage = None if isinstance(error, DamagedCheckpoint) else find_damage(folder)
+        raise damaged(folder, DamagedCheckpoint(damage) if damage else error) from error
 
 
 def read_whole_state(folder: Path) -> dict[str, Any]:
@@ -143,7 +150,7 @@ def _restore(
 
 
 def _compare(folder: Path, state: dict[str, Any]) -> tuple[str, ...]:
-    """Raises Damaged if arrays are not as they were saved; returns what there is to know."""
+    """Raises DamagedCheckpoint if arrays are not as saved; returns what there is to know."""
     record = read_record(folder, "checksums")
     if record is None:
         return ("saved without checksums: nobody can say whether it is as written",)
@@ -153,7 +160,7 @@ def _compare(folder: Path, state: dict[str, Any]) -> tuple[str, ...]:
             "its name back"
         )
     if wrong := differing(record["arrays"], array_checksums(state)):
-        raise Damaged(f"{len(wrong)} arrays are not as saved: {listed(wrong)}")
+        raise DamagedCheckpoint(f"{len(wrong)} arrays are not as saved: {listed(wrong)}")
     return ()
 
 
@@ -162,7 +169,7 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
     try:
         size = read_config(folder.parents[2])["data"]["image_size"]
         return as_height_width("data.image_size", size)
-    except records.Damaged:
+    except records.DamagedFile:
         raise
     except (RunError, ValueError, KeyError, TypeError):
         return None
@@ -176,7 +183,7 @@ def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:
     try:
         section = read_config(workdir)["model"].to_dict()
         trained = create_model(**section, num_classes=1)
-    except records.Damaged:
+    except records.DamagedFile:
         raise
     except (RunError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # a model that this version does not have; names and shapes still decide
