@@ -15,6 +15,7 @@ import process.first  # noqa: F401
 
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from parallel.watchdog import HUNG_SECONDS, Watchdog, stacks_path
 from process.shared_memory import WorkerDied
 from process.streams import go_on_without_output
 from saving.checkpoints import Checkpoints, can_resume
+from saving.restoring import from_first
 from tasks.metrics import check_finite
 from training import experiment
 from training.evaluation import evaluate
@@ -52,7 +54,8 @@ from training.stops import Stops
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
-from workdirs.progress import check_not_lost, set_aside_run
+from workdirs.progress import check_not_lost, check_places
+from workdirs.restart import check_not_half_moved, set_aside_run
 from workdirs.results import BadImagesFile, bad_images_path, read_done, write_done
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
@@ -98,15 +101,20 @@ def train_and_evaluate(
     # Everything that can be wrong is found before anything is written.
     plain = experiment.check_config(config)
     if not restart:
+        check_not_half_moved(workdir)
+        check_places(workdir)
         check_same_config(workdir, config)
-        check_not_lost(workdir)
     check_services(log_to, workdir)
     if profile_steps is not None:
         must_be_local("--workdir", workdir, "where --profile_steps cannot write its traces")
-    if not restart and (metrics := read_done(workdir)) is not None:
-        text = f"{workdir} is finished: {metrics}. Another --workdir starts a new run."
-        print(printable(text))
-        return metrics
+    if not restart:
+        if (metrics := read_done(workdir)) is not None:
+            text = f"{workdir} is finished: {metrics}. Another --workdir starts a new run."
+            print(printable(text))
+            if not can_resume(workdir):
+                print(printable(f"note: {workdir} has no checkpoint any more"), file=sys.stderr)
+            return metrics
+        check_not_lost(workdir)
 
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
@@ -117,7 +125,7 @@ def train_and_evaluate(
         compare("workdirs", {"--workdir": str(workdir), "can resume": resumes})
         weights = None if resumes else run.read_weights()  # config.init_from
         classes, num_examples = run.data.dataset.class_names, run.data.num_train_examples
-        if restart and (aside := set_aside_run(workdir)):
+        if restart and (aside := from_first(set_aside_run, workdir)):
             print(printable(f"begins anew; what was there is now in {aside}"))
         records = {"digest": data_digest(run.data), "differences": digest_differences}
         check_there = stack.enter_context(claimed(workdir, plain, classes, num_examples, **records))

@@ -90,6 +90,15 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def innermost(error: BaseException) -> str:
+    """Returns `one_line` of the first cause of an error that has a text."""
+    found, seen = error, {id(error)}
+    while (error := error.__cause__) is not None and id(error) not in seen:
+        seen.add(id(error))
+        found = error if str(error).strip() else found
+    return one_line(found)
+
+
 def printable(text: str) -> str:
     """Returns a line that any stream takes: names of files may hold newlines, or be no text."""
     return escaped(" ".join(text.split("\n")))

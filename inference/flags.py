@@ -113,10 +113,11 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
 def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
     workdir = run_path("--workdir", args.workdir)
     trained = read_config(workdir)
-    folder = checkpoint_folder(workdir, args.checkpoint)
+    checkpoint_folder(workdir, args.checkpoint)  # says so if there is none
     if config is not None:
         note_differences(workdir, config)
-    return build_predictor(config or trained, folder, ema=args.ema, classes_file=classes)
+    options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": classes}
+    return build_predictor(config or trained, workdir, **options)
 
 
 def load_model(

@@ -21,7 +21,7 @@ from training.experiment import check_config
 from training.trained_run import checkpoint_folder
 from workdirs.config_file import read_config
 from zoo.registry import create_generator
-from zoo.run_checkpoints import read_parts
+from zoo.run_checkpoints import read_newest, read_parts
 
 BATCH = 512
 
@@ -91,12 +91,14 @@ def load_generator(workdir: Path, *, checkpoint: str = "latest") -> TrainedGener
         ConfigError: it is no such run, or has no checkpoint that fits its config.
     """
     plain = check_config(read_gan_config(workdir), needs_data=False)
-    folder = checkpoint_folder(workdir, checkpoint)
     part, what = "generator", "generator"
     if plain["task"]["ema_decay"]:
         part, what = "ema", "moving average"
     with input_errors():
-        state, _, notes = read_parts(folder, part, what)
+        folder, (state, _, notes) = read_newest(
+            lambda: checkpoint_folder(workdir, checkpoint),
+            lambda folder: read_parts(folder, part, what),
+        )
         params = state[part]
         for note in notes:
             print(f"note: checkpoint {folder}: {note}", file=sys.stderr)

@@ -21,7 +21,7 @@ from training import experiment
 from training.trained_run import checkpoint_folder, restore
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
-from workdirs.records import Damaged, read_json, read_text
+from workdirs.records import DamagedFile, read_json, read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def find_evaluation(trained: TrainedRun, split: str) -> Evaluation | None:
             return None
         text = read_text(files[1], _TODO, errors="surrogateescape")
         return Evaluation(numbers, read_predictions(text))
-    except Damaged as error:
+    except DamagedFile as error:
         print(f"note: {error}", file=sys.stderr)
         return None
     except (ConfigError, OSError, ValueError, KeyError, TypeError):  # of an earlier version

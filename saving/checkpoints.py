@@ -17,14 +17,14 @@ from typing import Any, Literal
 import jax
 from absl import logging
 
-from harness.errors import ConfigError, NonFiniteError, StorageError
+from harness.errors import ConfigError, NonFiniteError, StorageError, printable
 from harness.files import run_path
-from saving.restoring import NO_CHECKSUMS, from_first, read_step
+from saving.restoring import NO_CHECKSUMS, from_first, read_best_value, read_step
 from saving.series import Series
 from workdirs import records, step_files
 from workdirs.checksums import inspect
 from workdirs.progress import begin, read_saved, write_saved
-from workdirs.step_files import Damaged
+from workdirs.step_files import DamagedCheckpoint
 
 # Endings of the names of metrics that are better lower.
 LOWER_IS_BETTER = ("loss", "distance")
@@ -70,11 +70,13 @@ class Checkpoints:
         self._best_known: tuple[int, float] | None = None  # step and metric of the best checkpoint
         self._best_was_read = False
         if not read_only:
-            if jax.process_index() == 0:
-                self._workdir.mkdir(parents=True, exist_ok=True)
-                begin(self._workdir)
+            from_first(self._begin)
             self._latest = Series(self._folder / "latest", keep_last, self._note_saved)
             self._best = Series(self._folder / "best", 1, lambda step: None)
+
+    def _begin(self) -> None:
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        begin(self._workdir)
 
     def _note_saved(self, step: int) -> None:
         write_saved(self._workdir, step)
@@ -161,21 +163,10 @@ class Checkpoints:
         for step in reversed(step_files.steps_in(self._folder / "best")):
             folder = self._folder / "best" / str(step)
             try:
-                if damage := step_files.find_damage(folder):
-                    raise Damaged(damage)
-                value = step_files.read_record(folder, "loop")["best_value"]
-                if type(value) not in (int, float):
-                    raise Damaged(f"best_value is {value!r}")
-                return step, value
-            except KeyError:
-                self._set_aside("best", step, "its record has no best_value")
-            except Damaged as damage:
-                self._set_aside("best", step, str(damage))
-                print(
-                    f"note: the best checkpoint, of step {step}, is lost: that of the next "
-                    "evaluation takes its place, though it may be worse",
-                    file=sys.stderr,
-                )
+                return step, read_best_value(folder)
+            except DamagedCheckpoint as damage:
+                then = "; the next evaluation's takes its place as the best, though it may be worse"
+                self._set_aside("best", step, str(damage), then)
         return None
 
     def _sums_of_finite(self, step: int, state: Any) -> dict[str, str]:
@@ -210,7 +201,7 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 state, loop, has_checksums = read_step(folder / str(step), shapes)
-            except Damaged as damage:
+            except DamagedCheckpoint as damage:
                 if self._read_only:
                     if not from_first((folder / str(step)).exists):
                         return self.restore(shapes, which)  # the run goes on and has deleted it
@@ -225,6 +216,8 @@ class Checkpoints:
             if which == "latest" and not self._read_only:
                 self._newest = step
                 from_first(self._complete, folder / str(step), has_checksums, lost)
+                if self.best_metric:  # what is wrong with it is found before training
+                    self._read_best()
             return step, state, loop
         if steps:
             raise ConfigError(
@@ -241,7 +234,7 @@ class Checkpoints:
             newest = read_saved(self._workdir)
         except FileNotFoundError:
             newest = None
-        except records.Damaged as damage:  # it is written anew
+        except records.DamagedFile as damage:  # it is written anew
             self._say(str(damage))
             newest = None
         if not lost and newest is not None and newest > int(step.name):
@@ -249,7 +242,7 @@ class Checkpoints:
         if newest != int(step.name):
             write_saved(self._workdir, int(step.name))
 
-    def _set_aside(self, which: str, step: int, reason: str) -> None:
+    def _set_aside(self, which: str, step: int, reason: str, then: str = "") -> None:
         """Moves a damaged checkpoint to where nothing reads it, but a person may look."""
         aside = self._folder / "unreadable" / f"{which}_{step}_{time.time_ns() // 1_000_000}"
         source = self._folder / which / str(step)
@@ -260,11 +253,11 @@ class Checkpoints:
             raise StorageError(
                 f"checkpoint {source} is damaged ({reason}) and cannot be moved away: {error}"
             ) from error
-        logging.warning("checkpoint %s is damaged (%s); moved to %s", source, reason, aside)
+        self._say(f"checkpoint {source} is damaged ({reason}); moved to {aside}{then}")
 
     def _say(self, text: str) -> None:
         if jax.process_index() == 0:
-            print(f"note: {text}", file=sys.stderr)
+            print(printable(f"note: {text}"), file=sys.stderr)
 
     def wait(self) -> None:
         """Returns when everything is on disk.

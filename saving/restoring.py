@@ -17,18 +17,26 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from harness.errors import ConfigError, StorageError, input_errors, one_line
+from harness.errors import (
+    ConfigError,
+    RunError,
+    StorageError,
+    Unavailable,
+    innermost,
+    input_errors,
+    one_line,
+)
 from harness.trees import check_tree, flatten, listed
 from workdirs import step_files
 from workdirs.checksums import differing, inspect, record_checksum
 from workdirs.plain_path import plain_path
-from workdirs.step_files import Damaged
+from workdirs.quiet_reads import quiet_reads
+from workdirs.step_files import DamagedCheckpoint, patiently
 
-WAITS = (0.5, 2.0)  # seconds between tries
 NO_CHECKSUMS = (
     "was saved without checksums, by an earlier version: nobody can say whether it is as written"
 )
-_BYTES = 4096  # of an answer that process 0 gives to all
+_BYTES = 4096  # an answer that process 0 gives to all has this size, or a multiple of it
 
 
 def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
@@ -42,15 +50,15 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
         The state, the loop record, and whether they were saved with checksums.
 
     Raises:
-        Damaged: it is not as it was saved.
+        DamagedCheckpoint: it is not as it was saved.
         StorageError: it cannot be read, and nothing says that it is damaged.
         ConfigError: it is of another model, or its folder was renamed.
     """
-    for wait in (*WAITS, None):
+    for wait in (*step_files.WAITS, None):
         # Before Orbax, inside which a process that fails alone would leave the others waiting.
         damage, reason = from_first(_look, step)
         if damage:
-            raise Damaged(damage)
+            raise DamagedCheckpoint(damage)
         if reason is None:
             passing = False
             try:
@@ -58,18 +66,20 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
             except ConfigError:
                 raise
             except Exception as error:
-                reason, passing = one_line(error), step_files.may_pass(error)
+                reason, passing = innermost(error), step_files.may_pass(error)
             if not _any(reason is not None):
                 (sums, finite), counter = inspect(state), state_step(state)
                 damage = from_first(find_difference, step, sums, finite, counter, loop, record)
                 if damage:
-                    raise Damaged(damage)
+                    raise DamagedCheckpoint(damage)
                 return state, loop, record is not None
             damage, _ = from_first(_look, step)
-            if not damage and wait is None and from_first(lambda: not step_files.is_sealed(step)):
-                damage = None if _any(passing) else f"it cannot be read: {reason}"
+            if not damage and not _any(passing):  # another try would end as this one
+                if from_first(lambda: not step_files.is_sealed(step)):
+                    damage = f"it cannot be read: {reason}"
+                wait = None
             if damage:
-                raise Damaged(damage)
+                raise DamagedCheckpoint(damage)
         if wait is None:
             raise StorageError(
                 f"checkpoint {step} cannot be read now: {reason}; it is not known to be damaged, "
@@ -90,41 +100,32 @@ def from_first(question: Callable[..., Any], *args: Any) -> Any:
     A reason that may pass is waited for, a little.
 
     Raises:
-        ConfigError, StorageError: in all processes, if process 0 meets one.
+        Exception: what process 0 meets; in the others a RunError of the same exit code.
     """
-    answer = None
+    answer, error = {}, None
     if jax.process_index() == 0:
         try:
             answer = {"answer": patiently(question, *args)}
-        except (ConfigError, StorageError) as error:
-            kind = "input" if isinstance(error, ConfigError) else "storage"
-            answer = {kind: str(error)[: _BYTES // 2]}
+        except Exception as found:  # whatever it is, the others must not wait for ever
+            error = found
+            answer = {"error": str(error), "code": getattr(error, "exit_code", 1)}
     if jax.process_count() > 1:
-        text = json.dumps(answer).encode() if answer else b""
-        padded = np.frombuffer(text.ljust(_BYTES), np.uint8)
-        answer = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
-    if "input" in answer:
-        raise ConfigError(answer["input"])
-    if "storage" in answer:
-        raise StorageError(answer["storage"])
+        answer = _broadcast(answer)
+    if error is not None:
+        raise error
+    if "error" in answer:
+        kinds = {kind.exit_code: kind for kind in (ConfigError, StorageError, Unavailable)}
+        raise kinds.get(answer["code"], RunError)(answer["error"])
     return answer["answer"]
 
 
-def patiently(function: Callable[..., Any], *args: Any) -> Any:
-    """Returns what a function returns; calls it again if the operating system refuses.
-
-    Raises:
-        StorageError: it refused each time.
-    """
-    for wait in WAITS:
-        try:
-            return function(*args)
-        except OSError:
-            time.sleep(wait)
-    try:
-        return function(*args)
-    except OSError as error:
-        raise StorageError(f"{one_line(error)}; nothing was changed") from error
+def _broadcast(answer: dict[str, Any]) -> dict[str, Any]:
+    """Returns process 0's answer, however long."""
+    text = json.dumps(answer).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    size = -(-size // _BYTES) * _BYTES  # most have one size, for which a program is there
+    padded = np.frombuffer(text[:size].ljust(size), np.uint8)
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
 
 
 def find_difference(
@@ -174,6 +175,34 @@ def find_difference(
     return None
 
 
+def read_best_value(step: Path) -> float:
+    """Returns the metric of a best checkpoint; its arrays are not read, but their files are.
+
+    Raises:
+        DamagedCheckpoint: it is not as it was saved.
+        ConfigError: its folder was renamed.
+        OSError: for a reason that may pass.
+    """
+    if damage := step_files.find_damage(step):
+        raise DamagedCheckpoint(damage)
+    loop = step_files.read_record(step, "loop")
+    record = step_files.read_record(step, "checksums")
+    arrays = (record or {}).get("arrays", {})
+    damage = find_difference(step, arrays, True, None, loop, record) or best_differs(loop, record)
+    if damage:
+        raise DamagedCheckpoint(damage)
+    return loop["best_value"]
+
+
+def best_differs(loop: dict[str, Any], record: dict[str, Any] | None) -> str | None:
+    """Returns how the metric in a best checkpoint's loop record is not what was noted."""
+    value = loop.get("best_value")
+    if type(value) not in (int, float):
+        return f"best_value is {value!r}"
+    noted = (record.get("best") or {}).get("value") if record else value
+    return None if noted == value else f"its record says {value!r}, its checksums {noted!r}"
+
+
 def _look(step: Path) -> tuple[str | None, str | None]:
     """Returns what is damaged, and what may pass."""
     try:
@@ -183,6 +212,7 @@ def _look(step: Path) -> tuple[str | None, str | None]:
 
 
 def _read(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
+    quiet_reads()
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         place = plain_path(step / "state")
         stored = handler.metadata(place).tree

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from harness.errors import StorageError, Unavailable, one_line
 from harness.leases import LostLock
 from harness.trees import check_tree, flatten, shape_of
+from saving.restoring import from_first
 from workdirs import step_files
 from workdirs.checksums import record_checksum
 from workdirs.plain_path import plain_path
@@ -30,13 +31,14 @@ class Series:
         folder: "checkpoints/latest" or "checkpoints/best"; made if absent.
         keep: how many of the newest stay.
         on_saved: gets each step whose save is done, before older ones are deleted.
+
+    Raises:
+        ConfigError, StorageError: there can be no such folder, or none can be made now.
     """
 
     def __init__(self, folder: Path, keep: int, on_saved: Callable[[int], None]):
         self._folder, self._keep, self._on_saved = folder, keep, on_saved
-        if jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            step_files.clean(folder)
+        from_first(_make, folder)
         # The two kinds may be written at once: each has barriers of its own.
         options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)
         self._checkpointer = ocp.AsyncCheckpointer(
@@ -121,6 +123,11 @@ class Series:
         earlier = [other for other in steps if other <= step]
         for other in [*later, *earlier[: -self._keep]]:
             step_files.delete(self._folder / str(other))
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    step_files.clean(folder)
 
 
 def _is_array(leaf: Any) -> bool:

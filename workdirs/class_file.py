@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from harness.files import lines_of, read_lines, run_path
-from workdirs.records import Damaged, read_bytes
+from workdirs.records import DamagedFile, read_bytes
 
 
 def read_classes(path: Path) -> list[str]:
@@ -36,7 +36,7 @@ def own_classes(workdir: Path) -> tuple[str, ...] | None:
     try:
         names = tuple(lines_of(content))
     except UnicodeDecodeError:
-        raise Damaged(f"{path} is broken UTF-16: {todo}") from None
+        raise DamagedFile(f"{path} is broken UTF-16: {todo}") from None
     if not all(name.strip("\0 \t") for name in names):
-        raise Damaged(f"{path} is empty or has a blank line: {todo}")
+        raise DamagedFile(f"{path} is empty or has a blank line: {todo}")
     return names

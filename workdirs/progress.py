@@ -5,21 +5,20 @@ A run that starts writes {"step": null}, and after each save the step. It lies b
 """
 
 import json
-import time
+import os
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
-
 from harness.errors import ConfigError
-from workdirs.claims import is_claimed
-from workdirs.records import read_json, write_record
-from workdirs.step_files import steps_in
+from harness.leases import in_bucket
+from workdirs.records import CHECKSUMS, read_json, write_record
+from workdirs.step_files import patiently, steps_in
 
 NAME = "saved.json"
-_ASIDE = "before_restart_"
+# What a run needs, and has in no other way.
+_FOLDERS = ("checkpoints", *(f"checkpoints/{name}" for name in ("latest", "best", "unreadable")))
+_FILES = (NAME, "config.json", "metrics.jsonl", "DONE")
 
 
 def write_saved(workdir: Path, step: int | None) -> None:
@@ -37,7 +36,7 @@ def read_saved(workdir: Path) -> int | None:
     """Returns the newest step that was saved, None for none yet.
 
     Raises:
-        Damaged: the record is damaged.
+        DamagedFile: the record is damaged.
         CannotRead: for a reason that may pass.
         FileNotFoundError: there is none: an earlier version trained here, or nothing did.
     """
@@ -52,13 +51,40 @@ def _is_saved(record: Any) -> bool:
     return isinstance(record, dict) and type(record.get("step", "")) in (int, NoneType)
 
 
+def check_places(workdir: Path) -> None:
+    """Checks that no file stands in the place of a folder of a run, or the other way round.
+
+    Raises:
+        ConfigError: one does.
+        StorageError: nobody can say.
+    """
+    if in_bucket(workdir):  # there both can be
+        return
+    for name in (*_FOLDERS, CHECKSUMS, *_FILES):
+        path, is_file = workdir / name, name in _FILES
+        if not patiently(_is_there, path) or (path.is_file() if is_file else path.is_dir()):
+            continue
+        if path.is_symlink() and not path.exists():
+            raise ConfigError(f"{path} leads nowhere: is its disk mounted?")
+        found, wanted = ("folder", "file") if is_file else ("file", "folder")
+        raise ConfigError(f"{path} is a {found} and should be a {wanted}: move it away")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(path)
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def check_not_lost(workdir: Path) -> None:
     """Raises ConfigError if a run has saved steps in a workdir that has no checkpoint now."""
     checkpoints = workdir / "checkpoints"
     if steps_in(checkpoints / "latest"):
         return
     aside = checkpoints / "unreadable"
-    num_aside = len(list(aside.iterdir())) if aside.is_dir() else 0
+    num_aside = len(patiently(lambda: list(aside.iterdir()))) if aside.is_dir() else 0
     try:
         step = read_saved(workdir)
         if step is None:
@@ -75,45 +101,3 @@ def check_not_lost(workdir: Path) -> None:
         f"{workdir}: {what}, and there is no checkpoint in {checkpoints / 'latest'}{found}: is its "
         "disk mounted? --restart begins anew, and moves what is there aside"
     )
-
-
-def set_aside_run(workdir: Path) -> str | None:
-    """Moves everything of a run aside, so that another can begin in its workdir.
-
-    Checkpoints move inside their own folder, which may be on another disk.
-
-    Returns:
-        Where it is now, to show; None if there was nothing.
-
-    Raises:
-        ConfigError: a process trains there, or something cannot be moved.
-    """
-    aside = None
-    if jax.process_index() == 0 and workdir.is_dir():
-        if is_claimed(workdir):
-            raise ConfigError(f"another process is training in {workdir}")
-        name = f"{_ASIDE}{time.time_ns() // 1_000_000}"
-        checkpoints = workdir / "checkpoints"
-        try:
-            moved = [
-                _move(folder, name)
-                for folder in (checkpoints, workdir)
-                if folder.is_dir()  # checkpoints first: config.json says that there is a run
-            ]
-        except OSError as error:
-            raise ConfigError(f"--restart cannot move the old run aside: {error}") from error
-        aside = ", ".join(str(path) for path in moved if path is not None) or None
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("set_aside_run")
-    return aside
-
-
-def _move(folder: Path, name: str) -> Path | None:
-    stays = (".lock", "checkpoints")
-    old = [p for p in folder.iterdir() if p.name not in stays and not p.name.startswith(_ASIDE)]
-    if not old:
-        return None
-    (folder / name).mkdir()
-    for path in old:
-        path.rename(folder / name / path.name)
-    return folder / name

@@ -23,7 +23,7 @@ CHECKSUMS = "checksums"  # folder
 _LINE_WITH_CRC = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"\}', re.DOTALL)
 
 
-class Damaged(ConfigError):
+class DamagedFile(ConfigError):
     """A file is not what was written there."""
 
 
@@ -77,7 +77,7 @@ def read_bytes(path: Path, todo: str) -> bytes | None:
         todo: what a person can do if it is damaged.
 
     Raises:
-        Damaged: it is a folder, or not what its checksum says.
+        DamagedFile: it is a folder, or not what its checksum says.
         CannotRead: for a reason that may pass.
     """
     content = _read(path, todo)
@@ -90,7 +90,7 @@ def read_bytes(path: Path, todo: str) -> bytes | None:
             return content
         time.sleep(0.05)  # perhaps it is being replaced
         content = _read(path, todo)
-    raise Damaged(
+    raise DamagedFile(
         f"{path} is {_emptiness(content) or 'not as it was written'}: {todo}; if it was changed on "
         f"purpose, delete {checksum_path(path)}"
     )
@@ -102,7 +102,7 @@ def _read(path: Path, todo: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except IsADirectoryError:
-        raise Damaged(f"{path} is a folder and should be a file: {todo}") from None
+        raise DamagedFile(f"{path} is a folder and should be a file: {todo}") from None
     except OSError as error:
         what = error.strerror or one_line(error)
         raise CannotRead(f"{path} cannot be read now ({what}); nothing is changed") from error
@@ -124,7 +124,7 @@ def read_text(path: Path, todo: str, *, errors: str = "strict") -> str | None:
     try:
         return None if content is None else content.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        raise Damaged(f"{path} is not UTF-8 (byte {error.start}): {todo}") from None
+        raise DamagedFile(f"{path} is not UTF-8 (byte {error.start}): {todo}") from None
 
 
 def read_json(path: Path, todo: str, is_sound: Callable[[Any], bool]) -> Any | None:
@@ -142,9 +142,9 @@ def read_json(path: Path, todo: str, is_sound: Callable[[Any], bool]) -> Any | N
         value = json.loads(text)
     except Exception as error:  # of a parser of text there is no other meaning
         what = _emptiness(text.encode()) or f"no JSON ({one_line(error)})"
-        raise Damaged(f"{path} is {what}: {todo}") from None
+        raise DamagedFile(f"{path} is {what}: {todo}") from None
     if not is_sound(value):
-        raise Damaged(f"{path} is JSON of another shape: {todo}")
+        raise DamagedFile(f"{path} is JSON of another shape: {todo}")
     return value
 
 
@@ -216,7 +216,7 @@ def read_lines(path: Path, todo: str, is_sound: Callable[[dict[str, Any]], bool]
     """Returns what `parse_lines` does of a file, no lines if it is not there.
 
     Raises:
-        Damaged: it is a folder.
+        DamagedFile: it is a folder.
         CannotRead: for a reason that may pass.
     """
     return parse_lines(read_bytes(path, todo) or b"", is_sound)

@@ -12,12 +12,15 @@ out. What is wrong with a checkpoint is found by reading it here, not from what 
 import errno
 import json
 import os
+import re
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, RunError, StorageError, one_line
 from harness.files import write_text
 from harness.leases import in_bucket
 from harness.trees import listed
@@ -25,13 +28,15 @@ from workdirs.checksums import file_checksums, files_in
 
 FILES = "files.json"
 COMPLETE = "commit_success.txt"
+TEMPORARY = ".tmp"  # ends the name of a file that takes another's place once it is written
 UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")  # in names of folders that a killed run leaves
 # What the operating system says of a file that is not as it was. All else may pass: no permission,
 # a disk or server that does not answer, too many open files.
-_NOT_AS_IT_WAS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_NOT_AS_IT_WAS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+WAITS = (0.5, 2.0)  # seconds between tries
 
 
-class Damaged(ValueError):
+class DamagedCheckpoint(ValueError):
     """A checkpoint is not as it was written; the message says what differs."""
 
 
@@ -39,21 +44,58 @@ class WrongName(ConfigError, ValueError):
     """A folder among the checkpoints has a name that no run gives."""
 
 
+def patiently(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns what a function returns; calls it again if it fails for a reason that may pass.
+
+    Raises:
+        StorageError: it failed so each time.
+        ConfigError: something is in the place of a file or a folder.
+        Exception: another that the function raises.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return function(*args)
+        except (RunError, DamagedCheckpoint):
+            raise
+        except Exception as error:
+            if may_pass(error):
+                reason = error
+            elif isinstance(error, OSError) and error.errno is not None:
+                what = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
+                raise ConfigError(f"{what}; move away what is there") from error
+            elif isinstance(error, OSError):
+                reason = error
+            else:
+                raise
+        if wait is None:
+            raise StorageError(f"{one_line(reason)}; nothing was changed") from reason
+        time.sleep(wait)
+
+
 def steps_in(folder: Path) -> list[int]:
     """Returns the steps of the checkpoints in a folder such as "checkpoints/latest", ascending.
 
     Raises:
         WrongName: one is called "007", or has digits of another script.
-        OSError: the folder is there and cannot be read.
+        StorageError: the folder is there and cannot be read.
     """
+    names = patiently(_complete_in, folder)
+    for name in names:
+        if name.isdigit() and not is_step(name):
+            raise WrongName(f"{folder / name}: no run gives a checkpoint this name; move it away")
+    return sorted(int(name) for name in names if is_step(name))
+
+
+def is_step(name: str) -> bool:
+    """Returns whether a run may give a checkpoint this name."""
+    return re.fullmatch("0|[1-9][0-9]{0,17}", name) is not None
+
+
+def _complete_in(folder: Path) -> list[str]:
     try:
-        names = [path.name for path in folder.iterdir() if is_complete(path)]
+        return [path.name for path in folder.iterdir() if is_complete(path)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    for name in names:
-        if name.isdigit() and name != str(int(name)):
-            raise WrongName(f"{folder / name}: no run gives a checkpoint this name; move it away")
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 def is_complete(step: Path) -> bool:
@@ -99,8 +141,11 @@ def seal(step: Path) -> None:
     Raises:
         OSError: one cannot be read or written.
     """
-    names = [name for name in files_in(step) if name != FILES]
     if not in_bucket(step):  # where nothing waits to be written
+        for stale in step.glob(f"*{TEMPORARY}"):  # of a run that was killed here
+            stale.unlink(missing_ok=True)
+    names = _written(step)
+    if not in_bucket(step):
         for path in (*(step / name for name in names), *step.rglob("*/"), step, step.parent):
             _sync(path)
     sums = file_checksums(step, names)
@@ -129,14 +174,16 @@ def find_damage(step: Path) -> str | None:
         if sums is None:
             _check_unlisted(step)
             return None
-    except Damaged as damage:
+    except DamagedCheckpoint as damage:
         return str(damage)
     wrong = []
     for name, expected in sums.items():
+        if name.endswith(TEMPORARY):  # earlier versions listed those of killed runs
+            continue
         try:
             if _sum(step, name) != expected:
                 wrong.append(f"{name} is not as written")
-        except Damaged as damage:
+        except DamagedCheckpoint as damage:
             wrong.append(str(damage))
     return listed(wrong) or None
 
@@ -145,17 +192,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns a record.
 
     Raises:
-        Damaged: it is not there, or no JSON object.
+        DamagedCheckpoint: it is not there, or no JSON object.
         OSError: for a reason that may pass.
     """
     try:
         record = json.loads(_reading(path.read_bytes, path.name).decode())
     except ValueError as error:
-        if isinstance(error, Damaged):
-            raise Damaged(f"{path.parent.name}/{error}") from None
-        raise Damaged(f"{path.parent.name}/{path.name} is no JSON") from error
+        if isinstance(error, DamagedCheckpoint):
+            raise DamagedCheckpoint(f"{path.parent.name}/{error}") from None
+        raise DamagedCheckpoint(f"{path.parent.name}/{path.name} is no JSON") from error
     if not isinstance(record, dict):
-        raise Damaged(f"{path.parent.name}/{path.name} is no JSON object")
+        raise DamagedCheckpoint(f"{path.parent.name}/{path.name} is no JSON object")
     return record
 
 
@@ -163,7 +210,7 @@ def read_record(step: Path, name: str) -> dict[str, Any] | None:
     """Returns a JSON record of a checkpoint: "loop", or "checksums", None if there are none.
 
     Raises:
-        Damaged, OSError: as `read_json`.
+        DamagedCheckpoint, OSError: as `read_json`.
     """
     if name == "checksums" and not _is_there(step / name):
         return None
@@ -191,7 +238,7 @@ def _check_folder(step: Path) -> None:
         next(iter(step.iterdir()), None)
     except OSError as error:
         if error.errno in _NOT_AS_IT_WAS:
-            raise Damaged("it is no folder") from None
+            raise DamagedCheckpoint("it is no folder") from None
         raise
 
 
@@ -199,8 +246,13 @@ def _check_unlisted(step: Path) -> None:
     for name in ("loop/metadata", "state/_METADATA"):
         read_json(step / name)
     read_record(step, "checksums")
-    for name in files_in(step):
+    for name in _written(step):
         _sum(step, name)
+
+
+def _written(step: Path) -> list[str]:
+    """Returns the files of a checkpoint that do not change any more."""
+    return [name for name in files_in(step) if name != FILES and not name.endswith(TEMPORARY)]
 
 
 def _is_there(path: Path) -> bool:
@@ -224,9 +276,9 @@ def _reading(read, name: str) -> Any:
         if error.errno not in _NOT_AS_IT_WAS:
             raise
         what = "is a folder" if error.errno == errno.EISDIR else "is missing"
-        raise Damaged(f"{name} {what}") from None
+        raise DamagedCheckpoint(f"{name} {what}") from None
     except ValueError as error:  # no path can be like this
-        raise Damaged(f"{FILES} names no file {name!r}") from error
+        raise DamagedCheckpoint(f"{FILES} names no file {name!r}") from error
 
 
 def _sync(path: Path) -> None:

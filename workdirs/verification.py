@@ -15,7 +15,7 @@ from workdirs.progress import read_saved
 from workdirs.records import (
     CHECKSUMS,
     CannotRead,
-    Damaged,
+    DamagedFile,
     checksum_path,
     parse_lines,
     read_bytes,
@@ -54,7 +54,7 @@ def verify_files(workdir: Path) -> list[Finding]:
 def _saved_step(workdir: Path) -> int:
     try:
         return read_saved(workdir) or 0
-    except (FileNotFoundError, Damaged):  # of an earlier version; said by itself
+    except (FileNotFoundError, DamagedFile):  # of an earlier version; said by itself
         return 0
 
 
@@ -108,7 +108,7 @@ def _should_be_file(path: Path) -> bool:
 def _checked(path: Path) -> Finding:
     try:
         content = read_bytes(path, "restore it from a copy")
-    except Damaged as error:
+    except DamagedFile as error:
         return Finding(path, "damaged", str(error).removeprefix(f"{path} "))
     if content is None:
         return Finding(path, "unknown", "it went away meanwhile")

@@ -8,7 +8,7 @@ from harness.files import run_path
 from harness.leases import in_bucket
 from harness.strict_config import check_arguments
 from harness.trees import listed
-from workdirs.step_files import steps_in
+from workdirs.step_files import is_step, steps_in
 
 # A folder from a model hub holds one of these.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -61,7 +61,7 @@ def find_checkpoint(workdir: Path, checkpoint: Checkpoint = "latest") -> Path:
 
 def is_checkpoint(path: Path) -> bool:
     """Returns whether a folder is one of this repository's checkpoints."""
-    return path.name.isdigit() and (path.parent.name in CHECKPOINTS or (path / "state").is_dir())
+    return is_step(path.name) and (path.parent.name in CHECKPOINTS or (path / "state").is_dir())
 
 
 def _newest(folder: Path) -> Path:

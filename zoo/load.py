@@ -22,7 +22,7 @@ from zoo.find import Checkpoint, find_weights_file, is_checkpoint
 from zoo.fit import Reinit, Resize, fit
 from zoo.formats import read_weights
 from zoo.registry import as_image_shape, parameter_shapes, variable_shapes
-from zoo.run_checkpoints import read_checkpoint
+from zoo.run_checkpoints import read_checkpoint, read_newest
 from zoo.stored_weights import NoAverage, StoredWeights, Which
 
 __all__ = [
@@ -147,8 +147,9 @@ def load_variables(
             (lists missing, extra and mis-shaped arrays).
     """
     check_arguments(load_variables, weights=weights)
-    file = find_weights_file(path, checkpoint)
-    stored = _read(file, model, weights)
+    file, stored = read_newest(
+        lambda: find_weights_file(path, checkpoint), lambda file: _read(file, model, weights)
+    )
     ignored = check_fields(file, stored.kind, stored.fields, model, ignore_fields)
 
     height, width, channels = as_image_shape(image_size)

@@ -4,7 +4,7 @@ What is read is compared with the checksums that were saved with it.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,29 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 
 from harness.arguments import as_height_width
-from harness.errors import RunError, one_line
+from harness.errors import RunError
 from harness.trees import listed
 from workdirs import records
 from workdirs.checksums import array_checksums, differing
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
 from workdirs.plain_path import plain_path
-from workdirs.step_files import Damaged, WrongName, find_damage, may_pass, read_record
+from workdirs.quiet_reads import quiet_reads
+from workdirs.step_files import (
+    DamagedCheckpoint,
+    WrongName,
+    find_damage,
+    may_pass,
+    patiently,
+    read_record,
+)
 from zoo.fields import telling_fields
 from zoo.registry import create_model
 from zoo.stored_weights import NoAverage, StoredWeights, damaged
+
+
+class Gone(ValueError):
+    """A checkpoint was deleted while it was read: its run goes on, and has newer ones."""
 
 
 def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> StoredWeights:
@@ -54,6 +66,17 @@ def read_checkpoint(folder: Path, model: nn.Module, weights: str) -> StoredWeigh
     )
 
 
+def read_newest(find: Callable[[], Path], read: Callable[[Path], Any]) -> tuple[Path, Any]:
+    """Returns a checkpoint's folder and what it holds; finds it again if its run deletes it."""
+    while True:
+        folder = find()
+        try:
+            return folder, read(folder)
+        except Gone:
+            if find() == folder:  # a person named this one
+                raise
+
+
 def read_parts(
     folder: Path, key: str, what: str, *, optional: Sequence[str] = ()
 ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
@@ -71,25 +94,39 @@ def read_parts(
 
     Raises:
         ValueError: the checkpoint is damaged, or has no such tree.
+        StorageError: it cannot be read now.
     """
-    try:
-        if damage := find_damage(folder):
-            raise Damaged(damage)
-        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-            tree = handler.metadata(plain_path(folder / "state")).tree
-            there = [name for name in tree if jax.tree.leaves(tree[name])]
-            wanted = {name: tree[name] for name in (key, *optional) if name in there}
-            state = _restore(handler, folder, wanted) if key in there else {}
-        notes = _compare(folder, state)
-    except WrongName:
-        raise
-    except Exception as error:  # tensorstore, json and orbax each have their own
-        raise _what_is_wrong(folder, error) from error
+    there, state, notes = patiently(_read_parts, folder, (key, *optional))
     if key not in there:
         missing = NoAverage if key == "ema" else ValueError
         has = listed(sorted(there)) or "nothing"
         raise missing(f"weights {folder}: no {what} ({key}) in this checkpoint; it has {has}")
-    return state, tuple(name for name in there if name not in wanted), notes
+    return state, tuple(name for name in there if name not in state), notes
+
+
+def _read_parts(
+    folder: Path, names: Sequence[str]
+) -> tuple[list[str], dict[str, Any], tuple[str, ...]]:
+    """Returns the names of all trees, those that were asked for, and what there is to know."""
+    try:
+        if damage := find_damage(folder):
+            raise DamagedCheckpoint(damage)
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            tree = handler.metadata(plain_path(folder / "state")).tree
+            there = [name for name in tree if jax.tree.leaves(tree[name])]
+            wanted = {name: tree[name] for name in names if name in there}
+            state = _restore(handler, folder, wanted) if names[0] in there else {}
+        return there, state, _compare(folder, state)
+    except WrongName:
+        raise
+    except Exception as error:  # tensorstore, json and orbax each have their own
+        if may_pass(error):
+            raise
+        if not folder.exists():
+            raise Gone(f"weights {folder}: deleted while they were read, by the run") from error
+        # What our own reading of the files finds, or else what was raised.
+        damage = None if isinstance(error, DamagedCheckpoint) else find_damage(folder)
+        raise damaged(folder, DamagedCheckpoint(damage) if damage else error) from error
 
 
 def read_whole_state(folder: Path) -> dict[str, Any]:
@@ -105,6 +142,7 @@ def read_whole_state(folder: Path) -> dict[str, Any]:
 def _restore(
     handler: ocp.PyTreeCheckpointHandler, folder: Path, wanted: dict[str, Any]
 ) -> dict[str, Any]:
+    quiet_reads()
     item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
@@ -112,7 +150,7 @@ def _restore(
 
 
 def _compare(folder: Path, state: dict[str, Any]) -> tuple[str, ...]:
-    """Raises Damaged if arrays are not as they were saved; returns what there is to know."""
+    """Raises DamagedCheckpoint if arrays are not as saved; returns what there is to know."""
     record = read_record(folder, "checksums")
     if record is None:
         return ("saved without checksums: nobody can say whether it is as written",)
@@ -122,19 +160,8 @@ def _compare(folder: Path, state: dict[str, Any]) -> tuple[str, ...]:
             "its name back"
         )
     if wrong := differing(record["arrays"], array_checksums(state)):
-        raise Damaged(f"{len(wrong)} arrays are not as saved: {listed(wrong)}")
+        raise DamagedCheckpoint(f"{len(wrong)} arrays are not as saved: {listed(wrong)}")
     return ()
-
-
-def _what_is_wrong(folder: Path, error: Exception) -> ValueError:
-    """Returns what our own reading of the files finds, or else what was raised."""
-    try:
-        damage = None if isinstance(error, Damaged) else find_damage(folder)
-    except OSError as reason:
-        damage, error = None, reason
-    if may_pass(error):
-        return ValueError(f"weights {folder}: cannot be read now: {one_line(error)}")
-    return damaged(folder, Damaged(damage) if damage else error)
 
 
 def _image_size(folder: Path) -> tuple[int, int] | None:
@@ -142,7 +169,7 @@ def _image_size(folder: Path) -> tuple[int, int] | None:
     try:
         size = read_config(folder.parents[2])["data"]["image_size"]
         return as_height_width("data.image_size", size)
-    except records.Damaged:
+    except records.DamagedFile:
         raise
     except (RunError, ValueError, KeyError, TypeError):
         return None
@@ -156,7 +183,7 @@ def _config_fields(folder: Path, model: nn.Module) -> dict[str, Any]:
     try:
         section = read_config(workdir)["model"].to_dict()
         trained = create_model(**section, num_classes=1)
-    except records.Damaged:
+    except records.DamagedFile:
         raise
     except (RunError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # a model that this version does not have; names and shapes still decide

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import one_line
+from harness.errors import innermost
 
 # The newest weights; their moving average; the average where there is one, else what there is.
 Which = Literal["raw", "ema", "ema_or_raw"]
@@ -40,4 +40,4 @@ class StoredWeights:
 
 def damaged(file: Path, error: Exception) -> ValueError:
     """Returns the error for a file whose content cannot be decoded, in one line."""
-    return ValueError(f"weights {file}: truncated or damaged file ({one_line(error)})")
+    return ValueError(f"weights {file}: truncated or damaged file ({innermost(error)})")

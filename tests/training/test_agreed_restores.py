@@ -5,11 +5,17 @@ import shutil
 import pytest
 
 from saving.verification import verify_checkpoints
+from tests.training import test_processes
 from tests.training.test_damaged_checkpoints import DAMAGES, largest
-from tests.training.test_processes import finish, records, start
+from tests.training.test_processes import records, start
 from workdirs.step_files import steps_in
 
 CHANGES = ("--config.loop.save_every_epochs=0.5", "--config.loop.num_epochs=2.0")
+
+
+def finish(processes):
+    codes, outputs = test_processes.finish(processes)
+    return codes, "".join(outputs)
 
 
 @pytest.mark.slow

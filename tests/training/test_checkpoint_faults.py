@@ -10,7 +10,6 @@ import pytest
 
 import train
 from harness.errors import ConfigError
-from saving import restoring
 from saving.checkpoints import Checkpoints
 from tests.training.test_damaged_checkpoints import (
     DAMAGES,
@@ -23,6 +22,7 @@ from tests.training.test_damaged_checkpoints import (
 )
 from tests.training.test_resume import kill_when
 from training.interrupts import Interrupts
+from workdirs import step_files
 from zoo.run_checkpoints import read_parts
 
 pytestmark = pytest.mark.faults
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(restoring, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(step_files, "WAITS", (0.0, 0.0))
 
 
 def all_files(folder):
@@ -163,7 +163,6 @@ def test_kills_between_any_two_writes(tmp_path, monkeypatch):
     write_run(tmp_path)
     step = 3
     for where in ("seal", "write_text", "delete", "_sync"):
-        from workdirs import step_files
 
         class Killed(BaseException):
             pass

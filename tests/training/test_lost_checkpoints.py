@@ -93,7 +93,9 @@ def test_restart_begins_anew_and_keeps_the_old(small_config, interrupted, tmp_pa
     assert (aside / "metrics.jsonl").read_text() == old and (aside / "config.json").exists()
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     assert records[0]["step"] == 3 and records[-1]["step"] == 20
-    assert train.train_and_evaluate(small_config, workdir) == metrics  # it is finished
+    shutil.rmtree(workdir / "checkpoints" / "latest")  # to make room: it is finished all the same
+    assert train.train_and_evaluate(small_config, workdir) == metrics
+    assert "has no checkpoint any more" in capsys.readouterr().err
 
 
 def test_restart_of_a_sound_run(small_config, interrupted, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from workdirs.class_file import own_classes
 from workdirs.config_file import read_config
 from workdirs.records import (
     CannotRead,
-    Damaged,
+    DamagedFile,
     checksum_path,
     json_line,
     parse_lines,
@@ -116,7 +116,7 @@ def test_damage_is_one_line_that_names_the_file(tmp_path, name, damage, with_che
         path.write_bytes(DAMAGE[damage](text.encode()))
     if name == "classes.txt" and not with_checksum and damage not in ("empty", "zeros", "folder"):
         return  # names can be anything
-    with pytest.raises(Damaged) as error:
+    with pytest.raises(DamagedFile) as error:
         read(tmp_path)
     message = str(error.value)
     assert message.startswith(f"{path} is ") and "\n" not in message and len(message) < 600
@@ -132,7 +132,7 @@ def test_no_bit_of_a_file_flips_silently(tmp_path, name):
         good = target.read_bytes()
         for bit in random.Random(0).sample(range(8 * len(good)), 12):
             target.write_bytes(flipped(good, bit))
-            with pytest.raises(Damaged, match="not as it was written"):
+            with pytest.raises(DamagedFile, match="not as it was written"):
                 read(tmp_path)
         target.write_bytes(good)
     assert read(tmp_path)
@@ -141,7 +141,7 @@ def test_no_bit_of_a_file_flips_silently(tmp_path, name):
 def test_a_change_on_purpose(tmp_path):
     write_record(tmp_path / "classes.txt", "cat\ndog\n")
     write_text(tmp_path / "classes.txt", "cat\nhound\n")
-    with pytest.raises(Damaged, match="changed on purpose, delete ") as error:
+    with pytest.raises(DamagedFile, match="changed on purpose, delete ") as error:
         own_classes(tmp_path)
     (tmp_path / str(error.value).rpartition("delete ")[2]).unlink()
     assert own_classes(tmp_path) == ("cat", "hound")
