@@ -1,8 +1,7 @@
 """A run that no longer moves says where it hangs, and ends, so that a scheduler starts it again."""
 
-import contextlib
 import faulthandler
-import sys
+import os
 import tempfile
 import threading
 import time
@@ -11,10 +10,12 @@ from pathlib import Path
 
 from parallel import peers
 from parallel.endings import end_now
+from process.streams import say_directly, within
 
 EXIT_CODE = 70  # EX_SOFTWARE
 HUNG_SECONDS = 1800.0  # the default: compilation of a large model is in it
 WRITING_SECONDS = 10.0  # for the file, on a disk that may be what hangs
+ENDING_SECONDS = 60.0  # the most that all of it takes
 
 
 class Watchdog:
@@ -61,19 +62,16 @@ class Watchdog:
             self._end(what, others)
 
     def _end(self, what: str, others: peers.Peers | None) -> None:
+        last_resort = threading.Timer(ENDING_SECONDS, os._exit, (EXIT_CODE,))
+        last_resort.daemon = True
+        last_resort.start()
         stacks = all_stacks()
-        with contextlib.suppress(OSError, ValueError):
-            print(f"\n{stacks}", file=sys.stderr, flush=True)
-        thread = threading.Thread(target=self._try_to_write, args=(stacks,), daemon=True)
-        thread.start()
-        thread.join(WRITING_SECONDS)
+        say_directly(f"\n{stacks}")
+        within(WRITING_SECONDS, lambda: self._write(stacks))  # a copy of what stderr has
         if others is not None:
             others.leave(EXIT_CODE, what)
         end_now(EXIT_CODE, what)
-
-    def _try_to_write(self, stacks: str) -> None:
-        with contextlib.suppress(Exception):  # it is a copy of what stderr has
-            self._write(stacks)
+        last_resort.cancel()  # never reached but in tests
 
 
 def all_stacks() -> str:

@@ -1,13 +1,14 @@
 """Signals that ask a process to stop: the first one politely, a later one at once."""
 
 import os
-import select
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Collection
+
+from process.streams import hurry, say_directly
 
 # Schedulers may signal both a process and its group: one that comes so soon is no hurry.
 SECONDS_OF_ONE_SIGNAL = 0.5
@@ -19,11 +20,15 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, *REPEATED, signal.SIGUSR1, signal.SIG
 
 def end(number: int, words: str = "stopped") -> None:
     """Ends the process at once, with a line on stderr and the exit code that shells give."""
+    end_with(128 + number, words)
+
+
+def end_with(code: int, words: str) -> None:
+    """Ends the process at once, with a line on stderr if somebody reads it."""
     try:
-        if select.select((), (2,), (), 0)[1]:  # not if nobody reads what is written before
-            os.write(2, f"\n{sys.argv[0]}: {words}\n".encode("utf-8", "replace"))
+        say_directly(f"\n{sys.argv[0]}: {words}\n")
     finally:
-        os._exit(128 + number)
+        os._exit(code)
 
 
 class StopSignals:
@@ -90,9 +95,9 @@ class StopSignals:
         now = time.monotonic()
         if self._first is None:
             self._first = now
+            hurry()
             if self._words:
-                name = signal.Signals(number).name
-                print(f"\n{name}: {self._words}", file=sys.stderr, flush=True)
+                say_directly(f"\n{signal.Signals(number).name}: {self._words}\n")
         elif now - self._first > SECONDS_OF_ONE_SIGNAL and number not in REPEATED:
             end(number, self._last_words)
 
