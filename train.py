@@ -76,8 +76,8 @@ def train_and_evaluate(
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
         restart: begin anew; what is in the workdir is moved aside.
-        watchdog_seconds: without a step, a batch of an evaluation or a save, after which the
-            process says where it hangs and ends, with exit code 70; 0: never.
+        watchdog_seconds: without a part of the start, a step, a batch of an evaluation or a save,
+            after which the process says where it hangs and ends, with exit code 70; 0: never.
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -108,9 +108,12 @@ def train_and_evaluate(
         print(printable(text))
         return metrics
 
+    dog = Watchdog(watchdog_seconds, functools.partial(write_text, stacks_path(workdir)))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(dog)  # ends last: opening and closing may hang as well
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config, class_names=None if restart else own_classes(workdir))
+        dog.progress("opening the data")
         stops = Stops(interrupts.requested, run.data.bad)
         profile = parse_steps(profile_steps, run.steps.total)
         resumes = can_resume(workdir) and not restart
@@ -137,6 +140,7 @@ def train_and_evaluate(
             batches.set_state(loop["data"])
             window = loop["window"]  # scalars of the steps since the last log line
             faults = faults.resumed(loop.get("faults", {}))
+        dog.progress("restoring the state")
         compare("place to resume from", {"step to resume from": first_step})
 
         report = stack.enter_context(
@@ -154,9 +158,7 @@ def train_and_evaluate(
             profiled(run.train_step, profile, first_step=first_step, folder=workdir / "profile")
         )
         split = run.data.eval_split
-        dog = stack.enter_context(
-            Watchdog(watchdog_seconds, functools.partial(write_text, stacks_path(workdir)))
-        )
+        dog.progress("getting ready for the first step")
 
         def loop_record(step):  # of what is saved next
             check_there()
@@ -232,6 +234,7 @@ def train_and_evaluate(
                 metrics = evaluate_now(step)
 
         saved.wait()
+        dog.progress("the last save")
         metrics |= saved.best(run.steps.per_epoch)
         check_there()
         write_done(workdir, metrics)
