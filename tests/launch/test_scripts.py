@@ -1,5 +1,6 @@
 """What the launchers would run, what they refuse, and the linters' opinion of them."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def test_hadolint():
     command = [tool("hadolint"), "--no-color", "Dockerfile"]
     done = subprocess.run(command, cwd=LAUNCH, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_image_has_what_a_bucket_needs_and_no_server_for_tests():
+    """Of it launch/gke.sh makes pods, whose workdir must be in a bucket."""
+    needed = {"requirements.txt", "requirements-buckets.txt"}
+    text = (LAUNCH / "Dockerfile").read_text()
+    (copied,) = re.findall("^COPY (req.*) ./$", text, re.M)
+    assert set(copied.split()) == set(re.findall(r"-r (\S+)", text)) == needed
+    assert not any("fake" in (ROOT / name).read_text() for name in needed)
 
 
 def test_local_prints_a_command_for_each_process():
@@ -95,7 +105,7 @@ def test_a_tpu_slice_prints_its_commands():
     assert setup == [
         *ssh,
         "--command=mkdir -p checkout && tar -xzf checkout.tar.gz -C checkout && cd checkout && "
-        'python3 -m pip install -q -r requirements.txt "jax[tpu]"',
+        'python3 -m pip install -q -r requirements.txt -r requirements-buckets.txt "jax[tpu]"',
     ]
     assert delete == [*queue, "delete", "nest", *place, "--force", "--quiet"]
     # A shell on the host reads the last one again.

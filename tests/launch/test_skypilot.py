@@ -53,7 +53,19 @@ def test_sweeps_and_single_runs_are_launched_alike():
     codes = job["resources"]["job_recovery"]["recover_on_exit_codes"]
     assert codes == [70, Interrupted.exit_code]
     assert job["file_mounts"]["/runs"]["mode"] == "MOUNT_CACHED" and job["workdir"] == "."
-    assert job["setup"] == 'pip install -r requirements.txt "jax[cuda13]"'
+
+
+@pytest.mark.parametrize("workdir", ["/runs/a", "gs://b/a"])
+def test_a_bucket_s_clients_are_installed_for_a_workdir_there(workdir, fakes):
+    fakes.put("pip")
+    setup = yaml.safe_load(FILE.read_text())["setup"]
+    path = f"{fakes.folder}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "ARGUMENTS": f"--config=a --workdir={workdir}"}
+    subprocess.run(["bash", "-euc", setup], env=environment, check=True)
+    expected = [["pip", "install", "-r", "requirements.txt", "jax[cuda13]"]]
+    if workdir.startswith("gs:"):
+        expected.append(["pip", "install", "-r", "requirements-buckets.txt"])
+    assert fakes.calls() == expected
 
 
 @pytest.mark.skypilot
