@@ -123,6 +123,8 @@ def test_a_tpu_slice_that_is_refused_is_not_asked_for_all_night(fakes):
         (75, "COMPLETING", "0", False),  # scancel
         (75, "RUNNING", "100", False),
         (137, "RUNNING", "0", True),  # one task was killed; of srun's codes, the largest
+        (75, "CANCELLED", "0", False),
+        (75, "PREEMPTED", "0", True),
         *((code, "RUNNING", "0", False) for code in (1, 2, 3)),
     ],
 )
@@ -135,3 +137,36 @@ def test_slurm_requeues_what_was_interrupted(fakes, code, state, restarts, reque
     assert done.returncode == code
     asked = [["scontrol", "requeue", "7"]] if requeued else []
     assert fakes.calls("scontrol") == asked
+
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "0", "RETRY_SECONDS": "0"}
+
+
+@pytest.mark.parametrize(("squeue", "requeued"), [([1], True), ([1, 1, "COMPLETING"], False)])
+def test_slurm_requeues_although_its_controller_does_not_answer(fakes, squeue, requeued):
+    fakes.put("srun", {"train.py": [75]})
+    fakes.put("squeue", {"--jobs=7": squeue})
+    fakes.put("scontrol", {"requeue": [1, 1, 0]})
+    done = fakes.run("slurm.sh", *TRAIN, **JOB, SLURM_NTASKS="2")
+    assert done.returncode == 75
+    assert len(fakes.calls("scontrol")) == (3 if requeued else 0)
+    assert "cannot be requeued" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "requeued"),
+    [(138, True), (140, True), (143, True), (137, False), (139, False), (130, False)],
+)
+def test_slurm_requeues_one_task_that_a_signal_to_save_has_ended(fakes, code, requeued):
+    fakes.put("srun", {"train.py": [code]})
+    fakes.put("squeue", {"--jobs=7": ["RUNNING"]})
+    fakes.put("scontrol")
+    done = fakes.run("slurm.sh", *TRAIN, **JOB, SLURM_NTASKS="1")
+    assert (done.returncode, bool(fakes.calls("scontrol"))) == (code, requeued)
+
+
+def test_slurm_gives_each_task_its_cores(fakes, tmp_path):
+    srun = fakes.put("srun")
+    srun.write_text(f'#!/bin/bash\nprintf %s "$SRUN_CPUS_PER_TASK" > {tmp_path}/cores\n')
+    fakes.run("slurm.sh", *TRAIN, **JOB, SLURM_CPUS_PER_TASK="12")
+    assert (tmp_path / "cores").read_text() == "12"

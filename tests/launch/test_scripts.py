@@ -82,6 +82,9 @@ def test_slurm_prints_its_commands():
     train += ["python", f"{ROOT}/train.py", *TRAIN]
     requeue = ["scontrol", "requeue", "JOB"]
     assert printed("slurm.sh", *TRAIN, DRY_RUN="1") == [[*train, "--distributed"], requeue]
+    assert printed("slurm.sh", "--dry_run", "--", *TRAIN) == printed(
+        "slurm.sh", *TRAIN, DRY_RUN="1"
+    )
     alone = printed("slurm.sh", "--", *TRAIN, DRY_RUN="1", SLURM_NTASKS="1", SLURM_JOB_ID="7")
     assert alone == [train, ["scontrol", "requeue", "7"]]
 
