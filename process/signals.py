@@ -1,5 +1,6 @@
 """Signals that ask a process to stop: the first one politely, a later one at once."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Collection
 
+from harness.errors import Interrupted
 from process.streams import hurry, say_directly
 
 # Schedulers may signal both a process and its group: one that comes so soon is no hurry.
@@ -90,6 +92,9 @@ class StopSignals:
             number = numbers[0]
             if number in self._previous and signal.getsignal(number) == self._handle:
                 self._note(number)
+            elif self._previous_fd >= 0:  # of a block around this one
+                with contextlib.suppress(OSError):
+                    os.write(self._previous_fd, numbers)
 
     def _note(self, number: int) -> None:
         now = time.monotonic()
@@ -100,6 +105,17 @@ class StopSignals:
                 say_directly(f"\n{signal.Signals(number).name}: {self._words}\n")
         elif now - self._first > SECONDS_OF_ONE_SIGNAL and number not in REPEATED:
             end(number, self._last_words)
+
+
+class NothingToSave(StopSignals):
+    """The STOPPING signals but Ctrl-C end the process, as something that may be started again."""
+
+    def __init__(self):
+        super().__init__(set(STOPPING) - {signal.SIGINT}, "", "")
+
+    def _note(self, number: int) -> None:
+        name = signal.Signals(number).name
+        end_with(Interrupted.exit_code, f"{name}: nothing to save; the same command goes on")
 
 
 class CtrlC(StopSignals):
