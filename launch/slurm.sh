@@ -46,7 +46,9 @@ while [ $# -gt 0 ]; do
         *) break ;;
     esac
 done
-need MAX_RESTARTS '[0-9]+' 'a number, such as 100'
+need MAX_RESTARTS "$number" 'a number, such as 100'
+need RETRY_SECONDS "$number" 'seconds, such as 5'
+need STORAGE_PAUSE "$number" 'seconds, such as 60'
 need GRACE '[1-9][0-9]*' 'seconds, such as 150'
 check_train_arguments "$@"
 
@@ -65,9 +67,15 @@ fi
 [ -n "${SLURM_JOB_ID:-}" ] || fail 'this is no Slurm job; give it to sbatch'
 
 # The tasks are told by Slurm; this shell waits until they have saved.
-trap : TERM USR1
-code=0
-"${train[@]}" || code=$?
+told=
+trap 'told=1' TERM USR1
+# After 74 in the same job: a job that is requeued does not know what came before.
+while true; do
+    code=0
+    "${train[@]}" || code=$?
+    if [ "$code" -ne 74 ] || [ -n "$told" ] || ! runs_again 74 || [ -n "$told" ]; then break; fi
+done
+[ "$code" -ne 74 ] || [ -z "$told" ] || code=75 # a signal in the pause
 
 # Slurm's controller may be busy, or just be restarted.
 retried() {

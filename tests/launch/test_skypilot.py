@@ -11,6 +11,7 @@ import yaml
 
 from tests.launch.conftest import ROOT, TRAIN
 
+AGAIN = ["bash", "launch/again_after_74.sh", "python", "train.py"]
 FILE = ROOT / "launch" / "skypilot.yaml"
 # Prints what SkyPilot makes of the file and of --env.
 PARSE = """
@@ -38,10 +39,10 @@ def command(**environment):
 
 
 def test_the_command_has_the_arguments_as_given():
-    assert command() == ["python", "train.py", *TRAIN]
+    assert command() == [*AGAIN, *TRAIN]
     nodes = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": "1"}
     assert command(SKYPILOT_NUM_NODES="2", **nodes) == [
-        *("python", "train.py", *TRAIN, "--coordinator=10.0.0.1:8476"),
+        *(*AGAIN, *TRAIN, "--coordinator=10.0.0.1:8476"),
         *("--num_processes=2", "--process_id=1"),
     ]
 
