@@ -48,7 +48,7 @@ from training.numeric_faults import NumericFaults, read_rows
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
 from training.same_everywhere import compare
-from training.stops import Stops
+from training.stops import Stops, check_bad_images
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
@@ -172,7 +172,7 @@ def train_and_evaluate(
 
         def stop(step):
             done = save_now(step)
-            run.data.bad.check()
+            check_bad_images(run.data.bad)
             raise Interrupted(f"{done}; the same command resumes")
 
         def saved_first(step):

@@ -18,6 +18,7 @@ EXIT_CODE = 70  # EX_SOFTWARE
 HUNG_SECONDS = 1800.0  # the default: compilation of a large model is in it
 WRITING_SECONDS = 10.0  # for the file, on a disk that may be what hangs
 ASLEEP_SECONDS = 5.0  # the watch looks every second; what takes longer has not run at all
+LEAVING_SECONDS = 15.0  # process 0 lets the others end first
 ENDING_SECONDS = 60.0  # the most that all of it takes
 
 
@@ -80,7 +81,7 @@ class Watchdog:
         say_directly(f"\n{stacks}")
         within(WRITING_SECONDS, lambda: self._write(stacks))  # a copy of what stderr has
         if others is not None:
-            others.leave(EXIT_CODE, what)
+            within(LEAVING_SECONDS, lambda: others.leave(EXIT_CODE, what))
         end_now(EXIT_CODE, what)
         last_resort.cancel()  # never reached but in tests
 

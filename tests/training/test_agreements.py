@@ -10,6 +10,7 @@ from harness.errors import ConfigError
 from parallel import peers
 from training import same_everywhere, stops
 from training.stops import AGREE_EVERY, Stops, check_bad_images
+from workdirs.results import BadImagesFile
 
 
 class Together:
@@ -61,7 +62,7 @@ def test_the_other_process_is_asked_at_every_tenth_question(together):
 
 def test_bad_images_of_both_count_each_once(together, tmp_path):
     bad = bad_images(3)
-    bad.keep_in(tmp_path / "bad_images.jsonl")
+    bad.keep_in(BadImagesFile(tmp_path / "bad_images.jsonl"))
     asked = Stops(lambda: False, bad).requested
     assert not asked()
     bad.add("train", entries("a", "b"))
@@ -151,3 +152,11 @@ def test_config_data_and_versions_are_compared(together, monkeypatch):
 
 def test_stops_are_rare():
     assert stops.AGREE_EVERY == 10  # docs/runs.md says so
+
+
+def test_a_signal_does_not_hide_that_there_are_too_many_bad_images(together):
+    """Else the one that knows ends with 2, and the other one with 75."""
+    bad = bad_images(1)
+    together.others = {"signals": True, "bad images": entries("a", "b")}
+    assert Stops(lambda: False, bad).requested()
+    assert bad.too_many()
