@@ -105,10 +105,11 @@ def test_alone_it_stops_at_once():
 def test_what_any_process_has_listed_counts_after_a_resume(tmp_path):
     for index, names in ((0, "ab"), (1, "c")):
         bad = bad_images(9)
-        bad.keep_in(tmp_path / f"bad_images{f'_{index}' if index else ''}.jsonl")
+        name = f"bad_images{f'_{index}' if index else ''}.jsonl"
+        bad.keep_in(BadImagesFile(tmp_path / name))
         bad.add("train", entries(*names))
     resumed = bad_images(9, deferred=False)
-    resumed.keep_in(tmp_path / "bad_images.jsonl")
+    resumed.keep_in(BadImagesFile(tmp_path / "bad_images.jsonl"))
     assert len(resumed) == 3
 
 
@@ -135,6 +136,7 @@ def test_what_differs_is_named(together):
 def test_config_data_and_versions_are_compared(together, monkeypatch):
     compared = {}
     monkeypatch.setattr(same_everywhere, "compare", lambda about, facts: compared.update(facts))
+    monkeypatch.setattr(same_everywhere, "data_digest", lambda data: {"train": {}})
     dataset = SimpleNamespace(class_names=("cat", "dog"))
     data = SimpleNamespace(dataset=dataset, num_train_examples=5, eval_source=range(3))
     data.num_classes = 2
