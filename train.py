@@ -50,7 +50,7 @@ from training.numeric_faults import NumericFaults, read_rows
 from training.profiling import parse_steps, profiled
 from training.reporting import Reporter
 from training.same_everywhere import compare
-from training.stops import Stops
+from training.stops import Stops, check_bad_images
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
@@ -79,8 +79,8 @@ def train_and_evaluate(
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
         restart: begin anew; what is in the workdir is moved aside.
-        watchdog_seconds: without a step, a batch of an evaluation or a save, after which the
-            process says where it hangs and ends, with exit code 70; 0: never.
+        watchdog_seconds: without a part of the start, a step, a batch of an evaluation or a save,
+            after which the process says where it hangs and ends, with exit code 70; 0: never.
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -116,9 +116,12 @@ def train_and_evaluate(
             return metrics
         check_not_lost(workdir)
 
+    dog = Watchdog(watchdog_seconds, functools.partial(write_text, stacks_path(workdir)))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(dog)  # ends last: opening and closing may hang as well
         interrupts = stack.enter_context(Interrupts())
         run = experiment.build(config, class_names=None if restart else own_classes(workdir))
+        dog.progress("opening the data")
         stops = Stops(interrupts.requested, run.data.bad)
         profile = parse_steps(profile_steps, run.steps.total)
         resumes = can_resume(workdir) and not restart
@@ -145,6 +148,7 @@ def train_and_evaluate(
             batches.set_state(loop["data"])
             window = loop["window"]  # scalars of the steps since the last log line
             faults = faults.resumed(loop.get("faults", {}))
+        dog.progress("restoring the state")
         compare("place to resume from", {"step to resume from": first_step})
 
         report = stack.enter_context(
@@ -162,9 +166,7 @@ def train_and_evaluate(
             profiled(run.train_step, profile, first_step=first_step, folder=workdir / "profile")
         )
         split = run.data.eval_split
-        dog = stack.enter_context(
-            Watchdog(watchdog_seconds, functools.partial(write_text, stacks_path(workdir)))
-        )
+        dog.progress("getting ready for the first step")
 
         def loop_record(step):  # of what is saved next
             check_there()
@@ -178,7 +180,7 @@ def train_and_evaluate(
 
         def stop(step):
             done = save_now(step)
-            run.data.bad.check()
+            check_bad_images(run.data.bad)
             raise Interrupted(f"{done}; the same command resumes")
 
         def saved_first(step):
@@ -240,6 +242,7 @@ def train_and_evaluate(
                 metrics = evaluate_now(step)
 
         saved.wait()
+        dog.progress("the last save")
         metrics |= saved.best(run.steps.per_epoch)
         check_there()
         write_done(workdir, metrics)

@@ -4,8 +4,9 @@
 #     IMAGE=us-docker.pkg.dev/p/r/nest_tnt:1 launch/gke.sh -- \
 #         --config=configs/imagenet_nest.py:tiny --workdir=gs://my-bucket/runs/nest_tiny
 #
-# Exit codes 1, 2 and 3 of a pod fail the job. All else (75: interrupted, 70: the watchdog, a node
-# that is taken away) starts all pods anew, at most MAX_RESTARTS times.
+# Exit codes 1, 2 and 3 of a pod fail the job; so does 74, after the tries of
+# launch/again_after_74.sh. All else (75: interrupted, 70: the watchdog, a node that is taken away)
+# starts all pods anew, at most MAX_RESTARTS times.
 # The image: launch/Dockerfile with --build-arg JAX_EXTRA=tpu.
 #
 # --dry_run   prints the JobSet: launch/gke.sh --dry_run -- ... > jobset.yaml
@@ -39,16 +40,20 @@ done
 need NAME '[a-z]([-a-z0-9]*[a-z0-9])?' 'small letters, digits and -, such as nest-tiny'
 need IMAGE '[^[:space:]]+' 'the image of the pods, such as us-docker.pkg.dev/PROJECT/REPO/nest_tnt:1'
 need ACCELERATOR 'tpu[-a-z0-9]+' 'as GKE names it, such as tpu-v5-lite-podslice'
-need TOPOLOGY '[0-9]+x[0-9]+(x[0-9]+)?' 'of a slice, such as 4x4'
+need TOPOLOGY '[1-9][0-9]*(x[1-9][0-9]*){1,2}' 'of a slice, such as 4x4'
 need CHIPS_PER_HOST '[148]' '1, 4 or 8'
 need SLICES '[1-9][0-9]*' 'how many slices, such as 1'
 need SERVICE_ACCOUNT '[a-z0-9][-.a-z0-9]*' "Kubernetes' name of it"
-need MAX_RESTARTS '[0-9]+' 'a number, such as 100'
-need GRACE '[0-9]+' 'seconds, such as 90'
+need MAX_RESTARTS "$number" 'a number, such as 100'
+need GRACE "$number" 'seconds, such as 90'
 check_train_arguments "$@"
 [[ $(workdir_of "$@") == gs://?* ]] || fail "--workdir=$(workdir_of "$@"): a pod's disk goes with it; allowed: gs://BUCKET/FOLDER"
 hosts=$((${TOPOLOGY//x/*} / CHIPS_PER_HOST))
 [ $((hosts * CHIPS_PER_HOST)) -eq $((${TOPOLOGY//x/*})) ] || fail "TOPOLOGY=$TOPOLOGY: not a multiple of CHIPS_PER_HOST=$CHIPS_PER_HOST"
+
+# Kubernetes gives no name more than 63 letters, a pod's among them.
+pod="$NAME-slice-$((SLICES - 1))-$((hosts - 1))-abcde"
+[ ${#pod} -le 63 ] || fail "NAME=$NAME: its pods' names would have ${#pod} letters; at most $((63 - ${#pod} + ${#NAME})) fit"
 
 # JSON's texts are YAML's, whatever is in them.
 json() {
@@ -90,7 +95,7 @@ spec:
                 onExitCodes:
                   containerName: train
                   operator: In
-                  values: [1, 2, 3]
+                  values: [1, 2, 3, 74]
           template:
             spec:
               restartPolicy: Never
@@ -127,7 +132,7 @@ END
                   command:
 END
     local argument
-    for argument in python train.py "$@" --distributed; do
+    for argument in bash launch/again_after_74.sh python train.py "$@" --distributed; do
         # Kubernetes would put variables in place of $(NAME).
         printf '                    - %s\n' "$(json "${argument//\$(/\$\$(}")"
     done

@@ -8,6 +8,26 @@ is_restartable() {
     [ "$1" -eq 75 ] || [ "$1" -eq 70 ]
 }
 
+# Code 74, a checkpoint or a record that cannot be read or written now, may pass: again after a
+# pause, 3 times in a row. Returns whether to run again; waits before.
+STORAGE_PAUSE=${STORAGE_PAUSE:-60}
+storage_errors=0
+runs_again() {
+    if [ "$1" -ne 74 ]; then
+        storage_errors=0
+        is_restartable "$1"
+        return
+    fi
+    storage_errors=$((storage_errors + 1))
+    [ "$storage_errors" -le 3 ] || return 1
+    say "ended with 74; waiting $STORAGE_PAUSE s"
+    # In the background: a signal ends the wait.
+    sleep "$STORAGE_PAUSE" &
+    local pause=$!
+    wait "$pause" || true
+    kill "$pause" 2>/dev/null || true
+}
+
 fail() {
     printf '%s: %s\n' "$(basename "$0")" "$*" >&2
     exit 2
@@ -32,6 +52,10 @@ need() {
     [[ $value =~ ^($2)$ ]] || fail "$1=$value: $3"
 }
 
+# One that bash does not read as octal.
+# shellcheck disable=SC2034
+number='0|[1-9][0-9]*'
+
 # Returns the value of --workdir=VALUE or --workdir VALUE among arguments.
 workdir_of() {
     while [ $# -gt 0 ]; do
@@ -47,7 +71,11 @@ workdir_of() {
 check_train_arguments() {
     local argument has_config=
     for argument in "$@"; do
-        case $argument in --config | --config=*) has_config=1 ;; esac
+        case $argument in
+            --config | --config=*) has_config=1 ;;
+            # Each start would begin anew.
+            --restart | -restart | --restart=* | -restart=*) fail "$argument is not for a line that runs again; run train.py with it once, by itself" ;;
+        esac
     done
     [ -n "$has_config" ] || fail "--config=FILE.py is missing after --"
     [ -n "$(workdir_of "$@")" ] || fail "--workdir=FOLDER is missing after --"

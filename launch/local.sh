@@ -21,6 +21,15 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$root/launch/lib.sh"
 
+pids=()
+stopped= # by a signal to this script
+tell_all() {
+    local pid
+    for pid in ${pids[@]+"${pids[@]}"}; do kill -s "$1" "$pid" 2>/dev/null || true; done
+}
+# In the background, bash lets its children ignore Ctrl-C: they are told to end.
+trap 'stopped=1; tell_all TERM' INT TERM HUP QUIT USR1 USR2
+
 N=
 dry_run=${DRY_RUN:-}
 while [ $# -gt 0 ]; do
@@ -31,10 +40,11 @@ while [ $# -gt 0 ]; do
         *) fail "unknown argument $1; usage: launch/local.sh -n N [--dry_run] -- --config=... --workdir=..." ;;
     esac
 done
+need STORAGE_PAUSE "$number" 'seconds, such as 60'
 need N '[1-9][0-9]*' 'how many processes, such as -n 2'
-need MAX_RESTARTS '[0-9]+' 'a number, such as 100'
-need GRACE '[0-9]+' 'seconds, such as 60'
-[ -z "$PORT" ] || need PORT '[0-9]+' 'a free port, such as 8476'
+need MAX_RESTARTS "$number" 'a number, such as 100'
+need GRACE "$number" 'seconds, such as 60'
+[ -z "$PORT" ] || need PORT '[1-9][0-9]*' 'a free port, such as 8476'
 check_train_arguments "$@"
 
 # The GPUs of each process; none where there are none.
@@ -79,22 +89,14 @@ if [ -n "$dry_run" ]; then
     exit
 fi
 
-pids=()
-stopped= # by a signal to this script
-tell_all() {
-    local pid
-    for pid in ${pids[@]+"${pids[@]}"}; do kill -s "$1" "$pid" 2>/dev/null || true; done
-}
-# In the background, bash lets its children ignore Ctrl-C: they are told to end.
-trap 'stopped=1; tell_all TERM' INT TERM HUP
-
-
 # Runs all processes once, to the end; sets `code`.
 run_once() {
     local port i status deadline=
     port=${PORT:-$(free_port)}
     pids=()
+    code=75
     for ((i = 0; i < N; i++)); do
+        [ -z "$stopped" ] || break
         command_of "$i" "$port" "$@"
         if [ "$i" -eq 0 ]; then
             "${command[@]}" &
@@ -102,7 +104,9 @@ run_once() {
             "${command[@]}" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
         fi
         pids+=($!)
+        [ -z "$stopped" ] || kill "$!" 2>/dev/null || true # the signal came just before that line
     done
+    [ ${#pids[@]} -gt 0 ] || return 0
     local left=("${pids[@]}") codes=() still
     while [ ${#left[@]} -gt 0 ]; do
         still=()
@@ -140,7 +144,7 @@ run_once() {
 restarts=0
 while true; do
     run_once "$@"
-    is_restartable "$code" && [ -z "$stopped" ] || exit "$code"
+    [ -z "$stopped" ] && runs_again "$code" && [ -z "$stopped" ] || exit "$code"
     [ "$restarts" -lt "$MAX_RESTARTS" ] || fail "ended with $code after $restarts restarts"
     restarts=$((restarts + 1))
     say "ended with $code; restart $restarts"

@@ -10,7 +10,7 @@
 # with 75, and the job goes back to the queue; likewise after `scancel --signal=TERM JOB`. `scancel
 # JOB` lets it save, too, and ends it.
 #
-# DRY_RUN=1 bash launch/slurm.sh ...   prints the commands
+# bash launch/slurm.sh --dry_run ...   prints the commands
 #
 #SBATCH --job-name=nest_tnt
 #SBATCH --nodes=1
@@ -27,6 +27,7 @@ set -euo pipefail
 PYTHON=${PYTHON:-python}
 MAX_RESTARTS=${MAX_RESTARTS:-100}
 GRACE=${GRACE:-150} # seconds that the other tasks get when one has ended
+RETRY_SECONDS=${RETRY_SECONDS:-5} # before Slurm is asked again when it did not answer
 
 # Slurm runs a copy of this file; the checkout is where sbatch was called.
 root=${SLURM_SUBMIT_DIR:-$PWD}
@@ -37,17 +38,28 @@ fi
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$root/launch/lib.sh"
 
-[ "${1-}" != -- ] || shift
-need MAX_RESTARTS '[0-9]+' 'a number, such as 100'
+dry_run=${DRY_RUN:-}
+while [ $# -gt 0 ]; do
+    case $1 in
+        --dry_run) dry_run=1 && shift ;;
+        --) shift && break ;;
+        *) break ;;
+    esac
+done
+need MAX_RESTARTS "$number" 'a number, such as 100'
+need RETRY_SECONDS "$number" 'seconds, such as 5'
+need STORAGE_PAUSE "$number" 'seconds, such as 60'
 need GRACE '[1-9][0-9]*' 'seconds, such as 150'
 check_train_arguments "$@"
 
+# srun does not take it from sbatch (since Slurm 22.05): each task would get one core.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 # When one task has ended, the others get GRACE seconds to save or to notice; srun's code is the
 # largest of all.
 train=(srun --kill-on-bad-exit=0 "--wait=$GRACE" --label "$PYTHON" "$root/train.py" "$@")
 [ "${SLURM_NTASKS:-2}" -eq 1 ] || train+=(--distributed)
 
-if [ -n "${DRY_RUN:-}" ]; then
+if [ -n "$dry_run" ]; then
     quoted "${train[@]}"
     quoted scontrol requeue "${SLURM_JOB_ID:-JOB}"
     exit
@@ -55,15 +67,46 @@ fi
 [ -n "${SLURM_JOB_ID:-}" ] || fail 'this is no Slurm job; give it to sbatch'
 
 # The tasks are told by Slurm; this shell waits until they have saved.
-trap : TERM USR1
-code=0
-"${train[@]}" || code=$?
+told=
+trap 'told=1' TERM USR1
+# After 74 in the same job: a job that is requeued does not know what came before.
+while true; do
+    code=0
+    "${train[@]}" || code=$?
+    if [ "$code" -ne 74 ] || [ -n "$told" ] || ! runs_again 74 || [ -n "$told" ]; then break; fi
+done
+[ "$code" -ne 74 ] || [ -z "$told" ] || code=75 # a signal in the pause
 
-is_cancelled() { # Slurm would requeue what somebody has ended all the same
-    [ "$(squeue --noheader "--jobs=$SLURM_JOB_ID" --format=%T)" != RUNNING ]
+# Slurm's controller may be busy, or just be restarted.
+retried() {
+    local i
+    for ((i = 0; i < 6; i++)); do
+        ! "$@" || return 0
+        sleep "$RETRY_SECONDS"
+    done
+    return 1
 }
-# From 128 on, a signal ended a task. The others then missed it, and can go on with it.
-if is_restartable "$code" || { [ "$code" -ge 128 ] && [ "${SLURM_NTASKS:-1}" -gt 1 ]; }; then
+
+# Slurm would requeue what somebody has ended all the same. Who does not know requeues.
+is_cancelled() {
+    case $(retried squeue --noheader "--jobs=$SLURM_JOB_ID" --format=%T) in
+        CANCELLED* | COMPLETING*) return 0 ;;
+        *) return 1 ;;
+    esac
+}
+
+# From 128 on, a signal ended a task. The others then missed it, and can go on with it. One that is
+# alone goes on if the signal was one that asks to save: it came before there was anything to save.
+was_interrupted() {
+    is_restartable "$1" && return
+    if [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
+        [ "$1" -ge 128 ]
+    else
+        case $1 in 138 | 140 | 143) return 0 ;; *) return 1 ;; esac
+    fi
+}
+
+if was_interrupted "$code"; then
     restarts=${SLURM_RESTART_COUNT:-0}
     if is_cancelled; then
         say "ended with $code by scancel; the same sbatch goes on"
@@ -71,7 +114,7 @@ if is_restartable "$code" || { [ "$code" -ge 128 ] && [ "${SLURM_NTASKS:-1}" -gt
         say "ended with $code after $restarts restarts"
     else
         say "ended with $code; restart $((restarts + 1))"
-        scontrol requeue "$SLURM_JOB_ID"
+        retried scontrol requeue "$SLURM_JOB_ID" || say "cannot be requeued; the same sbatch goes on"
     fi
 fi
 exit "$code"

@@ -20,7 +20,7 @@ ZONE=${ZONE:-}
 ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-16}
 RUNTIME_VERSION=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite} # v2-alpha-tpuv6e, tpu-ubuntu2204-base (v4), ...
 SPOT=${SPOT-1}                                         # empty: a slice that is not taken away
-SETUP=${SETUP:-'python3 -m pip install -q -r requirements.txt "jax[tpu]"'}
+SETUP=${SETUP:-'python3 -m pip install -q -r requirements.txt -r requirements-buckets.txt "jax[tpu]"'}
 PYTHON=${PYTHON:-python3} # on the hosts: 3.11 or newer
 MAX_RESTARTS=${MAX_RESTARTS:-100}
 POLL_SECONDS=${POLL_SECONDS:-30}
@@ -40,8 +40,10 @@ done
 need TPU_NAME '[a-z]([-a-z0-9]*[a-z0-9])?' "the slice's name, such as nest-tiny"
 need PROJECT '[a-z][-a-z0-9:.]*' 'the Google Cloud project'
 need ZONE '[a-z]+-[a-z]+[0-9]+-[a-z]' 'a zone that has such slices, such as us-west4-a'
-need ACCELERATOR_TYPE '[a-z0-9]+-[0-9]+' 'generation and size, such as v5litepod-16'
-need MAX_RESTARTS '[0-9]+' 'a number, such as 100'
+need ACCELERATOR_TYPE '[a-z0-9]+-[1-9][0-9]*' 'generation and size, such as v5litepod-16'
+need MAX_RESTARTS "$number" 'a number, such as 100'
+need POLL_SECONDS "$number" 'seconds, such as 30'
+need STORAGE_PAUSE "$number" 'seconds, such as 60'
 check_train_arguments "$@"
 [[ $(workdir_of "$@") == gs://?* ]] || fail "--workdir=$(workdir_of "$@"): each host has a disk of its own; allowed: gs://BUCKET/FOLDER"
 
@@ -110,7 +112,7 @@ while true; do
         "${train[@]}" || code=$?
     fi
     # 255 is ssh's own: the connection is lost, or the slice.
-    if ! is_restartable "$code" && [ "$code" -ne 255 ] || [ "$restarts" -ge "$MAX_RESTARTS" ]; then
+    if [ "$restarts" -ge "$MAX_RESTARTS" ] || { [ "$code" -ne 255 ] && ! runs_again "$code"; }; then
         say "ended with $code; this gives the slice back: $(quoted "${delete[@]}")"
         exit "$code"
     fi

@@ -4,19 +4,23 @@ import contextlib
 import os
 import sys
 
-from harness.errors import RunError, one_line
+from harness.errors import RunError, one_line, printable
+from process.streams import SECONDS_FOR_READERS, hurry, say_directly, within
 
 
 def end_now(code: int, line: str = "") -> None:
     """Ends this process, whatever its threads wait for."""
-    with contextlib.suppress(OSError, ValueError):
+    try:
+        hurry()
+        # Not in this thread: another one may hold a stream's lock and wait for its reader.
+        for stream in (sys.stdout, sys.stderr):
+            within(2 * SECONDS_FOR_READERS, stream.flush)
         if line:
-            below_bar = "\n" if sys.stderr.isatty() else ""
-            print(f"{below_bar}{sys.argv[0]}: {line}", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(code)
+            with contextlib.suppress(OSError, ValueError):
+                below_bar = "\n" if os.isatty(2) else ""
+                say_directly(f"{below_bar}{sys.argv[0]}: {printable(line)}\n")
+    finally:
+        os._exit(code)
 
 
 def describe(error: BaseException) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from harness.errors import ConfigError, RunError, one_line
 from parallel import connections
 from parallel.endings import describe, end_now
 from parallel.peers import Peers, set_current
+from parallel.watchdog import HUNG_SECONDS, Watchdog
 
 # JAX's own heartbeat would end processes with a stack trace; Peers notices what it would.
 NO_HEARTBEAT = 1_000_000
@@ -132,10 +133,13 @@ def joined(args: flags.FlagValues) -> Iterator[None]:
         service_port=service,
     )
     set_current(peers)
+    seconds = getattr(args, "watchdog_seconds", HUNG_SECONDS)
+    last_wait = contextlib.ExitStack()
     try:
         service = connections.shielded(*address) if index else service
         _tell_jax(peers, devices, service, args.join_seconds)
         yield
+        last_wait.enter_context(Watchdog(seconds, lambda _: None))  # for others that hang now
         peers.gather("the end", None)
     except BaseException as error:
         code, why = describe(error)
@@ -151,5 +155,6 @@ def joined(args: flags.FlagValues) -> Iterator[None]:
             raise
     else:
         peers.leave(0)
-    jax.distributed.shutdown()
+    with last_wait:
+        jax.distributed.shutdown()
     set_current(None)

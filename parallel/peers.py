@@ -57,6 +57,7 @@ class Peers:
         self._address, self._service_port = address, service_port
         self._heartbeat = heartbeat_seconds
         self._connections: dict[int, socket.socket] = {}
+        self._sending: dict[int, threading.Lock] = {}
         self._changed = threading.Condition()
         self._complete = False
         self._ended: dict[int, tuple[int, str]] = {}  # process: exit code, why
@@ -150,7 +151,8 @@ class Peers:
     # Messages.
 
     def _send(self, other: int, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # _listen sees that the connection is broken
+        # Of several threads, whose messages must not mix. _listen sees a broken connection.
+        with self._sending.setdefault(other, threading.Lock()), contextlib.suppress(OSError):
             self._connections[other].sendall(json.dumps(message).encode() + b"\n")
 
     def _broadcast(self, message: dict[str, Any]) -> None:

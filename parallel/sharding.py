@@ -111,28 +111,35 @@ def state_shardings(shapes, mesh: Mesh, *, rules: tuple[Rule, ...] | None = None
         mesh: from create_mesh.
         rules: pairs of a regular expression that is searched for in the path, such as
             ("mlp/dense1/kernel$", ("fsdp", "tensor")), and the mesh axis of each axis of the array
-            (None: whole). None: TENSOR_RULES with a tensor axis, none otherwise.
+            (None: whole). Those that name only axes which this mesh does not have are skipped.
+            With a tensor axis, TENSOR_RULES come after them.
 
     Raises:
-        ConfigError: a rule of the recipe fits no array, or the axes that it names do not divide
-            one; or nothing is split over `tensor`.
+        ConfigError: a rule of the recipe fits no array, is never applied, or the axes that it names
+            do not divide one; or nothing is split over `tensor`.
     """
-    _check_rules(rules or ())
-    chosen = _rules_of(mesh, rules)
-    unused = {pattern for pattern, _ in rules or ()}
+    own = tuple(rules or ())
+    _check_rules(own)
+    fitting, applied = set(), set()  # patterns of own rules
 
     def sharding(path, leaf):
-        spec, used, wrong = _spec(_name(path), leaf, mesh, chosen)
-        unused.difference_update(used)
-        if wrong and rules is not None:
+        name = _name(path)
+        fitting.update(pattern for pattern, _ in own if re.search(pattern, name))
+        rule, wrong = _choose(own, name, leaf, mesh)
+        if wrong:
             raise ConfigError(f"config.sharding.rules: {wrong}")
-        return NamedSharding(mesh, spec)
+        if rule is not None:
+            applied.add(rule[0])
+        return NamedSharding(mesh, _spec(name, leaf, mesh, own)[0])
 
     shardings = jax.tree_util.tree_map_with_path(sharding, shapes)
-    if unused:
-        raise ConfigError(
-            problem("config.sharding.rules", min(unused), "no array of the state has such a path")
-        )
+    for pattern, axes in own:
+        if pattern not in fitting:
+            what = "no array of the state has such a path"
+            raise ConfigError(problem("config.sharding.rules", pattern, what))
+        if pattern not in applied and _is_of(axes, mesh):
+            what = "never applied: a rule before it holds for each array with such a path"
+            raise ConfigError(problem("config.sharding.rules", pattern, what))
     specs = [place.spec for place in jax.tree.leaves(shardings)]
     if "tensor" in mesh.shape and not any("tensor" in spec for spec in specs):
         size, what = mesh.shape["tensor"], "no array of this model is split over it"
@@ -143,8 +150,8 @@ def state_shardings(shapes, mesh: Mesh, *, rules: tuple[Rule, ...] | None = None
 def left_whole(shapes, mesh: Mesh, *, rules: tuple[Rule, ...] | None = None) -> list[str]:
     """Returns a note on the arrays that a default rule would split and the mesh does not divide."""
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    placed = (_spec(_name(path), leaf, mesh, _rules_of(mesh, rules)) for path, leaf in leaves)
-    wrong = [wrong for _, _, wrong in placed if wrong]
+    placed = (_spec(_name(path), leaf, mesh, rules or ()) for path, leaf in leaves)
+    wrong = [wrong for _, wrong in placed if wrong]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     return [f"split by its shape only: {wrong[0]}{more}"] if wrong else []
 
@@ -161,31 +168,42 @@ def _check_rules(rules: tuple[Rule, ...]) -> None:
             raise ConfigError(problem("config.sharding.rules", axes, "wrong axes", allowed))
 
 
-def _rules_of(mesh: Mesh, rules: tuple[Rule, ...] | None) -> tuple[Rule, ...]:
-    if rules is not None:
-        return rules
-    return TENSOR_RULES if "tensor" in mesh.shape else ()
+def _is_of(axes: Sequence[str | None], mesh: Mesh) -> bool:
+    """Returns whether a rule says something about this mesh, be it that an array stays whole."""
+    named = [axis for axis in axes if axis is not None]
+    return not named or any(axis in mesh.shape for axis in named)
 
 
 def _name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _spec(name: str, leaf, mesh: Mesh, rules: Sequence[Rule]) -> tuple[P, list[str], str]:
-    """Returns where an array lives, the patterns that it fits, and what is wrong with them."""
-    fitting = [rule for rule in rules if re.search(rule[0], name)]
-    used, wrong = [pattern for pattern, _ in fitting], ""
-    for _, axes in fitting:
+def _choose(rules: Sequence[Rule], name: str, leaf, mesh: Mesh) -> tuple[Rule | None, str]:
+    """Returns the rule that holds for an array; if none, what is wrong with one that fits."""
+    wrong = ""
+    for pattern, axes in rules:
+        if not re.search(pattern, name) or not _is_of(axes, mesh):
+            continue
         sizes = [mesh.shape.get(axis, 1) for axis in axes]
         if len(axes) <= len(leaf.shape) and not any(
             length % size for length, size in zip(leaf.shape, sizes, strict=False)
         ):
-            return P(*(axis if axis in mesh.shape else None for axis in axes)), used, ""
+            return (pattern, axes), ""
         split = ", ".join(f"{a}={mesh.shape.get(a, 1)}" if a else "None" for a in axes)
         wrong = wrong or f"({split}) does not divide {name} {leaf.shape}"
+    return None, wrong
+
+
+def _spec(name: str, leaf, mesh: Mesh, own: Sequence[Rule]) -> tuple[P, str]:
+    """Returns where an array lives, and what is wrong with the default rules for it."""
+    rule, wrong = _choose(own, name, leaf, mesh)[0], ""
+    if rule is None and "tensor" in mesh.shape:
+        rule, wrong = _choose(TENSOR_RULES, name, leaf, mesh)
+    if rule is not None:
+        return P(*(axis if axis in mesh.shape else None for axis in rule[1])), ""
     num_shards = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(leaf.shape) if size % num_shards == 0]
     if num_shards == 1 or not axes or math.prod(leaf.shape) < FSDP_MIN_SIZE:
-        return P(), used, wrong
+        return P(), wrong
     largest = max(axes, key=lambda axis: leaf.shape[axis])
-    return P(*(None,) * largest, "fsdp"), used, wrong
+    return P(*(None,) * largest, "fsdp"), wrong

@@ -1,4 +1,4 @@
-"""Imported first by every script: Ctrl-C and closed streams are quiet while the rest is imported.
+"""Imported first by every script: signals and closed streams are quiet while the rest is imported.
 
 It does something only where a script of this checkout is the process, not in notebooks, tests or
 the loader's worker processes.
@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from process.signals import end
+from process.signals import NothingToSave, end
 from process.streams import guard_streams
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,3 +25,6 @@ if _is_script():
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until harness/commandline.py takes over, and again once it is done.
         signal.signal(signal.SIGINT, lambda number, _: end(number))
+    if Path(sys.modules["__main__"].__file__).name == "train.py":
+        # While it imports, meets others, or ends: training/interrupts.py has what is between.
+        NothingToSave().__enter__()

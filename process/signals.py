@@ -1,13 +1,16 @@
 """Signals that ask a process to stop: the first one politely, a later one at once."""
 
+import contextlib
 import os
-import select
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Collection
+
+from harness.errors import Interrupted
+from process.streams import hurry, say_directly
 
 # Schedulers may signal both a process and its group: one that comes so soon is no hurry.
 SECONDS_OF_ONE_SIGNAL = 0.5
@@ -19,11 +22,15 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, *REPEATED, signal.SIGUSR1, signal.SIG
 
 def end(number: int, words: str = "stopped") -> None:
     """Ends the process at once, with a line on stderr and the exit code that shells give."""
+    end_with(128 + number, words)
+
+
+def end_with(code: int, words: str) -> None:
+    """Ends the process at once, with a line on stderr if somebody reads it."""
     try:
-        if select.select((), (2,), (), 0)[1]:  # not if nobody reads what is written before
-            os.write(2, f"\n{sys.argv[0]}: {words}\n".encode("utf-8", "replace"))
+        say_directly(f"\n{sys.argv[0]}: {words}\n")
     finally:
-        os._exit(128 + number)
+        os._exit(code)
 
 
 class StopSignals:
@@ -85,16 +92,30 @@ class StopSignals:
             number = numbers[0]
             if number in self._previous and signal.getsignal(number) == self._handle:
                 self._note(number)
+            elif self._previous_fd >= 0:  # of a block around this one
+                with contextlib.suppress(OSError):
+                    os.write(self._previous_fd, numbers)
 
     def _note(self, number: int) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = now
+            hurry()
             if self._words:
-                name = signal.Signals(number).name
-                print(f"\n{name}: {self._words}", file=sys.stderr, flush=True)
+                say_directly(f"\n{signal.Signals(number).name}: {self._words}\n")
         elif now - self._first > SECONDS_OF_ONE_SIGNAL and number not in REPEATED:
             end(number, self._last_words)
+
+
+class NothingToSave(StopSignals):
+    """The STOPPING signals but Ctrl-C end the process, as something that may be started again."""
+
+    def __init__(self):
+        super().__init__(set(STOPPING) - {signal.SIGINT}, "", "")
+
+    def _note(self, number: int) -> None:
+        name = signal.Signals(number).name
+        end_with(Interrupted.exit_code, f"{name}: nothing to save; the same command goes on")
 
 
 class CtrlC(StopSignals):

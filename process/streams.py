@@ -5,6 +5,9 @@ them - print, progress bars, logging, warnings - notices nothing: the files belo
 sys.stderr decide. Of a script whose output is what it is for, an unwritable stdout ends it, quietly
 if the reader went away ("| head"). One that is there for something else calls
 `go_on_without_output` and is never ended by it. An unwritable stderr ends nothing.
+
+A reader may also be there and read nothing: whoever is stopped, or a launcher that waits. What is
+printed waits for it, until the process has been asked to stop (`hurry`).
 """
 
 import contextlib
@@ -14,6 +17,8 @@ import os
 import select
 import sys
 import threading
+import time
+from collections.abc import Callable
 
 READER_IS_GONE = 141  # what shells say of a process that SIGPIPE has ended
 CANNOT_WRITE = 1
@@ -22,16 +27,72 @@ _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # EIO: of a terminal
 _needed: set[int] = set()  # numbers of the files without which the script ends
 _said: set[int] = set()
 
+SECONDS_FOR_READERS = 2.0  # that a process which ends waits for them
+_writing = threading.Lock()  # two threads might both find room for one
+_hurries = threading.Event()
+_unread: set[int] = set()  # numbers of the files whose output has been dropped
+
 
 class _Unfailing(io.FileIO):
     def write(self, data):
+        number, waited_until = self.fileno(), None
         try:
-            while (written := super().write(data)) is None:  # somebody made it non-blocking
-                select.select((), (self,), ())
-            return written
+            while True:
+                select.select((), (self,), (), 0.25)  # not longer: it goes on after a signal
+                with _writing:
+                    if select.select((), (self,), (), 0)[1]:
+                        # So much is taken without waiting. None: somebody made it non-blocking.
+                        written = super().write(data[: select.PIPE_BUF])
+                        if written is not None:
+                            _unread.discard(number)
+                            return written
+                if _hurries.is_set():
+                    waited_until = waited_until or time.monotonic() + SECONDS_FOR_READERS
+                    if number in _unread or time.monotonic() > waited_until:
+                        _unread.add(number)
+                        return len(data)
         except OSError as error:
-            _failed(self.fileno(), error)
+            _failed(number, error)
             return len(data)
+
+
+def hurry() -> None:
+    """From now on, what nobody reads for SECONDS_FOR_READERS is dropped."""
+    _hurries.set()
+
+
+def within(seconds: float, act: Callable[[], object]) -> bool:
+    """Does something that may wait for ever, for so long; returns whether it was done.
+
+    Afterwards it may go on waiting in its thread, which does not keep the process.
+    """
+
+    def try_it() -> None:
+        with contextlib.suppress(Exception):
+            act()
+
+    thread = threading.Thread(target=try_it, daemon=True, name="last words")
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter ends
+        return False
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def say_directly(text: str) -> None:
+    """Writes to stderr what is read within SECONDS_FOR_READERS.
+
+    Past Python's stream, whose lock may be held by a thread that waits for its reader.
+    """
+    data, until = text.encode("utf-8", "replace"), time.monotonic() + SECONDS_FOR_READERS
+
+    def write() -> None:
+        left = data
+        while left and select.select((), (2,), (), max(0.0, until - time.monotonic()))[1]:
+            left = left[os.write(2, left[: select.PIPE_BUF]) :]
+
+    within(SECONDS_FOR_READERS, write)
 
 
 def _failed(number: int, error: OSError) -> None:

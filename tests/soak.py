@@ -18,6 +18,7 @@ of the time of a fresh start, and the same to the run. Exit code: 0 if nothing w
 import argparse
 import atexit
 import collections
+import contextlib
 import json
 import os
 import random
@@ -52,7 +53,7 @@ SIGNALS = (
     *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
 )
 KINDS = ("signals", "damage", "disk", "devices")
-DONE, INPUT_ERROR, INTERRUPTED = 0, 2, 75
+DONE, STORAGE_ERROR, INTERRUPTED = 0, 74, 75
 MAX_ATTEMPTS = 60  # of one series; far more than any has needed
 SMALL_DISK = 3 << 20  # bytes at most, before it is enlarged
 
@@ -112,6 +113,7 @@ class Series:
         self.log = folder / f"{kind}_{number}.log"
         self.longest = longest  # seconds of an undisturbed run
         self.events: list[str] = []
+        self.pid: int | None = None  # of the training that runs
 
     def __call__(self, reference: dict) -> list[str]:
         """Trains to the end; returns what was done to the run, in order.
@@ -131,6 +133,10 @@ class Series:
                 raise Lost(f"not finished after {MAX_ATTEMPTS} attempts")
             compare(reference, outcome(self.workdir), exact=self.kind != "devices")
         finally:
+            if self.pid:  # stopped in the middle
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(self.pid, signal.SIGKILL)
+                    wait(self.pid)
             if self.kind == "disk":
                 subprocess.run(["umount", str(self.workdir.parent)], check=True)
         return self.events
@@ -140,16 +146,17 @@ class Series:
         is_first = not self.events
         num_devices = self.random.choice((1, 2, 4, 8)) if self.kind == "devices" else 1
         started = self.log.stat().st_size if self.log.exists() else 0
-        pid = start(self.workdir, self.log, num_devices)
+        pid = self.pid = start(self.workdir, self.log, num_devices)
         if self.kind == "disk":
             code = wait(pid)
             if code != DONE:
                 self.events.append("full disk")
                 mount(self.workdir.parent, "remount,size=64m")
-            allowed = {DONE, 1, INPUT_ERROR, INTERRUPTED} if is_first else {DONE}
+            allowed = {DONE, STORAGE_ERROR, INTERRUPTED} if is_first else {DONE}
         else:
             sent, code = self.strike(pid)
             allowed = {DONE} if sent is None else {DONE, INTERRUPTED, -sent, 128 + sent}
+        self.pid = None
         with self.log.open(errors="replace") as log:
             log.seek(started)
             said = log.read()
@@ -250,7 +257,9 @@ def undisturbed(folder: Path) -> tuple[dict, float]:
 
 def work(folder: Path, args: argparse.Namespace, job: int, reference: dict, longest: float) -> None:
     """Runs series after series until the time is over; notes each in results.jsonl."""
-    kinds = args.kinds.split(",")
+    for each in (signal.SIGTERM, signal.SIGINT):  # unwinds: what is mounted is unmounted
+        signal.signal(each, lambda got, _: sys.exit(128 + got))
+    kinds = args.kinds
     number, until = job, time.monotonic() + 60 * args.minutes
     while time.monotonic() < until:
         kind = kinds[number // args.jobs % len(kinds)]
@@ -265,6 +274,30 @@ def work(folder: Path, args: argparse.Namespace, job: int, reference: dict, long
         with (folder / "results.jsonl").open("a") as file:
             file.write(json.dumps(result) + "\n")
         number += args.jobs
+
+
+def work_and_exit(*arguments) -> None:
+    """Works, in a process of its own; anything that it raises is its exit code."""
+    code = 1
+    try:
+        work(*arguments)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+
+
+def stop(workers: list[int], number: int) -> None:
+    """Ends the workers, which unmount their disks, and this process."""
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    for pid in workers:
+        with contextlib.suppress(ChildProcessError):
+            wait(pid)
+    sys.exit(128 + number)
 
 
 def summary(results: list[dict]) -> str:
@@ -286,6 +319,13 @@ def summary(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def kinds_of(text: str) -> list[str]:
+    """Returns the kinds of a list with commas."""
+    if wrong := set(text.split(",")) - set(KINDS):
+        raise argparse.ArgumentTypeError(f"{min(wrong)!r} is none of {', '.join(KINDS)}")
+    return text.split(",")
+
+
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
@@ -295,8 +335,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--seed", type=int, default=0)
     can_mount = sys.platform == "linux" and os.geteuid() == 0
-    kinds = ",".join(kind for kind in KINDS if can_mount or kind != "disk")
-    parser.add_argument("--kinds", default=kinds, help=f"of {', '.join(KINDS)}")
+    kinds = [kind for kind in KINDS if can_mount or kind != "disk"]
+    parser.add_argument("--kinds", type=kinds_of, default=kinds, help=f"of {','.join(KINDS)}")
     parser.add_argument("--folder", type=Path, help="where the runs are; default: a temporary one")
     args = parser.parse_args()
     folder = (args.folder or Path(tempfile.mkdtemp(prefix="soak_"))).absolute()
@@ -310,12 +350,15 @@ def main() -> None:
         if pid := os.fork():
             workers.append(pid)
         else:
-            work(folder, args, job, reference, longest)
-            os._exit(0)
-    results, shown = [], 0
+            work_and_exit(folder, args, job, reference, longest)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda got, _: stop(workers, got))
+    results, shown, failed = [], 0, []
     while workers:
         time.sleep(1)
-        workers = [pid for pid in workers if poll(pid) is None]
+        codes = {pid: poll(pid) for pid in workers}
+        workers[:] = [pid for pid, code in codes.items() if code is None]
+        failed += [code for code in codes.values() if code]
         if (folder / "results.jsonl").exists():
             text = (folder / "results.jsonl").read_text()
             results = [json.loads(line) for line in text.splitlines()]
@@ -326,8 +369,10 @@ def main() -> None:
         sys.stdout.flush()
     print(summary(results))
     lost = [result for result in results if result["lost"]]
-    if not lost and not args.folder:
+    if results and not lost and not failed and not args.folder:
         shutil.rmtree(folder)
+    if failed or not results:
+        sys.exit(f"{len(failed)} workers ended with an error; {len(results)} runs")
     sys.exit(bool(lost))
 
 

@@ -17,7 +17,7 @@ ALLOWED = {
     "layers": ("kernels",),
     "harness": ("process",),
     "process": ("harness.errors", "harness.arguments", "harness.files"),
-    "parallel": ("harness",),
+    "parallel": ("harness", "process.streams"),
     "workdirs": ("harness",),
     "nest": ("kernels", "layers"),
     "nest.gan": ("nest", "kernels", "layers"),

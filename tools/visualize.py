@@ -40,6 +40,11 @@ def batch(args: flags.FlagValues) -> None:
     classes = own_classes(run_path("--workdir", args.workdir)) if args.workdir else None
     with input_errors():
         run = experiment.build(_config(args), class_names=classes)
+        if start >= run.steps.total:  # also of --batch
+            name, value = ("batch", start) if args.step is None else ("step", args.step)
+            last = run.steps.total - (args.step is None)
+            allowed = f"to {last}, the run's last"
+            raise ConfigError(problem(f"--{name}", value, "out of range", allowed))
         for note in run.data.dataset.notes:
             print(f"note: {note}")
         records = run.records_of(start + 1)

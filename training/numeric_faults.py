@@ -6,6 +6,7 @@ them costs no synchronisation.
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ class NumericFaults:
         averages = mean_scalars([row for row in rows if not _is_faulty(row)] or [{}])
         if self.max_skipped_updates:
             averages[SKIPPED] = skipped
+        found.sort(key=lambda one: one["kind"] != "spike")  # updates left out are counted, too
         found = [one | {"records": self.records_of(one["step"])} for one in found[:MOST_NAMED]]
         return averages, found, dataclasses.replace(self, skipped=skipped, losses=losses)
 
@@ -145,7 +147,7 @@ class NumericFaults:
 
 def draw_command(workdir: Path, step: int) -> str:
     """Returns the command that draws the batch of a step."""
-    return f"python tools/visualize.py batch --workdir={workdir} --step={step}"
+    return f"python tools/visualize.py batch --workdir={shlex.quote(str(workdir))} --step={step}"
 
 
 def in_words(fault: dict[str, Any], workdir: Path) -> str:

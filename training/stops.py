@@ -33,7 +33,8 @@ class Stops:
             return self._interrupted()
         if self._num_questions % AGREE_EVERY == 0:
             signals = peers.gather("signals", self._interrupted())
-            self._agreed = any(signals) or share_bad_images(self._bad)
+            too_many = share_bad_images(self._bad)  # in any case: all then end for the same reason
+            self._agreed = any(signals) or too_many
         self._num_questions += 1
         return self._agreed
 

@@ -16,7 +16,8 @@ def run_local(fakes, answers, n="2", **environment):
     """answers: of each process, its exit codes."""
     codes = {f"process_id={i}" if n != "1" else "train.py": each for i, each in enumerate(answers)}
     python = fakes.put("python", {"import socket": ["1234"], **codes})
-    environment = {"JAX_PLATFORMS": "cpu", "PYTHON": str(python)} | environment
+    fixed = {"JAX_PLATFORMS": "cpu", "PYTHON": str(python), "STORAGE_PAUSE": "0"}
+    environment = fixed | environment
     return fakes.run("local.sh", "-n", n, "--", *TRAIN, **environment)
 
 
@@ -31,13 +32,16 @@ def run_local(fakes, answers, n="2", **environment):
         ([[75], [1]], 1, 1),  # an error of one is the run's
         ([[75, 3], [75, 3]], 3, 2),
         ([[137], [137]], 137, 1),
+        ([[74, 74, 0], [74, 75, 0]], 0, 3),  # after a pause
+        ([[74], [74]], 74, 4),  # 3 times in a row
+        ([[74, 74, 74, 75, 74, 0], [75, 75, 75, 75, 75, 0]], 0, 6),
     ],
 )
 def test_local_restarts_what_was_interrupted(fakes, answers, code, starts):
     done = run_local(fakes, answers)
     assert done.returncode == code, done.stderr
     assert len(fakes.calls("process_id=1")) == starts
-    assert done.stderr.count("local.sh: ended with") == starts - 1
+    assert done.stderr.count("; restart ") == starts - 1
 
 
 def test_local_takes_one_process_too_and_restarts_have_an_end(fakes):
@@ -123,6 +127,8 @@ def test_a_tpu_slice_that_is_refused_is_not_asked_for_all_night(fakes):
         (75, "COMPLETING", "0", False),  # scancel
         (75, "RUNNING", "100", False),
         (137, "RUNNING", "0", True),  # one task was killed; of srun's codes, the largest
+        (75, "CANCELLED", "0", False),
+        (75, "PREEMPTED", "0", True),
         *((code, "RUNNING", "0", False) for code in (1, 2, 3)),
     ],
 )
@@ -135,3 +141,90 @@ def test_slurm_requeues_what_was_interrupted(fakes, code, state, restarts, reque
     assert done.returncode == code
     asked = [["scontrol", "requeue", "7"]] if requeued else []
     assert fakes.calls("scontrol") == asked
+
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "0", "RETRY_SECONDS": "0"}
+
+
+@pytest.mark.parametrize(("squeue", "requeued"), [([1], True), ([1, 1, "COMPLETING"], False)])
+def test_slurm_requeues_although_its_controller_does_not_answer(fakes, squeue, requeued):
+    fakes.put("srun", {"train.py": [75]})
+    fakes.put("squeue", {"--jobs=7": squeue})
+    fakes.put("scontrol", {"requeue": [1, 1, 0]})
+    done = fakes.run("slurm.sh", *TRAIN, **JOB, SLURM_NTASKS="2")
+    assert done.returncode == 75
+    assert len(fakes.calls("scontrol")) == (3 if requeued else 0)
+    assert "cannot be requeued" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "requeued"),
+    [(138, True), (140, True), (143, True), (137, False), (139, False), (130, False)],
+)
+def test_slurm_requeues_one_task_that_a_signal_to_save_has_ended(fakes, code, requeued):
+    fakes.put("srun", {"train.py": [code]})
+    fakes.put("squeue", {"--jobs=7": ["RUNNING"]})
+    fakes.put("scontrol")
+    done = fakes.run("slurm.sh", *TRAIN, **JOB, SLURM_NTASKS="1")
+    assert (done.returncode, bool(fakes.calls("scontrol"))) == (code, requeued)
+
+
+def test_slurm_gives_each_task_its_cores(fakes, tmp_path):
+    srun = fakes.put("srun")
+    srun.write_text(f'#!/bin/bash\nprintf %s "$SRUN_CPUS_PER_TASK" > {tmp_path}/cores\n')
+    fakes.run("slurm.sh", *TRAIN, **JOB, SLURM_CPUS_PER_TASK="12")
+    assert (tmp_path / "cores").read_text() == "12"
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "starts"),
+    [([74, 74, 0], 0, 3), ([74], 74, 4), ([74, 2], 2, 2), ([75], 75, 1)],
+)
+def test_after_74_comes_a_pause_and_3_times_in_a_row_is_the_most(fakes, codes, code, starts):
+    for name in ("gcloud", "srun", "python"):
+        fakes.put(name, {"describe": ["ACTIVE"], "train.py": codes})
+    fakes.put("squeue", {"--jobs=7": ["RUNNING"]})
+    fakes.put("scontrol")
+    again = fakes.run("again_after_74.sh", "python", "train.py", STORAGE_PAUSE="0")
+    slurm = fakes.run("slurm.sh", *TRAIN, **JOB, STORAGE_PAUSE="0")
+    assert (again.returncode, slurm.returncode) == (code, code)
+    assert len(fakes.calls("srun")) == len(fakes.calls("python", "train.py")) // 2 == starts
+    assert bool(fakes.calls("scontrol")) == (code == 75)
+    if code != 75:
+        pod = fakes.run("tpu_pod.sh", "--", *TRAIN, **POD, STORAGE_PAUSE="0")
+        assert pod.returncode == code
+        assert len(fakes.calls("gcloud", "train.py")) == starts
+
+
+@pytest.mark.parametrize("script", [["local.sh", "-n", "1", "--"], ["again_after_74.sh", "python"]])
+@pytest.mark.parametrize("when", ["port", "run", "pause"])
+@pytest.mark.parametrize("number", ["TERM", "USR1", "USR2", "QUIT"])
+def test_a_signal_to_a_launcher_ends_the_run_whenever_it_comes(
+    fakes, tmp_path, script, when, number
+):
+    if when == "port" and script[0] != "local.sh":
+        return
+    pid, starts = tmp_path / "pid", tmp_path / "starts"
+    strike = f"until [ -s {pid} ]; do sleep 0.05; done; kill -s {number} $(cat {pid})"
+    run = {
+        "port": "sleep 30",
+        "run": f"{strike}; sleep 30 & wait",
+        "pause": f"(sleep 0.5; {strike}) & exit 74",
+    }
+    python = fakes.put("python")
+    python.write_text(f"""#!/bin/bash
+if [ "$1" = -c ]; then {strike if when == "port" else ":"}; echo 1234; exit; fi
+trap 'exit 75' TERM
+echo started >> {starts}
+{run[when]}
+""")
+    more = {"PYTHON": str(python), "STORAGE_PAUSE": "30", "JAX_PLATFORMS": "cpu"}
+    more["PATH"] = f"{fakes.folder}:{os.environ['PATH']}"
+    command = ["bash", str(ROOT / "launch" / script[0]), *script[1:], *TRAIN]
+    process = subprocess.Popen(command, env=os.environ | more)
+    pid.write_text(str(process.pid))
+    try:
+        assert process.wait(15) in (74, 75)
+    finally:
+        process.kill()
+    assert (starts.read_text().count("started") if starts.exists() else 0) == (when != "port")

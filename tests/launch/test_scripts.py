@@ -1,5 +1,6 @@
 """What the launchers would run, what they refuse, and the linters' opinion of them."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tests.launch.conftest import ROOT, TRAIN, launch, printed
 LAUNCH = ROOT / "launch"
 POD = {"TPU_NAME": "nest", "PROJECT": "p", "ZONE": "us-west4-a"}
 SCRIPTS = ("gke.sh", "local.sh", "slurm.sh", "tpu_pod.sh")
+SHARED = ("again_after_74.sh", "lib.sh")
 
 
 def tool(name):
@@ -21,11 +23,11 @@ def tool(name):
 
 
 def test_all_scripts_are_known():
-    assert sorted(path.name for path in LAUNCH.glob("*.sh")) == sorted([*SCRIPTS, "lib.sh"])
+    assert sorted(path.name for path in LAUNCH.glob("*.sh")) == sorted([*SCRIPTS, *SHARED])
 
 
 def test_shellcheck():
-    command = [tool("shellcheck"), "--external-sources", *SCRIPTS, "lib.sh"]
+    command = [tool("shellcheck"), "--external-sources", *SCRIPTS, *SHARED]
     done = subprocess.run(command, cwd=LAUNCH, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -34,6 +36,15 @@ def test_hadolint():
     command = [tool("hadolint"), "--no-color", "Dockerfile"]
     done = subprocess.run(command, cwd=LAUNCH, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_image_has_what_a_bucket_needs_and_no_server_for_tests():
+    """Of it launch/gke.sh makes pods, whose workdir must be in a bucket."""
+    needed = {"requirements.txt", "requirements-buckets.txt"}
+    text = (LAUNCH / "Dockerfile").read_text()
+    (copied,) = re.findall("^COPY (req.*) ./$", text, re.M)
+    assert set(copied.split()) == set(re.findall(r"-r (\S+)", text)) == needed
+    assert not any("fake" in (ROOT / name).read_text() for name in needed)
 
 
 def test_local_prints_a_command_for_each_process():
@@ -72,6 +83,9 @@ def test_slurm_prints_its_commands():
     train += ["python", f"{ROOT}/train.py", *TRAIN]
     requeue = ["scontrol", "requeue", "JOB"]
     assert printed("slurm.sh", *TRAIN, DRY_RUN="1") == [[*train, "--distributed"], requeue]
+    assert printed("slurm.sh", "--dry_run", "--", *TRAIN) == printed(
+        "slurm.sh", *TRAIN, DRY_RUN="1"
+    )
     alone = printed("slurm.sh", "--", *TRAIN, DRY_RUN="1", SLURM_NTASKS="1", SLURM_JOB_ID="7")
     assert alone == [train, ["scontrol", "requeue", "7"]]
 
@@ -95,7 +109,7 @@ def test_a_tpu_slice_prints_its_commands():
     assert setup == [
         *ssh,
         "--command=mkdir -p checkout && tar -xzf checkout.tar.gz -C checkout && cd checkout && "
-        'python3 -m pip install -q -r requirements.txt "jax[tpu]"',
+        'python3 -m pip install -q -r requirements.txt -r requirements-buckets.txt "jax[tpu]"',
     ]
     assert delete == [*queue, "delete", "nest", *place, "--force", "--quiet"]
     # A shell on the host reads the last one again.
@@ -126,7 +140,7 @@ def test_the_jobset_fails_on_errors_and_starts_again_on_all_else():
     assert (slices["replicas"], job["parallelism"], job["completions"]) == (2, 8, 8)
     assert job["backoffLimit"] == 0
     (rule,) = job["podFailurePolicy"]["rules"]
-    codes = {"containerName": "train", "operator": "In", "values": [1, 2, 3]}
+    codes = {"containerName": "train", "operator": "In", "values": [1, 2, 3, 74]}
     assert rule == {"action": "FailJob", "onExitCodes": codes}
     pod = job["template"]["spec"]
     assert pod["nodeSelector"] == {
@@ -137,7 +151,8 @@ def test_the_jobset_fails_on_errors_and_starts_again_on_all_else():
     (container,) = pod["containers"]
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
     note = "--note=$$(HOME) \"a\\b\"\n\t'c'"
-    assert container["command"] == ["python", "train.py", *TRAIN, note, "--distributed"]
+    again = ["bash", "launch/again_after_74.sh", "python", "train.py"]
+    assert container["command"] == [*again, *TRAIN, note, "--distributed"]
     kept = jobset(*TRAIN, SPOT="")["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert "tolerations" not in kept["template"]["spec"]
 
@@ -182,6 +197,26 @@ def test_the_jobs_of_the_jobset_have_kubernetes_own_schema(spot):
             POD,
             "--workdir=/runs/a: each host has a disk of its own; allowed: gs://BUCKET/FOLDER",
         ),
+        *(
+            (
+                script,
+                [*first, "--", *TRAIN, flag],
+                more,
+                f"{flag} is not for a line that runs again",
+            )
+            for flag in ("--restart", "-restart=true")
+            for script, first, more in (
+                ("local.sh", ["-n", "1"], {}),
+                ("slurm.sh", [], {}),
+                ("tpu_pod.sh", [], POD),
+                ("gke.sh", [], {"IMAGE": "i"}),
+            )
+        ),
+        ("local.sh", ["-n", "2", "--", *TRAIN], {"GRACE": "08"}, "GRACE=08: seconds"),
+        ("slurm.sh", TRAIN, {"MAX_RESTARTS": "010"}, "MAX_RESTARTS=010: a number"),
+        ("tpu_pod.sh", ["--", *TRAIN], POD | {"POLL_SECONDS": "1s"}, "POLL_SECONDS=1s: seconds"),
+        ("gke.sh", ["--", *TRAIN], {"IMAGE": "i", "TOPOLOGY": "08x4"}, "TOPOLOGY=08x4: of a slice"),
+        ("gke.sh", ["--", *TRAIN], {"IMAGE": "i", "NAME": "a" * 48}, "64 letters; at most 47 fit"),
         ("gke.sh", ["--", *TRAIN], {}, "IMAGE is not set: the image of the pods"),
         ("gke.sh", ["--", *TRAIN], {"IMAGE": "i", "TOPOLOGY": "4"}, "TOPOLOGY=4: of a slice"),
         ("gke.sh", ["--", *TRAIN], {"IMAGE": "i", "TOPOLOGY": "1x1"}, "not a multiple of CHIPS"),

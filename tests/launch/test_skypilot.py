@@ -11,6 +11,7 @@ import yaml
 
 from tests.launch.conftest import ROOT, TRAIN
 
+AGAIN = ["bash", "launch/again_after_74.sh", "python", "train.py"]
 FILE = ROOT / "launch" / "skypilot.yaml"
 # Prints what SkyPilot makes of the file and of --env.
 PARSE = """
@@ -38,10 +39,10 @@ def command(**environment):
 
 
 def test_the_command_has_the_arguments_as_given():
-    assert command() == ["python", "train.py", *TRAIN]
+    assert command() == [*AGAIN, *TRAIN]
     nodes = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": "1"}
     assert command(SKYPILOT_NUM_NODES="2", **nodes) == [
-        *("python", "train.py", *TRAIN, "--coordinator=10.0.0.1:8476"),
+        *(*AGAIN, *TRAIN, "--coordinator=10.0.0.1:8476"),
         *("--num_processes=2", "--process_id=1"),
     ]
 
@@ -53,7 +54,19 @@ def test_sweeps_and_single_runs_are_launched_alike():
     codes = job["resources"]["job_recovery"]["recover_on_exit_codes"]
     assert codes == [70, Interrupted.exit_code]
     assert job["file_mounts"]["/runs"]["mode"] == "MOUNT_CACHED" and job["workdir"] == "."
-    assert job["setup"] == 'pip install -r requirements.txt "jax[cuda13]"'
+
+
+@pytest.mark.parametrize("workdir", ["/runs/a", "gs://b/a"])
+def test_a_bucket_s_clients_are_installed_for_a_workdir_there(workdir, fakes):
+    fakes.put("pip")
+    setup = yaml.safe_load(FILE.read_text())["setup"]
+    path = f"{fakes.folder}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "ARGUMENTS": f"--config=a --workdir={workdir}"}
+    subprocess.run(["bash", "-euc", setup], env=environment, check=True)
+    expected = [["pip", "install", "-r", "requirements.txt", "jax[cuda13]"]]
+    if workdir.startswith("gs:"):
+        expected.append(["pip", "install", "-r", "requirements-buckets.txt"])
+    assert fakes.calls() == expected
 
 
 @pytest.mark.skypilot

@@ -119,15 +119,16 @@ def test_a_signal_requeues_the_job_and_it_ends_as_if_there_had_been_none(
     check_same(folder, uninterrupted)
 
 
-def test_the_end_of_the_time_requeues_the_job(tmp_path, uninterrupted):
+def test_the_end_of_the_time_requeues_the_job(tmp_path, real_slurm):
     """Slurm counts in minutes, and sends the signal of --signal up to one early."""
     folder = tmp_path / "run"
-    job = submit(folder, "--time=2", "--signal=USR1@60")
-    finish(job, folder)
-    restarts = log_of(folder).count("; restart ")
-    if restarts:  # else it was done before
-        check_same(folder, uninterrupted)
-    assert results(folder) == results(uninterrupted)
+    # Far more than two minutes have time for. That it then goes on, the signals' test shows.
+    long = [*FLAGS, "--config.loop.num_epochs=100000"]
+    job = submit(folder, "--time=2", "--signal=USR1@60", flags=long)
+    wait_for(lambda: "; restart 1" in log_of(folder), folder, 240.0)
+    assert f"ended with {Interrupted.exit_code}; restart 1" in log_of(folder)
+    ask("scancel", job)
+    wait_for(lambda: job not in queue(), folder, 120.0)
 
 
 def test_scancel_ends_the_job_for_good(tmp_path, real_slurm):

@@ -61,6 +61,16 @@ def test_a_stopped_process_ends_the_others_by_the_watchdog(tmp_path, stopped):
 
 
 @pytest.mark.slow
+def test_a_process_that_is_stopped_at_the_end_is_not_waited_for():
+    flags = ["--steps=2", "--fails=sleeps:1", "--watchdog_seconds=4"]
+    first, sleeping = start(SCRIPT, flags, 2)
+    codes, (output,) = finish([first], seconds=60)
+    sleeping.kill()
+    finish([sleeping])
+    assert codes == [70] and "in gather" in output, output
+
+
+@pytest.mark.slow
 def test_an_end_in_good_order():
     codes, outputs = finish(start(SCRIPT, ["--steps=5"], 4), seconds=60)
     assert codes == [0] * 4, outputs

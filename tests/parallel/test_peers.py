@@ -1,6 +1,7 @@
 """Processes that meet, compare and hear of each other's end: here, threads of one process."""
 
 import functools
+import json
 import socket
 import threading
 import time
@@ -65,6 +66,31 @@ def test_values_come_in_the_order_of_the_processes(ends):
         peer.leave(0)
     time.sleep(0.5)
     assert ends == []  # an end in good order ends nobody else
+
+
+def test_messages_of_several_threads_do_not_mix():
+    """Sendall hands over what the socket has room for, and may be overtaken in between."""
+
+    class Slow:
+        def __init__(self):
+            self.sent = b""
+
+        def sendall(self, data):
+            for byte in data:
+                self.sent += bytes([byte])
+                if byte == ord(","):
+                    time.sleep(0.001)
+
+    member, socket_ = Peers.__new__(Peers), Slow()
+    member._connections, member._sending = {0: socket_}, {}
+    message = {"kind": "value", "round": 1, "about": "a", "value": 2}
+    send = functools.partial(member._send, 0, message)
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [json.loads(line) for line in socket_.sent.splitlines()] == [message] * 8
 
 
 def test_processes_at_different_places_say_so(ends):

@@ -113,12 +113,25 @@ def test_own_rules_and_their_mistakes():
     mesh = create_mesh(data=1, fsdp=4, tensor=2)
     rules = (("head/kernel$", ("tensor", "fsdp")),)
     assert specs(shapes, mesh, rules) == {
-        "mlp/dense1/kernel": P(None, "fsdp"),
+        "mlp/dense1/kernel": P("fsdp", "tensor"),  # the default rules come after
         "head/kernel": P("tensor", "fsdp"),
     }
     without_tensor = create_mesh(data=2, fsdp=4)
     assert specs(shapes, without_tensor, rules)["head/kernel"] == P(None, "fsdp")
+    # What names only axes that are not there says nothing; None says that it stays whole.
+    for axes, expected in [(("tensor", None), P(None, "fsdp")), ((None, None), P(None, None))]:
+        rules = (("head/kernel$", axes),)
+        assert specs(shapes, without_tensor, rules)["head/kernel"] == expected
+    own = (("dense1/kernel$", (None, "tensor")), ("head", ("fsdp", "tensor")))
+    assert specs(shapes, mesh, own) == {
+        "mlp/dense1/kernel": P(None, "tensor"),
+        "head/kernel": P("fsdp", "tensor"),
+    }
     for wrong, message in [
+        (
+            (("kernel", ("fsdp",)), ("head/kernel", (None, "fsdp"))),
+            "config.sharding.rules='head/kernel': never applied: a rule before it",
+        ),
         ((("haed", ("tensor",)),), "config.sharding.rules='haed': no array of the state has"),
         ((("head/kernel", (None, "data")),), "wrong axes; allowed: fsdp and tensor"),
         ((("head/kernel", ("fsdp", "fsdp")),), "wrong axes"),

@@ -1,10 +1,12 @@
 """What moves is left alone; what hangs says where, and ends."""
 
+import math
 import threading
 import time
 
 import pytest
 
+from harness.errors import ConfigError
 from parallel import peers, watchdog
 from parallel.watchdog import Watchdog, all_stacks, stacks_path
 
@@ -64,6 +66,35 @@ def test_progress_keeps_it_quiet(ends):
             time.sleep(0.1)
             dog.progress(f"step {step}")
     assert ends == []
+
+
+def test_what_was_itself_stopped_has_not_hung(ends, monkeypatch):
+    """Ctrl-Z, fg: the clock went on."""
+    clock = [0.0]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: clock[0])
+    dog = Watchdog(60.0, lambda _: None)
+    dog.progress("step 7")
+    for waits, is_hung in (([1, 1, 500, 1, 1], False), ([1] * 70, True)):
+        monkeypatch.setattr(dog, "_stop", Looks(clock, waits))
+        dog._watch()
+        assert bool(ends) == is_hung
+
+
+class Looks:
+    """A stop event whose waits take these times, until it is set."""
+
+    def __init__(self, clock, seconds):
+        self._clock, self._seconds = clock, seconds
+
+    def wait(self, _):
+        self._clock[0] += self._seconds.pop(0) if self._seconds else 0
+        return not self._seconds
+
+
+def test_a_time_that_is_none_is_refused():
+    for seconds in (math.nan, -1.0):
+        with pytest.raises(ConfigError, match="--watchdog_seconds=.*out of range"):
+            Watchdog(seconds, lambda _: None)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.2])

@@ -1,12 +1,17 @@
 """Streams that cannot be written, and Ctrl-C, in real processes."""
 
+import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from parallel.connections import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [ROOT / "train.py", ROOT / "evaluate.py", *sorted((ROOT / "tools").glob("[!_]*.py"))]
@@ -106,22 +111,54 @@ def test_each_script_is_guarded_before_its_slow_imports(script):
     assert set(before) <= sys.stdlib_module_names
 
 
-def test_ctrl_c_while_a_script_starts():
-    """With nothing imported yet but what catches it."""
+@pytest.mark.parametrize(
+    ("script", "number", "code", "words"),
+    [
+        ("evaluate.py", signal.SIGINT, 130, "stopped"),
+        ("train.py", signal.SIGINT, 130, "stopped"),
+        ("train.py", signal.SIGTERM, 75, "SIGTERM: nothing to save; the same command goes on"),
+        ("train.py", signal.SIGUSR1, 75, "SIGUSR1: nothing to save; the same command goes on"),
+        ("evaluate.py", signal.SIGTERM, -15, ""),
+    ],
+)
+def test_signals_while_a_script_starts(script, number, code, words):
+    """With nothing imported yet but what catches them."""
     program = f"""
 import os, runpy, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 real = __import__
 def strike(name, *args, **options):
     if name == "jax":
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), {int(number)})
     return real(name, *args, **options)
 __builtins__.__import__ = strike
-sys.argv = ["evaluate.py"]
-runpy.run_path({str(ROOT / "evaluate.py")!r}, run_name="__main__")
+sys.argv = [{script!r}]
+runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (result.returncode, result.stderr.strip()) == (130, f"{ROOT / 'evaluate.py'}: stopped")
+    said = words and f"{ROOT / script}: {words}"
+    assert (result.returncode, result.stderr.strip()) == (code, said)
+
+
+def test_a_signal_while_a_run_waits_for_its_other_processes(one_device):
+    """What JAX waits in calls no handler; a thread that watches sees it."""
+    flags = [f"--coordinator=127.0.0.1:{(port := free_port())}", "--num_processes=2"]
+    flags += ["--process_id=0", "--config=configs/digits_nest.py:debug", "--workdir=/nowhere/run"]
+    command = [sys.executable, "train.py", *flags]
+    process = subprocess.Popen(command, cwd=ROOT, env=one_device, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(1200):  # until it listens
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(10) == 75
+        assert process.stderr.read().endswith(
+            "SIGUSR2: nothing to save; the same command goes on\n"
+        )
+    finally:
+        process.kill()
+        process.stderr.close()
 
 
 def test_ctrl_c_in_a_recipe(tmp_path, one_device):

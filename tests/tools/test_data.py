@@ -90,6 +90,16 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
         (("weights",), "'weights'; allowed: batch: .*operations: "),
         (("batch",), "--config=FILE.py or --workdir=FOLDER is needed"),
         (("batch", "--config=configs/digits_nest.py", "--batch=1", "--step=2"), "give one of them"),
+        *(
+            (("batch", "--config=configs/digits_nest.py:debug", *given), words)
+            for given, words in [
+                (
+                    ("--step=999999",),
+                    r"--step=999999: out of range; allowed: to \d+, the run",
+                ),
+                (("--batch=999999",), "--batch=999999: out of range"),
+            ]
+        ),
         (
             ("operations", "--config=configs/digits_nest.py"),
             "config.augment.randaugment=None: nothing to draw",

@@ -155,3 +155,11 @@ def test_config_data_and_versions_are_compared(together, monkeypatch):
 
 def test_stops_are_rare():
     assert stops.AGREE_EVERY == 10  # docs/runs.md says so
+
+
+def test_a_signal_does_not_hide_that_there_are_too_many_bad_images(together):
+    """Else the one that knows ends with 2, and the other one with 75."""
+    bad = bad_images(1)
+    together.others = {"signals": True, "bad images": entries("a", "b")}
+    assert Stops(lambda: False, bad).requested()
+    assert bad.too_many()

@@ -55,26 +55,24 @@ def times(monkeypatch):
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_each_asks_to_stop_and_leaves_what_was_there(number, capsys, times):
+def test_each_asks_to_stop_and_leaves_what_was_there(number, capfd, times):
     before = [signal.getsignal(each) for each in STOPPING]
     with Interrupts() as requests:
         assert not requests.requested()
         send(number, times)
         assert requests.requested()
-    assert (
-        f"{signal.Signals(number).name}: finishing the step and saving" in capsys.readouterr().err
-    )
+    assert f"{signal.Signals(number).name}: finishing the step and saving" in capfd.readouterr().err
     assert [signal.getsignal(each) for each in STOPPING] == before
 
 
-def test_a_signal_that_a_scheduler_sends_twice_is_one(clock, capsys, ended, times):
+def test_a_signal_that_a_scheduler_sends_twice_is_one(clock, capfd, ended, times):
     """To a process and to its group; the later one of a person ends it at once."""
     with Interrupts() as requests:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             send(number, times)
             assert requests.requested()
             clock[0] += 0.2
-        assert capsys.readouterr().err.count("finishing the step") == 1
+        assert capfd.readouterr().err.count("finishing the step") == 1
         assert ended == []
         clock[0] += 1.0
         send(signal.SIGTERM, times)

@@ -1,6 +1,8 @@
 """The loop of train.py: what it asks of the devices between two steps."""
 
+import contextlib
 import dataclasses
+import threading
 
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import train
 from harness.errors import ConfigError
+from parallel import watchdog
 from training import experiment
 from workdirs.results import read_metrics
 
@@ -57,3 +60,42 @@ def test_profile_steps(small_config, tmp_path):
     metrics = train.train_and_evaluate(small_config, tmp_path / "run", profile_steps="2:3")
     assert list((tmp_path / "run/profile").glob("plugins/profile/*/perfetto_trace.json.gz"))
     assert metrics == train.train_and_evaluate(small_config, tmp_path / "other")
+
+
+@pytest.mark.parametrize("where", ["the start", "the end"])
+def test_the_watchdog_sees_what_hangs_before_the_first_step_and_after_the_last(
+    where, small_config, tmp_path, monkeypatch
+):
+    """As where another process, which was stopped, is waited for."""
+    ended, over = [], threading.Event()
+
+    def end(code, line):
+        ended.append(code)
+        over.set()
+
+    def hangs(*_, **__):
+        over.wait(20)
+        raise ConfigError("the test is over")
+
+    @contextlib.contextmanager
+    def closes_badly(*_, **__):
+        try:
+            yield
+        finally:
+            ended.clear()  # opening the data may have taken too long, too
+            over.clear()
+            hangs()
+
+    monkeypatch.setattr(watchdog, "end_now", end)
+    if where == "the start":
+        monkeypatch.setattr(experiment, "build", hangs)
+    else:
+        monkeypatch.setattr(train, "claimed", closes_badly)
+        monkeypatch.setattr(train, "Checkpoints", hangs_not)
+    with pytest.raises(ConfigError, match="over"):
+        train.train_and_evaluate(small_config, tmp_path, watchdog_seconds=1.0)
+    assert set(ended) == {70}
+
+
+def hangs_not(**_):
+    raise ConfigError("it ends here")

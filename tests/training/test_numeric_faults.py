@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import signal
 
 import chex
@@ -20,7 +21,7 @@ from tasks.classification import Classification
 from tasks.skipping import SKIPPED, skip_update, skipping
 from training import experiment
 from training.curves import TIMINGS
-from training.numeric_faults import NumericFaults, read_rows
+from training.numeric_faults import NumericFaults, draw_command, read_rows
 from workdirs.results import read_metrics
 
 
@@ -315,3 +316,18 @@ def test_averages_are_of_the_updates_that_were_made():
     averages, found, after = faults(max_skipped_updates=5, skipped=2).look(rows, 12)
     assert averages == {"loss": 2.0, SKIPPED: 3} and after.skipped == 3
     assert found == [{"kind": "skipped", "step": 11, "not_finite": ["loss"], "records": [11, 12]}]
+
+
+def test_the_command_that_draws_a_batch_can_be_pasted():
+    words = shlex.split(draw_command("my runs/it's $HOME", 7))
+    assert words[-2:] == ["--workdir=my runs/it's $HOME", "--step=7"]
+
+
+def test_of_a_long_line_the_jumps_are_kept():
+    """Updates that were left out are counted as well; a jump is said here only."""
+    rows = rows_of(noisy(np.random.default_rng(0), {40: 5.0, 59: 5.0}))[:60]
+    for row in rows[41:57]:
+        row["loss"] = "nan"
+    _, found, state = faults(max_skipped_updates=20).look(rows, 60)
+    assert [one["kind"] for one in found] == ["spike"] * 2 + ["skipped"] * 8
+    assert [one["step"] for one in found][:3] == [40, 59, 42] and state.skipped == 16
