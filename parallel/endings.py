@@ -3,14 +3,21 @@
 import contextlib
 import os
 import sys
+import threading
+import time
 
 from harness.errors import RunError, one_line, printable
 from process.streams import SECONDS_FOR_READERS, hurry, say_directly, within
+
+_ending = threading.Lock()
 
 
 def end_now(code: int, line: str = "") -> None:
     """Ends this process, whatever its threads wait for."""
     try:
+        if not _ending.acquire(blocking=False):  # another thread does it, with its own line
+            time.sleep(10 * SECONDS_FOR_READERS)
+            line = ""
         hurry()
         # Not in this thread: another one may hold a stream's lock and wait for its reader.
         for stream in (sys.stdout, sys.stderr):
