@@ -323,7 +323,7 @@ def test_orbax_is_not_asked_again_for_the_same(run, monkeypatch):
 
 _READ = """
 import logging, sys, threading
-from tests.training.test_damaged_checkpoints import *
+from tests.saving.test_damaged_checkpoints import *
 for read in (
     lambda: restored(Path(sys.argv[1]), read_only=True),
     lambda: read_parts(Path(sys.argv[1]) / "checkpoints" / "latest" / "3", "params", "weights"),

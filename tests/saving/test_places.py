@@ -12,7 +12,7 @@ from evaluate import evaluate_workdir
 from harness.errors import ConfigError, StorageError
 from saving.checkpoints import Checkpoints, can_resume
 from saving.verification import verify_checkpoints
-from tests.training.test_damaged_checkpoints import state_of, write_run
+from tests.saving.test_damaged_checkpoints import state_of, write_run
 from workdirs import step_files
 from workdirs.progress import check_not_lost, check_places
 from workdirs.restart import check_not_half_moved

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from saving.verification import verify_checkpoints
+from tests.saving.test_damaged_checkpoints import DAMAGES, largest
 from tests.training import test_processes
-from tests.training.test_damaged_checkpoints import DAMAGES, largest
 from tests.training.test_processes import records, start
 from workdirs.step_files import steps_in
 

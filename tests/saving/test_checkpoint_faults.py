@@ -11,7 +11,7 @@ import pytest
 import train
 from harness.errors import ConfigError
 from saving.checkpoints import Checkpoints
-from tests.training.test_damaged_checkpoints import (
+from tests.saving.test_damaged_checkpoints import (
     DAMAGES,
     flip,
     loop_of,

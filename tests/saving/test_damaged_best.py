@@ -7,7 +7,7 @@ import pytest
 from harness.errors import ConfigError
 from saving.checkpoints import Checkpoints
 from saving.verification import verify_checkpoints
-from tests.training.test_damaged_checkpoints import (
+from tests.saving.test_damaged_checkpoints import (
     SHAPES,
     SOUND,
     assert_is,
