@@ -86,8 +86,12 @@ def input_errors():
 
 
 def one_line(error: Exception) -> str:
-    """Returns an error's message, or its type, as one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Returns an error's message, or its type, as one line of at most 300 characters.
+
+    A longer one loses its middle: libraries wrap messages, and what went wrong comes last.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:120]} ... {text[-175:]}"
 
 
 def innermost(error: BaseException) -> str:

@@ -60,13 +60,37 @@ def _keep_in(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-    _forget_old(folder)
+    _tidy(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _forget_old(folder: Path) -> None:
-    """Removes what was not written in the last KEEP_DAYS: JAX itself removes nothing."""
+def _tidy(folder: Path) -> None:
+    """Removes what was not written in the last KEEP_DAYS, and what was written in part.
+
+    JAX removes nothing. Of a program that a killed process or a full disk left incomplete it would
+    warn at each start, and compile it each time.
+    """
+    now, marker = time.time(), folder / "complete_until"
+    checked = marker.stat().st_mtime if marker.exists() else 0
     for path in folder.iterdir():
         with contextlib.suppress(OSError):  # another process was first, or it is not ours
-            if path.is_file() and time.time() - path.stat().st_mtime > KEEP_DAYS * 24 * 3600:
+            written = path.stat().st_mtime
+            is_old = path.is_file() and now - written > KEEP_DAYS * 24 * 3600
+            if is_old or (path.name.endswith("-cache") and written >= checked and _is_part(path)):
                 path.unlink()
+    with contextlib.suppress(OSError):
+        marker.touch()
+        os.utime(marker, (now, now))
+
+
+def _is_part(path: Path) -> bool:
+    content = path.read_bytes()
+    try:
+        from jax._src.compilation_cache import decompress_executable
+    except ImportError:  # it is none of JAX's public functions
+        return False
+    try:
+        decompress_executable(content)
+    except Exception:  # those of zlib or zstandard, whichever JAX has found
+        return True
+    return False

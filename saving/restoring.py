@@ -30,7 +30,7 @@ from harness.trees import check_tree, flatten, listed
 from workdirs import step_files
 from workdirs.checksums import differing, inspect, record_checksum
 from workdirs.plain_path import plain_path
-from workdirs.quiet_reads import quiet_reads
+from workdirs.quiet_orbax import quiet_orbax
 from workdirs.step_files import DamagedCheckpoint, patiently
 
 NO_CHECKSUMS = (
@@ -212,7 +212,7 @@ def _look(step: Path) -> tuple[str | None, str | None]:
 
 
 def _read(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], dict[str, Any] | None]:
-    quiet_reads()
+    quiet_orbax()
     with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
         place = plain_path(step / "state")
         stored = handler.metadata(place).tree

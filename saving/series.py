@@ -22,6 +22,7 @@ from saving.restoring import from_first
 from workdirs import step_files
 from workdirs.checksums import record_checksum
 from workdirs.plain_path import plain_path
+from workdirs.quiet_orbax import quiet_orbax
 
 
 class Series:
@@ -38,6 +39,7 @@ class Series:
 
     def __init__(self, folder: Path, keep: int, on_saved: Callable[[int], None]):
         self._folder, self._keep, self._on_saved = folder, keep, on_saved
+        quiet_orbax()
         from_first(_make, folder)
         # The two kinds may be written at once: each has barriers of its own.
         options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)

@@ -341,7 +341,8 @@ def main() -> None:
     args = parser.parse_args()
     folder = (args.folder or Path(tempfile.mkdtemp(prefix="soak_"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.jsonl").unlink(missing_ok=True)
+    if any(folder.iterdir()):
+        parser.error(f"--folder={folder} is not empty")
     print(f"runs and logs are in {folder}", flush=True)
     reference, longest = undisturbed(folder)
     print(f"undisturbed, a run takes {longest:.1f} s", flush=True)

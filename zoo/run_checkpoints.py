@@ -21,7 +21,7 @@ from workdirs.checksums import array_checksums, differing
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
 from workdirs.plain_path import plain_path
-from workdirs.quiet_reads import quiet_reads
+from workdirs.quiet_orbax import quiet_orbax
 from workdirs.step_files import (
     DamagedCheckpoint,
     WrongName,
@@ -142,7 +142,7 @@ def read_whole_state(folder: Path) -> dict[str, Any]:
 def _restore(
     handler: ocp.PyTreeCheckpointHandler, folder: Path, wanted: dict[str, Any]
 ) -> dict[str, Any]:
-    quiet_reads()
+    quiet_orbax()
     item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)

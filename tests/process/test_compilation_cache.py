@@ -73,9 +73,7 @@ def test_old_programs_are_removed(tmp_path):
     assert not old.exists() and new.exists()
 
 
-def test_the_next_start_compiles_nothing(one_device, tmp_path):
-    """Two processes of one command: the second reads what the first wrote."""
-    program = """
+PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp
 from process.compilation_cache import keep_compiled_programs
@@ -85,9 +83,29 @@ jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((64, 64)))
 print(json.dumps(sum(name.endswith("/cache_hits") for name in hits)))
 """
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    found = [
-        json.loads(subprocess.run(command, env=one_device, capture_output=True, check=True).stdout)
-        for _ in range(2)
-    ]
+
+
+def hits(environment, folder):
+    """Compiles something in a new process; returns how much it found, and what it said."""
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(ended.stdout), ended.stderr
+
+
+def test_the_next_start_compiles_nothing(one_device, tmp_path):
+    """Two processes of one command: the second reads what the first wrote."""
+    found = [hits(one_device, tmp_path)[0] for _ in range(2)]
     assert found[0] == 0 < found[1]
+
+
+@pytest.mark.parametrize("length", [0, 100, -1])
+def test_programs_that_a_killed_process_left_incomplete_are_written_again(
+    one_device, tmp_path, length
+):
+    hits(one_device, tmp_path)
+    programs = list(tmp_path.rglob("*-cache"))
+    contents = {path: path.read_bytes() for path in programs}
+    for path, content in contents.items():
+        path.write_bytes(content[:length])
+    assert hits(one_device, tmp_path) == (0, "")
+    assert hits(one_device, tmp_path) == (len(programs), "")
