@@ -9,7 +9,7 @@ import chex
 import pytest
 
 import train
-from harness.errors import ConfigError
+from harness.errors import ConfigError, Interrupted
 from saving.checkpoints import Checkpoints
 from tests.saving.test_damaged_checkpoints import (
     DAMAGES,
@@ -124,7 +124,7 @@ def interrupted(tmp_path_factory):
             cache["workdir"] = tmp_path_factory.mktemp("interrupted")
             with pytest.MonkeyPatch.context() as patch:
                 kill_when(patch, "step", 12)
-                with pytest.raises(train.Interrupted):
+                with pytest.raises(Interrupted):
                     train.train_and_evaluate(config, cache["workdir"])
         return cache["workdir"]
 
@@ -147,7 +147,7 @@ def test_no_damage_ends_in_a_traceback(small_config, interrupted, tmp_path, monk
         shutil.copytree(template, workdir)
         DAMAGES[kind](workdir / "checkpoints" / "latest" / "12" / name)
         assert states(workdir)["latest/12"] in ("damaged", "unknown"), (name, kind)
-        with pytest.raises(train.Interrupted, match="the same command resumes"):
+        with pytest.raises(Interrupted, match="the same command resumes"):
             train.train_and_evaluate(small_config, workdir)
         left = {path.name for path in (workdir / "checkpoints" / "latest").iterdir()}
         assert left in ({"7"}, {"7", "12"}), (name, kind)

@@ -17,6 +17,7 @@ from harness.errors import ConfigError, Interrupted
 from saving.checkpoints import Checkpoints
 from tasks.optimizers import parameter_paths
 from training import experiment
+from training.interrupts import Interrupts
 from zoo.load import load_weights
 from zoo.save import write_weights
 
@@ -152,7 +153,7 @@ def test_report_is_shown_once_and_resume_needs_no_file(
     original = experiment.Experiment.init
     requests = iter([False] * 7 + [True] * 9)
     with monkeypatch.context() as patch:
-        patch.setattr(train.Interrupts, "requested", lambda self: next(requests))
+        patch.setattr(Interrupts, "requested", lambda self: next(requests))
         with pytest.raises(Interrupted):
             train.train_and_evaluate(finetune_config, tmp_path / "parts")
     capsys.readouterr()

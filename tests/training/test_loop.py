@@ -11,7 +11,7 @@ import pytest
 import train
 from harness.errors import ConfigError
 from parallel import watchdog
-from training import experiment
+from training import beginning, experiment
 from workdirs.results import read_metrics
 
 
@@ -90,8 +90,8 @@ def test_the_watchdog_sees_what_hangs_before_the_first_step_and_after_the_last(
     if where == "the start":
         monkeypatch.setattr(experiment, "build", hangs)
     else:
-        monkeypatch.setattr(train, "claimed", closes_badly)
-        monkeypatch.setattr(train, "Checkpoints", hangs_not)
+        monkeypatch.setattr(beginning, "claimed", closes_badly)
+        monkeypatch.setattr(beginning, "Checkpoints", hangs_not)
     with pytest.raises(ConfigError, match="over"):
         train.train_and_evaluate(small_config, tmp_path, watchdog_seconds=1.0)
     assert set(ended) == {70}

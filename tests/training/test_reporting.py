@@ -14,6 +14,7 @@ import pytest
 import train
 from harness.errors import Interrupted, RecordError
 from harness.files import Appended
+from saving.checkpoints import Checkpoints
 from tasks.protocol import Evaluation
 from training import reporting
 from training.curves import TIMINGS, draw_curves
@@ -182,7 +183,7 @@ def lines_of(workdir):
 
 def test_neither_metrics_nor_state_can_be_written(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr(Reporter, "_record", failing(RecordError("m cannot be written: full")))
-    monkeypatch.setattr(train.Checkpoints, "save", failing(ValueError("of the\nsame disk")))
+    monkeypatch.setattr(Checkpoints, "save", failing(ValueError("of the\nsame disk")))
     with pytest.raises(RecordError, match="^m cannot .*full; nor is the state saved: of the same"):
         train.train_and_evaluate(small_config, tmp_path)
 

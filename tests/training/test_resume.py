@@ -21,7 +21,7 @@ import train
 from configs import common
 from harness.errors import ConfigError, Interrupted, NonFiniteError
 from saving.checkpoints import Checkpoints
-from training import experiment
+from training import experiment, running
 from training.curves import TIMINGS
 from training.trained_run import check_same_config
 from workdirs.claims import claimed
@@ -86,7 +86,7 @@ def kill_when(monkeypatch, where, number):
 
         monkeypatch.setattr(experiment, "build", build_striking)
     elif where == "evaluation":
-        original = train.evaluate
+        original = running.evaluate
 
         def evaluate(step, task, state, batches, **kwargs):
             def striking():
@@ -96,7 +96,7 @@ def kill_when(monkeypatch, where, number):
 
             return original(step, task, state, striking(), **kwargs)
 
-        monkeypatch.setattr(train, "evaluate", evaluate)
+        monkeypatch.setattr(running, "evaluate", evaluate)
     elif where == "save":
         original_write = Checkpoints._write
 

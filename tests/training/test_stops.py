@@ -20,7 +20,7 @@ from harness.errors import Interrupted
 from process.signals import STOPPING
 from saving.checkpoints import Checkpoints
 from tasks.classification import Classification
-from training import experiment
+from training import experiment, running
 from training.curves import TIMINGS
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def before(strike, function):
 
 def strike_at(monkeypatch, moment, action):
     """Acts at a moment of a run of 20 steps, saved at 7 and 14, evaluated at every fifth."""
-    build, write, evaluate = experiment.build, Checkpoints._write, train.evaluate
+    build, write, evaluate = experiment.build, Checkpoints._write, running.evaluate
     if moment == "start":
         monkeypatch.setattr(experiment, "build", before(once(action, 1), build))
     elif moment == "compilation":
@@ -81,7 +81,7 @@ def strike_at(monkeypatch, moment, action):
                 strike()
                 yield batch
 
-        monkeypatch.setattr(train, "evaluate", watched)
+        monkeypatch.setattr(running, "evaluate", watched)
     else:
         strike = once(action, 2)
         monkeypatch.setattr(

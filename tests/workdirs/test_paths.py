@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
 from harness.errors import Interrupted
 from tests.workdirs import runs
+from training import running
 from workdirs.plain_path import plain_path
 from workdirs.verification import verify_files
 
@@ -35,14 +35,14 @@ def write_images(folder, name):
 
 def interrupted(workdir, config, patch):
     """Trains until the first evaluation."""
-    original = train.evaluate
+    original = running.evaluate
 
     def evaluate(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*args, **kwargs)
 
     with patch.context() as context, pytest.raises(Interrupted):
-        context.setattr(train, "evaluate", evaluate)
+        context.setattr(running, "evaluate", evaluate)
         runs.train(workdir, config)
 
 

@@ -1,0 +1,166 @@
+"""From a config and a workdir to a run at work: checked, built, restored."""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from data.digest import data_digest, digest_differences
+from harness.errors import printable
+from harness.files import must_be_local, write_text
+from parallel.watchdog import Watchdog, stacks_path
+from saving.checkpoints import Checkpoints, can_resume
+from saving.restoring import from_first
+from training import experiment
+from training.interrupts import Interrupts
+from training.metric_logs import check_services
+from training.numeric_faults import NumericFaults
+from training.profiling import parse_steps, profiled
+from training.reporting import Reporter
+from training.running import Running
+from training.same_everywhere import compare
+from training.stops import Stops
+from training.trained_run import check_same_config
+from workdirs.claims import claimed
+from workdirs.class_file import own_classes
+from workdirs.progress import check_not_lost, check_places
+from workdirs.restart import check_not_half_moved, set_aside_run
+from workdirs.results import BadImagesFile, bad_images_path, read_done
+
+
+def check_start(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    profile_steps: str | None,
+    log_to: Sequence[str],
+    restart: bool,
+) -> dict[str, Any]:
+    """Finds everything that can be wrong before anything is written.
+
+    Returns:
+        The checked config.
+
+    Raises:
+        ConfigError: something in the config or the workdir is wrong.
+    """
+    plain = experiment.check_config(config)
+    if not restart:
+        check_not_half_moved(workdir)
+        check_places(workdir)
+        check_same_config(workdir, config)
+    check_services(log_to, workdir)
+    if profile_steps is not None:
+        must_be_local("--workdir", workdir, "where --profile_steps cannot write its traces")
+    return plain
+
+
+def read_finished(workdir: Path) -> dict[str, float] | None:
+    """Returns the metrics of a finished run, and says so; None for others.
+
+    Raises:
+        ConfigError: it is not finished, and the steps that it had saved are gone.
+    """
+    if (metrics := read_done(workdir)) is None:
+        check_not_lost(workdir)
+        return None
+    print(printable(f"{workdir} is finished: {metrics}. Another --workdir starts a new run."))
+    if not can_resume(workdir):
+        print(printable(f"note: {workdir} has no checkpoint any more"), file=sys.stderr)
+    return metrics
+
+
+@contextlib.contextmanager
+def begun(
+    config: ConfigDict,
+    plain: dict[str, Any],
+    workdir: Path,
+    *,
+    profile_steps: str | None,
+    log_to: Sequence[str],
+    restart: bool,
+    watchdog_seconds: float,
+) -> Iterator[Running]:
+    """Yields a run that is ready for its next step; closes all that belongs to it afterwards.
+
+    Args:
+        config: the recipe.
+        plain: the same, checked.
+        workdir: made if absent.
+        profile_steps, log_to, restart, watchdog_seconds: as train_and_evaluate has them.
+    """
+    dog = Watchdog(watchdog_seconds, functools.partial(write_text, stacks_path(workdir)))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dog)  # ends last: opening and closing may hang as well
+        interrupts = stack.enter_context(Interrupts())
+        built = experiment.build(config, class_names=None if restart else own_classes(workdir))
+        dog.progress("opening the data")
+        profile = parse_steps(profile_steps, built.steps.total)
+        resumes = can_resume(workdir) and not restart
+        compare("workdirs", {"--workdir": str(workdir), "can resume": resumes})
+        weights = None if resumes else built.read_weights()  # config.init_from
+        if restart and (aside := from_first(set_aside_run, workdir)):
+            print(printable(f"begins anew; what was there is now in {aside}"))
+
+        check_there = stack.enter_context(
+            claimed(
+                workdir,
+                plain,
+                built.data.dataset.class_names,
+                built.data.num_train_examples,
+                digest=data_digest(built.data),
+                differences=digest_differences,
+            )
+        )
+        built.data.bad.keep_in(BadImagesFile(bad_images_path(workdir)))
+        saved = stack.enter_context(
+            Checkpoints(workdir=workdir, is_good=built.task.is_good, **plain["checkpoint"])
+        )
+        batches = stack.enter_context(contextlib.closing(built.data.train_batches()))
+        faults = NumericFaults(**plain["faults"], records_of=built.records_of, workdir=workdir)
+
+        # The newest checkpoint or a fresh state; each array goes straight to its own devices.
+        restored = saved.restore(built.shapes)
+        if restored is None:
+            first_step, state, window = 0, built.init(weights), []
+        else:
+            first_step, state, loop = restored
+            batches.set_state(loop["data"])
+            window = loop["window"]
+            faults = faults.resumed(loop.get("faults", {}))
+        dog.progress("restoring the state")
+        compare("place to resume from", {"step to resume from": first_step})
+
+        report = stack.enter_context(
+            Reporter(
+                workdir,
+                first_step=first_step,
+                steps=built.steps,
+                batches=batches,
+                config=plain,
+                log_to=log_to,
+            )
+        )
+        report.start(built.task.parameters(built.shapes), built.mesh, built.notes(weights))
+        train_step = stack.enter_context(
+            profiled(built.train_step, profile, first_step=first_step, folder=workdir / "profile")
+        )
+        dog.progress("getting ready for the first step")
+        yield Running(
+            built=built,
+            first_step=first_step,
+            state=state,
+            window=window,
+            faults=faults,
+            batches=batches,
+            saved=saved,
+            report=report,
+            stops=Stops(interrupts.requested, built.data.bad),
+            dog=dog,
+            train_step=train_step,
+            check_there=check_there,
+        )
