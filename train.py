@@ -49,7 +49,7 @@ def train_and_evaluate(
         workdir: folder of the run, made if absent.
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
-        restart: begin anew; what is in the workdir is moved aside.
+        restart: start over; what is in the workdir is moved aside.
         watchdog_seconds: without a part of the start, a step, a batch of an evaluation or a save,
             after which the process says where it hangs and ends, with exit code 70; 0: never.
 
@@ -112,7 +112,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "restart",
         False,
-        "Begin anew; what is in WORKDIR moves to a folder in it. Not for a line that runs again.",
+        "Start over; what is in WORKDIR moves to a folder in it. Not for a line that runs again.",
     )
     flags.DEFINE_float(
         "watchdog_seconds",

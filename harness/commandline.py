@@ -147,7 +147,7 @@ def _essence(error: Exception) -> str:
 
 
 def _of_storage(error: Exception) -> RunError | None:
-    """Returns what ends a script if a bucket caused an error, through whatever library."""
+    """Returns what ends a script if a bucket caused an error, through any library."""
     if "harness.buckets" not in sys.modules:
         return None
     from harness.buckets import as_run_error

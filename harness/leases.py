@@ -1,6 +1,6 @@
 """Leases: locks where the file system has none, and in buckets.
 
-A lease is a small file that its holder writes anew every few seconds. Others take it when it has
+A lease is a small file that its holder rewrites every few seconds. Others take it when it has
 not changed for EXPIRY seconds of their own clock, so that no two clocks are compared, or at once
 when they see that its process is gone. In a bucket the storage itself sees to it that of several
 one gets it. Elsewhere a rename does; a holder that is stopped in the middle of a renewal, for
@@ -40,7 +40,7 @@ def in_bucket(path: str | os.PathLike) -> bool:
 
 
 class Lease:
-    """A file that says who holds it and that it is alive, written anew by a thread.
+    """A file that says who holds it and that it is alive, rewritten by a thread.
 
     Args:
         path: of the file.
@@ -131,7 +131,7 @@ _held: list[Lease] = []
 
 
 def check_leases() -> None:
-    """Raises, see `Lease.check`, if this process has lost one: before whatever it writes."""
+    """Raises, see `Lease.check`, if this process has lost one: before anything it writes."""
     for lease in tuple(_held):
         lease.check()
 

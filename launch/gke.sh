@@ -6,7 +6,7 @@
 #
 # Exit codes 1, 2 and 3 of a pod fail the job; so does 74, after the tries of
 # launch/again_after_74.sh. All else (75: interrupted, 70: the watchdog, a node that is taken away)
-# starts all pods anew, at most MAX_RESTARTS times.
+# starts all pods again, at most MAX_RESTARTS times.
 # The image: launch/Dockerfile with --build-arg JAX_EXTRA=tpu.
 #
 # --dry_run   prints the JobSet: launch/gke.sh --dry_run -- ... > jobset.yaml

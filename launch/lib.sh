@@ -73,7 +73,7 @@ check_train_arguments() {
     for argument in "$@"; do
         case $argument in
             --config | --config=*) has_config=1 ;;
-            # Each start would begin anew.
+            # Each start would start over.
             --restart | -restart | --restart=* | -restart=*) fail "$argument is not for a line that runs again; run train.py with it once, by itself" ;;
         esac
     done

@@ -75,7 +75,7 @@ fi
 command -v gcloud >/dev/null || fail 'gcloud is not installed: https://docs.cloud.google.com/sdk/docs/install'
 [ -z "$(git -C "$root" status --porcelain)" ] || say 'what is not committed does not come along'
 
-# Waits until the slice is there, asking for it anew when it was taken away; returns 1 if that took
+# Waits until the slice is there, asking for it again when it was taken away; returns 1 if that took
 # a new one, whose hosts are empty.
 have_slice() {
     local state='' last='' is_new=0 refused=0

@@ -69,7 +69,7 @@ def _detected(seconds: float) -> tuple:
             found = ClusterEnv.auto_detect_unset_distributed_params(
                 os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, round(seconds)
             )
-        except Exception as error:  # whatever the cluster's client raises
+        except Exception as error:  # all that the cluster's client raises
             raise ConfigError(f"--distributed: {one_line(error)}") from error
     if None in found[:3]:
         why = "".join(f" ({one_line(warning.message)})" for warning in caught)

@@ -117,7 +117,7 @@ class TrainedRun:
         return images[: len(indices)]
 
 
-_TODO = "it is made anew"
+_TODO = "it is made again"
 
 
 def find_evaluation(trained: TrainedRun, split: str) -> Evaluation | None:
@@ -131,7 +131,7 @@ def find_evaluation(trained: TrainedRun, split: str) -> Evaluation | None:
         numbers = read_json(files[0], _TODO, lambda value: isinstance(value, dict))
         expected = (int(folder.name), split, "ema" if trained.ema else "raw")
         is_same = (numbers["step"], numbers["split"], numbers["weights"]) == expected
-        # A run that was made anew may have got as far as the one before.
+        # A run that was made again may have got as far as the one before.
         if not is_same or files[0].stat().st_mtime < folder.stat().st_mtime:
             return None
         text = read_text(files[1], _TODO, errors="surrogateescape")

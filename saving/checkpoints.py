@@ -182,7 +182,7 @@ class Checkpoints:
     def restore(self, shapes: Any, which: str = "latest") -> tuple[int, Any, dict] | None:
         """Returns (step, state, loop record), or None when there is no checkpoint.
 
-        A checkpoint that is damaged, in whatever way, is set aside, and the one before it is
+        A checkpoint that is damaged in any way is set aside, and the one before it is
         restored; a reader only says that it is. With several processes, process 0 decides.
 
         Args:
@@ -222,7 +222,7 @@ class Checkpoints:
         if steps:
             raise ConfigError(
                 f"no checkpoint in {folder} is readable; they are in "
-                f"{self._folder / 'unreadable'} now; train.py --restart begins anew"
+                f"{self._folder / 'unreadable'} now; train.py --restart starts over"
             )
         return None
 
@@ -234,7 +234,7 @@ class Checkpoints:
             newest = read_saved(self._workdir)
         except FileNotFoundError:
             newest = None
-        except records.DamagedFile as damage:  # it is written anew
+        except records.DamagedFile as damage:  # it is written again
             self._say(str(damage))
             newest = None
         if not lost and newest is not None and newest > int(step.name):

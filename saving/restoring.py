@@ -1,6 +1,6 @@
 """Reads one checkpoint, sound and complete, or says what is wrong with it.
 
-Whatever Orbax raises is caught in one place; the reason is found by reading the files ourselves,
+What Orbax raises is caught in one place; the reason is found by reading the files ourselves,
 and process 0 decides for all. Damage is what a later try would meet again: a file that is missing
 or not as it was written, or arrays that are not as saved. Other reasons are waited for.
 """
@@ -106,7 +106,7 @@ def from_first(question: Callable[..., Any], *args: Any) -> Any:
     if jax.process_index() == 0:
         try:
             answer = {"answer": patiently(question, *args)}
-        except Exception as found:  # whatever it is, the others must not wait for ever
+        except Exception as found:  # of any kind: the others must not wait for ever
             error = found
             answer = {"error": str(error), "code": getattr(error, "exit_code", 1)}
     if jax.process_count() > 1:

@@ -138,7 +138,7 @@ def _is_array(leaf: Any) -> bool:
 
 @contextlib.contextmanager
 def _storage_errors(step: int):
-    """Turns whatever Orbax, TensorStore or the operating system raises into one line."""
+    """Turns what Orbax, TensorStore or the operating system raises into one line."""
     try:
         yield
     except (LostLock, Unavailable):

@@ -1,6 +1,6 @@
 """docs/explain.md: its code runs, and its tables are those of results/explanations.
 
-UPDATE_TABLES=1 writes the tables anew.
+UPDATE_TABLES=1 rewrites the tables.
 """
 
 import json

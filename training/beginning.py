@@ -104,7 +104,7 @@ def begun(
         compare("workdirs", {"--workdir": str(workdir), "can resume": resumes})
         weights = None if resumes else built.read_weights()  # config.init_from
         if restart and (aside := from_first(set_aside_run, workdir)):
-            print(printable(f"begins anew; what was there is now in {aside}"))
+            print(printable(f"starts over; what was there is now in {aside}"))
 
         check_there = stack.enter_context(
             claimed(

@@ -72,7 +72,7 @@ def differing(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str
 
 
 def record_checksum(record: Any) -> str:
-    """Returns the SHA-256 of a record that JSON can hold, whatever the order of its keys."""
+    """Returns the SHA-256 of a record that JSON can hold, in any order of its keys."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

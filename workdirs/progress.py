@@ -40,7 +40,7 @@ def read_saved(workdir: Path) -> int | None:
         CannotRead: for a reason that may pass.
         FileNotFoundError: there is none: an earlier version trained here, or nothing did.
     """
-    todo = "is there a checkpoint? --restart begins anew, and moves what is there aside"
+    todo = "is there a checkpoint? --restart starts over, and moves what is there aside"
     record = read_json(workdir / NAME, todo, _is_saved)
     if record is None:
         raise FileNotFoundError(workdir / NAME)
@@ -99,5 +99,5 @@ def check_not_lost(workdir: Path) -> None:
     found = f" ({num_aside} damaged ones are in {aside})" if num_aside else ""
     raise ConfigError(
         f"{workdir}: {what}, and there is no checkpoint in {checkpoints / 'latest'}{found}: is its "
-        "disk mounted? --restart begins anew, and moves what is there aside"
+        "disk mounted? --restart starts over, and moves what is there aside"
     )

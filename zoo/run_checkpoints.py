@@ -130,10 +130,10 @@ def _read_parts(
 
 
 def read_whole_state(folder: Path) -> dict[str, Any]:
-    """Returns the state in a checkpoint as NumPy arrays, whatever its task.
+    """Returns the state in a checkpoint as NumPy arrays, of any task.
 
     Raises:
-        Exception: whatever Orbax raises.
+        Exception: what Orbax raises.
     """
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
         return _restore(handler, folder, handler.metadata(plain_path(folder / "state")).tree)

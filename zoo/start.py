@@ -84,7 +84,8 @@ def read_init_from(
         )
         if not other_classes and not report.reinitialized and class_names:
             if report.class_names is None:
-                what = f"{assumed_order(class_names)}; config.init.other_classes=True starts anew"
+                instead = "config.init.other_classes=True makes a new head"
+                what = f"{assumed_order(class_names)}; {instead}"
                 report = dataclasses.replace(report, notes=(*report.notes, what))
             elif ordered := _in_order(variables, report, class_names):
                 return ordered

@@ -33,7 +33,7 @@ def select(
     weights: str,
     keys: Iterable[str] = (),
 ) -> Copy:
-    """Finds a model's arrays in a state dict, under whatever prefix.
+    """Finds a model's arrays in a state dict, under any prefix.
 
     Args:
         file: where it comes from, for messages.

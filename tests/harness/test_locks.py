@@ -179,7 +179,7 @@ def test_with_flock_a_lease_that_cannot_be_renewed_ends_nothing(tmp_path, monkey
             check_leases()
         (tmp_path / "lock.lease").unlink()
         confirm_leases()
-        assert not (tmp_path / "lock.lease").exists()  # not made anew in another's folder
+        assert not (tmp_path / "lock.lease").exists()  # not made again in another's folder
 
 
 @pytest.mark.parametrize("leased", [True, False])

@@ -47,6 +47,6 @@ def test_two_processes_agree(tmp_path):
     (workdir / "DONE").unlink()
     for step in steps_in(workdir / "checkpoints" / "latest"):
         (workdir / "checkpoints" / "latest" / str(step) / "state" / "_METADATA").write_bytes(b"")
-    for text in ("is readable", "--restart begins anew"):
+    for text in ("is readable", "--restart starts over"):
         codes, output = finish(start(workdir, 2, *CHANGES))
         assert codes == [2, 2] and output.count(text) == 2, output

@@ -1,4 +1,4 @@
-"""Damage to a checkpoint, of whatever kind, is found, said and survived."""
+"""Damage to a checkpoint, of any kind, is found, said and survived."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""A run whose checkpoints are gone does not begin anew by itself."""
+"""A run whose checkpoints are gone does not start over by itself."""
 
 import json
 import shutil
@@ -88,7 +88,7 @@ def test_restart_begins_anew_and_keeps_the_old(small_config, interrupted, tmp_pa
     old = (workdir / "metrics.jsonl").read_text()
     empty_checkpoints(workdir)
     metrics = train.train_and_evaluate(small_config, workdir, restart=True)
-    assert "begins anew; what was there is now in" in capsys.readouterr().out
+    assert "starts over; what was there is now in" in capsys.readouterr().out
     (aside,) = workdir.glob("before_restart_*")
     assert (aside / "metrics.jsonl").read_text() == old and (aside / "config.json").exists()
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]

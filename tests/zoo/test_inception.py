@@ -154,7 +154,7 @@ def test_features_of_a_file(fid_file):
 
 
 # Of random_state(1008) and SMOOTH[0], the first of InceptionV3() in pytorch-fid 0.3.0 with torch
-# 2.13; test_features_are_pytorch_fids takes them anew.
+# 2.13; test_features_are_pytorch_fids takes them again.
 FID_FEATURES = [0.968468, 0.316568, 0.0, 1.278313, 0.005648]
 
 
