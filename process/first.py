@@ -20,11 +20,16 @@ def _is_script() -> bool:
     return is_ours and not hasattr(sys, "ps1")
 
 
-if _is_script():
+def guard(script: str) -> None:
+    """Makes signals and closed streams quiet in this process, a script of that name."""
     guard_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until harness/commandline.py takes over, and again once it is done.
         signal.signal(signal.SIGINT, lambda number, _: end(number))
-    if Path(sys.modules["__main__"].__file__).name == "train.py":
+    if script == "train.py":
         # While it imports, meets others, or ends: training/interrupts.py has what is between.
         NothingToSave().__enter__()
+
+
+if _is_script():
+    guard(Path(sys.modules["__main__"].__file__).name)

@@ -40,6 +40,7 @@ import sklearn.datasets  # noqa: E402, F401  (imported before the forks)
 
 import train  # noqa: E402
 from harness import commandline  # noqa: E402
+from process import first  # noqa: E402
 from training.curves import TIMINGS  # noqa: E402
 
 FLAGS = [
@@ -75,6 +76,7 @@ def start(workdir: Path, log: Path, num_devices: int = 1) -> int:
         for number in SIGNALS[1:]:  # as in a shell, whatever started this
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, default)
+        first.guard("train.py")
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
         cache = f"--compilation_cache={log.parent / 'programs'}"
         sys.argv = ["train.py", *FLAGS, f"--workdir={workdir}", cache]
