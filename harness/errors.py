@@ -88,9 +88,12 @@ def input_errors():
 def one_line(error: Exception) -> str:
     """Returns an error's message, or its type, as one line of at most 300 characters.
 
-    A longer one loses its middle: libraries wrap messages, and what went wrong comes last.
+    A longer one loses its middle: libraries wrap messages, and what went wrong comes last. A single
+    word, such as a path or a key, says nothing without the type.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if " " not in text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= 300 else f"{text[:120]} ... {text[-175:]}"
 
 
