@@ -195,7 +195,8 @@ def _is_alive(record: dict[str, Any], flock: bool) -> bool | None:
         record: of the lease.
         flock: whether this process holds the lock that the other one held if its lease says so.
     """
-    if flock and record.get("flock") is True:  # also a copy of the folder of a run that goes on
+    # Also a copy of the folder of a run that goes on, and what a crash has left empty.
+    if flock and record.get("flock", not record) is True:
         return False
     if record.get("machine") is None or record["machine"] != machine():
         return None
@@ -257,10 +258,10 @@ def _write(path: Path, content: bytes, version: Any, *, own: bool = False) -> An
             return buckets.upload(path, content, generation=version or 0)
         except buckets.Changed:
             raise _Taken from None
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         if version is None:
             return _create(path, content)
-        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         if own:
             if path.read_bytes() != version:
                 raise _Taken

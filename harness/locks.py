@@ -37,6 +37,8 @@ def take_lock(
     """
     if in_bucket(path):
         return take_lease(path, seconds)
+    if path.is_fifo():  # opening it would wait for ever
+        raise OSError(errno.EINVAL, "It is a pipe and should be a file", str(path))
     deadline = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("a"))
@@ -79,6 +81,8 @@ def is_locked(path: Path) -> bool:
     """
     if in_bucket(path):
         return is_leased(path)
+    if path.is_fifo():
+        return False
     try:
         with path.open() as file:
             _flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)

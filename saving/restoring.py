@@ -6,16 +6,13 @@ or not as it was written, or arrays that are not as saved. Other reasons are wai
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from harness.errors import (
     ConfigError,
@@ -27,6 +24,7 @@ from harness.errors import (
     one_line,
 )
 from harness.trees import check_tree, flatten, listed
+from parallel import peers
 from workdirs import step_files
 from workdirs.checksums import differing, inspect, record_checksum
 from workdirs.plain_path import plain_path
@@ -36,7 +34,6 @@ from workdirs.step_files import DamagedCheckpoint, patiently
 NO_CHECKSUMS = (
     "was saved without checksums, by an earlier version: nobody can say whether it is as written"
 )
-_BYTES = 4096  # an answer that process 0 gives to all has this size, or a multiple of it
 
 
 def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
@@ -67,14 +64,16 @@ def read_step(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], bool]:
                 raise
             except Exception as error:
                 reason, passing = innermost(error), step_files.may_pass(error)
-            if not _any(reason is not None):
+            met = peers.gather("what was met", [reason, passing])
+            reason = next((each for each, _ in met if each is not None), None)
+            if reason is None:
                 (sums, finite), counter = inspect(state), state_step(state)
                 damage = from_first(find_difference, step, sums, finite, counter, loop, record)
                 if damage:
                     raise DamagedCheckpoint(damage)
                 return state, loop, record is not None
             damage, _ = from_first(_look, step)
-            if not damage and not _any(passing):  # another try would end as this one
+            if not damage and not any(each for _, each in met):  # another try would end as this
                 if from_first(lambda: not step_files.is_sealed(step)):
                     damage = f"it cannot be read: {reason}"
                 wait = None
@@ -109,23 +108,13 @@ def from_first(question: Callable[..., Any], *args: Any) -> Any:
         except Exception as found:  # of any kind: the others must not wait for ever
             error = found
             answer = {"error": str(error), "code": getattr(error, "exit_code", 1)}
-    if jax.process_count() > 1:
-        answer = _broadcast(answer)
+    answer = peers.gather("an answer of process 0", answer)[0]
     if error is not None:
         raise error
     if "error" in answer:
         kinds = {kind.exit_code: kind for kind in (ConfigError, StorageError, Unavailable)}
         raise kinds.get(answer["code"], RunError)(answer["error"])
     return answer["answer"]
-
-
-def _broadcast(answer: dict[str, Any]) -> dict[str, Any]:
-    """Returns process 0's answer, however long."""
-    text = json.dumps(answer).encode()
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    size = -(-size // _BYTES) * _BYTES  # most have one size, for which a program is there
-    padded = np.frombuffer(text[:size].ljust(size), np.uint8)
-    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
 
 
 def find_difference(
@@ -150,20 +139,17 @@ def find_difference(
         WrongName: all numbers agree but for the folder's name.
     """
     if record is not None:
-        try:
-            arrays, loop_sum, saved_step = record["arrays"], record["loop"], record["step"]
-            wrong = differing(arrays, sums) + sorted(arrays.keys() - sums.keys())
-        except (KeyError, AttributeError):
-            return "checksums/metadata has other keys"
-        if wrong:
+        wrong = differing(record["arrays"], sums)
+        if wrong := wrong + sorted(record["arrays"].keys() - sums.keys()):
             return f"{len(wrong)} arrays are not as saved: {listed(wrong)}"
-        if record_checksum(loop) != loop_sum:
+        if record_checksum(loop) != record["loop"]:
             return "the record of the loop is not as saved"
     if not finite:
         return "it has values that are not finite"
-    numbers = {"the state": state_step, "checksums": record and saved_step}
-    with contextlib.suppress(KeyError, TypeError):
-        numbers["the data"] = loop["data"]["batches"]
+    if not _is_loop_record(loop):
+        return "the record of the loop has another shape"
+    numbers = {"the state": state_step, "checksums": record and record["step"]}
+    numbers["the data"] = loop["data"].get("batches")
     numbers = {what: number for what, number in numbers.items() if number is not None}
     if len(set(numbers.values())) > 1:
         return ", ".join(f"{what} is of step {number}" for what, number in numbers.items())
@@ -199,8 +185,18 @@ def best_differs(loop: dict[str, Any], record: dict[str, Any] | None) -> str | N
     value = loop.get("best_value")
     if type(value) not in (int, float):
         return f"best_value is {value!r}"
-    noted = (record.get("best") or {}).get("value") if record else value
+    best = record.get("best") if record else {"value": value}
+    noted = best.get("value") if isinstance(best, dict) else best
     return None if noted == value else f"its record says {value!r}, its checksums {noted!r}"
+
+
+def _is_loop_record(loop: dict[str, Any]) -> bool:
+    """Returns whether a run can go on from a record, as far as that shows in its shape."""
+    data, window, faults = loop.get("data"), loop.get("window"), loop.get("faults", {})
+    shapes = isinstance(data, dict) and isinstance(window, list) and isinstance(faults, dict)
+    if not shapes or not all(isinstance(row, dict) for row in window):
+        return False
+    return type(data.get("batches", 0)) is int
 
 
 def _look(step: Path) -> tuple[str | None, str | None]:
@@ -221,10 +217,3 @@ def _read(step: Path, shapes: Any) -> tuple[Any, dict[str, Any], dict[str, Any] 
         state = handler.restore(place, args=ocp.args.StandardRestore(shapes))
     record = step_files.read_record(step, "checksums")
     return state, step_files.read_record(step, "loop"), record
-
-
-def _any(value: bool) -> bool:
-    """Returns whether it is true in any process."""
-    if jax.process_count() == 1:
-        return value
-    return bool(multihost_utils.process_allgather(np.asarray(value)).any())

@@ -26,7 +26,10 @@ from harness.errors import ConfigError, printable
 from harness.files import run_path
 from saving.verification import verify_checkpoints
 from sweeps.runs import MANIFEST, read_runs
+from workdirs.step_files import patiently
 from workdirs.verification import verify_files
+
+SIGNS = ("config.json", "checkpoints", "saved.json")  # of a run
 
 
 def define_flags() -> None:
@@ -36,10 +39,10 @@ def define_flags() -> None:
 def main(args: flags.FlagValues, folders: list[str]) -> None:
     workdirs = []
     for folder in (run_path("WORKDIR", folder) for folder in folders):
-        if (folder / MANIFEST).is_file():
+        if patiently((folder / MANIFEST).is_file):
             runs = (folder / run.name for run in read_runs(folder))
             workdirs += [run for run in runs if run.is_dir()]  # others have not begun
-        elif any((folder / name).exists() for name in ("config.json", "checkpoints", "saved.json")):
+        elif any((folder / name).exists() for name in SIGNS):
             workdirs.append(folder)
         else:
             raise ConfigError(f"{folder} is not the folder of a run")

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from harness.leases import in_bucket
 from harness.trees import flatten
+from workdirs.regular_files import open_regular
 
 _PLACE, _SECOND = 0x9E3779B9, 0x27D4EB2F  # odd: multiplying by one is a bijection, too
 
@@ -84,7 +85,7 @@ def file_checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """
     sums = {}
     for name in names:
-        with (folder / name).open("rb") as file:
+        with open_regular(folder / name) as file:
             sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
 

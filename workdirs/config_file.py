@@ -62,7 +62,10 @@ def read_record(workdir: Path) -> dict[str, Any]:
 def _is_sound(record: Any) -> bool:
     if not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
         return False
-    if type(record.get("data_digest")) not in (dict, type(None)):
+    config = record["config"]
+    if not ("data" in config and isinstance(config["data"], dict)):
+        return False
+    if not _is_digest(record.get("data_digest")):
         return False
     if type(record.get("num_examples")) not in (int, type(None)):
         return False
@@ -71,6 +74,15 @@ def _is_sound(record: Any) -> bool:
     except Exception:  # of names that can be no keys; building it does nothing else
         return False
     return True
+
+
+def _is_digest(digest: Any) -> bool:
+    if digest is None:
+        return True
+    return isinstance(digest, dict) and all(
+        isinstance(split, dict) and type(split.get("records", 0)) is int
+        for split in digest.values()
+    )
 
 
 def write_config(

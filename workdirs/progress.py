@@ -66,8 +66,9 @@ def check_places(workdir: Path) -> None:
             continue
         if path.is_symlink() and not path.exists():
             raise ConfigError(f"{path} leads nowhere: is its disk mounted?")
-        found, wanted = ("folder", "file") if is_file else ("file", "folder")
-        raise ConfigError(f"{path} is a {found} and should be a {wanted}: move it away")
+        wanted = "file" if is_file else "folder"
+        found = "a folder" if path.is_dir() else "a file" if path.is_file() else "no regular file"
+        raise ConfigError(f"{path} is {found} and should be a {wanted}: move it away")
 
 
 def _is_there(path: Path) -> bool:

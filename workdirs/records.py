@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.errors import ConfigError, StorageError, one_line
 from harness.files import sync, write_text
+from workdirs.regular_files import NoRegularFile, read_regular
 
 CHECKSUMS = "checksums"  # folder
 _LINE_WITH_CRC = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"\}', re.DOTALL)
@@ -90,6 +91,11 @@ def read_bytes(path: Path, todo: str) -> bytes | None:
             return content
         time.sleep(0.05)  # perhaps it is being replaced
         content = _read(path, todo)
+    if re.fullmatch(rb"[0-9a-f]{64}  .+\n", checksum, re.DOTALL) is None:
+        what = _emptiness(checksum) or "no line of sha256sum"
+        raise DamagedFile(
+            f"{checksum_path(path)} is {what}: delete it, then {path.name} counts as it is"
+        )
     raise DamagedFile(
         f"{path} is {_emptiness(content) or 'not as it was written'}: {todo}; if it was changed on "
         f"purpose, delete {checksum_path(path)}"
@@ -98,11 +104,12 @@ def read_bytes(path: Path, todo: str) -> bytes | None:
 
 def _read(path: Path, todo: str) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except IsADirectoryError:
-        raise DamagedFile(f"{path} is a folder and should be a file: {todo}") from None
+    except IsADirectoryError as error:
+        what = "no regular file" if isinstance(error, NoRegularFile) else "a folder"
+        raise DamagedFile(f"{path} is {what} and should be a file: {todo}") from None
     except OSError as error:
         what = error.strerror or one_line(error)
         raise CannotRead(f"{path} cannot be read now ({what}); nothing is changed") from error

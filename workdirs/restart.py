@@ -85,7 +85,7 @@ def _move_run(workdir: Path) -> str | None:
     marker, checkpoints = workdir / MARKER, workdir / "checkpoints"
     if checkpoints.is_symlink() and not checkpoints.exists():
         raise ConfigError(f"{checkpoints} leads nowhere: is its disk mounted?")
-    name = marker.read_text().strip() if marker.exists() else ""
+    name = marker.read_bytes().decode(errors="replace").strip() if marker.is_file() else ""
     if not name.startswith(_ASIDE):
         name = f"{_ASIDE}{time.time_ns() // 1_000_000}"
         write_text(marker, name + "\n")

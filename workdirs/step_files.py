@@ -25,6 +25,7 @@ from harness.files import write_text
 from harness.leases import in_bucket
 from harness.trees import listed
 from workdirs.checksums import file_checksums, files_in
+from workdirs.regular_files import NoRegularFile, read_regular
 
 FILES = "files.json"
 COMPLETE = "commit_success.txt"
@@ -196,7 +197,7 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: for a reason that may pass.
     """
     try:
-        record = json.loads(_reading(path.read_bytes, path.name).decode())
+        record = json.loads(_reading(lambda: read_regular(path), path.name).decode())
     except ValueError as error:
         if isinstance(error, DamagedCheckpoint):
             raise DamagedCheckpoint(f"{path.parent.name}/{error}") from None
@@ -214,7 +215,14 @@ def read_record(step: Path, name: str) -> dict[str, Any] | None:
     """
     if name == "checksums" and not _is_there(step / name):
         return None
-    return read_json(step / name / "metadata")
+    record = read_json(step / name / "metadata")
+    if name == "checksums" and not (
+        type(record.get("step")) is int
+        and isinstance(record.get("arrays"), dict)
+        and isinstance(record.get("loop"), str)
+    ):
+        raise DamagedCheckpoint(f"{name}/metadata has other keys")
+    return record
 
 
 def may_pass(error: BaseException | None) -> bool:
@@ -276,6 +284,7 @@ def _reading(read, name: str) -> Any:
         if error.errno not in _NOT_AS_IT_WAS:
             raise
         what = "is a folder" if error.errno == errno.EISDIR else "is missing"
+        what = "is no regular file" if isinstance(error, NoRegularFile) else what
         raise DamagedCheckpoint(f"{name} {what}") from None
     except ValueError as error:  # no path can be like this
         raise DamagedCheckpoint(f"{FILES} names no file {name!r}") from error

@@ -86,13 +86,15 @@ def _missing_lines(workdir: Path, saved: int) -> str:
 def _files(folder: Path) -> Iterator[Path]:
     """Yields the files below a workdir, and folders that stand in the place of its files."""
     for path in sorted(folder.iterdir()):
-        if path.name in _LEFT_OUT or path.name.startswith(".lock") or path.is_symlink():
+        if path.name in _LEFT_OUT or path.name.startswith(".lock"):
+            continue
+        if path.is_symlink() and not checksum_path(path).exists():  # of somebody else
             continue
         if is_temporary(path):  # of a process that was killed, or is writing now
             continue
         if path.is_dir() and not _should_be_file(path):
             yield from _files(path)
-        elif path.is_dir() or path.is_file():
+        elif path.is_file() or _should_be_file(path):
             yield path
 
 
@@ -105,7 +107,17 @@ def _should_be_file(path: Path) -> bool:
     )
 
 
+def _is_known(path: Path) -> bool:
+    """Returns whether it tells by itself whether it is sound, or is no file at all."""
+    is_lines = path.name == "metrics.jsonl" or (
+        path.name.startswith("bad_images") and path.suffix == ".jsonl"
+    )
+    return is_lines or path.suffix == ".png" or path.name.startswith(_EVENTS) or not path.is_file()
+
+
 def _checked(path: Path) -> Finding:
+    if not (checksum_path(path).exists() or _is_known(path)):  # it may be of any size
+        return Finding(path, "unknown", "it has no checksum")
     try:
         content = read_bytes(path, "restore it from a copy")
     except DamagedFile as error:
@@ -122,7 +134,7 @@ def _checked(path: Path) -> Finding:
         return _by_chunks(path, _is_events, content, "the CRCs of its records")
     if path.name == "metrics.jsonl":
         return _by_lines(path, content, is_metrics)
-    if path.name.startswith("bad_images") and path.suffix == ".jsonl":
+    if path.name.startswith("bad_images"):
         if not content:
             return Finding(path, "damaged", "it is empty")
         return _by_lines(path, content, is_bad_image)

@@ -200,3 +200,17 @@ def test_a_lease_is_read_before_a_save(tmp_path, monkeypatch, leased):
 def test_leases_expire_while_a_machine_is_suspended(monkeypatch):
     monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 2.0}.__getitem__)
     assert leases._clock() == 2.0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_lease_that_a_crash_left_empty_is_nobodys_where_there_is_flock(tmp_path, content):
+    (tmp_path / "lock.lease").write_bytes(content)
+    with take_lock(tmp_path / "lock", leased=True) as lock:
+        assert lock is not None
+
+
+def test_a_pipe_is_no_lock(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(OSError, match="is a pipe"):
+        take_lock(tmp_path / "lock")
+    assert not is_locked(tmp_path / "lock")

@@ -87,3 +87,42 @@ def test_the_best_value_is_that_of_the_log(run):
     (run / "metrics.jsonl").write_text(json.dumps(line | {"top1_accuracy": 0.4}) + "\n")
     found = [f.text for f in verify_checkpoints(run) if f.path.parent.name == "best"]
     assert found == ["top1_accuracy is 0.3, and metrics.jsonl has 0.4"]
+
+
+@pytest.mark.parametrize("best", [5, [1], {"metric": "top1_accuracy"}, None])
+def test_a_note_of_another_shape_is_damage(run, best):
+    step = run / "checkpoints" / "best" / "3"
+    record = json.loads((step / "checksums" / "metadata").read_text()) | {"best": best}
+    (step / "checksums" / "metadata").write_text(json.dumps(record))
+    (step / "files.json").unlink()
+    assert states(run)["best/3"] == "damaged"
+    assert_is(restored(run), 3)
+    assert "best/3" not in states(run)
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        *({}, {"data": 5, "window": []}, {"data": {"batches": "3"}, "window": []}),
+        *({"data": {"batches": 3}, "window": 5}, {"data": {"batches": 3}, "window": [1]}),
+        {"data": {"batches": 3}, "window": [], "faults": [1]},
+    ],
+)
+def test_a_loop_record_of_another_shape_is_damage_without_checksums_too(run, loop):
+    step = run / "checkpoints" / "latest" / "3"
+    without_checksums(step)
+    (step / "loop" / "metadata").write_text(json.dumps(loop))
+    assert_is(restored(run), 2)
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"step": "3"}, {"step": 3, "arrays": [], "loop": ""}, {"step": 3, "arrays": {}}]
+)
+def test_checksums_of_another_shape_are_damage(run, record):
+    step = run / "checkpoints" / "latest" / "3"
+    (step / "checksums" / "metadata").write_text(json.dumps(record))
+    (step / "files.json").unlink()
+    assert states(run)["latest/3"] == "damaged"
+    with pytest.raises(ConfigError, match="checksums/metadata has other keys"):
+        restored(run, read_only=True)
+    assert_is(restored(run), 2)

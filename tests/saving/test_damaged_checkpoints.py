@@ -316,7 +316,9 @@ def test_orbax_is_not_asked_again_for_the_same(run, monkeypatch):
 
     (run / "checkpoints" / "latest" / "3" / "files.json").unlink()
     monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", restore)
-    with pytest.raises(ConfigError, match="latest/3 is damaged: it cannot be read: boom"):
+    with pytest.raises(
+        ConfigError, match="latest/3 is damaged: it cannot be read: Exception: boom"
+    ):
         restored(run, read_only=True)
     assert len(asked) == 1
 

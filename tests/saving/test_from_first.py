@@ -1,11 +1,12 @@
 """Process 0 answers for all, whatever it meets and however long its answer is."""
 
+import json
+
 import jax
-import numpy as np
 import pytest
-from jax.experimental import multihost_utils
 
 from harness.errors import ConfigError, RunError, StorageError, Unavailable
+from parallel import peers
 from saving.restoring import from_first
 from workdirs.records import CannotRead
 
@@ -15,17 +16,14 @@ def ask(monkeypatch):
     """Returns a function that asks in process 0, then in process 1, which gets what 0 sent."""
     sent = []
 
-    def broadcast(value):
-        value = np.asarray(value)
+    def gather(about, value):
+        """As two processes: JSON goes between them."""
         if jax.process_index() == 0:
-            sent.append(value)
-            return value
-        mine = sent.pop(0)
-        assert (value.shape, value.dtype) == (mine.shape, mine.dtype)  # or all would hang
-        return mine
+            sent.append(json.dumps(value))
+            return [value, {}]
+        return [json.loads(sent.pop(0)), value]
 
-    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(peers, "gather", gather)
 
     def ask(question):
         found = []

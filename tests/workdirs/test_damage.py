@@ -288,3 +288,41 @@ def test_no_damage_ends_in_a_traceback(finished, tmp_path, kind, is_done, capsys
             use(workdir, capsys)
             verify_files(workdir)  # what it says: test_verify_names_every_damage
         shutil.rmtree(workdir)
+
+
+@pytest.mark.parametrize("how", ["link", "pipe"])
+@pytest.mark.parametrize("name", ["config.json", "classes.txt", "DONE"])
+def test_links_and_pipes_in_the_place_of_files_are_damage(
+    workdir, name, how, capsys, compiled_once
+):
+    """Nothing waits for a pipe, and a link to something else is not passed over."""
+    path = workdir / name
+    if how == "link":
+        (workdir.parent / "other").write_bytes(b"x" + path.read_bytes())
+        path.unlink()
+        path.symlink_to(workdir.parent / "other")
+    else:
+        path.unlink()
+        os.mkfifo(path)
+    said = use(workdir, capsys)
+    assert said and all(str(path) in text for text in said)
+    assert {finding.path: finding.state for finding in verify_files(workdir)}[path] == "damaged"
+
+
+@pytest.mark.parametrize("name", ["saved.json", "metrics.jsonl", "curves.png", ".lock"])
+def test_pipes_elsewhere_hold_nothing_up(workdir, name, capsys, compiled_once):
+    (workdir / "DONE").unlink()
+    (workdir / "checksums" / "DONE.sha256").unlink()
+    (workdir / name).unlink(missing_ok=True)
+    os.mkfifo(workdir / name)
+    use(workdir, capsys)
+    found = {finding.path: finding.state for finding in verify_files(workdir)}
+    is_pipe = (workdir / name).is_fifo()  # some are written again
+    assert found.get(workdir / name, "damaged") == ("damaged" if is_pipe else "sound")
+
+
+def test_foreign_files_are_not_read(workdir):
+    """They may be of any size."""
+    with (workdir / "data.bin").open("wb") as file:
+        file.truncate(1 << 40)  # no byte of it is on the disk
+    assert {f.path.name: f.state for f in verify_files(workdir)}["data.bin"] == "unknown"

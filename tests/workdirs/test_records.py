@@ -93,7 +93,7 @@ def test_metrics_that_are_lost_are_said(tmp_path, caplog):
 
 
 FILES = {
-    "config.json": (json.dumps({"config": {"seed": 1}}), read_config),
+    "config.json": (json.dumps({"config": {"seed": 1, "data": {}}}), read_config),
     "DONE": (json.dumps({"loss": 0.5}), read_done),
     "classes.txt": ("cat\ndog\n", own_classes),
 }
@@ -132,7 +132,7 @@ def test_no_bit_of_a_file_flips_silently(tmp_path, name):
         good = target.read_bytes()
         for bit in random.Random(0).sample(range(8 * len(good)), 12):
             target.write_bytes(flipped(good, bit))
-            with pytest.raises(DamagedFile, match="not as it was written"):
+            with pytest.raises(DamagedFile, match="not as it was written|is no line of sha256sum"):
                 read(tmp_path)
         target.write_bytes(good)
     assert read(tmp_path)
@@ -157,10 +157,10 @@ def test_sha256sum_reads_the_checksums(tmp_path):
 def test_a_reason_that_passes_is_no_damage(tmp_path, monkeypatch, code):
     write_record(tmp_path / "DONE", "{}")
 
-    def fails(path):
+    def fails(path, *_):
         raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr(type(tmp_path), "read_bytes", fails)
+    monkeypatch.setattr(os, "open", fails)
     with pytest.raises(CannotRead) as error:
         read_done(tmp_path)
     assert str(error.value) == (
