@@ -11,7 +11,7 @@ from harness import commandline
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path, run_path
-from inference.predict import Predictor, build_predictor
+from inference.predictor import Predictor
 from training.trained_run import checkpoint_folder, note_differences
 from workdirs.config_file import read_config
 from zoo.find import CHECKPOINTS
@@ -102,7 +102,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
     if args.workdir is None:
         options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": args.classes}
         weights = run_path("--weights", args.weights)
-        predictor = build_predictor(args.config, weights, **options)
+        predictor = Predictor.load(weights, args.config, **options)
     else:
         predictor = _of_workdir(args, args.config, args.classes)
     if predictor.report.resized or predictor.report.notes:
@@ -117,7 +117,7 @@ def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
     if config is not None:
         note_differences(workdir, config)
     options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": classes}
-    return build_predictor(config or trained, workdir, **options)
+    return Predictor.load(workdir, config or trained, **options)
 
 
 def load_model(

@@ -38,9 +38,8 @@ from harness import commandline
 from harness.errors import ConfigError
 from harness.files import local_path, replacing, run_path
 from harness.pictures import image_grid, save_png
-from inference.compare_samples import compare, load_run, load_run_with_statistics
 from inference.flags import define_run_flags
-from inference.sample import load_generator
+from inference.sample import compare, load_generator, load_run, load_run_with_statistics
 
 
 def define_flags() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from configs import digits_nest
 from harness.errors import ConfigError
 from inference.export import load_exported
-from inference.predict import build_predictor
+from inference.predictor import Predictor
 from tools import export, predict
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
@@ -145,7 +145,7 @@ def test_grey_images_and_either_loss(loss, tmp_path):
     model, params = random_weights(files[0], config, channels=1)
     export.main(flags(config=config, weights=files[0], output=files[1]))
     images = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 1), np.uint8)
-    predictor = build_predictor(config, files[0])
+    predictor = Predictor.load(files[0], config)
     (mean,), (std,) = predictor.mean, predictor.std
     logits = model.apply({"params": params}, np.float32((images / 255 - mean) / std))
     exported = load_exported(files[1])
