@@ -13,6 +13,7 @@ import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.export
@@ -139,6 +140,18 @@ def export(
         members.writestr(_ABOUT, json.dumps(_about(predictor), indent=1))
 
 
+def import_jax2onnx() -> ModuleType:
+    """Returns the converter; raises ConfigError, which says how to install it."""
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise ConfigError(
+            f"--format=onnx needs jax2onnx ({error}): pip install -r requirements-onnx.txt && "
+            "pip install --no-deps jax2onnx==0.17.1"
+        ) from error
+    return jax2onnx
+
+
 def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = None) -> None:
     """Writes a model as ONNX, and what about.json holds as FILE.json.
 
@@ -148,10 +161,7 @@ def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = No
     Raises:
         ConfigError: jax2onnx is not installed, or cannot translate the model.
     """
-    try:
-        import jax2onnx
-    except ImportError as error:
-        raise ConfigError(f"--format=onnx needs the package jax2onnx ({error})") from error
+    jax2onnx = import_jax2onnx()
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # one warning per constant
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:

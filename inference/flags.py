@@ -10,7 +10,7 @@ from flax import linen as nn
 from harness import commandline
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, run_path
+from harness.files import check_writable, local_path, run_path
 from inference.predictor import Predictor
 from training.trained_run import checkpoint_folder, note_differences
 from workdirs.config_file import read_config
@@ -175,15 +175,12 @@ def check_output(path: str | None, suffixes: tuple[str, ...], overwrite: bool) -
     """Returns the path of a file to write.
 
     Raises:
-        ConfigError: it is missing, has another suffix, its folder does not exist, or it exists.
+        ConfigError: it is missing, has another suffix, cannot be written there, or exists.
     """
     if not path:
         raise ConfigError("--output is missing; see --help")
     file = local_path("--output", path)
-    if file.suffix not in suffixes:
-        raise ConfigError(f"--output={path}: the name must end with {' or '.join(suffixes)}")
-    if not file.parent.is_dir():
-        raise ConfigError(f"--output={path}: the folder {file.parent} does not exist")
+    check_writable("--output", file, suffixes)
     if file.exists() and not overwrite:
         raise ConfigError(f"--output={path} exists already; --overwrite replaces it")
     return file

@@ -40,7 +40,7 @@ import process.first  # noqa: F401
 from absl import flags
 
 from harness import commandline
-from inference.export import export, export_onnx
+from inference.export import export, export_onnx, import_jax2onnx
 from inference.flags import (
     check_output,
     define_output_flags,
@@ -59,6 +59,8 @@ def define_flags() -> None:
 
 def main(args: flags.FlagValues) -> None:
     output = check_output(args.output, (f".{args.format}",), args.overwrite)
+    if args.format == "onnx":
+        import_jax2onnx()  # says what is missing before weights are read
     predictor = load_predictor(args)
     print(predictor.report)
     if args.format == "onnx":

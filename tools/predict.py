@@ -34,7 +34,7 @@ from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError, escaped, input_errors, printable
-from harness.files import local_path
+from harness.files import check_folder, local_path
 from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
 from inference.flags import define_predictor_flags, load_predictor
@@ -63,12 +63,19 @@ def as_table(path: Path, rows: list[Guess], width: int, picture: Path | None = N
     return "\n".join(lines)
 
 
+def explain_folder(folder: str) -> Path:
+    """Returns the path of --explain_folder; raises ConfigError if none can be written there."""
+    path = local_path("--explain_folder", folder)
+    check_folder("--explain_folder", path)
+    return path
+
+
 class PictureFolder:
     """Where the pictures of explanations go, one name for each image."""
 
     def __init__(self, folder: str, method: str):
         """Makes the folder if it is not there."""
-        self._folder = local_path("--explain_folder", folder)
+        self._folder = explain_folder(folder)
         self._shown = self._folder if folder.startswith("~") else Path(folder)
         self._suffix = f".{method}.png"
         self._taken: set[str] = set()
@@ -157,6 +164,8 @@ def _predictor(args: flags.FlagValues) -> Predictor | Exported:
 
 
 def main(args: flags.FlagValues, images: list[str]) -> None:
+    if args.explain:
+        explain_folder(args.explain_folder)  # before the model is loaded
     predictor = _predictor(args)
     files, problems, notes = find_files(images)
     for note in notes:

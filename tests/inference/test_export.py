@@ -183,7 +183,7 @@ def test_onnx_gives_the_same(name, tmp_path):
         ({"weights": None}, "give one of --workdir=FOLDER and --weights=PATH"),
         ({"output": "model.h5"}, "the name must end with .jax"),
         ({"platforms": ["abacus"]}, "platform 'abacus': unknown; allowed: cpu, cuda, rocm, tpu"),
-        ({"format": "onnx", "output": "model.onnx"}, "--format=onnx needs the package jax2onnx"),
+        ({"format": "onnx", "output": "model.onnx"}, "--format=onnx needs jax2onnx .*requirements-onnx.txt"),
     ],
 )
 def test_what_export_needs(given, message, tmp_path, monkeypatch):

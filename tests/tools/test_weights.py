@@ -114,7 +114,7 @@ TANH = {**NEST, "fields": {**NEST["fields"], "gelu": "tanh"}}
     ("named", "more", "message"),
     [
         (NEST, {"output": "out.h5"}, "the name must end with .safetensors"),
-        (NEST, {"output": "none/out.safetensors"}, "the folder .*none does not exist"),
+        (NEST, {"output": "none/out.safetensors"}, "there is no such folder: .*none$"),
         (NEST, {"output": "there.safetensors"}, "exists already; --overwrite replaces it"),
         (NEST, {"output": None}, "--output is missing"),
         (NEST, {"input": "absent.npz"}, "no such file or folder"),
