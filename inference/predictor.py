@@ -29,6 +29,7 @@ from inference.explain import Method, auto_method, check_method, create_explaine
 from inference.given_images import Given, Row, as_images, compute_rows
 from inference.loading import load_fields
 from inference.prediction import Explanation, Prediction
+from layers.intermediates import as_classes
 from nest.gradcat import gradcat
 from parallel import sharding
 from tasks.classification import normalize
@@ -189,23 +190,19 @@ class Predictor:
         images = as_images(images)
         method = method or auto_method(self.model, self.data.height_and_width)
         check_method(method, self.model, self.data.height_and_width)
-        labels = None if classes is None else self._labels(classes, len(images))
+        labels = None if classes is None or not images else self._labels(classes, len(images))
         options = {"what": "explanation", "method": method, "labels": labels}
         rows = self._readable(images, batch_size, **options)
         return [self._explanation(method, row) for row in rows]
 
     def _labels(self, classes: int | str | Sequence[int | str], count: int) -> np.ndarray:
         """Returns the labels of classes, int32 [count]."""
-        given = [classes] * count if isinstance(classes, int | str) else list(classes)
-        if len(given) != count:
-            raise ValueError(f"{len(given)} classes for {count} images")
-        names, total = list(self.class_names or ()), self.model.num_classes
-        for one in given:
-            if isinstance(one, str) and one not in names:
-                raise ValueError(problem("classes", one, unknown(one, names)))
-            if not isinstance(one, str) and not 0 <= one < total:
-                raise ValueError(problem("classes", one, "out of range", f"0 to {total - 1}"))
-        return np.int32([names.index(one) if isinstance(one, str) else one for one in given])
+        given = [classes] * count if np.ndim(classes) == 0 else list(classes)
+        names = list(self.class_names or ())
+        if unknown_names := [one for one in given if isinstance(one, str) and one not in names]:
+            raise ValueError(problem("classes", unknown_names[0], unknown(unknown_names[0], names)))
+        labels = [names.index(one) if isinstance(one, str) else one for one in given]
+        return np.asarray(as_classes(np.asarray(labels), count, self.model.num_classes))
 
     def _prediction(self, method: Method | None, row: Row) -> Prediction:
         explanation = self._explanation(method, row) if method and not row.problem else None

@@ -43,12 +43,12 @@ def recipe(name, data="folder:/nowhere", size=32):
     return config
 
 
-def random_weights(file, config, channels=3, classes="abcd"):
+def random_weights(file, config, channels=3, classes="abcd", size=(32, 32)):
     model = create_model(**config.model, num_classes=len(classes))
-    shapes = parameter_shapes(model, (32, 32, channels))
+    shapes = parameter_shapes(model, (*size, channels))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-    write_weights(file, {"params": params}, model, (32, 32), classes)
+    write_weights(file, {"params": params}, model, size, classes)
     return model, params
 
 
@@ -183,7 +183,10 @@ def test_onnx_gives_the_same(name, tmp_path):
         ({"weights": None}, "give one of --workdir=FOLDER and --weights=PATH"),
         ({"output": "model.h5"}, "the name must end with .jax"),
         ({"platforms": ["abacus"]}, "platform 'abacus': unknown; allowed: cpu, cuda, rocm, tpu"),
-        ({"format": "onnx", "output": "model.onnx"}, "--format=onnx needs jax2onnx .*requirements-onnx.txt"),
+        (
+            {"format": "onnx", "output": "model.onnx"},
+            "--format=onnx needs jax2onnx .*requirements-onnx.txt",
+        ),
     ],
 )
 def test_what_export_needs(given, message, tmp_path, monkeypatch):
