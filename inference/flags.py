@@ -10,8 +10,8 @@ from flax import linen as nn
 from harness import commandline
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, run_path
-from inference.predict import Predictor, build_predictor
+from harness.files import check_writable, local_path, run_path
+from inference.predictor import Predictor
 from training.trained_run import checkpoint_folder, note_differences
 from workdirs.config_file import read_config
 from zoo.find import CHECKPOINTS
@@ -102,7 +102,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
     if args.workdir is None:
         options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": args.classes}
         weights = run_path("--weights", args.weights)
-        predictor = build_predictor(args.config, weights, **options)
+        predictor = Predictor.load(weights, args.config, **options)
     else:
         predictor = _of_workdir(args, args.config, args.classes)
     if predictor.report.resized or predictor.report.notes:
@@ -117,7 +117,7 @@ def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
     if config is not None:
         note_differences(workdir, config)
     options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": classes}
-    return build_predictor(config or trained, workdir, **options)
+    return Predictor.load(workdir, config or trained, **options)
 
 
 def load_model(
@@ -175,15 +175,12 @@ def check_output(path: str | None, suffixes: tuple[str, ...], overwrite: bool) -
     """Returns the path of a file to write.
 
     Raises:
-        ConfigError: it is missing, has another suffix, its folder does not exist, or it exists.
+        ConfigError: it is missing, has another suffix, cannot be written there, or exists.
     """
     if not path:
         raise ConfigError("--output is missing; see --help")
     file = local_path("--output", path)
-    if file.suffix not in suffixes:
-        raise ConfigError(f"--output={path}: the name must end with {' or '.join(suffixes)}")
-    if not file.parent.is_dir():
-        raise ConfigError(f"--output={path}: the folder {file.parent} does not exist")
+    check_writable("--output", file, suffixes)
     if file.exists() and not overwrite:
         raise ConfigError(f"--output={path} exists already; --overwrite replaces it")
     return file

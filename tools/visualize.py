@@ -21,18 +21,19 @@ import process.first  # noqa: F401
 # isort: split
 
 from absl import flags
+from matplotlib.figure import Figure
 
 from data.images import decode_image
 from harness import commandline
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, replacing, run_path
+from harness.files import check_writable, local_path, replacing, run_path
 from training import batch_pictures, experiment
 from workdirs.class_file import own_classes
 from workdirs.config_file import read_config
 
 
-def batch(args: flags.FlagValues) -> None:
+def batch(args: flags.FlagValues) -> Figure:
     """An augmented training batch as the model sees it."""
     if args.step is not None and args.batch is not None:
         raise ConfigError("--batch counts from 0, --step from 1; give one of them")
@@ -49,14 +50,13 @@ def batch(args: flags.FlagValues) -> None:
             print(f"note: {note}")
         records = run.records_of(start + 1)
         print(f"step {start + 1}, {len(records)} records: {' '.join(map(str, records))}")
-        figure = batch_pictures.draw_batch(run, num_images=args.num_images, start=start)
-        _write(figure, args.output or "batch.png")
+        return batch_pictures.draw_batch(run, num_images=args.num_images, start=start)
 
 
-def operations(args: flags.FlagValues) -> None:
+def operations(args: flags.FlagValues) -> Figure:
     """Each operation of the recipe's RandAugment at its magnitudes."""
     with input_errors():
-        plain = experiment.check_config(_config(args))
+        plain = experiment.check_config(_config(args), needs_data=False)
         options = plain["augment"].get("randaugment")
         if options is None:
             raise ConfigError(problem("config.augment.randaugment", None, "nothing to draw"))
@@ -65,8 +65,7 @@ def operations(args: flags.FlagValues) -> None:
             exif_orientation = plain["data"]["exif_orientation"]
             encoded = local_path("--image", args.image).read_bytes()
             image = decode_image(encoded, exif_orientation=exif_orientation)
-        figure = batch_pictures.draw_operations(options, plain["data"]["image_size"], image)
-        _write(figure, args.output or "operations.png")
+        return batch_pictures.draw_operations(options, plain["data"]["image_size"], image)
 
 
 def _config(args: flags.FlagValues):
@@ -77,12 +76,6 @@ def _config(args: flags.FlagValues):
     config = read_config(run_path("--workdir", args.workdir))
     config.mesh = {"data": 1, "fsdp": 1}  # this machine, not the one it was trained on
     return config
-
-
-def _write(figure, path: str) -> None:
-    with replacing(local_path("--output", path)) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
-    print(f"wrote {path}")
 
 
 COMMANDS = {"batch": batch, "operations": operations}
@@ -99,7 +92,14 @@ def define_flags() -> None:
 
 
 def main(args: flags.FlagValues, command: str) -> None:
-    commandline.choose_command(command, COMMANDS)(args)
+    draw = commandline.choose_command(command, COMMANDS)
+    shown = args.output or f"{command}.png"
+    output = local_path("--output", shown)
+    check_writable("--output", output, (".png",))
+    figure = draw(args)
+    with input_errors(), replacing(output) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
+    print(f"wrote {shown}")
 
 
 if __name__ == "__main__":

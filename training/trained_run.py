@@ -30,7 +30,7 @@ def checkpoint_folder(workdir: Path, which: str = "latest") -> Path:
 def restore(run: Experiment, workdir: Path, which: str = "latest") -> tuple[int, Any, Path]:
     """Restores the state of a run from its workdir, in which nothing is changed.
 
-    inference/predict.py and inference/sample.py read the weights alone (zoo/run_checkpoints.py):
+    inference/loading.py and inference/sample.py read the weights alone (zoo/run_checkpoints.py):
     they need neither the data set nor the optimizer's state, so they build no Experiment.
 
     Args:

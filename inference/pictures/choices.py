@@ -12,7 +12,7 @@ from absl import flags
 from harness.arguments import problem, unknown
 from harness.errors import ConfigError
 from inference.flags import as_image_size
-from inference.image_files import find_files
+from inference.given_images import find_files
 from inference.pictures import subjects
 from inference.pictures.attention_maps import Point
 from inference.pictures.images import Chosen, prepare

@@ -16,7 +16,8 @@ from data.pixel_statistics import default_statistics
 from harness.arguments import unknown
 from harness.errors import ConfigError, input_errors, printable
 from harness.files import local_path, run_path
-from inference.predict import NUM_IMAGENET_CLASSES, Predictor, build_predictor
+from inference.loading import NUM_IMAGENET_CLASSES
+from inference.predictor import Predictor
 from tasks.classification import normalize
 from training.experiment import check_config
 from workdirs.config_file import read_config
@@ -53,10 +54,10 @@ class Subject:
 
 
 def from_workdir(workdir: str, size: Size, config: ConfigDict | None = None, **options) -> Subject:
-    """Reads the newest checkpoint of a run; `options` are those of `build_predictor`."""
+    """Reads the newest checkpoint of a run; `options` are those of `Predictor.load`."""
     folder = run_path("--workdir", workdir)
     config = _with_size(config or read_config(folder), size)
-    predictor = build_predictor(config, folder, **options)
+    predictor = Predictor.load(folder, config, **options)
     return Subject(folder.name, predictor)
 
 
@@ -65,9 +66,7 @@ def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) 
     config = _with_size(config, size)
     if weights is not None:
         path = run_path("--weights", weights)
-        return Subject(
-            f"{config.model.name}, {path.name}", build_predictor(config, path, **options)
-        )
+        return Subject(f"{config.model.name}, {path.name}", Predictor.load(path, config, **options))
     plain = check_config(config, needs_data=False)
     with input_errors():
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])

@@ -14,7 +14,7 @@ import train
 from configs import digits_nest, digits_nest_gan
 from harness.errors import ConfigError
 from harness.pictures import image_grid, save_png
-from inference import compare_samples as compare
+from inference import sample as compare
 from inference.sample import load_generator
 from saving.checkpoints import Checkpoints
 from tasks.gan.embedding import Embedding, load_embedding
