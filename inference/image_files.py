@@ -4,9 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import cv2
-
-from data.images import decode_image
+from data.images import as_channels, decode_image
 from data.sources.arrays import Record
 from data.sources.image_search import Tally, find_images
 from harness.errors import BadImage
@@ -39,7 +37,7 @@ class ImageFiles:
         if not self._is_grey:
             return {"image": encoded, "label": 0}
         image = decode_image(encoded, exif_orientation=self._exif_orientation)
-        return {"image": cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], "label": 0}
+        return {"image": as_channels(image, 1), "label": 0}
 
     def describe(self, index: int) -> str:
         return str(self._paths[index])

@@ -150,7 +150,7 @@ def build_predictor(
     with input_errors():
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
         dataset = _dataset(data)
-        channels = dataset.num_channels if dataset else 3
+        channels = dataset.num_channels if dataset else data.channels or 3
         load = functools.partial(
             load_with_own_head,
             weights,
@@ -159,11 +159,8 @@ def build_predictor(
             checkpoint=checkpoint,
             weights="ema" if ema else "raw",
         )
-        try:
-            model, variables, report = load(image_size=(*data.height_and_width, channels))
-        except ValueError:
-            if dataset or not data.name.startswith("npz:"):
-                raise
+        model, variables, report = load(image_size=(*data.height_and_width, channels))
+        if report.rechannelled and not dataset and data.channels is None:
             channels = 1  # missing arrays may have been grey, as MNIST's are
             model, variables, report = load(image_size=(*data.height_and_width, channels))
         statistics = default_statistics(data.name, channels)

@@ -14,7 +14,7 @@ from data import datasets, pipeline
 from data.augment import transforms
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, run_path
+from harness.files import local_path
 from harness.steps import Steps, plan_steps
 from harness.strict_config import (
     as_annotated,
@@ -31,6 +31,7 @@ from tasks.skipping import skipping
 from tasks.table import TASKS
 from training.numeric_faults import NumericFaults
 from training.same_everywhere import check_same_everywhere
+from zoo.find import weights_path
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from
 
 
@@ -137,7 +138,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)
     )
     if plain["init_from"] not in (None, "", FROM_SCRATCH):
-        plain["init_from"] = str(run_path("config.init_from", plain["init_from"]))
+        plain["init_from"] = str(weights_path("config.init_from", plain["init_from"]))
     with input_errors():
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
         NumericFaults(**plain["faults"], records_of=lambda step: [], workdir=Path())

@@ -20,6 +20,7 @@ from inference.predict import NUM_IMAGENET_CLASSES, Predictor, build_predictor
 from tasks.classification import normalize
 from training.experiment import check_config
 from workdirs.config_file import read_config
+from zoo.find import weights_path
 from zoo.load import Report
 from zoo.registry import MODELS, create_model, default_image_size, variable_shapes
 
@@ -64,9 +65,9 @@ def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) 
     """Takes the model of a recipe, with weights of any kind or, if None, random ones."""
     config = _with_size(config, size)
     if weights is not None:
-        path = run_path("--weights", weights)
+        path = weights_path("--weights", weights)
         return Subject(
-            f"{config.model.name}, {path.name}", build_predictor(config, path, **options)
+            f"{config.model.name}, {Path(path).name}", build_predictor(config, path, **options)
         )
     plain = check_config(config, needs_data=False)
     with input_errors():
@@ -75,7 +76,7 @@ def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) 
             known = data.dataset
             num_classes, channels, names = known.num_classes, known.num_channels, known.class_names
         except (ValueError, OSError):
-            num_classes, channels, names = NUM_IMAGENET_CLASSES, 3, None
+            num_classes, channels, names = NUM_IMAGENET_CLASSES, data.channels or 3, None
         return _random(
             lambda n: create_model(**plain["model"], num_classes=n),
             data,
