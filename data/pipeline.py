@@ -37,8 +37,8 @@ class Data:
 
     Attributes:
         name: of the data set, as datasets.open_dataset takes it.
-        image_size: height and width in pixels, or one number for both.
-        batch_size: global, over all devices and processes.
+        image_size: height and width in pixels, or one number for both; None: by the training images
+        batch_size: global, over all devices and processes; None: likewise (tasks/by_images.py).
         eval_batch_size: the same for evaluation; any number will do.
         train_split, eval_split: like "train", "train[:80%]" or "train+validation".
         data_dir: of prepared TensorFlow Datasets; None: its usual places.
@@ -77,8 +77,8 @@ class Data:
     """
 
     name: str
-    image_size: int | tuple[int, int]
-    batch_size: int
+    image_size: int | tuple[int, int] | None
+    batch_size: int | None
     eval_batch_size: int
     train_split: str = "train"
     eval_split: str = "test"
