@@ -16,7 +16,6 @@ from PIL import Image
 
 from baselines.vit import Vit
 from data.pipeline import Data
-from data.sources.arrays import Source
 from harness.errors import BadImage
 from nest.model import Nest
 from tnt.model import Tnt
@@ -73,7 +72,7 @@ def takes(model: nn.Module, side: int) -> bool:
     return True
 
 
-def short_side_of(source: Source) -> int | None:
+def short_side_of(source: Sequence[Mapping[str, Any]]) -> int | None:
     """Returns the median of the short sides of some images, in pixels; None if none can be read."""
     step = max(1, len(source) // _LOOKED_AT)
     sides = []
