@@ -106,7 +106,7 @@ def render_speed(records: Sequence[Record]) -> str:
     """Returns images/s of ours and of others, a line per model and kind."""
     groups: dict[tuple, dict[str, Record]] = {}
     for record in records:
-        if "check" in record:  # of tools/measure_gpu.py, not a speed
+        if "check" in record:  # of benchmarks/measure_gpu.py, not a speed
             continue
         key = record["model"], record["kind"], record["batch_size"], record["dtype"]
         groups.setdefault(key, {})[record["code"]] = record
@@ -252,7 +252,7 @@ TABLES = {
         },
         render_scaling,
     ),
-    "gpu": Table({}, render_speed),  # of tools/measure_gpu.py
+    "gpu": Table({}, render_speed),  # of benchmarks/measure_gpu.py
 }
 
 

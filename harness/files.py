@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import sys
 import tempfile
 import time
 import zlib
@@ -71,6 +72,13 @@ def run_path(key: str, path: str | os.PathLike) -> Path:
             raise
         what = "a URL: copy remote files to this machine first"
         raise WrongPath(problem(key, text, what, "a path, gs://bucket/folder")) from None
+
+
+def user_cache() -> Path:
+    """Returns the folder for what can be made or fetched again, of all programs of this user."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def must_be_local(key: str, path: Path, why: str) -> None:

@@ -14,7 +14,7 @@ from harness.files import check_writable, local_path, run_path
 from inference.predictor import Predictor
 from training.trained_run import checkpoint_folder, note_differences
 from workdirs.config_file import read_config
-from zoo.find import CHECKPOINTS
+from zoo.find import CHECKPOINTS, weights_path
 from zoo.fit import Resize
 from zoo.load import Report, load_variables
 from zoo.registry import create_model, default_image_size
@@ -38,7 +38,9 @@ def define_recipe_flags() -> None:
     """Defines --workdir, or --config with --weights; see `check_recipe_flags`."""
     commandline.define_config_flag()
     define_run_flags()
-    flags.DEFINE_string("weights", None, "Weights to use instead of a run's checkpoint.")
+    flags.DEFINE_string(
+        "weights", None, "Weights instead of a run's: a path, or a name (tools.weights list)."
+    )
     _define_ema_flag()
 
 
@@ -66,7 +68,7 @@ def define_model_flags() -> None:
         "fields", [], "Field of the model that differs from the variant's, e.g. gelu=exact."
     )
     flags.DEFINE_integer("num_classes", 1000, "Classes of the model.")
-    flags.DEFINE_string("input", None, "Weights: a file, a folder or a workdir.")
+    flags.DEFINE_string("input", None, "Weights: a file, a folder, a workdir or a name.")
     flags.DEFINE_enum(
         "resize",
         None,
@@ -101,7 +103,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
     check_recipe_flags(args)
     if args.workdir is None:
         options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": args.classes}
-        weights = run_path("--weights", args.weights)
+        weights = weights_path("--weights", args.weights)
         predictor = Predictor.load(weights, args.config, **options)
     else:
         predictor = _of_workdir(args, args.config, args.classes)
@@ -146,7 +148,7 @@ def load_model(
         model = create_model(args.model, num_classes=args.num_classes, **fields)
         image_shape = (*as_image_size(args.image_size, args.model), args.channels)
         variables, report = load_variables(
-            local_path("--input", args.input),
+            weights_path("--input", args.input),
             model,
             image_size=image_shape,
             weights="ema" if args.ema else "raw",

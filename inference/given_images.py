@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from data.images import decode_image
+from data.images import as_channels, decode_image
 from data.pipeline import Data
 from data.sources.arrays import Record
 from data.sources.image_search import Tally, find_images
@@ -59,12 +58,7 @@ class GivenImages:
             if self._num_channels == 3:
                 return {"image": image, "label": 0}
             image = decode_image(image, exif_orientation=self._exif_orientation)
-        channels = image.shape[-1]
-        if channels > self._num_channels:
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-        elif channels < self._num_channels:
-            image = np.repeat(image, self._num_channels, axis=-1)
-        return {"image": image, "label": 0}
+        return {"image": as_channels(image, self._num_channels), "label": 0}
 
     def describe(self, index: int) -> str:
         image = self._images[index]

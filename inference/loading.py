@@ -18,11 +18,12 @@ from data.pixel_statistics import default_statistics
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, run_path
+from harness.files import local_path
 from harness.recipes import load_config
 from training.experiment import check_config
 from workdirs.class_file import read_classes
 from workdirs.config_file import read_config
+from zoo.find import weights_path
 from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
 
@@ -38,9 +39,9 @@ def load_fields(
     classes_file: str | os.PathLike | None,
 ) -> dict[str, Any]:
     """Returns the fields of a `Predictor`; arguments and errors are those of `Predictor.load`."""
-    path = run_path("weights", weights)
+    path = weights_path("weights", weights)
     if config is None:
-        if path.exists() and not (path / "config.json").exists():
+        if isinstance(path, str) or (path.exists() and not (path / "config.json").exists()):
             raise ConfigError(f"{path} is no workdir: name its recipe too, config=RECIPE")
         config = read_config(path)
     config = load_config(config) if isinstance(config, str) else config
@@ -51,7 +52,7 @@ def load_fields(
     with input_errors():
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
         dataset = _dataset(data)
-        channels = dataset.num_channels if dataset else 3
+        channels = dataset.num_channels if dataset else data.channels or 3
         load = functools.partial(
             load_with_own_head,
             path,
@@ -60,11 +61,8 @@ def load_fields(
             checkpoint=checkpoint,
             weights="ema" if ema else "raw",
         )
-        try:
-            model, variables, report = load(image_size=(*data.height_and_width, channels))
-        except ValueError:
-            if dataset or not data.name.startswith("npz:"):
-                raise
+        model, variables, report = load(image_size=(*data.height_and_width, channels))
+        if report.rechannelled and not dataset and data.channels is None:
             channels = 1  # missing arrays may have been grey, as MNIST's are
             model, variables, report = load(image_size=(*data.height_and_width, channels))
         statistics = default_statistics(data.name, channels)

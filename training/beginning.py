@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data.digest import data_digest, digest_differences
-from harness.errors import printable
+from harness.errors import input_errors, printable
 from harness.files import must_be_local, write_text
 from parallel.watchdog import Watchdog, stacks_path
 from saving.checkpoints import Checkpoints, can_resume
@@ -30,6 +30,7 @@ from workdirs.class_file import own_classes
 from workdirs.progress import check_not_lost, check_places
 from workdirs.restart import check_not_half_moved, set_aside_run
 from workdirs.results import BadImagesFile, bad_images_path, read_done
+from zoo.released.locate import is_released, locate
 
 
 def check_start(
@@ -53,6 +54,9 @@ def check_start(
         check_not_half_moved(workdir)
         check_places(workdir)
         check_same_config(workdir, config)
+    if is_released(plain["init_from"] or "") and (restart or not can_resume(workdir)):
+        with input_errors():
+            locate(plain["init_from"])  # here, because it may take longer than the watchdog waits
     check_services(log_to, workdir)
     if profile_steps is not None:
         must_be_local("--workdir", workdir, "where --profile_steps cannot write its traces")

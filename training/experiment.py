@@ -14,7 +14,7 @@ from data import datasets, pipeline
 from data.augment import transforms
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, run_path
+from harness.files import local_path
 from harness.steps import Steps, plan_steps
 from harness.strict_config import (
     as_annotated,
@@ -26,11 +26,13 @@ from harness.strict_config import (
 )
 from parallel import peers, sharding
 from saving.checkpoints import Checkpoints
+from tasks import by_images
 from tasks.protocol import Task
 from tasks.skipping import skipping
 from tasks.table import TASKS
 from training.numeric_faults import NumericFaults
 from training.same_everywhere import check_same_everywhere
+from zoo.find import weights_path
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from
 
 
@@ -46,7 +48,7 @@ class Experiment:
     train_step: Callable  # jitted, the state is donated
     eval_step: Callable  # jitted
     key: jax.Array  # of the run, replicated
-    sharding_notes: tuple[str, ...]
+    first_notes: tuple[str, ...]
     read_weights: Callable[[], Weights | None]  # what config.init_from names, see read_init_from
 
     @property
@@ -80,7 +82,7 @@ class Experiment:
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
         loaded = str(weights[1]) if weights else ""
-        notes = (*self.sharding_notes, *self.data.dataset.notes)
+        notes = (*self.first_notes, *self.data.dataset.notes)
         return [*([loaded] if loaded else []), parameters, *notes]
 
 
@@ -137,7 +139,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)
     )
     if plain["init_from"] not in (None, "", FROM_SCRATCH):
-        plain["init_from"] = str(run_path("config.init_from", plain["init_from"]))
+        plain["init_from"] = str(weights_path("config.init_from", plain["init_from"]))
     with input_errors():
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
         NumericFaults(**plain["faults"], records_of=lambda step: [], workdir=Path())
@@ -145,6 +147,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         if plain["data"]["data_dir"]:
             data_dir = local_path("config.data.data_dir", plain["data"]["data_dir"])
             plain["data"]["data_dir"] = str(data_dir)
+        plain = by_images.complete(plain, needs_data=needs_data)
         plain |= TASKS[name].check(plain)
         plain["task"] = {"name": name} | plain["task"]
         data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
@@ -187,7 +190,9 @@ def build(
     data.bad.deferred = peers.current() is not None
     # Made on the devices: with several processes none can put it on the others' devices.
     key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
-    return assemble(plain, mesh, data, key, training=training)
+    run = assemble(plain, mesh, data, key, training=training)
+    notes = by_images.chosen(config.to_dict(), plain, data.num_train_examples) if training else ()
+    return dataclasses.replace(run, first_notes=(*notes, *run.first_notes))
 
 
 def assemble(
@@ -255,7 +260,7 @@ def assemble(
             out_shardings=everywhere,
         ),
         key=key,
-        sharding_notes=tuple(notes),
+        first_notes=tuple(notes),
         read_weights=functools.partial(
             read_init_from,
             plain["init_from"],

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from data.datasets import PATHS
 from harness.errors import ConfigError, input_errors
 from saving.checkpoints import Checkpoints
+from tasks.by_images import open_keys
 from training.experiment import Experiment, check_config
 from workdirs.comparison import config_differences
 from workdirs.config_file import read_config, read_record
@@ -66,7 +67,10 @@ def differences(workdir: Path, config: ConfigDict) -> list[str]:
         trained = check_config(trained, needs_data=False)
     except ConfigError:  # a key that no longer exists: it shows as a difference
         trained = trained.to_dict()
-    return config_differences(in_few_words(trained), in_few_words(now))
+    found = config_differences(in_few_words(trained), in_few_words(now))
+    # A run keeps what it was given by the number of its images.
+    left = tuple(f"{key}: " for key in open_keys(config.to_dict()))
+    return [line for line in found if not line.startswith(left)]
 
 
 def note_differences(workdir: Path, config: ConfigDict) -> None:

@@ -51,6 +51,7 @@ class Report:
         skipped: what the file holds besides, which is not needed.
         notes: what a person should know.
         class_names: of the stored head, in the order of the labels, where they are known.
+        rechannelled: name -> (stored shape, new shape) of the kernel that sees the image.
     """
 
     path: Path
@@ -62,17 +63,21 @@ class Report:
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     class_names: tuple[str, ...] | None = None
+    rechannelled: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __str__(self) -> str:
         """Returns one line per kind of array."""
         changes = [
             [f"{name} {old} -> {new}" for name, (old, new) in changed.items()]
-            for changed in (self.resized, self.reinitialized)
+            for changed in (self.resized, self.reinitialized, self.rechannelled)
         ]
         rows = [
             ("loaded", len(self.loaded), ""),
             ("resized", len(changes[0]), listed(changes[0])),
             ("re-initialised", len(changes[1]), f"{listed(changes[1])} ({self.reinit_head})"),
+            ("channels", len(changes[2]), listed(changes[2])),
             ("skipped", len(self.skipped), listed(self.skipped)),
         ]
         lines = [
@@ -124,7 +129,8 @@ def load_variables(
             `find_weights_file` for folders.
         model: the model that the weights are for.
         image_size: side, (height, width) or (height, width, channels) of its images. Position
-            tables of another size are resized.
+            tables of another size are resized, and the first kernel of weights for colour images
+            is made to fit grey ones, or the reverse (`fit.with_channels`).
         weights: "raw"; "ema" for their moving average; "ema_or_raw" for the average where there
             is one, and what there is where there is none, with a note that says so.
         checkpoint: "latest" or "best", of a workdir.
@@ -173,7 +179,7 @@ def load_variables(
     )
     check_tree(shapes, fitted.arrays, f"weights {file}")
     arrays = fitted.arrays
-    changed = fitted.resized.keys() | fitted.reinitialized.keys()
+    changed = fitted.resized.keys() | fitted.reinitialized.keys() | fitted.rechannelled.keys()
     report = Report(
         path=file,
         kind=stored.kind,
@@ -184,6 +190,7 @@ def load_variables(
         skipped=stored.skipped,
         notes=(*stored.notes, *ignored),
         class_names=stored.class_names,
+        rechannelled=fitted.rechannelled,
     )
     paths = flatten_dict(expected, sep="/")
     return unflatten_dict({path: arrays[_name(path)] for path in paths}, sep="/"), report

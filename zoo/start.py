@@ -45,8 +45,8 @@ def read_init_from(
     """Reads the weights that a fresh run starts from; the section `init` holds its arguments.
 
     Args:
-        path: config.init_from. None or "none": from scratch; "": a fine-tuning recipe that still
-            lacks its weights.
+        path: config.init_from, also a name of released weights. None or "none": from scratch; "": a
+            fine-tuning recipe that still lacks its weights.
         model: of the run.
         weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
         other_classes: whether the run's classes differ from those of the weights, so that the head
@@ -66,8 +66,8 @@ def read_init_from(
         return None
     if not path:
         what = (
-            "this recipe fine-tunes; give --config.init_from=PATH, weights or a workdir, or "
-            f"--config.init_from={FROM_SCRATCH} to train from scratch"
+            "this recipe fine-tunes; give --config.init_from=PATH, weights or a workdir, or a name "
+            f"of tools/weights.py list, or --config.init_from={FROM_SCRATCH} to train from scratch"
         )
         raise ConfigError(problem("config.init_from", path, what))
     with input_errors():

@@ -21,6 +21,7 @@ from inference.predictor import Predictor
 from tasks.classification import normalize
 from training.experiment import check_config
 from workdirs.config_file import read_config
+from zoo.find import weights_path
 from zoo.load import Report
 from zoo.registry import MODELS, create_model, default_image_size, variable_shapes
 
@@ -65,8 +66,9 @@ def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) 
     """Takes the model of a recipe, with weights of any kind or, if None, random ones."""
     config = _with_size(config, size)
     if weights is not None:
-        path = run_path("--weights", weights)
-        return Subject(f"{config.model.name}, {path.name}", Predictor.load(path, config, **options))
+        path = weights_path("--weights", weights)
+        name = f"{config.model.name}, {Path(path).name}"
+        return Subject(name, Predictor.load(path, config, **options))
     plain = check_config(config, needs_data=False)
     with input_errors():
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
@@ -74,7 +76,7 @@ def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) 
             known = data.dataset
             num_classes, channels, names = known.num_classes, known.num_channels, known.class_names
         except (ValueError, OSError):
-            num_classes, channels, names = NUM_IMAGENET_CLASSES, 3, None
+            num_classes, channels, names = NUM_IMAGENET_CLASSES, data.channels or 3, None
         return _random(
             lambda n: create_model(**plain["model"], num_classes=n),
             data,

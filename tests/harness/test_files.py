@@ -89,7 +89,7 @@ MORE_LINES = [
         "--output",
     ),
     ("tools/prepare_data.py cifar10 --manual_dir={}", "--manual_dir"),
-    ("tools/measure_gpu.py --output={}", "--output"),
+    ("benchmarks/measure_gpu.py --output={}", "--output"),
     ("tools/sample.py --workdir=. --npz={}", "--npz"),
 ]
 # String flags whose values are no paths. A new flag belongs here, or gets a line above.

@@ -25,7 +25,7 @@ OUTPUTS = {
     ("tools/convert_weights.py", "output"): [NOWHERE, "--output={}.npz", "--to=npz"],
     ("tools/explain.py", "output"): ["gradcat", NOWHERE, "--output={}.png"],
     ("tools/export.py", "output"): [NOWHERE, "--output={}.jax"],
-    ("tools/measure_gpu.py", "output"): ["--minutes=0.1", "--only=nothing", "--output={}"],
+    ("benchmarks/measure_gpu.py", "output"): ["--minutes=0.1", "--only=nothing", "--output={}"],
     ("tools/predict.py", "explain_folder"): [
         *(NOWHERE, "--explain=gradcat", "--explain_folder={}", "/nowhere.png")
     ],

@@ -1,0 +1,181 @@
+"""What a recipe leaves to the training images: batch, epochs, image size."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import train
+from baselines.vit import Vit
+from configs import folder_nest, folder_tnt, imagenet_nest
+from harness.errors import ConfigError
+from tasks import by_images
+from training.experiment import build, check_config
+from training.trained_run import differences
+from workdirs.config_file import read_config
+from zoo.registry import create_model
+
+NEST = create_model("nest_tiny_s196_224", num_classes=2)
+TNT = create_model("tnt_s_patch16_224", num_classes=2)
+
+
+def folder_of(path, size, per_class=4, mode="RGB"):
+    """Makes two classes of noise, (width, height)."""
+    rng = np.random.default_rng(0)
+    for number in range(2 * per_class):
+        file = path / ("robin", "wren")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        image.convert(mode).resize(size).save(file)
+    return f"folder:{path}"
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch", "fine_tuning", "scratch"),
+    [
+        (1, 16, 60, 300),
+        (300, 16, 58, 300),
+        (1_000, 32, 32, 300),
+        (5_000, 64, 14, 300),
+        (10_000, 128, 10, 300),
+        (30_000, 128, 10, 173),
+        (100_000, 128, 10, 100),
+        (1_300_000, 128, 10, 100),
+    ],
+)
+def test_batch_and_epochs(num_images, batch, fine_tuning, scratch):
+    assert by_images.batch_size_for(num_images) == batch
+    assert by_images.epochs_for(num_images, fine_tunes=True) == fine_tuning
+    assert by_images.epochs_for(num_images, fine_tunes=False) == scratch
+
+
+@pytest.mark.parametrize(
+    ("model", "short_side", "size"),
+    [
+        (NEST, None, 224),
+        (NEST, 3000, 224),
+        (NEST, 112, 224),
+        (NEST, 100, 192),  # multiples of 16
+        (NEST, 64, 128),
+        (NEST, 32, 64),
+        (NEST, 5, 16),  # the smallest there is
+        (TNT, 100, 192),
+        (TNT, 5, 16),
+        (Vit(2, dim=8, depth=1, num_heads=1, patch_size=(4, 10)), 55, 100),
+        (create_model("resnet50", num_classes=2), 33, 66),
+    ],
+)
+def test_the_largest_size_that_fits_and_enlarges_twofold_at_most(model, short_side, size):
+    assert by_images.image_size_for(model, 224, short_side) == size
+    assert by_images.takes(model, size)
+    jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
+
+
+@pytest.mark.parametrize("model", [NEST, TNT, Vit(2, dim=8, depth=1, num_heads=1, patch_size=6)])
+def test_sizes_that_do_not_fit_are_those_that_the_model_refuses(model):
+    for side in (16, 20, 24, 30, 32, 37, 48):
+        images = np.zeros((1, side, side, 3), np.float32)
+        try:
+            jax.eval_shape(model.init, jax.random.key(0), images)
+            fits = True
+        except ValueError:
+            fits = False
+        assert by_images.takes(model, side) == fits, side
+
+
+@pytest.mark.parametrize("recipe", [folder_nest, folder_tnt])
+@pytest.mark.parametrize(
+    ("argument", "epochs"), [("", 60.0), ("scratch", 300.0), ("scratch,micro", 300.0)]
+)
+def test_a_folder_decides_what_the_recipe_leaves_open(recipe, argument, epochs, tmp_path):
+    config = recipe.get_config(argument)
+    config.data.name = folder_of(tmp_path / "birds", (90, 50))
+    plain = check_config(config)
+    assert plain["data"]["batch_size"] == 16
+    assert plain["loop"]["num_epochs"] == epochs
+    assert plain["data"]["image_size"] == (32 if "micro" in argument else 96)
+    config.data.batch_size, config.data.image_size, config.loop.num_epochs = 8, 64, 3.0
+    assert check_config(config)["data"] == plain["data"] | {"batch_size": 8, "image_size": 64}
+    assert check_config(config)["loop"]["num_epochs"] == 3.0
+
+
+def test_any_recipe_may_ask_for_it(tmp_path):
+    config = imagenet_nest.get_config("tiny")
+    assert by_images.open_keys(config.to_dict()) == []
+    config.data.name = folder_of(tmp_path / "birds", (400, 300))
+    config.data.batch_size = config.loop.num_epochs = None
+    plain = check_config(config)
+    assert (plain["data"]["batch_size"], plain["loop"]["num_epochs"]) == (16, 300.0)
+    assert plain["data"]["image_size"] == 224
+
+
+def test_images_that_cannot_be_read_and_arrays(tmp_path):
+    name = folder_of(tmp_path / "birds", (90, 50))
+    for file in (tmp_path / "birds").rglob("*.png"):
+        file.write_bytes(b"no image")
+    config = folder_nest.get_config("scratch")
+    config.data.name = name
+    assert check_config(config)["data"]["image_size"] == 224
+    images, labels = np.zeros((1_000, 8, 9), np.uint8), np.arange(1_000) % 2
+    arrays = {"train_images": images, "train_labels": labels}
+    np.savez(tmp_path / "grey.npz", **arrays, test_images=images, test_labels=labels)
+    config.data.name = f"npz:{tmp_path / 'grey.npz'}"
+    assert check_config(config)["data"]["image_size"] == 16
+    assert check_config(config)["data"]["batch_size"] == 32
+
+
+def test_where_there_is_nothing_to_train_on(tmp_path):
+    """To evaluate weights, and to predict without the data."""
+    config = folder_nest.get_config("scratch,micro")
+    config.data.name = folder_of(tmp_path / "birds" / "val", (40, 40)).removesuffix("/val")
+    run = build(config, training=False)
+    assert run.data.num_classes == 2
+    config.data.name = f"folder:{tmp_path / 'absent'}"
+    assert check_config(config, needs_data=False)["data"]["image_size"] == 32
+    with pytest.raises(ConfigError, match="there is no folder"):
+        check_config(config)
+
+
+def micro_on(path, argument="scratch,micro"):
+    config = folder_nest.get_config(argument)
+    config.data.name = folder_of(path, (20, 20), per_class=8)
+    config.mesh.data = 1
+    config.model.depths = (1, 1, 1)
+    config.optimizer.warmup_epochs = 0.5
+    return config
+
+
+def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(by_images, "epochs_for", lambda *_, **__: 2.0)
+    config = micro_on(tmp_path / "birds")
+    train.train_and_evaluate(config, tmp_path / "run")
+    line = "by the 14 training images: config.data.batch_size=16, config.loop.num_epochs=2.0"
+    assert line in capsys.readouterr().out
+    stored = read_config(tmp_path / "run")
+    assert stored.loop.num_epochs == 2.0 and stored.data.batch_size == 16
+    # Whatever the rule says later, the run is the same one.
+    monkeypatch.setattr(by_images, "epochs_for", lambda *_, **__: 7.0)
+    assert differences(tmp_path / "run", config) == []
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert "is finished" in capsys.readouterr().out
+    config.loop.num_epochs = 4.0
+    assert differences(tmp_path / "run", config) == ["loop.num_epochs: 2.0 there, 4.0 now"]
+
+
+def test_weights_of_digits_start_a_grey_folder_and_a_coloured_one(tmp_path, capsys):
+    """Grey to colour, another size, and other classes at once."""
+    grey = micro_on(tmp_path / "birds")
+    grey.data.update(name="digits", train_split="train[:32]", eval_split="test[:32]")
+    grey.data.image_size = 16
+    grey.loop.num_epochs = 1.0
+    train.train_and_evaluate(grey, tmp_path / "digits")
+    for channels in (1, 3):
+        config = micro_on(tmp_path / "birds", "finetune,micro")
+        config.data.channels = channels
+        config.init_from = str(tmp_path / "digits")
+        config.loop.num_epochs = 2.0
+        capsys.readouterr()
+        train.train_and_evaluate(config, tmp_path / f"birds_{channels}")
+        out = capsys.readouterr().out
+        assert ("patch_embedding/kernel (2, 2, 1, 64) -> (2, 2, 3, 64)" in out) == (channels == 3)
+        assert "head/kernel (64, 10) -> (64, 2)" in out
