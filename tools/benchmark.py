@@ -61,6 +61,7 @@ from harness import commandline
 from harness.arguments import as_field, problem
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, write_text
+from preview.recipe_flag import define_config_flag
 from zoo.cost_tables import default_num_classes
 from zoo.registry import DTYPES, create_generator
 
@@ -191,7 +192,7 @@ COMMANDS = {
 
 
 def define_flags() -> None:
-    commandline.define_config_flag()
+    define_config_flag()
     flags.DEFINE_enum("data", "made", ["made", "own"], "Made-up images, or the recipe's own.")
     flags.DEFINE_string("generator", "nest_generator_base_s64_64", "Name of the generator.")
     flags.DEFINE_string("model", None, "Name of a model, for forward and train.")
@@ -224,4 +225,4 @@ def main(args: flags.FlagValues, command: str) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, arguments=("command",))
+    commandline.run(define_flags, main, arguments=("|".join(COMMANDS),))
