@@ -35,7 +35,7 @@ ALLOWED = {
     "tasks": (*FLOOR, "kernels", *MODELS, "data", "data.augment", "zoo", "tasks.gan"),
     "saving": (*FLOOR, "zoo"),
     "training": (*FLOOR, "kernels", "data", "data.augment", "zoo", "tasks", "saving"),
-    "preview": (*FLOOR, "data", "data.augment", "zoo", "tasks", "training"),
+    "preview": (*FLOOR, "kernels", "data", "data.augment", "zoo", "tasks", "training"),
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
 ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")

@@ -1,11 +1,11 @@
-"""A recipe is the user's code: whatever goes wrong in it is one line that says where, and exit 2."""
+"""A recipe is the user's code: what goes wrong in it is one line that says where, and exit 2."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError
+import train  # noqa: F401  (before its output is captured)
 from harness.recipes import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -116,26 +116,13 @@ def test_what_is_no_file(run_script, tmp_path):
         assert (code, stdout) == (2, "") and re.search(message, line), line
 
 
-def test_an_unreadable_recipe(tmp_path):
-    recipe = tmp_path / "mine.py"
-    recipe.write_text("x = 1\n")
-    recipe.chmod(0)
-    try:
-        recipe.read_text()
-    except PermissionError:
-        pass
-    else:
-        pytest.skip("may read everything")
-    with pytest.raises(ConfigError, match="PermissionError"):
-        load_config(str(recipe))
-
-
 def test_a_recipe_is_found_beside_the_scripts(tmp_path, monkeypatch):
     """From any folder; one that lies where the user stands comes first."""
     monkeypatch.chdir(tmp_path)
     assert load_config("configs/digits_nest.py:debug").data.name == "digits"
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "digits_nest.py").write_text(
-        "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({'a': 1})\n"
+        "from ml_collections import ConfigDict\n\n"
+        "def get_config():\n    return ConfigDict({'a': 1})\n"
     )
     assert load_config("configs/digits_nest.py").to_dict() == {"a": 1}
