@@ -142,16 +142,16 @@ def define_flags() -> None:
 
 
 def main(args: flags.FlagValues) -> None:
-    if args.config is not None and args.print_config:
+    if args.config is None or not (args.workdir or args.print_config or args.dry_run):
+        raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
+    if args.print_config:
         overrides = [key for key, _ in args["config"].overrides]
         if jax.process_index() == 0:
             print(as_text(*sources_of(args.config, overrides), args.print_config))
         return
-    if args.config is not None and args.dry_run:
+    if args.dry_run:
         dry_run(args["config"].recipe, args.config, compiled=args.dry_run == "compile")
         return
-    if args.config is None or not args.workdir:
-        raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
     go_on_without_output()
     train_and_evaluate(
         args.config,

@@ -54,10 +54,10 @@ def _lines(recipe, plain, run: experiment.Experiment, compiled: bool) -> Iterato
         yield "note", note.removesuffix("; see parameters.txt")
 
     parts = num_batch_parts(run.mesh)
-    model, micro = run.task.model, plain["task"].get("accumulation_steps") or 1
-    kept = 0
+    model, kept = run.task.model, 0
     if model is not None:
-        name, count = plain["model"]["name"], steps.batch_size // parts // micro
+        micro = parts * getattr(run.task, "accumulation_steps", 1)
+        name, count = plain["model"]["name"], steps.batch_size // micro
         cost = total(model_costs(model, data.image_shape, max(count, 1)))
         kept = cost.kept_bytes
         yield "model", f"{name}: {cost.parameters:,} parameters"
