@@ -16,7 +16,7 @@ from training.experiment import FUNCTIONS
 def documented(task: str) -> dict[str, Any]:
     """Returns section -> the function of its keys, or the module that has one for each key."""
     common = {section: function for section, function, _ in FUNCTIONS}
-    return common | {"augment": transforms} | TASKS[task].functions
+    return TASKS[task].functions | common | {"augment": transforms}
 
 
 def list_sections(config: ConfigDict) -> list[tuple[str, str]]:
