@@ -216,9 +216,11 @@ def _metrics(
 
 
 def define_flags() -> None:
-    joining.define_flags()
     define_recipe_flags()
-    define_explanation_flags()
+    flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
+    flags.DEFINE_bool(
+        "per_class", False, "Also write the numbers of each class, and each prediction as CSV."
+    )
     flags.DEFINE_string("classes", None, "File with one class name per line, as trained.")
     flags.DEFINE_enum(
         "among",
@@ -227,10 +229,8 @@ def define_flags() -> None:
         "Classes that an answer can be: all that the data names, or those with examples in the "
         "split, as for ImageNet-A and -R of TensorFlow Datasets, which name all 1,000.",
     )
-    flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
-    flags.DEFINE_bool(
-        "per_class", False, "Also write the numbers of each class, and each prediction as CSV."
-    )
+    define_explanation_flags()
+    joining.define_flags()
 
 
 def main(args: flags.FlagValues) -> None:

@@ -26,6 +26,9 @@ from harness.errors import ConfigError
 from harness.files import run_path
 from parallel import joining
 from parallel.watchdog import HUNG_SECONDS
+from preview.dry_run import dry_run
+from preview.recipe_flag import define_config_flag
+from preview.sources import FORMATS, as_text, sources_of
 from process.streams import go_on_without_output
 from training.beginning import begun, check_start, read_finished
 
@@ -41,6 +44,7 @@ def train_and_evaluate(
     log_to: Sequence[str] = (),
     restart: bool = False,
     watchdog_seconds: float = HUNG_SECONDS,
+    print_parameters: bool = False,
 ) -> dict[str, float]:
     """Trains until the last step of the config, from wherever the workdir has got to.
 
@@ -52,6 +56,7 @@ def train_and_evaluate(
         restart: start over; what is in the workdir is moved aside.
         watchdog_seconds: without a part of the start, a step, a batch of an evaluation or a save,
             after which the process says where it hangs and ends, with exit code 70; 0: never.
+        print_parameters: print the table of parameters.txt, too.
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -73,7 +78,8 @@ def train_and_evaluate(
     if not restart and (metrics := read_finished(workdir)) is not None:
         return metrics
 
-    with begun(config, plain, workdir, **options, watchdog_seconds=watchdog_seconds) as run:
+    options |= {"watchdog_seconds": watchdog_seconds, "print_parameters": print_parameters}
+    with begun(config, plain, workdir, **options) as run:
         first = run.first_step
         if run.window and run.steps.logs_at(first):  # stopped before it could
             run.log(first)
@@ -100,9 +106,20 @@ def train_and_evaluate(
 
 
 def define_flags() -> None:
-    joining.define_flags()
-    commandline.define_config_flag()
+    define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves.")
+    commandline.define_switch(
+        "print_config", FORMATS, "Only print the config, and where each value is from; =json: JSON."
+    )
+    commandline.define_switch(
+        "dry_run",
+        ("batch", "compile"),
+        "Only say what would run, and decode the first batch; =compile: also compile the step. "
+        "Needs no --workdir.",
+    )
+    flags.DEFINE_bool(
+        "print_parameters", False, "Print the table of the parameters, too: WORKDIR/parameters.txt."
+    )
     flags.DEFINE_string(
         "profile_steps", None, "FIRST:LAST, such as 10:20: trace these steps to WORKDIR/profile."
     )
@@ -121,11 +138,20 @@ def define_flags() -> None:
         "never.",
         lower_bound=0.0,
     )
+    joining.define_flags()
 
 
 def main(args: flags.FlagValues) -> None:
-    if args.config is None or not args.workdir:
+    if args.config is None or not (args.workdir or args.print_config or args.dry_run):
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
+    if args.print_config:
+        overrides = [key for key, _ in args["config"].overrides]
+        if jax.process_index() == 0:
+            print(as_text(*sources_of(args.config, overrides), args.print_config))
+        return
+    if args.dry_run:
+        dry_run(args["config"].recipe, args.config, compiled=args.dry_run == "compile")
+        return
     go_on_without_output()
     train_and_evaluate(
         args.config,
@@ -134,6 +160,7 @@ def main(args: flags.FlagValues) -> None:
         log_to=args.log_to,
         restart=args.restart,
         watchdog_seconds=args.watchdog_seconds,
+        print_parameters=args.print_parameters,
     )
 
 

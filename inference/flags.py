@@ -7,11 +7,11 @@ from typing import Any, get_args
 from absl import flags
 from flax import linen as nn
 
-from harness import commandline
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, run_path
 from inference.predictor import Predictor
+from preview.recipe_flag import define_config_flag
 from training.trained_run import checkpoint_folder, note_differences
 from workdirs.config_file import read_config
 from zoo.find import CHECKPOINTS, weights_path
@@ -36,8 +36,8 @@ def _define_ema_flag() -> None:
 
 def define_recipe_flags() -> None:
     """Defines --workdir, or --config with --weights; see `check_recipe_flags`."""
-    commandline.define_config_flag()
     define_run_flags()
+    define_config_flag()
     flags.DEFINE_string(
         "weights", None, "Weights instead of a run's: a path, or a name (tools.weights list)."
     )
@@ -61,14 +61,14 @@ def define_image_flags() -> None:
 def define_model_flags() -> None:
     """Defines the flags that `load_model` reads."""
     define_run_flags()
-    define_image_flags()
     _define_ema_flag()
+    flags.DEFINE_string("input", None, "Weights: a file, a folder, a workdir or a name.")
     flags.DEFINE_string("model", None, "Variant, e.g. nest_base_s196_224 (zoo/registry.py).")
     flags.DEFINE_multi_string(
         "fields", [], "Field of the model that differs from the variant's, e.g. gelu=exact."
     )
     flags.DEFINE_integer("num_classes", 1000, "Classes of the model.")
-    flags.DEFINE_string("input", None, "Weights: a file, a folder, a workdir or a name.")
+    define_image_flags()
     flags.DEFINE_enum(
         "resize",
         None,

@@ -27,6 +27,8 @@ _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # EIO: of a terminal
 _needed: set[int] = set()  # numbers of the files without which the script ends
 _said: set[int] = set()
 
+_is_starting = False
+
 SECONDS_FOR_READERS = 2.0  # that a process which ends waits for them
 _writing = threading.Lock()  # two threads might both find room for one
 _hurries = threading.Event()
@@ -139,6 +141,24 @@ def guard_streams() -> None:
 
 def _buffered(number: int) -> io.BufferedWriter:
     return io.BufferedWriter(_Unfailing(number, "w", closefd=False))
+
+
+def say_starting(words: str) -> None:
+    """Shows words on a terminal until something else is said: importing takes seconds."""
+    global _is_starting
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        _is_starting = True
+        sys.stderr.write(f"{words}\r")  # whatever comes begins in their place
+        sys.stderr.flush()
+
+
+def end_starting() -> None:
+    """Erases the words of `say_starting`."""
+    global _is_starting
+    if _is_starting:
+        _is_starting = False
+        sys.__stderr__.write("\x1b[K")
+        sys.__stderr__.flush()
 
 
 def go_on_without_output() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError
-from harness.recipes import ROOT, find_recipe, load_config
+from harness.recipes import ROOT, find_recipe
 from training.experiment import check_config
 from training.trained_run import in_few_words
 from workdirs.comparison import config_changes
+from workdirs.config_file import load_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from harness.errors import ConfigError
 from harness.overrides import apply_overrides
-from harness.recipes import load_config
 from sweeps.runs import Run
 from training import experiment
+from workdirs.config_file import load_config
 
 _SHOWN = 5
 

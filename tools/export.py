@@ -51,10 +51,10 @@ from inference.flags import (
 
 def define_flags() -> None:
     define_predictor_flags()
+    define_output_flags("File to write, .jax or .onnx.")
     flags.DEFINE_integer("batch_size", None, "Images per call; None: any number.", lower_bound=1)
     flags.DEFINE_enum("format", "jax", ["jax", "onnx"], "What to write.")
     flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "Where a jax export is to run.")
-    define_output_flags("File to write, .jax or .onnx.")
 
 
 def main(args: flags.FlagValues) -> None:

@@ -100,4 +100,4 @@ def main(args: flags.FlagValues, command: str) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, arguments=("command",))
+    commandline.run(define_flags, main, arguments=("|".join(COMMANDS),))

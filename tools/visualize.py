@@ -28,6 +28,7 @@ from harness import commandline
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, replacing, run_path
+from preview.recipe_flag import define_config_flag
 from training import batch_pictures, experiment
 from workdirs.class_file import own_classes
 from workdirs.config_file import read_config
@@ -82,7 +83,7 @@ COMMANDS = {"batch": batch, "operations": operations}
 
 
 def define_flags() -> None:
-    commandline.define_config_flag()
+    define_config_flag()
     flags.DEFINE_string("output", None, "PNG to write; None: named after the command.")
     flags.DEFINE_integer("num_images", 32, "Images of the batch to draw.", lower_bound=1)
     flags.DEFINE_string("workdir", None, "Folder of a run, whose config counts without --config.")
@@ -103,4 +104,4 @@ def main(args: flags.FlagValues, command: str) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, arguments=("command",))
+    commandline.run(define_flags, main, arguments=("|".join(COMMANDS),))

@@ -88,6 +88,7 @@ def begun(
     log_to: Sequence[str],
     restart: bool,
     watchdog_seconds: float,
+    print_parameters: bool,
 ) -> Iterator[Running]:
     """Yields a run that is ready for its next step; closes all that belongs to it afterwards.
 
@@ -95,7 +96,8 @@ def begun(
         config: the recipe.
         plain: the same, checked.
         workdir: made if absent.
-        profile_steps, log_to, restart, watchdog_seconds: as train_and_evaluate has them.
+        profile_steps, log_to, restart, watchdog_seconds, print_parameters: as train_and_evaluate
+            has them.
     """
     dog = Watchdog(watchdog_seconds, functools.partial(write_text, stacks_path(workdir)))
     with contextlib.ExitStack() as stack:
@@ -149,7 +151,9 @@ def begun(
                 log_to=log_to,
             )
         )
-        report.start(built.task.parameters(built.shapes), built.mesh, built.notes(weights))
+        parameters = built.task.parameters(built.shapes)
+        report.show_parameters(parameters, printed=print_parameters)
+        report.start(built.mesh, built.notes(weights))
         train_step = stack.enter_context(
             profiled(built.train_step, profile, first_step=first_step, folder=workdir / "profile")
         )

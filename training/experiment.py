@@ -80,7 +80,7 @@ class Experiment:
         sizes = [leaf.size for leaf in jax.tree.leaves(self.task.parameters(self.shapes))]
         trained = jax.tree.leaves(self.task.trainable(self.shapes))
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
-        parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
+        parameters = f"{count:,} of {sum(sizes):,} parameters are trained; see parameters.txt"
         loaded = str(weights[1]) if weights else ""
         notes = (*self.first_notes, *self.data.dataset.notes)
         return [*([loaded] if loaded else []), parameters, *notes]
@@ -92,6 +92,16 @@ DATA_PROVIDED = (
     *("sharding", "process_index", "process_count"),
 )
 FAULTS_PROVIDED = ("records_of", "workdir", "skipped", "losses")  # the same of NumericFaults
+# Section -> the function whose keyword arguments it holds, without those that the code gives.
+FUNCTIONS = (
+    ("init", read_init_from, INIT_PROVIDED),
+    ("mesh", sharding.create_mesh, ("devices",)),
+    ("sharding", sharding.state_shardings, ("shapes", "mesh")),
+    ("loop", plan_steps, ("num_examples", "batch_size")),
+    ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
+    ("faults", NumericFaults, FAULTS_PROVIDED),
+    ("data", pipeline.Data, DATA_PROVIDED),
+)
 VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
 SECTIONS = ("init", "task", "data", "augment", "mesh", "sharding", "loop", "checkpoint", "faults")
 COMMON_SECTIONS = (*VALUES, *SECTIONS)
@@ -125,15 +135,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**31:
         raise ConfigError(problem("config.seed", plain["seed"], "wrong", "an integer in [0, 2^31)"))
     check_init_from(plain["init_from"])
-    for key, function, provided in (
-        ("init", read_init_from, INIT_PROVIDED),
-        ("mesh", sharding.create_mesh, ("devices",)),
-        ("sharding", sharding.state_shardings, ("shapes", "mesh")),
-        ("loop", plan_steps, ("num_examples", "batch_size")),
-        ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
-        ("faults", NumericFaults, FAULTS_PROVIDED),
-        ("data", pipeline.Data, DATA_PROVIDED),
-    ):
+    for key, function, provided in FUNCTIONS:
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
     plain["augment"] = check_subsections(
         plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)

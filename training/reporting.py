@@ -14,7 +14,7 @@ from clu import parameter_overview
 
 from data.batches import Batches
 from harness.errors import escaped, record_errors
-from harness.files import Appended
+from harness.files import Appended, write_text
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
@@ -37,7 +37,8 @@ class Reporter:
     at: if that fails, the run goes on.
 
     Args:
-        workdir: receives metrics.jsonl, tensorboard/, curves.png and the task's pictures.
+        workdir: receives metrics.jsonl, tensorboard/, curves.png, parameters.txt and the task's
+            pictures.
         first_step: the run goes on from here; what an earlier attempt logged after it is dropped,
             since it will be computed again.
         steps: the plan of the run.
@@ -116,18 +117,28 @@ class Reporter:
         self._clock, self._clock_step = time.perf_counter(), step
         self._clock_waited = self._batches.seconds_waited
 
+    @only_shown("parameters.txt")
+    def show_parameters(self, parameters, *, printed: bool) -> None:
+        """Writes parameters.txt, a table.
+
+        Args:
+            parameters: pytree of shapes.
+            printed: whether to print it, too.
+        """
+        table = parameter_overview.get_parameter_overview(parameters, include_stats=False)
+        write_text(self._workdir / "parameters.txt", table + "\n")
+        if printed:
+            self.say(table)
+
     @only_shown("the console")
-    def start(self, parameters, mesh: jax.sharding.Mesh, notes: list[str]) -> None:
+    def start(self, mesh: jax.sharding.Mesh, notes: list[str]) -> None:
         """Says what will run and where.
 
         Args:
-            parameters: pytree of shapes, shown as a table by a run that starts from nothing.
             mesh: of the run.
             notes: what else there is to know.
         """
         steps = self._steps
-        if self._first_step == 0:
-            self.say(parameter_overview.get_parameter_overview(parameters, include_stats=False))
         axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
         self.say(
             f"{mesh.size} of {jax.device_count()} devices ({mesh.devices.flat[0].device_kind}), "

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from harness import recipes
 from harness.errors import ConfigError
+from harness.files import in_bucket, run_path
 from workdirs.records import read_json, write_record
 
 PLACES = ("name", "data_dir")  # keys of the section `data`
@@ -31,6 +33,20 @@ def read_config(workdir: Path) -> ConfigDict:
         ConfigError: there is no readable config.json.
     """
     return _as_config(read_record(workdir)["config"])
+
+
+def load_config(name: str) -> ConfigDict:
+    """Returns the config of a recipe, or of a run: "RUN/config.json".
+
+    Raises:
+        ConfigError: as harness.recipes.load_config, or the file is not that of a run.
+    """
+    if not name.endswith(".json"):
+        return recipes.load_config(name)
+    file = run_path("--config", name) if in_bucket(name) else recipes.find_recipe(name)
+    if (record := read_json(file, _TODO, _is_sound)) is None:
+        raise ConfigError(f"--config={name}: no such file: {file}")
+    return _as_config(record["config"])
 
 
 def _as_config(config: dict[str, Any]) -> ConfigDict:

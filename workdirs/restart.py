@@ -23,6 +23,7 @@ _OTHERS = (
     *("checksums", "tensorboard", "profile", "events.out.tfevents.*"),
     *(
         "curves.png",
+        "parameters.txt",
         f"*_{'[0-9]' * 7}.png",
         "evaluation_latest_*",
         "evaluation_best_*",
