@@ -84,8 +84,7 @@ def train_and_evaluate(
             if run.stops.requested():
                 run.stop(step - 1)
             batch = run.next_batch(step - 1)
-            run.state, scalars = run.train_step(run.state, batch, run.built.key)
-            run.window.append(scalars)
+            run.update(batch)
             jax.block_until_ready(run.window[:-RUN_AHEAD][-1:])
             run.progress(step)
 

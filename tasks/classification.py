@@ -9,6 +9,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from harness.arguments import check_range, problem
@@ -16,7 +17,7 @@ from harness.trees import select
 from tasks.ema import ParameterEma
 from tasks.losses import Loss, loss_of, targets_of
 from tasks.metrics import ClassificationMetrics, MultiLabelMetrics, is_first
-from tasks.optimizers import trainable_mask
+from tasks.optimizers import Optimizer, trainable_mask
 from tasks.protocol import Evaluation, Task
 from tasks.skipping import skip_update
 
@@ -52,7 +53,7 @@ class Classification(Task):
 
     Attributes:
         model: `model.apply(variables, images, train=...)` gives logits [b, num_classes].
-        optimizer, schedule: from create_optimizer.
+        optimizer: from create_optimizer.
         image_shape: (h, w, c) of an image.
         num_classes: of the targets.
         multi_label: whether an image has several labels: a batch's is then [b, num_classes] of 0
@@ -81,8 +82,7 @@ class Classification(Task):
     """
 
     model: nn.Module = dataclasses.field()  # required, though Task's default is None
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
+    optimizer: Optimizer
     image_shape: tuple[int, int, int]
     num_classes: int
     mean: tuple[float, ...]
@@ -112,6 +112,22 @@ class Classification(Task):
     def ema(self) -> ParameterEma:
         return ParameterEma(self.ema_decay, self.ema_warmup)
 
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        smoothing = self.label_smoothing
+        return {
+            "optimizer": self.optimizer.hyperparameters,
+            "ema": self.ema.hyperparameters,
+            "label_smoothing": {
+                "kept": np.float32(1.0 - smoothing),
+                "of_each": np.float32(smoothing / self.num_classes),
+            },
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.optimizer.notes
+
     def init(self, key: jax.Array) -> TrainState:
         images = jnp.zeros((1, *self.image_shape), jnp.float32)
         model_state = dict(self.model.init(key, images, train=False))
@@ -125,22 +141,25 @@ class Classification(Task):
             ema=self.ema.init(params),
         )
 
-    def train_step(self, state: TrainState, batch, key: jax.Array):
-        batch, key = self.augmented(batch, state.step, key)
+    def train_step(self, state: TrainState, batch, key: jax.Array, hyperparameters):
+        batch, key = self.augmented(batch, state.step, key, hyperparameters)
         grads, model_state, metrics = self._accumulated_gradients(state, batch, key)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        of_optimizer = hyperparameters["optimizer"]
+        updates, opt_state = self.optimizer.update(
+            grads, state.opt_state, state.params, of_optimizer
+        )
         trained = self.trainable(state)
         params = select(trained, optax.apply_updates(state.params, updates), state.params)
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": self.schedule(state.step),
+            "learning_rate": self.optimizer.learning_rate(state.step, of_optimizer),
         }
         state = TrainState(
             step=state.step + 1,
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            ema=self.ema.update(state.ema, params, state.step, trained),
+            ema=self.ema.update(state.ema, params, state.step, trained, hyperparameters["ema"]),
         )
         return state, metrics
 
@@ -193,35 +212,27 @@ class Classification(Task):
         chex.assert_shape(images, (None, *self.image_shape))
         return normalize(images, self.mean, self.std)
 
-    def _inputs(self, batch) -> tuple[jax.Array, jax.Array]:
-        """Returns normalised images and smoothed targets; an augmented batch brings its own."""
-        if "target" in batch:
-            return batch["image"], batch["target"]
-        return self._normalize(batch["image"]), self._targets(batch)
-
-    def _targets(self, batch) -> jax.Array:
-        targets = targets_of(batch["label"], self.num_classes, self.loss)
-        return optax.smooth_labels(targets, self.label_smoothing)
-
-    def augmented(self, batch, step: jax.Array | int, key: jax.Array):
+    def augmented(self, batch, step: jax.Array | int, key: jax.Array, hyperparameters=None):
         """Returns the batch as training step `step` sees it, and the key of the step's dropout.
 
         Args:
             batch: from the loader.
             step: number of updates made before this one.
             key: of the run.
+            hyperparameters: values of a compiled step; None: the task's own.
 
         Returns:
-            The batch; with device_augment its images are normalised, erased and mixed, float32, and
-            it has "target" [b, num_classes].
+            The batch with "target" [b, num_classes]; with device_augment its images are normalised,
+            erased and mixed, float32.
         """
         key = jax.random.fold_in(key, step)
+        targets = targets_of(batch["label"], self.num_classes, self.loss)
+        smoothing = (hyperparameters or self.hyperparameters)["label_smoothing"]
+        targets = smoothing["kept"] * targets + smoothing["of_each"]
         if self.device_augment is None:
-            return batch, key
+            return {**batch, "target": targets}, key
         key, augment_key = jax.random.split(key)
-        images, targets = self.device_augment(
-            augment_key, batch["image"], self._targets(batch), self._normalize
-        )
+        images, targets = self.device_augment(augment_key, batch["image"], targets, self._normalize)
         labels = jnp.argmax(targets, axis=-1).astype(batch["label"].dtype)
         if self.multi_label:  # all that have the largest share, up to rounding
             largest = targets.max(axis=-1, keepdims=True)
@@ -231,7 +242,8 @@ class Classification(Task):
     def _loss(self, params, model_state, batch, key):
         # Without the gradients of frozen parameters: they cost time and would enter the norm.
         params = select(trainable_mask(params, self.freeze), params, jax.lax.stop_gradient(params))
-        images, targets = self._inputs(batch)
+        images, targets = batch["image"], batch["target"]
+        images = self._normalize(images) if self.device_augment is None else images
         logits, model_state = self.model.apply(
             {"params": params, **model_state},
             images,

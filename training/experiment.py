@@ -46,6 +46,7 @@ class Experiment:
     train_step: Callable  # jitted, the state is donated
     eval_step: Callable  # jitted
     key: jax.Array  # of the run, replicated
+    hyperparameters: Any  # of the task, for train_step
     sharding_notes: tuple[str, ...]
     read_weights: Callable[[], Weights | None]  # what config.init_from names, see read_init_from
 
@@ -80,7 +81,7 @@ class Experiment:
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
         loaded = str(weights[1]) if weights else ""
-        notes = (*self.sharding_notes, *self.data.dataset.notes)
+        notes = (*self.task.notes, *self.sharding_notes, *self.data.dataset.notes)
         return [*([loaded] if loaded else []), parameters, *notes]
 
 
@@ -187,7 +188,13 @@ def build(
     data.bad.deferred = peers.current() is not None
     # Made on the devices: with several processes none can put it on the others' devices.
     key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
-    return assemble(plain, mesh, data, key, training=training)
+    run = assemble(plain, mesh, data, key, training=training)
+    return dataclasses.replace(
+        run,
+        hyperparameters=jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(
+            run.hyperparameters
+        ),
+    )
 
 
 def assemble(
@@ -246,7 +253,7 @@ def assemble(
         train_step=jax.jit(
             train_step,
             donate_argnums=0,
-            in_shardings=(shardings, batch_sharding, everywhere),
+            in_shardings=(shardings, batch_sharding, everywhere, everywhere),
             out_shardings=(shardings, everywhere),
         ),
         eval_step=jax.jit(
@@ -255,6 +262,7 @@ def assemble(
             out_shardings=everywhere,
         ),
         key=key,
+        hyperparameters=task.hyperparameters,
         sharding_notes=tuple(notes),
         read_weights=functools.partial(
             read_init_from,

@@ -65,6 +65,12 @@ class Running:
         with self._saved_first(step):
             return next(self.batches)
 
+    def update(self, batch: Any) -> None:
+        """Makes an update; the device may still be at work on it."""
+        built = self.built
+        self.state, scalars = self.train_step(self.state, batch, built.key, built.hyperparameters)
+        self.window.append(scalars)
+
     def progress(self, step: int) -> None:
         """Says that a step is made."""
         self.report.progress(step)

@@ -220,8 +220,8 @@ def test_not_a_number(small_config, tmp_path, monkeypatch, poison, log_every):
     small_config.loop.log_every_steps = log_every
     original = classification.Classification.train_step
 
-    def train_step(self, state, batch, key):
-        after, metrics = original(self, state, batch, key)
+    def train_step(self, state, *inputs):
+        after, metrics = original(self, state, *inputs)
         bad = jnp.where(state.step >= 14, jnp.nan, 0.0)
         if poison == "loss":
             return after, metrics | {"loss": metrics["loss"] + bad}

@@ -88,7 +88,7 @@ def test_devices_make_no_difference(gan_config, data, fsdp, design):
         start = jax.device_get(run.init()) if not found else start
         state, batches = jax.device_put(start, run.shardings), run.data.train_batches()
         for _ in range(2):  # the first has the lazy penalty
-            state, scalars = run.train_step(state, next(batches), run.key)
+            state, scalars = run.train_step(state, next(batches), run.key, run.hyperparameters)
         assert len(state.step.sharding.device_set) == mesh["data"] * mesh["fsdp"]
         split = [x for x in jax.tree.leaves(state) if not x.sharding.is_fully_replicated]
         assert bool(split) == (mesh["fsdp"] > 1)
