@@ -17,9 +17,21 @@ from process.signals import CtrlC
 from process.streams import flush_streams, go_on_without_output
 from process.terminal import escape_streams
 
+_for_stored: list[tuple[str, str]] | None = None  # overrides without a recipe; None: an error
 
-def define_config_flag() -> None:
+
+def with_overrides(config):
+    """Returns the config of a run, changed as --config.section.key=value beside --workdir says."""
+    from harness.overrides import apply_overrides
+
+    apply_overrides(config, _for_stored or ())
+    return config
+
+
+def define_config_flag(*, or_stored: bool = False) -> None:
     """Defines --config=FILE.py[:argument] with --config.section.key=value overrides.
+
+    With `or_stored` they may stand beside --workdir without --config, see `with_overrides`.
 
     None is a value for every key: --config.augment.flip=None leaves the flip out, and
     --config.augment.flip.probability=0.5 switches it on again.
@@ -27,6 +39,8 @@ def define_config_flag() -> None:
     Keys that the recipe does not list are accepted here, as its sections list only what differs
     from the defaults; harness/strict_config.py then refuses misspelt ones.
     """
+    global _for_stored
+    _for_stored = [] if or_stored else None
     try:
         from ml_collections import config_flags
     except ImportError:  # tools that also run without a recipe do so on a bare machine
@@ -114,6 +128,8 @@ def _parse(argv: list[str], keyed: Keyed | None = None, names: tuple[str, ...] =
         rest = flags.FLAGS(argv)
         if flags.FLAGS.config is not None:  # also where a flag before it ended the first look
             apply_overrides(flags.FLAGS.config, overrides)
+        elif overrides and _for_stored is not None and flags.FLAGS.workdir:
+            _for_stored.extend(overrides)
         elif overrides:
             raise ConfigError(f"--config.{overrides[0][0]} needs --config=FILE.py before it")
         return rest

@@ -35,8 +35,11 @@ def _define_ema_flag() -> None:
 
 
 def define_recipe_flags() -> None:
-    """Defines --workdir, or --config with --weights; see `check_recipe_flags`."""
-    commandline.define_config_flag()
+    """Defines --workdir, or --config with --weights; see `check_recipe_flags`.
+
+    --config.section.key=value beside --workdir alone changes the run's own config.
+    """
+    commandline.define_config_flag(or_stored=True)
     define_run_flags()
     flags.DEFINE_string("weights", None, "Weights to use instead of a run's checkpoint.")
     _define_ema_flag()
@@ -112,7 +115,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
 
 def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
     workdir = run_path("--workdir", args.workdir)
-    trained = read_config(workdir)
+    trained = commandline.with_overrides(read_config(workdir))
     checkpoint_folder(workdir, args.checkpoint)  # says so if there is none
     if config is not None:
         note_differences(workdir, config)

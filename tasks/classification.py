@@ -16,9 +16,10 @@ from harness.arguments import check_range, problem
 from harness.trees import select
 from tasks.ema import ParameterEma
 from tasks.losses import Loss, loss_of, targets_of
-from tasks.metrics import ClassificationMetrics, MultiLabelMetrics, is_first
+from tasks.metrics import FewClassesMetrics, MultiLabelMetrics, classification_metrics, is_first
 from tasks.optimizers import Optimizer, trainable_mask
 from tasks.protocol import Evaluation, Task
+from tasks.schedules import Schedule
 from tasks.skipping import skip_update
 
 
@@ -104,9 +105,9 @@ class Classification(Task):
         if self.ema_warmup and not self.ema.decay:
             raise ValueError(problem("config.task.ema_warmup", True, "needs config.task.ema_decay"))
 
-    @property
-    def metrics(self) -> type[ClassificationMetrics | MultiLabelMetrics]:
-        return MultiLabelMetrics if self.multi_label else ClassificationMetrics
+    def metrics(self, num_compared: int) -> type[FewClassesMetrics | MultiLabelMetrics]:
+        """Returns the metrics of an evaluation that compares the logits of so many classes."""
+        return MultiLabelMetrics if self.multi_label else classification_metrics(num_compared)
 
     @property
     def ema(self) -> ParameterEma:
@@ -123,6 +124,10 @@ class Classification(Task):
                 "of_each": np.float32(smoothing / self.num_classes),
             },
         }
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        return {"config.optimizer": self.optimizer.schedule}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -173,15 +178,16 @@ class Classification(Task):
             variables = {"params": params, **state.model_state}
             logits = self.model.apply(variables, images, train=False)
             chex.assert_shape(logits, (None, self.num_classes))
-            compared = {name: logits}
+            compared = {name: (logits, self.num_classes)}
             if self.answers is not None:
                 is_answer = jnp.isin(jnp.arange(self.num_classes), jnp.asarray(self.answers))
                 compared = {
-                    name: jnp.where(is_answer, logits, -jnp.inf),
-                    f"{name}_among_all": logits,
+                    name: (jnp.where(is_answer, logits, -jnp.inf), len(self.answers)),
+                    f"{name}_among_all": (logits, self.num_classes),
                 }
-            for key, values in compared.items():
-                sums[key] = self.metrics.of(values, batch["label"], batch["mask"], self.loss)
+            for key, (values, count) in compared.items():
+                kind = self.metrics(count)
+                sums[key] = kind.of(values, batch["label"], batch["mask"], self.loss)
         return sums, ()
 
     def summarize(self, sums, rows) -> Evaluation:
@@ -194,7 +200,7 @@ class Classification(Task):
         return Evaluation(metrics)
 
     def metric_names(self) -> tuple[str, ...]:
-        names = tuple(self.metrics.__annotations__)
+        names = tuple(self.metrics(len(self.answers or range(self.num_classes))).__annotations__)
         return names + tuple(f"ema_{name}" for name in names if self.ema.decay)
 
     def parameters(self, state: TrainState):

@@ -155,7 +155,8 @@ def create_optimizer(
         base_lr: learning rate after warm-up at `reference_batch`.
         reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
         schedule: "cosine" or "linear" to final_lr, "constant", or "steps" down at step_epochs.
-        warmup_epochs: epochs of linear warm-up, the first of the run.
+        warmup_epochs: epochs of linear warm-up, the first of the run. Where warm-up and cool-down
+            do not fit into the run, each has a tenth of it at most, which a note says.
         warmup_lr: rate that it starts from, scaled like base_lr.
         decay_from: "warmup": "cosine" and "linear" start after the warm-up; "start": they count
             from the start of the run, and the warm-up replaces their first epochs, as in timm.
@@ -207,16 +208,18 @@ def create_optimizer(
     if nesterov and not momentum:
         raise ValueError(problem(f"{section}.nesterov", True, f"needs {section}.momentum above 0"))
     warmup_steps = round(warmup_epochs * steps_per_epoch)
-    if warmup_steps >= total_steps:
-        what = f"{warmup_steps} steps of warm-up in a run of {total_steps}"
-        allowed = f"below {total_steps / steps_per_epoch:g} epochs"
-        raise ValueError(problem(f"{section}.warmup_epochs", warmup_epochs, what, allowed))
     cooldown_steps = round(cooldown_epochs * steps_per_epoch)
+    notes = []
     if warmup_steps + cooldown_steps >= total_steps:
-        what = f"{cooldown_steps} steps of cool-down in a run of {total_steps}"
-        what += f", {warmup_steps} of them warm-up" if warmup_steps else ""
-        allowed = f"below {(total_steps - warmup_steps) / steps_per_epoch:g} epochs"
-        raise ValueError(problem(f"{section}.cooldown_epochs", cooldown_epochs, what, allowed))
+        tenth = total_steps // 10
+        for key, steps in (("warmup_epochs", warmup_steps), ("cooldown_epochs", cooldown_steps)):
+            if steps > tenth:
+                where = "first" if key == "warmup_epochs" else "last"
+                notes.append(
+                    f"{section}.{key} is shortened from {steps} steps to the {where} {tenth}, a "
+                    f"tenth of a run of {total_steps}, in which they do not fit"
+                )
+        warmup_steps, cooldown_steps = min(warmup_steps, tenth), min(cooldown_steps, tenth)
     drops = tuple(round(epoch * steps_per_epoch) for epoch in step_epochs)
     bounds = (warmup_steps, *drops, total_steps)
     if schedule == "steps" and (not drops or sorted(set(bounds)) != list(bounds)):
@@ -275,4 +278,4 @@ def create_optimizer(
 
     hyperparameters = {key: np.float32(value) for key, value in values.items()}
     hyperparameters["schedule"] = learning_rate.numbers
-    return Optimizer(transformation, learning_rate, hyperparameters)
+    return Optimizer(transformation, learning_rate, hyperparameters, tuple(notes))

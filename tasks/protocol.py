@@ -6,7 +6,8 @@ these methods and never looks inside the state.
 
 import abc
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ import numpy as np
 from clu.metrics import Collection, Metric
 
 from tasks.metrics import check_finite
+from tasks.schedules import Schedule
 
 State = Any  # any pytree of arrays
 Batch = dict[str, jax.Array]
@@ -44,11 +46,13 @@ class Task(abc.ABC):
         model: whose weights files `with_variables` takes; None: there are no such files.
         hyperparameters: pytree of NumPy scalars that train_step gets, as values rather than
             constants of the compiled program: others of the same form need no new one.
+        schedules: section of the config -> the learning rate that it asks for.
         notes: what a person should know when the run starts.
     """
 
     model: nn.Module | None = None
     hyperparameters: Any = ()
+    schedules: Mapping[str, Schedule] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
     @abc.abstractmethod

@@ -20,6 +20,7 @@ from tasks.gan.networks import GanNetworks
 from tasks.gan.options import GanOptions
 from tasks.optimizers import Optimizer, trainable_mask
 from tasks.protocol import Evaluation, Task
+from tasks.schedules import Schedule
 from tasks.skipping import skip_update
 
 
@@ -74,6 +75,10 @@ class Gan(Task):
             "optimizers": {name: o.hyperparameters for name, o in self.optimizers.items()},
             "ema": self.ema.hyperparameters,
         }
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        return {f"config.{name}_optimizer": o.schedule for name, o in self.optimizers.items()}
 
     @property
     def notes(self) -> tuple[str, ...]:
