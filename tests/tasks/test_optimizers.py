@@ -185,17 +185,8 @@ def test_decay_mask_searches_the_path():
         (dict(base_lr=0.0), "base_lr=0.0: out of range; allowed: above 0"),
         (dict(weight_decay=float("inf")), "weight_decay=inf: out of range; .* 0 and finite"),
         (dict(warmup_epochs=-1.0), "config.optimizer.warmup_epochs=-1.0: out of range"),
-        (
-            dict(warmup_epochs=10.0),
-            "warmup_epochs=10.0: 100 steps of warm-up in a run of 100; allowed: below 10 epochs",
-        ),
         (dict(cooldown_epochs=-1.0), "config.optimizer.cooldown_epochs=-1.0: out of range"),
         (dict(warmup_lr=-1.0), "config.optimizer.warmup_lr=-1.0: out of range"),
-        (
-            dict(warmup_epochs=4.0, cooldown_epochs=6.0),
-            "cooldown_epochs=6.0: 60 steps of cool-down in a run of 100, 40 of them warm-up; "
-            "allowed: below 6 epochs",
-        ),
         *(
             (dict(schedule="steps", step_epochs=epochs, warmup_epochs=1.0), message)
             for epochs in ((), (1.0,), (5.0, 3.0), (3.0, 10.0), (2.0, 2.0))
@@ -259,3 +250,32 @@ def test_trainable_mask():
         trainable_mask(params, ("^body/", "^head/"))
     with pytest.raises(ValueError, match=r"freeze=\('\(',\): no regular expression: missing"):
         trainable_mask(params, ("(",))
+
+
+@pytest.mark.parametrize(
+    ("warmup", "cooldown", "expected", "notes"),
+    [
+        (20.0, 0.0, (10, 0), ["c.warmup_epochs is shortened from 200 steps to the first 10"]),
+        (9.0, 5.0, (10, 10), ["c.warmup_epochs", "c.cooldown_epochs is shortened from 50 steps"]),
+        (0.5, 10.0, (5, 10), ["c.cooldown_epochs is shortened from 100 steps to the last 10"]),
+        (9.0, 0.0, (90, 0), []),  # it fits
+        (4.0, 5.9, (40, 59), []),
+    ],
+)
+def test_what_does_not_fit_is_shortened(warmup, cooldown, expected, notes):
+    optimizer = make(warmup_epochs=warmup, cooldown_epochs=cooldown, section="c")
+    assert len(optimizer.notes) == len(notes)
+    assert all(note.startswith(start) for note, start in zip(optimizer.notes, notes, strict=True))
+    rates = np.array([float(optimizer.learning_rate(count)) for count in range(100)])
+    assert rates.argmax() == max(expected[0] - 1, 0) and rates.max() == pytest.approx(
+        1e-2, rel=1e-3
+    )
+    num_at_the_end = (np.abs(rates) < 1e-9).sum()
+    assert num_at_the_end == expected[1] + 1  # the decay's own last step, too
+
+
+@pytest.mark.parametrize("total", [1, 2, 9])
+def test_a_run_of_a_few_steps_has_no_warm_up(total):
+    optimizer = make(warmup_epochs=20.0, total_steps=total)
+    assert optimizer.schedule.numbers["warmup_steps"] == 0
+    assert np.isfinite([float(optimizer.learning_rate(count)) for count in range(total)]).all()
