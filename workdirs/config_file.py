@@ -126,8 +126,9 @@ def note_changes(
     before = {}
     for key in keys:
         section, name = key.split(".")
-        before[key] = record["config"][section].get(name)
-        record["config"][section][name] = config[section][name]
+        there = record["config"][section]
+        before[key] = there[name] if name in there else None
+        there[name] = config[section][name]
     if before:
         record.setdefault("before", []).append(before)
         _write(workdir, record)
