@@ -9,7 +9,6 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from harness.arguments import check_range, problem
@@ -115,15 +114,7 @@ class Classification(Task):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        smoothing = self.label_smoothing
-        return {
-            "optimizer": self.optimizer.hyperparameters,
-            "ema": self.ema.hyperparameters,
-            "label_smoothing": {
-                "kept": np.float32(1.0 - smoothing),
-                "of_each": np.float32(smoothing / self.num_classes),
-            },
-        }
+        return {"optimizer": self.optimizer.hyperparameters, "ema": self.ema.hyperparameters}
 
     @property
     def schedules(self) -> dict[str, Schedule]:
@@ -147,7 +138,7 @@ class Classification(Task):
         )
 
     def train_step(self, state: TrainState, batch, key: jax.Array, hyperparameters):
-        batch, key = self.augmented(batch, state.step, key, hyperparameters)
+        batch, key = self.augmented(batch, state.step, key)
         grads, model_state, metrics = self._accumulated_gradients(state, batch, key)
         of_optimizer = hyperparameters["optimizer"]
         updates, opt_state = self.optimizer.update(
@@ -218,27 +209,35 @@ class Classification(Task):
         chex.assert_shape(images, (None, *self.image_shape))
         return normalize(images, self.mean, self.std)
 
-    def augmented(self, batch, step: jax.Array | int, key: jax.Array, hyperparameters=None):
+    def _inputs(self, batch) -> tuple[jax.Array, jax.Array]:
+        """Returns normalised images and smoothed targets; an augmented batch brings its own."""
+        if "target" in batch:
+            return batch["image"], batch["target"]
+        return self._normalize(batch["image"]), self._targets(batch)
+
+    def _targets(self, batch) -> jax.Array:
+        targets = targets_of(batch["label"], self.num_classes, self.loss)
+        return optax.smooth_labels(targets, self.label_smoothing)
+
+    def augmented(self, batch, step: jax.Array | int, key: jax.Array):
         """Returns the batch as training step `step` sees it, and the key of the step's dropout.
 
         Args:
             batch: from the loader.
             step: number of updates made before this one.
             key: of the run.
-            hyperparameters: values of a compiled step; None: the task's own.
 
         Returns:
-            The batch with "target" [b, num_classes]; with device_augment its images are normalised,
-            erased and mixed, float32.
+            The batch; with device_augment its images are normalised, erased and mixed, float32, and
+            it has "target" [b, num_classes].
         """
         key = jax.random.fold_in(key, step)
-        targets = targets_of(batch["label"], self.num_classes, self.loss)
-        smoothing = (hyperparameters or self.hyperparameters)["label_smoothing"]
-        targets = smoothing["kept"] * targets + smoothing["of_each"]
         if self.device_augment is None:
-            return {**batch, "target": targets}, key
+            return batch, key
         key, augment_key = jax.random.split(key)
-        images, targets = self.device_augment(augment_key, batch["image"], targets, self._normalize)
+        images, targets = self.device_augment(
+            augment_key, batch["image"], self._targets(batch), self._normalize
+        )
         labels = jnp.argmax(targets, axis=-1).astype(batch["label"].dtype)
         if self.multi_label:  # all that have the largest share, up to rounding
             largest = targets.max(axis=-1, keepdims=True)
@@ -248,8 +247,7 @@ class Classification(Task):
     def _loss(self, params, model_state, batch, key):
         # Without the gradients of frozen parameters: they cost time and would enter the norm.
         params = select(trainable_mask(params, self.freeze), params, jax.lax.stop_gradient(params))
-        images, targets = batch["image"], batch["target"]
-        images = self._normalize(images) if self.device_augment is None else images
+        images, targets = self._inputs(batch)
         logits, model_state = self.model.apply(
             {"params": params, **model_state},
             images,

@@ -35,7 +35,7 @@ def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray,
     classes, is_classified = run.data.num_classes, isinstance(run.task, Classification)
     if is_classified:
         batch, _ = jax.jit(run.task.augmented)(batch, start, run.key)
-    if not (is_classified and run.task.device_augment):
+    if "target" not in batch:
         images = np.asarray(batch["image"]) / np.float32(255)
         loss = run.task.loss if is_classified else "softmax"
         return images, np.asarray(targets_of(batch["label"], classes, loss))

@@ -20,7 +20,6 @@ OTHERS = {
         "optimizer.grad_clip_norm": 0.5,
         "optimizer.eps": 1e-6,
         "optimizer.cooldown_epochs": 0.5,
-        "task.label_smoothing": 0.3,
         "task.ema_decay": 0.5,
     },
 }
