@@ -110,7 +110,7 @@ CHANGES = [
     ("loop.num_epochs", float("inf"), "num_epochs=inf"),
     ("data.process_index", 0, "config.data.process_index: unknown"),
     ("optimizer.schedule", "step", "schedule='step'.*cosine.*linear.*constant"),
-    ("optimizer.warmup_epochs", 100.0, "warmup_epochs"),
+    ("optimizer.warmup_epochs", -1.0, "warmup_epochs"),
     ("augment.random_afine", {}, "random_affine"),
     ("augment.random_affine.max_shift", 1.0, "max_shift_pixels"),
     ("task.name", "segmentation", "config.task.name='segmentation': unknown; .*classification"),

@@ -153,7 +153,7 @@ def test_one_more_than_allowed_stops_the_run(skipping_config, tmp_path, monkeypa
 def test_a_line_without_any_update(skipping_config, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, [4, 5, 6])
     train.train_and_evaluate(skipping_config, tmp_path)
-    line = result(skipping_config, tmp_path)[2][2]  # after one and the evaluation of step 5
+    line = result(skipping_config, tmp_path)[2][3]  # after two and the evaluation of step 5
     assert line.keys() == {"kind", "step", SKIPPED, "faults"} and line["step"] == 6
     assert "step 5: left out, grad_norm not finite; its batch: python" in capsys.readouterr().out
 

@@ -26,7 +26,7 @@ def test_evaluation_with_other_data(workdir, run_script):
     code, out, err = run_script(*command, "--config.data.nme=digits")
     assert code == 2 and "config.data.nme: unknown; did you mean 'name'" in err
     code, out, err = run_script(*command, "--config.model.dims=(8,32)")
-    assert code == 2 and "of another model" in err
+    assert code == 2 and "(16, 64) instead of (8, 32)" in err
     # The next call has forgotten them, and the stored config is as it was.
     code, out, err = run_script(*command)
     assert code == 0 and json.loads(out)["num_examples"] == 101
