@@ -17,7 +17,6 @@ OTHERS = {
     "intervals": {"loop.log_every_steps": 7, "loop.save_every_epochs": 0.5},
     "others": {
         "optimizer.weight_decay": 0.2,
-        "optimizer.grad_clip_norm": 0.5,
         "optimizer.eps": 1e-6,
         "optimizer.cooldown_epochs": 0.5,
         "task.ema_decay": 0.5,
@@ -57,10 +56,10 @@ def test_others_compile_nothing(small_config, tmp_path, compiles):
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_values_are_those_of_a_step(name, small_config):
     """A step with another task's values is a step of the other task."""
-    changes = {"base_lr": 3e-3, "weight_decay": 0.3, "grad_clip_norm": 0.01, "warmup_epochs": 0.5}
+    changes = {"base_lr": 3e-3, "weight_decay": 0.3, "warmup_epochs": 0.5}
     changes |= {"momentum": 0.5, "eps": 1e-3} if name == "sgd" else {"eps": 1e-3}
     given = {"name": name, "batch_size": 8, "steps_per_epoch": 4.0, "total_steps": 40}
-    plain = create_optimizer(base_lr=1e-2, grad_clip_norm=1.0, **given)
+    plain = create_optimizer(base_lr=1e-2, **given)
     other = create_optimizer(**changes, **given)
     params = {"kernel": np.linspace(-1, 1, 6, dtype=np.float32)}
     grads = {"kernel": np.cos(params["kernel"])}
