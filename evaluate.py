@@ -4,10 +4,11 @@
     python evaluate.py --workdir=runs/digits_nest --checkpoint=best --split='train[:50%]'
     python evaluate.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/
     python evaluate.py --workdir=runs/digits_mosaic_nest --localization=all --per_class
+    python evaluate.py --workdir=runs/digits_nest --config.data.name=npz:photos.npz
 
 Prints one JSON line, and writes it next to what was evaluated; with --per_class also the numbers of
 each class (JSON) and the answer to each image (CSV). Without --config, the workdir's own config
-counts. Exit codes: 0 done; 2 wrong config or input.
+counts, with --config.section.key=value changed. Exit codes: 0 done; 2 wrong config or input.
 """
 
 import process.first  # noqa: F401
@@ -31,6 +32,7 @@ from harness.arguments import problem
 from harness.class_lists import assumed_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import run_path
+from harness.overrides import override_stored
 from inference.answers import AnswerSheet, evaluation_path
 from inference.explanation_flags import (
     NO_EXPLANATIONS,
@@ -62,6 +64,7 @@ def evaluate_workdir(
     among: Among = "named",
     explanations: Explanations = NO_EXPLANATIONS,
     per_class: bool = False,
+    is_own: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
 
@@ -78,13 +81,16 @@ def evaluate_workdir(
         among: which classes an answer can be, see pipeline.Data.
         explanations: what else is measured.
         per_class: also return "per_class", an answers.PerClass.
+        is_own: whether the config is the run's, in which somebody has changed what they wanted;
+            else notes on stderr say where it is not as trained.
 
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
     """
     workdir = run_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
-    note_differences(workdir, config)
+    if not is_own:
+        note_differences(workdir, config)
     names = find_classes(workdir)
     if classes_file is not None:
         names = classes_in_file(classes_file, names)
@@ -252,7 +258,14 @@ def main(args: flags.FlagValues) -> None:
         if config is None:
             config = read_config(workdir)
             config.mesh = {"data": -1, "fsdp": 1}  # this machine, not the one it was trained on
-        result = evaluate_workdir(config, workdir, checkpoint=args.checkpoint, **options)
+            config = override_stored(config)
+        result = evaluate_workdir(
+            config,
+            workdir,
+            checkpoint=args.checkpoint,
+            is_own=args.config is None,
+            **options,
+        )
         written = workdir / f"evaluation_{args.checkpoint}"
     per_class = result.pop("per_class", None)
     line = json.dumps(result)

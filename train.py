@@ -43,6 +43,7 @@ def train_and_evaluate(
     profile_steps: str | None = None,
     log_to: Sequence[str] = (),
     restart: bool = False,
+    extend: bool = False,
     watchdog_seconds: float = HUNG_SECONDS,
     print_parameters: bool = False,
 ) -> dict[str, float]:
@@ -54,6 +55,8 @@ def train_and_evaluate(
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
         restart: start over; what is in the workdir is moved aside.
+        extend: the run in the workdir may have been shorter, finished or not; it goes on to the
+            config's num_epochs.
         watchdog_seconds: without a part of the start, a step, a batch of an evaluation or a save,
             after which the process says where it hangs and ends, with exit code 70; 0: never.
         print_parameters: print the table of parameters.txt, too.
@@ -74,14 +77,14 @@ def train_and_evaluate(
     started = time.perf_counter()
     workdir = run_path("workdir", workdir)
     options = {"profile_steps": profile_steps, "log_to": log_to, "restart": restart}
-    plain = check_start(config, workdir, **options)
-    if not restart and (metrics := read_finished(workdir)) is not None:
+    start = check_start(config, workdir, **options, extend=extend)
+    if not restart and (metrics := read_finished(start, workdir)) is not None:
         return metrics
 
     options |= {"watchdog_seconds": watchdog_seconds, "print_parameters": print_parameters}
-    with begun(config, plain, workdir, **options) as run:
+    with begun(config, start, workdir, **options) as run:
         first = run.first_step
-        if run.window and run.steps.logs_at(first):  # stopped before it could
+        if run.owes_log():  # stopped before it could, or another interval now
             run.log(first)
         if run.steps.evaluates_at(first):
             run.evaluate(first)
@@ -90,8 +93,7 @@ def train_and_evaluate(
             if run.stops.requested():
                 run.stop(step - 1)
             batch = run.next_batch(step - 1)
-            run.state, scalars = run.train_step(run.state, batch, run.built.key)
-            run.window.append(scalars)
+            run.update(batch)
             jax.block_until_ready(run.window[:-RUN_AHEAD][-1:])
             run.progress(step)
 
@@ -131,6 +133,11 @@ def define_flags() -> None:
         False,
         "Start over; what is in WORKDIR moves to a folder in it. Not for a line that runs again.",
     )
+    flags.DEFINE_bool(
+        "extend",
+        False,
+        "Continue a shorter run, finished or not, to this config.loop.num_epochs.",
+    )
     flags.DEFINE_float(
         "watchdog_seconds",
         HUNG_SECONDS,
@@ -159,6 +166,7 @@ def main(args: flags.FlagValues) -> None:
         profile_steps=args.profile_steps,
         log_to=args.log_to,
         restart=args.restart,
+        extend=args.extend,
         watchdog_seconds=args.watchdog_seconds,
         print_parameters=args.print_parameters,
     )

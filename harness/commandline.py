@@ -102,6 +102,8 @@ def _parse(argv: list[str], keyed: Keyed | None = None, names: tuple[str, ...] =
         rest = flags.FLAGS(argv)
         if flag.value is not None:  # also where a flag before it ended the first look
             flag.override(overrides)
+        elif overrides and flag.or_stored and flags.FLAGS.workdir:
+            flag.overrides += overrides
         elif overrides:
             raise ConfigError(f"--config.{overrides[0][0]} needs --config=FILE.py before it")
         return rest

@@ -108,6 +108,8 @@ class ConfigFlag(flags.Flag):
 
     Args:
         load: name of a recipe -> its config; raises ConfigError.
+        or_stored: whether overrides may stand beside --workdir, without a recipe: they are then for
+            the run's own config, see `override_stored`.
         list_sections: config -> its sections for --help, see help_text; raises ConfigError.
 
     Attributes:
@@ -115,8 +117,13 @@ class ConfigFlag(flags.Flag):
         overrides: (key, text) of each, in their order.
     """
 
-    def __init__(self, load: Callable[[str], Any], list_sections: Callable[[Any], Sequence]):
-        self.list_sections, self._load = list_sections, load
+    def __init__(
+        self,
+        load: Callable[[str], Any],
+        list_sections: Callable[[Any], Sequence],
+        or_stored: bool = False,
+    ):
+        self.list_sections, self._load, self.or_stored = list_sections, load, or_stored
         self.recipe, self.overrides = "", []
         super().__init__(
             flags.ArgumentParser(),
@@ -145,8 +152,9 @@ class ConfigFlag(flags.Flag):
         call_recipe(self.recipe, None, self.value.to_dict)
 
 
-def define_config_flag(
-    load: Callable[[str], Any], list_sections: Callable[[Any], Sequence] = lambda config: ()
-) -> None:
-    """Defines --config, see ConfigFlag."""
-    flags.DEFINE_flag(ConfigFlag(load, list_sections))
+def override_stored(config: Any) -> Any:
+    """Returns the config of a run, changed as --config.section.key=value beside --workdir says."""
+    flag = flags.FLAGS["config"]
+    if flag.value is None:
+        apply_overrides(config, flag.overrides)
+    return config

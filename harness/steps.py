@@ -21,8 +21,11 @@ class Steps:
     save: int
 
     def logs_at(self, step: int) -> bool:
-        """Returns whether training metrics are logged once `step` updates are made."""
-        return self._is_due(self.log, step)
+        """Returns whether training metrics are logged once `step` updates are made.
+
+        After the first one they are in any case: a person sees that the run works.
+        """
+        return step == 1 or self._is_due(self.log, step)
 
     def evaluates_at(self, step: int) -> bool:
         """Returns whether the state after `step` updates is evaluated.
@@ -65,7 +68,7 @@ def plan_steps(
     Args:
         num_epochs: passes over the training split; a fraction is fine. None: by the number of
             images (tasks/by_images.py), which is filled in before this is called.
-        log_every_steps: steps between two lines of training metrics.
+        log_every_steps: steps between two lines of training metrics; the first step has one, too.
         evaluate_every_epochs: epochs between evaluations; the last step is always evaluated, and
             no other step close to it, see `Steps.evaluates_at`.
         save_every_epochs: epochs between checkpoints; the last step is always saved.

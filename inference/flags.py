@@ -10,6 +10,7 @@ from flax import linen as nn
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, run_path
+from harness.overrides import override_stored
 from inference.predictor import Predictor
 from preview.recipe_flag import define_config_flag
 from training.trained_run import checkpoint_folder, note_differences
@@ -35,9 +36,12 @@ def _define_ema_flag() -> None:
 
 
 def define_recipe_flags() -> None:
-    """Defines --workdir, or --config with --weights; see `check_recipe_flags`."""
+    """Defines --workdir, or --config with --weights; see `check_recipe_flags`.
+
+    --config.section.key=value beside --workdir alone changes the run's own config.
+    """
     define_run_flags()
-    define_config_flag()
+    define_config_flag(or_stored=True)
     flags.DEFINE_string(
         "weights", None, "Weights instead of a run's: a path, or a name (tools.weights list)."
     )
@@ -114,7 +118,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
 
 def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
     workdir = run_path("--workdir", args.workdir)
-    trained = read_config(workdir)
+    trained = override_stored(read_config(workdir))
     checkpoint_folder(workdir, args.checkpoint)  # says so if there is none
     if config is not None:
         note_differences(workdir, config)

@@ -3,7 +3,7 @@
 from absl import flags
 
 
-def define_config_flag() -> None:
+def define_config_flag(*, or_stored: bool = False) -> None:
     """Defines --config=FILE.py[:argument] or --config=RUN/config.json, see overrides.ConfigFlag."""
     try:
         from harness.overrides import ConfigFlag
@@ -17,4 +17,4 @@ def define_config_flag() -> None:
 
         return list_sections(config)
 
-    flags.DEFINE_flag(ConfigFlag(load_config, list_sections))
+    flags.DEFINE_flag(ConfigFlag(load_config, list_sections, or_stored))

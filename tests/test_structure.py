@@ -31,7 +31,8 @@ ALLOWED = {
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
-        *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.skipping"),
+        *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.schedules"),
+        "tasks.skipping",
     ),
     "tasks": (*FLOOR, "kernels", *MODELS, "data", "data.augment", "zoo", "tasks.gan"),
     "saving": (*FLOOR, "zoo"),

@@ -48,6 +48,7 @@ class Experiment:
     train_step: Callable  # jitted, the state is donated
     eval_step: Callable  # jitted
     key: jax.Array  # of the run, replicated
+    hyperparameters: Any  # of the task, for train_step
     first_notes: tuple[str, ...]
     read_weights: Callable[[], Weights | None]  # what config.init_from names, see read_init_from
 
@@ -82,7 +83,7 @@ class Experiment:
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
         parameters = f"{count:,} of {sum(sizes):,} parameters are trained; see parameters.txt"
         loaded = str(weights[1]) if weights else ""
-        notes = (*self.first_notes, *self.data.dataset.notes)
+        notes = (*self.task.notes, *self.first_notes, *self.data.dataset.notes)
         return [*([loaded] if loaded else []), parameters, *notes]
 
 
@@ -194,7 +195,12 @@ def build(
     key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
     run = assemble(plain, mesh, data, key, training=training)
     notes = by_images.chosen(config.to_dict(), plain, data.num_train_examples) if training else ()
-    return dataclasses.replace(run, first_notes=(*notes, *run.first_notes))
+    on_devices = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+    return dataclasses.replace(
+        run,
+        first_notes=(*notes, *run.first_notes),
+        hyperparameters=on_devices(run.hyperparameters),
+    )
 
 
 def assemble(
@@ -253,7 +259,7 @@ def assemble(
         train_step=jax.jit(
             train_step,
             donate_argnums=0,
-            in_shardings=(shardings, batch_sharding, everywhere),
+            in_shardings=(shardings, batch_sharding, everywhere, everywhere),
             out_shardings=(shardings, everywhere),
         ),
         eval_step=jax.jit(
@@ -262,6 +268,7 @@ def assemble(
             out_shardings=everywhere,
         ),
         key=key,
+        hyperparameters=task.hyperparameters,
         first_notes=tuple(notes),
         read_weights=functools.partial(
             read_init_from,

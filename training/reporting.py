@@ -155,17 +155,22 @@ class Reporter:
         self.say("compiling the first step")
 
     @only_shown("the console")
-    def finish(self, metrics: dict[str, float], split: str, seconds: float) -> None:
-        """Says the result."""
+    def finish(
+        self, metrics: dict[str, float], split: str, seconds: float, notes: Sequence[str] = ()
+    ) -> None:
+        """Says the result, and what a person should know of it."""
         self._final = metrics
         self._bar.close()
         self.say(f"done after {seconds:.0f} s: {split} {_short(metrics)}")
         self.say(f"metrics.jsonl, curves.png and checkpoints are in {self._workdir}")
+        for note in notes:
+            self.say(f"note: {note}")
 
     @only_shown("the console")
     def progress(self, step: int) -> None:
         """Moves the progress bar."""
         if step == self._first_step + 1:
+            self.say(f"first step after {time.perf_counter() - self._clock:.1f} s")
             self._restart_clock(step)  # compilation
         self._bar.update(step - self._bar.n)
 
@@ -205,28 +210,32 @@ class Reporter:
         """
         if not self.active:
             return
-        elapsed = max(time.perf_counter() - self._clock, 1e-9)
-        seconds = elapsed / max(step - self._clock_step, 1)
-        waited = min((self._batches.seconds_waited - self._clock_waited) / elapsed, 1.0)
-        speed = {
-            "images_per_second": round(self._steps.batch_size / seconds, 1),
-            "input_wait": round(waited, 4),
-        }
+        steps, elapsed = step - self._clock_step, max(time.perf_counter() - self._clock, 1e-9)
+        speed, shown = {}, ""
+        if steps:  # none after the first one of this process, whose time is that of compiling
+            seconds = elapsed / steps
+            waited = min((self._batches.seconds_waited - self._clock_waited) / elapsed, 1.0)
+            speed["images_per_second"] = round(self._steps.batch_size / seconds, 1)
+            speed["input_wait"] = round(waited, 4)
+            left = tqdm.tqdm.format_interval((self._steps.total - step) * seconds)
+            shown = "{images_per_second:,.0f} images/s, {input_wait:.0%} waiting for input"
+            shown = shown.format(**speed) + (f", {left} left" if self._bar.disable else "")
         self._record("train", step, metrics, speed | ({"faults": faults} if faults else {}))
         self._restart_clock(step)
-        self._show_train(step, metrics, faults, seconds, **speed)
+        self._show_train(step, metrics, faults, shown)
 
     @only_shown("the console")
-    def _show_train(self, step, metrics, faults, seconds, images_per_second, input_wait) -> None:
+    def _show_train(self, step, metrics, faults, speed: str) -> None:
         for fault in faults[:FAULTS_SAID]:
             self.say(in_words(fault, self._workdir))
-        speed = f"{images_per_second:,.0f} images/s, {input_wait:.0%} waiting for input"
         if self._bar.disable:
-            left = tqdm.tqdm.format_interval((self._steps.total - step) * seconds)
-            self.say(f"{self._where(step)}  {_short(metrics)}  ({speed}, {left} left)")
+            end = f"  ({speed})" if speed else ""
+            self.say(f"{self._where(step)}  {_short(metrics)}{end}")
         else:
             shown = {name: metrics[name] for name in ("loss", "top1_accuracy") if name in metrics}
-            self._bar.set_postfix_str(f"{_short(shown)}, {speed}", refresh=False)
+            self._bar.set_postfix_str(
+                ", ".join(filter(None, (_short(shown), speed))), refresh=False
+            )
 
     def evaluation(self, step: int, evaluation: Evaluation, split: str) -> None:
         """Reports an evaluation, writes its pictures and redraws curves.png, once a minute."""

@@ -15,4 +15,5 @@ log_to.json    what has been sent to the services of --log_to
 checksums/     SHA-256 of the small files above, see records.py
 restarting.txt  while --restart moves these, see restart.py
 DONE           final metrics, the best and its epoch; exists once the run is finished
+DONE_before_extension  the last one, while --extend goes on, see results.py
 """

@@ -21,6 +21,15 @@ FREE_KEYS = re.compile(
 )
 
 
+# They decide what a run says and keeps, not its state: a resumed run may change them, too, and
+# config.json then has the new ones.
+RESUMABLE_KEYS = re.compile(
+    r"loop\.(log_every_steps|evaluate_every_epochs|save_every_epochs)$"
+    r"|checkpoint\.keep_last$|data\.eval_\w+$|task\.(num_samples|neighbors)$"
+)
+LENGTH = "loop.num_epochs"  # that --extend changes
+
+
 def config_changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Returns the keys in which two checked configs differ, without the FREE_KEYS.
 
@@ -43,7 +52,6 @@ def config_changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[
     }
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lists what `config_changes` finds, as "key: OLD there, NEW now"."""
-    changes = config_changes(old, new)
+def in_words(changes: dict[str, tuple[str, str]]) -> list[str]:
+    """Returns what `config_changes` finds as "key: OLD there, NEW now"."""
     return [f"{key}: {before} there, {now} now" for key, (before, now) in changes.items()]

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,12 @@ def write_config(
     config: dict[str, Any],
     num_examples: int | None = None,
     data_digest: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Writes config.json, once; a resumed run keeps the first."""
+    """Writes config.json, once; a resumed run keeps the first, but for `note_changes`."""
     record = {
         "config": config,
+        "notes": list(notes),
         "num_examples": num_examples,
         "data_digest": data_digest,
         "command": sys.argv,
@@ -134,6 +137,28 @@ def note_place(workdir: Path, record: dict[str, Any], data: dict[str, Any]) -> N
     """
     if (places := moved(record, data)) and record.get("data_digest"):
         record["config"]["data"].update(places)
+        _write(workdir, record)
+
+
+def note_changes(
+    workdir: Path, record: dict[str, Any], config: dict[str, Any], keys: Sequence[str]
+) -> None:
+    """Writes to config.json what a run does otherwise from now on, and what it did before.
+
+    Args:
+        workdir: of the run.
+        record: of config.json.
+        config: of the run now, checked.
+        keys: of what is another there, as "loop.num_epochs".
+    """
+    before = {}
+    for key in keys:
+        section, name = key.split(".")
+        there = record["config"][section]
+        before[key] = there[name] if name in there else None
+        there[name] = config[section][name]
+    if before:
+        record.setdefault("before", []).append(before)
         _write(workdir, record)
 
 

@@ -10,8 +10,10 @@ from flax import linen as nn
 from harness.arguments import problem
 from harness.class_lists import assumed_order, places
 from harness.errors import ConfigError, input_errors
+from harness.steps import steps_of
 from layers.initializers import truncated_normal
-from zoo.find import Checkpoint
+from workdirs.config_file import read_record
+from zoo.find import Checkpoint, is_checkpoint
 from zoo.fit import Reinit, Resize
 from zoo.load import Report, load_variables
 from zoo.stored_weights import Which
@@ -82,6 +84,8 @@ def read_init_from(
             seed=seed,
             ignore_fields=ignore_fields,
         )
+        if note := unfinished(report):
+            report = dataclasses.replace(report, notes=(*report.notes, note))
         if not other_classes and not report.reinitialized and class_names:
             if report.class_names is None:
                 instead = "config.init.other_classes=True makes a new head"
@@ -100,6 +104,19 @@ def read_init_from(
                 raise ValueError(problem("config.init.reinit_head", reinit_head, what))
             variables, report = _with_new_head(variables, report, seed)
     return variables, report
+
+
+def unfinished(report: Report) -> str:
+    """Returns a sentence if weights are of a run that has not finished; "" for others."""
+    if not is_checkpoint(report.path):
+        return ""
+    workdir = report.path.parents[2]
+    if not (workdir / "config.json").exists() or (workdir / "DONE").exists():
+        return ""
+    record = read_record(workdir)
+    steps = steps_of(record["config"], record.get("num_examples"))
+    of = f" of {steps.total}" if steps else ""
+    return f"the run in {workdir} is not finished (it has no DONE): step {report.path.name}{of}"
 
 
 def _in_order(

@@ -201,14 +201,17 @@ def test_cifar_nest_has_the_batch_of_all_devices_and_its_rate(size, batch, rate)
 def rates(config, steps_per_epoch):
     """Returns the learning rate of each step, [steps]."""
     checked = experiment.check_config(config, needs_data=False)
-    _, schedule = create_optimizer(
+    optimizer = create_optimizer(
         **checked["optimizer"],
         batch_size=config.data.batch_size,
         steps_per_epoch=steps_per_epoch,
         total_steps=round(config.loop.num_epochs * steps_per_epoch),
     )
     return np.array(
-        [float(schedule(s)) for s in range(round(config.loop.num_epochs) * steps_per_epoch)]
+        [
+            float(optimizer.learning_rate(s))
+            for s in range(round(config.loop.num_epochs) * steps_per_epoch)
+        ]
     )
 
 

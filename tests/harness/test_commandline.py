@@ -110,7 +110,7 @@ CHANGES = [
     ("loop.num_epochs", float("inf"), "num_epochs=inf"),
     ("data.process_index", 0, "config.data.process_index: unknown"),
     ("optimizer.schedule", "step", "schedule='step'.*cosine.*linear.*constant"),
-    ("optimizer.warmup_epochs", 100.0, "warmup_epochs"),
+    ("optimizer.warmup_epochs", -1.0, "warmup_epochs"),
     ("augment.random_afine", {}, "random_affine"),
     ("augment.random_affine.max_shift", 1.0, "max_shift_pixels"),
     ("task.name", "segmentation", "config.task.name='segmentation': unknown; .*classification"),
@@ -220,8 +220,8 @@ def test_not_a_number(small_config, tmp_path, monkeypatch, poison, log_every):
     small_config.loop.log_every_steps = log_every
     original = classification.Classification.train_step
 
-    def train_step(self, state, batch, key):
-        after, metrics = original(self, state, batch, key)
+    def train_step(self, state, *inputs):
+        after, metrics = original(self, state, *inputs)
         bad = jnp.where(state.step >= 14, jnp.nan, 0.0)
         if poison == "loss":
             return after, metrics | {"loss": metrics["loss"] + bad}

@@ -190,7 +190,7 @@ def test_the_batch_in_the_picture_is_what_the_training_step_sees(recipe, monkeyp
     state = run.init()
     state = state.replace(step=state.step + 3)
     with pytest.raises(ZeroDivisionError):
-        run.task.train_step(state, next(run.data.train_batches(3)), run.key)
+        run.task.train_step(state, next(run.data.train_batches(3)), run.key, run.hyperparameters)
     mean, std = run.data.statistics
     np.testing.assert_allclose(
         images,

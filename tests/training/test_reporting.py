@@ -150,7 +150,7 @@ def test_metrics_that_cannot_be_written_end_the_run_once_it_is_saved(
 ):
     """The same command finds the disk in order, and nothing is missing or twice."""
     train.train_and_evaluate(small_config, tmp_path / "whole")
-    number = {"train": 4, "eval": 3}[kind]  # of its kind: at step 12 or 15
+    number = {"train": 5, "eval": 3}[kind]  # of its kind: at step 12 or 15
     count, record = 0, Reporter._record
 
     def fails_once(self, what, step, *args):
