@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, RunError, StorageError, one_line
-from harness.files import write_text
+from harness.files import sync, write_text
 from harness.leases import in_bucket
 from harness.trees import listed
 from workdirs.checksums import file_checksums, files_in
@@ -147,7 +147,7 @@ def seal(step: Path) -> None:
     names = _written(step)
     if not in_bucket(step):
         for path in (*(step / name for name in names), *step.rglob("*/"), step, step.parent):
-            _sync(path)
+            sync(path)
     sums = file_checksums(step, names)
     write_text(step / FILES, json.dumps(sums, indent=0) + "\n")
 
@@ -170,7 +170,7 @@ def find_damage(step: Path) -> str | None:
     """
     try:
         _check_folder(step)
-        sums = read_json(step / FILES) if _is_there(step / FILES) else None
+        sums = read_json(step / FILES) if is_there(step / FILES) else None
         if sums is None:
             _check_unlisted(step)
             return None
@@ -212,7 +212,7 @@ def read_record(step: Path, name: str) -> dict[str, Any] | None:
     Raises:
         DamagedCheckpoint, OSError: as `read_json`.
     """
-    if name == "checksums" and not _is_there(step / name):
+    if name == "checksums" and not is_there(step / name):
         return None
     return read_json(step / name / "metadata")
 
@@ -255,7 +255,8 @@ def _written(step: Path) -> list[str]:
     return [name for name in files_in(step) if name != FILES and not name.endswith(TEMPORARY)]
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Returns whether there is something under a name, be it a link that leads nowhere."""
     if in_bucket(path):
         return path.exists()
     try:
@@ -279,12 +280,3 @@ def _reading(read, name: str) -> Any:
         raise DamagedCheckpoint(f"{name} {what}") from None
     except ValueError as error:  # no path can be like this
         raise DamagedCheckpoint(f"{FILES} names no file {name!r}") from error
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
