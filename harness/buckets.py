@@ -124,7 +124,7 @@ class BucketPath(gpath.PosixGPath):
         return [name for name in names if name and name[-1] != "/"]  # some mark a folder
 
     @_guarded
-    def rmtree(self, missing_ok: bool = True) -> None:
+    def rmtree(self) -> None:
         for blob in self._blobs():
             remove(f"gs://{blob.bucket.name}/{blob.name}")
 
