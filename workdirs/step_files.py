@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, RunError, StorageError, one_line
+from harness.errors import NO_SUCH_PATH, ConfigError, RunError, StorageError, one_line
 from harness.files import sync, write_text
 from harness.leases import in_bucket
 from harness.trees import listed
@@ -30,9 +30,6 @@ FILES = "files.json"
 COMPLETE = "commit_success.txt"
 TEMPORARY = ".tmp"  # ends the name of a file that takes another's place once it is written
 UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")  # in names of folders that a killed run leaves
-# What the operating system says of a file that is not as it was. All else may pass: no permission,
-# a disk or server that does not answer, too many open files.
-_NOT_AS_IT_WAS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 WAITS = (0.5, 2.0)  # seconds between tries
 
 
@@ -62,7 +59,9 @@ def patiently(function: Callable[..., Any], *args: Any) -> Any:
                 reason = error
             elif isinstance(error, OSError) and error.errno is not None:
                 what = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
-                raise ConfigError(f"{what}; move away what is there") from error
+                too_long = error.errno == errno.ENAMETOOLONG
+                todo = "choose a shorter path" if too_long else "move away what is there"
+                raise ConfigError(f"{what}; {todo}") from error
             elif isinstance(error, OSError):
                 reason = error
             else:
@@ -218,11 +217,15 @@ def read_record(step: Path, name: str) -> dict[str, Any] | None:
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Returns whether an error, or what led to it, is of the kind that a later try may not meet."""
+    """Returns whether an error, or what led to it, is of the kind that a later try may not meet.
+
+    No permission, a disk or server that does not answer, too many open files; not a file that is
+    not as it was.
+    """
     while error is not None:
         if isinstance(error, MemoryError):
             return True
-        if isinstance(error, OSError) and error.errno not in (None, *_NOT_AS_IT_WAS):
+        if isinstance(error, OSError) and error.errno not in (None, *NO_SUCH_PATH):
             return True
         if "harness.buckets" in sys.modules:
             from harness.buckets import is_passing
@@ -237,7 +240,7 @@ def _check_folder(step: Path) -> None:
     try:
         next(iter(step.iterdir()), None)
     except OSError as error:
-        if error.errno in _NOT_AS_IT_WAS:
+        if error.errno in NO_SUCH_PATH:
             raise DamagedCheckpoint("it is no folder") from None
         raise
 
@@ -274,7 +277,7 @@ def _reading(read, name: str) -> Any:
     try:
         return read()
     except OSError as error:
-        if error.errno not in _NOT_AS_IT_WAS:
+        if error.errno not in NO_SUCH_PATH:
             raise
         what = "is a folder" if error.errno == errno.EISDIR else "is missing"
         raise DamagedCheckpoint(f"{name} {what}") from None
