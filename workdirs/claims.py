@@ -147,7 +147,7 @@ def _refuse(workdir: Path, differences: list[str]) -> None:
     if differences:
         raise ConfigError(
             f"{workdir} was begun with other data: {'; '.join(differences)}; another --workdir "
-            f"with --config.init_from={workdir} goes on from its weights"
+            f"with --config.init_from={workdir} starts from its weights"
         )
 
 
@@ -171,7 +171,7 @@ def _presence(workdir: Path) -> Callable[..., None]:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what Orbax still writes
             raise WorkdirGone(
                 f"{workdir} is not the folder any more that this run writes to: it was moved, "
-                "deleted or unmounted; put it back, and the same command goes on"
+                "deleted or unmounted; put it back and run the same command to resume"
             ) from cause
 
     return check
