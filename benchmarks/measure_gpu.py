@@ -5,7 +5,7 @@
 
 Needs jax with CUDA, flax, optax and scikit-learn, and for the comparison torch and timm; no data,
 and none of what training needs besides. Each measurement is a process of its own, whose results are
-appended to --output at once: a run that is stopped has lost none, and the same line again goes on
+appended to --output at once: a run that is stopped has lost none, and the same line again resumes
 with what is missing. In this order:
 
     checks       the fast forms of attention against the plain one, and two models whole

@@ -72,7 +72,7 @@ def as_run_error(error: BaseException) -> RunError | None:
             says_it = isinstance(first, RunError)
             text = str(first) if says_it else f"the storage of the workdir: {one_line(error)}"
             if passing:
-                return Unavailable(f"{text}; the same command goes on from the last checkpoint")
+                return Unavailable(f"{text}; the same command resumes from the last checkpoint")
             return ConfigError(text)
         seen.append(error)
         error = error.__cause__ or error.__context__
@@ -124,7 +124,7 @@ class BucketPath(gpath.PosixGPath):
         return [name for name in names if name and name[-1] != "/"]  # some mark a folder
 
     @_guarded
-    def rmtree(self, missing_ok: bool = True) -> None:
+    def rmtree(self) -> None:
         for blob in self._blobs():
             remove(f"gs://{blob.bucket.name}/{blob.name}")
 

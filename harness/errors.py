@@ -1,8 +1,16 @@
 """Errors that end a run, and the exit code each one has."""
 
 import contextlib
+import errno
 import re
 from collections.abc import Callable
+
+# What the operating system says of a path that leads to nothing of the kind, now and later.
+NO_SUCH_PATH = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+)
+# The same of one that somebody has just given, where nothing has been written before.
+WRONG_PATH = NO_SUCH_PATH | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL}
 
 
 class RunError(Exception):

@@ -9,14 +9,13 @@ import secrets
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.arguments import problem
 from harness.errors import ConfigError
 from harness.leases import check_leases, in_bucket
-from harness.processes import has_ended, machine
+from harness.processes import has_ended, machine_token
 
 # Also with one slash, which is what pathlib makes of two; a single letter is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf(-hub)?:")
@@ -142,7 +141,7 @@ def replacing(path: Path) -> Iterator[Path]:
             buckets.upload(path, temporary.read_bytes())
         return
     # Not all of a long name, so that this one is not too long for the file system.
-    token = f"{_this_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    token = f"{machine_token()}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f"{path.name[:40]}.{token}.tmp")
     try:
         yield temporary
@@ -151,10 +150,6 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _this_machine() -> str:
-    return f"{zlib.crc32((machine() or '').encode()):08x}"
 
 
 def is_temporary(path: Path) -> bool:
@@ -173,7 +168,7 @@ def remove_stale(folder: Path) -> None:
         for path in folder.glob(pattern):
             if match := _TEMPORARY.search(path.name):
                 with contextlib.suppress(OSError):  # another has been faster, or may not
-                    is_ours = match[1] == _this_machine() and has_ended(int(match[2]))
+                    is_ours = match[1] == machine_token() and has_ended(int(match[2]))
                     if is_ours or time.time() - path.stat().st_mtime > _STALE_SECONDS:
                         path.unlink()
 

@@ -1,6 +1,7 @@
 """Which processes live: of this machine, and told apart from those of others."""
 
 import os
+import zlib
 from pathlib import Path
 
 
@@ -11,6 +12,11 @@ def machine() -> str | None:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
+
+
+def machine_token() -> str:
+    """Returns `machine` as eight characters, for names of files."""
+    return f"{zlib.crc32((machine() or '').encode()):08x}"
 
 
 def has_ended(pid: int) -> bool:

@@ -9,15 +9,18 @@ is_restartable() {
 }
 
 # Code 74, a checkpoint or a record that cannot be read or written now, may pass: again after a
-# pause, 3 times in a row. Returns whether to run again; waits before.
+# pause, 3 times in a row. Of an attempt that ran for long it is another trouble than the one before.
+# Returns whether to run again; waits before.
 STORAGE_PAUSE=${STORAGE_PAUSE:-60}
 storage_errors=0
+attempt_began=0
 runs_again() {
     if [ "$1" -ne 74 ]; then
         storage_errors=0
         is_restartable "$1"
         return
     fi
+    [ $((SECONDS - attempt_began)) -le $((10 * STORAGE_PAUSE + 10)) ] || storage_errors=0
     storage_errors=$((storage_errors + 1))
     [ "$storage_errors" -le 3 ] || return 1
     say "ended with 74; waiting $STORAGE_PAUSE s"
@@ -26,6 +29,7 @@ runs_again() {
     local pause=$!
     wait "$pause" || true
     kill "$pause" 2>/dev/null || true
+    attempt_began=$SECONDS
 }
 
 fail() {

@@ -144,7 +144,8 @@ run_once() {
 restarts=0
 while true; do
     run_once "$@"
-    [ -z "$stopped" ] && runs_again "$code" && [ -z "$stopped" ] || exit "$code"
+    [ -z "$stopped" ] && runs_again "$code" || exit "$code"
+    [ -z "$stopped" ] || exit 75 # a signal in the pause
     [ "$restarts" -lt "$MAX_RESTARTS" ] || fail "ended with $code after $restarts restarts"
     restarts=$((restarts + 1))
     say "ended with $code; restart $restarts"

@@ -109,12 +109,12 @@ was_interrupted() {
 if was_interrupted "$code"; then
     restarts=${SLURM_RESTART_COUNT:-0}
     if is_cancelled; then
-        say "ended with $code by scancel; the same sbatch goes on"
+        say "ended with $code by scancel; run the same sbatch to resume"
     elif [ "$restarts" -ge "$MAX_RESTARTS" ]; then
         say "ended with $code after $restarts restarts"
     else
         say "ended with $code; restart $((restarts + 1))"
-        retried scontrol requeue "$SLURM_JOB_ID" || say "cannot be requeued; the same sbatch goes on"
+        retried scontrol requeue "$SLURM_JOB_ID" || say "cannot be requeued; run the same sbatch to resume"
     fi
 fi
 exit "$code"

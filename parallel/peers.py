@@ -106,8 +106,9 @@ class Peers:
         try:
             hello = json.loads(line)
             other, count = hello["process"], hello["count"]
-            assert type(other) is int
-        except (ValueError, TypeError, KeyError, AssertionError):  # not one of ours
+            if type(other) is not int:
+                raise TypeError(other)
+        except (ValueError, TypeError, KeyError):  # not one of ours
             connection.close()
             return
         with self._changed:

@@ -68,11 +68,12 @@ def _lines(recipe, plain, run: experiment.Experiment, compiled: bool) -> Iterato
     batches = data.train_batches()
     batch = jax.block_until_ready(next(batches))
     batches.close()
+    inputs = run.shapes, batch, run.key, run.hyperparameters
     yield "first batch", f"in {time.perf_counter() - started:.1f} s: {_shapes(batch)}"
     yield "labels", _labels(batch["label"], data.dataset.class_names)
     if model is None:
         with compiling_for("any"):
-            traced = jax.make_jaxpr(run.task.train_step)(run.shapes, batch, run.key)
+            traced = jax.make_jaxpr(run.task.train_step)(*inputs)
         products = sum(cost.multiply_adds for cost in count_products(traced.jaxpr).values())
         count = _count(products / steps.batch_size)
         yield "multiply-adds", f"{count} an image, of a whole step"
@@ -80,7 +81,7 @@ def _lines(recipe, plain, run: experiment.Experiment, compiled: bool) -> Iterato
         yield "compiled", "no; --dry_run=compile does, and says what memory XLA reserves"
         return
     started = time.perf_counter()
-    analysis = run.train_step.lower(run.shapes, batch, run.key).compile().memory_analysis()
+    analysis = run.train_step.lower(*inputs).compile().memory_analysis()
     seconds = time.perf_counter() - started
     new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes  # not in donated memory
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes

@@ -115,7 +115,7 @@ class NothingToSave(StopSignals):
 
     def _note(self, number: int) -> None:
         name = signal.Signals(number).name
-        end_with(Interrupted.exit_code, f"{name}: nothing to save; the same command goes on")
+        end_with(Interrupted.exit_code, f"{name}: nothing to save; the same command resumes")
 
 
 class CtrlC(StopSignals):

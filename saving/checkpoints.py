@@ -113,7 +113,7 @@ class Checkpoints:
         if step != self._newest:
             sums = self._sums_of_finite(step, state)
             if is_last or bool(self._is_good(state)):
-                self._write(self._latest, step, state, loop, sums)
+                self._latest.write(step, state, loop, sums)
                 self._newest = step
             else:
                 newest = "nothing" if self._newest is None else f"step {self._newest}"
@@ -137,7 +137,7 @@ class Checkpoints:
         if not bool(self._is_good(state)):
             return
         best = {"metric": self.best_metric, "value": value}
-        self._write(self._best, step, state, loop | {"best_value": value}, sums, best)
+        self._best.write(step, state, loop | {"best_value": value}, sums, best)
         self._best_known = step, value
 
     def best(self, steps_per_epoch: float) -> dict[str, float]:
@@ -175,9 +175,6 @@ class Checkpoints:
         if not finite:
             raise NonFiniteError(f"step {step}: the state has non-finite values; it is not saved")
         return sums
-
-    def _write(self, series: Series, step: int, *args: Any) -> None:
-        series.write(step, *args)
 
     def restore(self, shapes: Any, which: str = "latest") -> tuple[int, Any, dict] | None:
         """Returns (step, state, loop record), or None when there is no checkpoint.

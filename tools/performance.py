@@ -5,7 +5,7 @@
     python tools/performance.py tables
 
 measure: runs the commands of each table's rows, one process each, and appends their results to
-results/performance/TABLE.jsonl; rows that are there are left out, so that the same line goes on,
+results/performance/TABLE.jsonl; rows that are there are left out, so that the same line resumes,
 and --again measures all. h100, v5e, slices and remat need requirements-compile.txt, cpu torch and
 timm; gpu is the output of benchmarks/measure_gpu.py, put there by hand.
 

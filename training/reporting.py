@@ -70,8 +70,7 @@ class Reporter:
         if not self.active:
             return
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
-        self._batches = batches
-        self._path = workdir / "metrics.jsonl"
+        self._batches, self._path = batches, workdir / "metrics.jsonl"
         with record_errors(self._path):
             self.records = keep_metrics(workdir, first_step)
             self._file = Appended(self._path)
@@ -82,8 +81,7 @@ class Reporter:
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
-        self._final: dict[str, float] | None = None
-        self._logs = []
+        self._final, self._logs = None, []
         with self.looking("logging"):
             self._logs = open_logs(
                 workdir,

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax
 
 from harness.class_lists import two_orders
 from harness.errors import (
+    WRONG_PATH,
     ConfigError,
     RunError,
     StorageError,
@@ -71,7 +73,7 @@ def claimed(
     if jax.process_index() != 0:
         yield lambda: None
         return
-    with input_errors(), _writing(workdir / ".lock"):
+    with input_errors(), _writing(workdir, ".lock"):
         workdir.mkdir(parents=True, exist_ok=True)
         # `is_claimed` holds it for a moment.
         lock = take_lock(workdir / ".lock", seconds=0.3, leased=True)
@@ -81,7 +83,7 @@ def claimed(
         remove_stale(workdir)
         with input_errors():
             if not (workdir / "config.json").exists():
-                with _writing(workdir / "config.json"):
+                with _writing(workdir, "config.json"):
                     write_config(workdir, config, num_examples, digest, notes)
             else:
                 record = read_record(workdir)
@@ -96,15 +98,16 @@ def claimed(
                 elif found:
                     what = f"{workdir} was begun with other data: {'; '.join(found)}"
                     print(printable(f"note: {what}; they lie where they did"), file=sys.stderr)
-                with _writing(workdir / "config.json"):
+                with _writing(workdir, "config.json"):
                     note_place(workdir, record, data)
                 if LENGTH in changed:
                     set_done_aside(workdir)
-                with _writing(workdir / "config.json"):
+                with _writing(workdir, "config.json"):
                     note_changes(workdir, record, config, changed)
             if class_names is not None and own_classes(workdir) is None:
-                with _writing(path := workdir / "classes.txt"):
-                    write_record(path, "".join(f"{name}\n" for name in class_names))
+                with _writing(workdir, "classes.txt"):
+                    text = "".join(f"{name}\n" for name in class_names)
+                    write_record(workdir / "classes.txt", text)
         check = _presence(workdir)
 
         def check_now() -> None:
@@ -119,21 +122,21 @@ def claimed(
             raise
 
 
-# What is wrong then is the path that the user gave.
-_WRONG_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
-_WRONG_PATH |= {errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
-
-
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """As `record_errors`, but errors of a wrong path and of a bucket stay as they are."""
+def _writing(workdir: Path, name: str) -> Iterator[None]:
+    """As `record_errors`, but a wrong path is the user's, and errors of a bucket stay."""
     try:
         yield
     except OSError as error:
-        if getattr(error, "passing", False) or error.errno in _WRONG_PATH:
+        if getattr(error, "passing", False):
             raise
-        with record_errors(path):
-            raise
+        if error.errno not in WRONG_PATH:
+            with record_errors(workdir / name):
+                raise
+        reason = "no folder" if error.errno == errno.EEXIST else error.strerror or str(error)
+        what = f"{name}: {reason}" if os.path.isdir(workdir) else reason
+        todo = "choose another or change its permissions"
+        raise ConfigError(f"--workdir={workdir}: {what}; {todo}") from error
 
 
 def _check_data(
@@ -157,7 +160,7 @@ def _refuse(workdir: Path, differences: list[str]) -> None:
     if differences:
         raise ConfigError(
             f"{workdir} was begun with other data: {'; '.join(differences)}; another --workdir "
-            f"with --config.init_from={workdir} goes on from its weights"
+            f"with --config.init_from={workdir} starts from its weights"
         )
 
 
@@ -181,7 +184,7 @@ def _presence(workdir: Path) -> Callable[..., None]:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of what Orbax still writes
             raise WorkdirGone(
                 f"{workdir} is not the folder any more that this run writes to: it was moved, "
-                "deleted or unmounted; put it back, and the same command goes on"
+                "deleted or unmounted; put it back and run the same command to resume"
             ) from cause
 
     return check

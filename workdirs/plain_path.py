@@ -7,16 +7,19 @@ name turns into the start of a URL. Such paths are reached through a symbolic li
 
 import atexit
 import contextlib
-import functools
 import os
 import re
 import tempfile
 from pathlib import Path
 
 from harness.errors import ConfigError
+from harness.processes import machine, machine_token, started
 
 _PLAIN = re.compile(r"[A-Za-z0-9_ ./+,=@~-]*")
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+# Of a process: the machine, its number, when it began.
+_FOLDER = re.compile(r"workdir_([0-9a-f]{8})-(\d+)-(\w+)_\w+")
+_links: dict[Path, Path] = {}  # target -> link
 
 
 def plain_path(path: Path) -> Path:
@@ -25,7 +28,8 @@ def plain_path(path: Path) -> Path:
     Args:
         path: absolute. A plain one comes back as it is; another gets a symbolic link that leads to
             its folder of the run, for as long as this process lives. What is renamed, made and
-            deleted below it is so in the folder itself.
+            deleted below it is so in the folder itself. Ask again before each use: a link that a
+            cleaner of temporary files has removed is made again, in another place.
 
     Raises:
         ConfigError: no link can be made.
@@ -37,19 +41,35 @@ def plain_path(path: Path) -> Path:
     return _link(Path(*parts[:last])).joinpath(*parts[last:])
 
 
-@functools.cache
 def _link(target: Path) -> Path:
+    link = _links.get(target)
+    if link is None or not _leads(link, target):
+        link = _links[target] = _new_link(target)
+    return link
+
+
+def _leads(link: Path, target: Path) -> bool:
+    """Returns whether a link is still there: cleaners of temporary files remove old ones."""
+    try:
+        return os.readlink(link) == str(target)
+    except OSError:
+        return False
+
+
+def _new_link(target: Path) -> Path:
     problem = ""
+    owner = f"{machine_token()}-{os.getpid()}-{started(os.getpid())}"
     for place in (tempfile.gettempdir(), *_PLACES):
         if _PLAIN.fullmatch(place):
             try:
-                folder = tempfile.mkdtemp(prefix="workdir_", dir=place)
+                _remove_stale(Path(place))
+                folder = tempfile.mkdtemp(prefix=f"workdir_{owner}_", dir=place)
                 link = Path(folder, "link")
                 link.symlink_to(target)
             except OSError as error:
                 problem = f"{place}: {error.strerror}"
                 continue
-            atexit.register(_remove, os.getpid(), link)
+            atexit.register(_remove_own, os.getpid(), link)
             return link
     raise ConfigError(
         f"{target} has characters that are reached through a symbolic link, and none can be made "
@@ -57,8 +77,21 @@ def _link(target: Path) -> Path:
     )
 
 
-def _remove(owner: int, link: Path) -> None:
+def _remove_stale(place: Path) -> None:
+    """Removes the links of processes of this machine that were killed."""
+    for folder in place.glob("workdir_*"):
+        match = _FOLDER.fullmatch(folder.name)
+        if match and machine() is not None and match[1] == machine_token():
+            if started(int(match[2])) != match[3]:  # its number may be another's by now
+                _remove(folder / "link")
+
+
+def _remove_own(owner: int, link: Path) -> None:
     if os.getpid() == owner:  # not in a process that was forked off
-        with contextlib.suppress(OSError):
-            link.unlink()
-            link.parent.rmdir()
+        _remove(link)
+
+
+def _remove(link: Path) -> None:
+    with contextlib.suppress(OSError):  # never what is not a link
+        link.unlink(missing_ok=True)
+        link.parent.rmdir()

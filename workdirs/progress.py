@@ -5,7 +5,6 @@ A run that starts writes {"step": null}, and after each save the step. It lies b
 """
 
 import json
-import os
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from harness.errors import ConfigError
 from harness.leases import in_bucket
 from workdirs.records import CHECKSUMS, read_json, write_record
-from workdirs.step_files import patiently, steps_in
+from workdirs.step_files import is_there, patiently, steps_in
 
 NAME = "saved.json"
 # What a run needs, and has in no other way.
@@ -62,21 +61,13 @@ def check_places(workdir: Path) -> None:
         return
     for name in (*_FOLDERS, CHECKSUMS, *_FILES):
         path, is_file = workdir / name, name in _FILES
-        if not patiently(_is_there, path) or (path.is_file() if is_file else path.is_dir()):
+        if not patiently(is_there, path) or (path.is_file() if is_file else path.is_dir()):
             continue
         if path.is_symlink() and not path.exists():
             raise ConfigError(f"{path} leads nowhere: is its disk mounted?")
         wanted = "file" if is_file else "folder"
         found = "a folder" if path.is_dir() else "a file" if path.is_file() else "no regular file"
         raise ConfigError(f"{path} is {found} and should be a {wanted}: move it away")
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        os.lstat(path)
-        return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 def check_not_lost(workdir: Path) -> None:

@@ -42,8 +42,8 @@ def check_not_half_moved(workdir: Path) -> None:
     """
     if patiently((workdir / MARKER).exists):
         raise ConfigError(
-            f"{workdir}: --restart was stopped before all of the old run was moved aside; the same "
-            "command with --restart goes on with that"
+            f"{workdir}: --restart was stopped before all of the old run was moved aside; run the "
+            "same command with --restart to finish that"
         )
 
 

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, RunError, StorageError, one_line
-from harness.files import write_text
+from harness.errors import NO_SUCH_PATH, ConfigError, RunError, StorageError, one_line
+from harness.files import sync, write_text
 from harness.leases import in_bucket
 from harness.trees import listed
 from workdirs.checksums import file_checksums, files_in
@@ -31,9 +31,6 @@ FILES = "files.json"
 COMPLETE = "commit_success.txt"
 TEMPORARY = ".tmp"  # ends the name of a file that takes another's place once it is written
 UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")  # in names of folders that a killed run leaves
-# What the operating system says of a file that is not as it was. All else may pass: no permission,
-# a disk or server that does not answer, too many open files.
-_NOT_AS_IT_WAS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 WAITS = (0.5, 2.0)  # seconds between tries
 
 
@@ -63,7 +60,9 @@ def patiently(function: Callable[..., Any], *args: Any) -> Any:
                 reason = error
             elif isinstance(error, OSError) and error.errno is not None:
                 what = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
-                raise ConfigError(f"{what}; move away what is there") from error
+                too_long = error.errno == errno.ENAMETOOLONG
+                todo = "choose a shorter path" if too_long else "move away what is there"
+                raise ConfigError(f"{what}; {todo}") from error
             elif isinstance(error, OSError):
                 reason = error
             else:
@@ -148,7 +147,7 @@ def seal(step: Path) -> None:
     names = _written(step)
     if not in_bucket(step):
         for path in (*(step / name for name in names), *step.rglob("*/"), step, step.parent):
-            _sync(path)
+            sync(path)
     sums = file_checksums(step, names)
     write_text(step / FILES, json.dumps(sums, indent=0) + "\n")
 
@@ -171,7 +170,7 @@ def find_damage(step: Path) -> str | None:
     """
     try:
         _check_folder(step)
-        sums = read_json(step / FILES) if _is_there(step / FILES) else None
+        sums = read_json(step / FILES) if is_there(step / FILES) else None
         if sums is None:
             _check_unlisted(step)
             return None
@@ -213,7 +212,7 @@ def read_record(step: Path, name: str) -> dict[str, Any] | None:
     Raises:
         DamagedCheckpoint, OSError: as `read_json`.
     """
-    if name == "checksums" and not _is_there(step / name):
+    if name == "checksums" and not is_there(step / name):
         return None
     record = read_json(step / name / "metadata")
     if name == "checksums" and not (
@@ -226,11 +225,15 @@ def read_record(step: Path, name: str) -> dict[str, Any] | None:
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Returns whether an error, or what led to it, is of the kind that a later try may not meet."""
+    """Returns whether an error, or what led to it, is of the kind that a later try may not meet.
+
+    No permission, a disk or server that does not answer, too many open files; not a file that is
+    not as it was.
+    """
     while error is not None:
         if isinstance(error, MemoryError):
             return True
-        if isinstance(error, OSError) and error.errno not in (None, *_NOT_AS_IT_WAS):
+        if isinstance(error, OSError) and error.errno not in (None, *NO_SUCH_PATH):
             return True
         if "harness.buckets" in sys.modules:
             from harness.buckets import is_passing
@@ -245,7 +248,7 @@ def _check_folder(step: Path) -> None:
     try:
         next(iter(step.iterdir()), None)
     except OSError as error:
-        if error.errno in _NOT_AS_IT_WAS:
+        if error.errno in NO_SUCH_PATH:
             raise DamagedCheckpoint("it is no folder") from None
         raise
 
@@ -263,7 +266,8 @@ def _written(step: Path) -> list[str]:
     return [name for name in files_in(step) if name != FILES and not name.endswith(TEMPORARY)]
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Returns whether there is something under a name, be it a link that leads nowhere."""
     if in_bucket(path):
         return path.exists()
     try:
@@ -281,19 +285,10 @@ def _reading(read, name: str) -> Any:
     try:
         return read()
     except OSError as error:
-        if error.errno not in _NOT_AS_IT_WAS:
+        if error.errno not in NO_SUCH_PATH:
             raise
         what = "is a folder" if error.errno == errno.EISDIR else "is missing"
         what = "is no regular file" if isinstance(error, NoRegularFile) else what
         raise DamagedCheckpoint(f"{name} {what}") from None
     except ValueError as error:  # no path can be like this
         raise DamagedCheckpoint(f"{FILES} names no file {name!r}") from error
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

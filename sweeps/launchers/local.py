@@ -63,7 +63,7 @@ class Local:
     """Starts a run for each share of this machine's devices, and the next when one ends.
 
     Ctrl-C and SIGTERM let each run save what it has; a second one kills them. Either way the same
-    command goes on later.
+    command resumes later.
 
     Args:
         parallel: how many at a time; None: one for each GPU or TPU chip, and one on a CPU.
@@ -154,7 +154,7 @@ class Local:
             for pid in filter(None, (pid_of(folder, run) for run in elsewhere)):
                 with contextlib.suppress(ProcessLookupError):  # of a launcher that was killed:
                     os.kill(pid, signal.SIGTERM)  # nobody else would tell it
-            raise Interrupted("stopped; the same command goes on")
+            raise Interrupted("stopped; run the same command to resume")
 
 
 @contextlib.contextmanager

@@ -235,7 +235,7 @@ def test_not_a_number(small_config, tmp_path, monkeypatch, poison, log_every):
     assert finite_checkpoints(small_config, tmp_path)[0] == 14
     for line in (tmp_path / "metrics.jsonl").open():
         assert "NaN" not in line
-    # The same command goes on from step 14 and stops again: nothing was spoilt.
+    # The same command resumes at step 14 and stops again: nothing was spoilt.
     with pytest.raises(NonFiniteError):
         train.train_and_evaluate(small_config, tmp_path)
     monkeypatch.setattr(classification.Classification, "train_step", original)

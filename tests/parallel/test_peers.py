@@ -3,9 +3,12 @@
 import functools
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +16,8 @@ import pytest
 from harness.errors import ConfigError, Interrupted
 from parallel import connections, joining, peers
 from parallel.peers import Peers
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -266,3 +271,39 @@ def test_all_threads_are_those_of_daemons():
     assert all(thread.daemon for thread in set(threading.enumerate()) - before)
     for peer in two:
         peer.leave(0)
+
+
+# A stranger says hello to process 0, which waits for another.
+_STRANGER = """
+import json, socket, sys, threading
+from parallel import connections
+from parallel.peers import Peers
+port, ended = connections.free_port(), []
+def wait():
+    try:
+        Peers(("127.0.0.1", port), 0, 2, join_seconds=4, heartbeat_seconds=2)
+    except Exception as error:
+        ended.append(str(error))
+thread = threading.Thread(target=wait)
+thread.start()
+while True:
+    try:
+        stranger = socket.create_connection(("127.0.0.1", port))
+        break
+    except OSError:
+        pass
+stranger.sendall(sys.argv[1].encode() + b"\\n")
+stranger.settimeout(3)
+print(stranger.recv(1))
+thread.join()
+print(ended[0])
+"""
+
+
+@pytest.mark.parametrize("process", ["1", True], ids=repr)
+def test_a_number_that_is_none_is_not_let_in_under_python_O(process):
+    hello = json.dumps({"process": process, "count": 2})
+    command = [sys.executable, "-O", "-c", _STRANGER, hello]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["b''", "process 1 of 2 did not come within 4 s"]
+    assert "Traceback" not in done.stderr

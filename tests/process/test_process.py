@@ -116,8 +116,8 @@ def test_each_script_is_guarded_before_its_slow_imports(script):
     [
         ("evaluate.py", signal.SIGINT, 130, "stopped"),
         ("train.py", signal.SIGINT, 130, "stopped"),
-        ("train.py", signal.SIGTERM, 75, "SIGTERM: nothing to save; the same command goes on"),
-        ("train.py", signal.SIGUSR1, 75, "SIGUSR1: nothing to save; the same command goes on"),
+        ("train.py", signal.SIGTERM, 75, "SIGTERM: nothing to save; the same command resumes"),
+        ("train.py", signal.SIGUSR1, 75, "SIGUSR1: nothing to save; the same command resumes"),
         ("evaluate.py", signal.SIGTERM, -15, ""),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_signal_while_a_run_waits_for_its_other_processes(one_device):
         process.send_signal(signal.SIGUSR2)
         assert process.wait(10) == 75
         assert process.stderr.read().endswith(
-            "SIGUSR2: nothing to save; the same command goes on\n"
+            "SIGUSR2: nothing to save; the same command resumes\n"
         )
     finally:
         process.kill()

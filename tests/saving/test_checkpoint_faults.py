@@ -162,7 +162,7 @@ def test_kills_between_any_two_writes(tmp_path, monkeypatch):
     """Whatever a save has written when the run is killed, the run before it is still there."""
     write_run(tmp_path)
     step = 3
-    for where in ("seal", "write_text", "delete", "_sync"):
+    for where in ("seal", "write_text", "delete", "sync"):
 
         class Killed(BaseException):
             pass

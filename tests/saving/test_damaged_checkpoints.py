@@ -226,7 +226,7 @@ def test_values_that_are_not_finite(tmp_path):
         with pytest.raises(NonFiniteError):
             saved.save(4, bad, loop_of(4))
         sums = array_checksums(bad)
-        saved._write(saved._latest, 3, bad, loop_of(3), sums)  # as if it did not look at all
+        saved._latest.write(3, bad, loop_of(3), sums)  # as if it did not look at all
     assert "not finite" in verify_checkpoints(tmp_path)[-2].text
     assert_is(restored(tmp_path), 2)
 

@@ -87,6 +87,14 @@ def test_what_does_not_pass_is_not_waited_for(monkeypatch, number):
     assert end.value.exit_code == 2
 
 
+def test_a_path_that_is_too_long_does_not_pass(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(step_files, "WAITS", (1000.0,))
+    for use in (train.train_and_evaluate, evaluate_workdir):
+        with pytest.raises(ConfigError, match="File name too long; choose a shorter path$") as end:
+            use(small_config, tmp_path / ("x" * 300))
+        assert end.value.exit_code == 2 and "\n" not in str(end.value)
+
+
 FILES = ("checkpoints", "checkpoints/best", "checkpoints/unreadable", "checksums")
 PLACES = [(name, "a file") for name in (*FILES, "checkpoints/latest")]
 PLACES += [(name, "a folder") for name in ("saved.json", "metrics.jsonl", "DONE", "config.json")]

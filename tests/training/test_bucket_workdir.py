@@ -205,7 +205,7 @@ def test_storage_that_goes_away_ends_the_run_for_now(server):
     server.set("reset")
     _, stderr = process.communicate(timeout=400)
     assert process.returncode == 75, stderr
-    assert "goes on from the last checkpoint" in stderr.splitlines()[-1]
+    assert "the same command resumes from the last checkpoint" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
     server.set("ok")
     process = start(server, "train.py", *flags)

@@ -21,6 +21,7 @@ import train
 from configs import common
 from harness.errors import ConfigError, Interrupted, NonFiniteError
 from saving.checkpoints import Checkpoints
+from saving.series import Series
 from training import experiment, running
 from training.curves import TIMINGS
 from training.trained_run import check_same_config
@@ -98,13 +99,13 @@ def kill_when(monkeypatch, where, number):
 
         monkeypatch.setattr(running, "evaluate", evaluate)
     elif where == "save":
-        original_write = Checkpoints._write
+        original_write = Series.write
 
         def write(self, *args):
             original_write(self, *args)  # returns while the files are being written
             strike()
 
-        monkeypatch.setattr(Checkpoints, "_write", write)
+        monkeypatch.setattr(Series, "write", write)
 
 
 @pytest.mark.parametrize(
@@ -228,16 +229,16 @@ def test_signal_while_building(small_config, uninterrupted, tmp_path, monkeypatc
 def test_failed_background_save(small_config, uninterrupted, tmp_path, monkeypatch):
     """The disk takes a checkpoint away while it is written: the run ends, a rerun is exact."""
     expected = uninterrupted(small_config)
-    original_write = Checkpoints._write
+    original_write = Series.write
 
-    def write(self, manager, step, *args):
-        original_write(self, manager, step, *args)
+    def write(self, step, *args):
+        original_write(self, step, *args)
         if step == 14:
             for folder in (tmp_path / "checkpoints" / "latest").glob("14*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "_write", write)
+        patch.setattr(Series, "write", write)
         with contextlib.suppress(Exception):
             train.train_and_evaluate(small_config, tmp_path)
     (tmp_path / "DONE").unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import train
 from harness.errors import Interrupted
 from process.signals import STOPPING
 from saving.checkpoints import Checkpoints
+from saving.series import Series
 from tasks.classification import Classification
 from training import experiment, running
 from training.curves import TIMINGS
@@ -55,7 +56,7 @@ def before(strike, function):
 
 def strike_at(monkeypatch, moment, action):
     """Acts at a moment of a run of 20 steps, saved at 7 and 14, evaluated at every fifth."""
-    build, write, evaluate = experiment.build, Checkpoints._write, running.evaluate
+    build, write, evaluate = experiment.build, Series.write, running.evaluate
     if moment == "start":
         monkeypatch.setattr(experiment, "build", before(once(action, 1), build))
     elif moment == "compilation":
@@ -85,7 +86,7 @@ def strike_at(monkeypatch, moment, action):
     else:
         strike = once(action, 2)
         monkeypatch.setattr(
-            Checkpoints, "_write", lambda *args: (write(*args), strike())[0]
+            Series, "write", lambda *args: (write(*args), strike())[0]
         )  # returns while the files are being written
 
 

@@ -9,6 +9,8 @@ import pytest
 from harness.errors import ConfigError, RecordError
 from workdirs.claims import claimed
 
+TODO = "choose another or change its permissions"
+
 
 def fail(monkeypatch, code, where, number):
     """Lets a method of paths fail when it is called for this time."""
@@ -51,3 +53,29 @@ def test_a_wrong_path_is_the_users(tmp_path, monkeypatch, code):
     with pytest.raises(ConfigError) as error, claimed(tmp_path / "run", {}, None):
         pass
     assert error.value.exit_code == 2
+    assert str(error.value) == f"--workdir={tmp_path / 'run'}: {os.strerror(code)}; {TODO}"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_a_workdir_that_one_may_not_write_to(tmp_path, monkeypatch, code):
+    fail(monkeypatch, code, "open", 1)
+    with pytest.raises(ConfigError) as error, claimed(tmp_path, {}, None):
+        pass
+    assert error.value.exit_code == 2
+    assert str(error.value) == f"--workdir={tmp_path}: .lock: {os.strerror(code)}; {TODO}"
+
+
+def test_what_stands_in_the_place_of_a_workdir_or_its_lock(tmp_path):
+    (tmp_path / "run" / ".lock").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    found = {
+        tmp_path / "run": ".lock: Is a directory",
+        tmp_path / "file": "no folder",
+        Path("/dev/null"): "no folder",
+        tmp_path / "file" / "run": "Not a directory",
+    }
+    for workdir, what in found.items():
+        with pytest.raises(ConfigError) as error, claimed(workdir, {}, None):
+            pass
+        assert error.value.exit_code == 2
+        assert str(error.value) == f"--workdir={workdir}: {what}; {TODO}"

@@ -3,12 +3,17 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from harness.errors import Interrupted
+from harness.processes import started
 from tests.workdirs import runs
 from training import running
 from workdirs.plain_path import plain_path
@@ -121,3 +126,48 @@ def test_a_plain_path_is_the_same_folder(tmp_path):
     assert plain_path(tmp_path / "a b=1,2") == tmp_path / "a b=1,2"
     shutil.rmtree(tmp_path / "a[1]")
     assert not plain.parent.exists()
+
+
+@pytest.mark.parametrize("kind", ["gone", "a folder", "another link", "empty"])
+def test_a_link_that_is_no_longer_one_is_made_again(tmp_path, kind):
+    odd = tmp_path / "a[1]"
+    odd.mkdir()
+    link = plain_path(odd)
+    link.unlink()
+    if kind == "gone":
+        link.parent.rmdir()
+    elif kind == "a folder":  # that something has written to meanwhile
+        link.mkdir()
+    elif kind == "another link":
+        link.symlink_to(tmp_path)
+    (plain_path(odd) / "x").touch()
+    assert (odd / "x").exists() and plain_path(odd).is_symlink()
+    shutil.rmtree(link.parent, ignore_errors=True)
+
+
+_KILLED = """
+import os, pathlib, signal, sys
+from workdirs.plain_path import plain_path
+print(plain_path(pathlib.Path(sys.argv[1], "a[1]")), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.linux
+def test_links_of_killed_processes_go_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    command, root = [sys.executable, "-c", _KILLED, tmp_path], Path(__file__).parents[2]
+    left = Path(subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip())
+    assert left.is_symlink()
+    # A process that lives, one of another machine, and a killed one's where data were written.
+    others = [f"{left.parent.name.split('-')[0]}-{os.getpid()}-{started(os.getpid())}_a"]
+    others += [f"workdir_00000000-{left.parent.name.split('-', 1)[1]}", "workdir_of_a_person"]
+    for name in others:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "link").symlink_to(tmp_path)
+    data = left.parent.with_name(f"{left.parent.name}b") / "link"
+    data.mkdir(parents=True)
+    plain_path(tmp_path / "b[1]")
+    assert not left.parent.exists() and data.is_dir()
+    assert all((tmp_path / name / "link").is_symlink() for name in others)

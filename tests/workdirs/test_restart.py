@@ -100,7 +100,7 @@ def test_killed_at_any_moment(run):
         command = [sys.executable, "-c", _KILLED, str(workdir), str(number)]
         done = subprocess.run(command, cwd=_ROOT, env={"JAX_PLATFORMS": "cpu"}, check=False)
         assert done.returncode == -signal.SIGKILL
-        with pytest.raises(ConfigError, match="with --restart goes on"):
+        with pytest.raises(ConfigError, match="with --restart to finish that"):
             check_not_half_moved(workdir)
         assert number == 1 or read_done(workdir) is None
         assert (workdir / "config.json").exists()

@@ -1,6 +1,8 @@
 """The list of a checkpoint's files, whatever is killed while it is written."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -72,3 +74,13 @@ def test_a_reader_beside_a_seal_sees_no_damage(step, monkeypatch):
     assert step_files.find_damage(step) is None
     step_files.seal(step)
     assert step_files.find_damage(step) is None
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_on_which_one_cannot_wait_for_the_disk(step, monkeypatch, number):
+    def fsync(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    step_files.seal(step)
+    assert step_files.is_sealed(step) and step_files.find_damage(step) is None
