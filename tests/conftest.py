@@ -29,11 +29,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache" / pla
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-# Ctrl-C is ignored where a script starts this in the background, SIGHUP under nohup, and so in what
-# tests start then.
+# Ctrl-C and SIGQUIT are ignored where a script starts this in the background, SIGHUP under nohup;
+# then also in what tests start.
 with contextlib.suppress(ValueError):  # not the main thread
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGTERM):
+    for name in ("HUP", "QUIT", "USR1", "USR2", "XCPU", "TERM"):
+        number = getattr(signal, f"SIG{name}")
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 

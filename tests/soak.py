@@ -1,6 +1,7 @@
 """Interrupts and damages trainings for as long as you like, and compares what comes out.
 
     python tests/soak.py --minutes=10
+    python tests/soak.py --table results/faults/soak.jsonl
 
 Each series trains one small run (digits), stopped again and again at random moments, until it is
 finished. Its metrics and its last checkpoint must then equal, bit for bit, those of a run that
@@ -340,7 +341,11 @@ def main() -> None:
     kinds = [kind for kind in KINDS if can_mount or kind != "disk"]
     parser.add_argument("--kinds", type=kinds_of, default=kinds, help=f"of {','.join(KINDS)}")
     parser.add_argument("--folder", type=Path, help="where the runs are; default: a temporary one")
+    parser.add_argument("--table", type=Path, help="print that of a results.jsonl, and end")
     args = parser.parse_args()
+    if args.table:
+        print(summary([json.loads(line) for line in args.table.read_text().splitlines()]))
+        return
     folder = (args.folder or Path(tempfile.mkdtemp(prefix="soak_"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):

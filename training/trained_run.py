@@ -133,7 +133,9 @@ def _may_differ(workdir: Path, config: ConfigDict) -> tuple[str, ...]:
     `workdirs.claims.claimed` compares them with their digest, if the run has one.
     """
     record = read_record(workdir)
-    old, new = record["config"]["data"]["name"], config.data.name
+    stored = record["config"]["data"] if "data" in record["config"] else {}
+    old = str(stored["name"]) if "name" in stored else ""
+    new = config.data.name
     kind = new.partition(":")[0]
     is_there_too = kind in PATHS and old.startswith(f"{kind}:")
     return ("data.name",) if record.get("data_digest") and is_there_too else ()

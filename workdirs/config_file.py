@@ -80,7 +80,7 @@ def _is_sound(record: Any) -> bool:
     if not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
         return False
     config = record["config"]
-    if not ("data" in config and isinstance(config["data"], dict)):
+    if "data" in config and not isinstance(config["data"], dict):
         return False
     if not _is_digest(record.get("data_digest")):
         return False
