@@ -146,10 +146,11 @@ def find_difference(
             return "the record of the loop is not as saved"
     if not finite:
         return "it has values that are not finite"
-    if not _is_loop_record(loop):
+    if record is None and not _is_loop_record(loop):
         return "the record of the loop has another shape"
     numbers = {"the state": state_step, "checksums": record and record["step"]}
-    numbers["the data"] = loop["data"].get("batches")
+    with contextlib.suppress(KeyError, TypeError):
+        numbers["the data"] = loop["data"]["batches"]
     numbers = {what: number for what, number in numbers.items() if number is not None}
     if len(set(numbers.values())) > 1:
         return ", ".join(f"{what} is of step {number}" for what, number in numbers.items())
