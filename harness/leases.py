@@ -258,10 +258,10 @@ def _write(path: Path, content: bytes, version: Any, *, own: bool = False) -> An
             return buckets.upload(path, content, generation=version or 0)
         except buckets.Changed:
             raise _Taken from None
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         if version is None:
             return _create(path, content)
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         if own:
             if path.read_bytes() != version:
                 raise _Taken

@@ -1,5 +1,6 @@
 """Checks every file of a workdir outside its checkpoints against the checksums it has."""
 
+import functools
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -107,16 +108,22 @@ def _should_be_file(path: Path) -> bool:
     )
 
 
-def _is_known(path: Path) -> bool:
-    """Returns whether it tells by itself whether it is sound, or is no file at all."""
-    is_lines = path.name == "metrics.jsonl" or (
-        path.name.startswith("bad_images") and path.suffix == ".jsonl"
-    )
-    return is_lines or path.suffix == ".png" or path.name.startswith(_EVENTS) or not path.is_file()
+def _own_check(path: Path) -> Callable[[Path, bytes], Finding] | None:
+    """Returns what compares a file with the checksums inside it, None for one that has none."""
+    if path.suffix == ".png":
+        return functools.partial(_by_chunks, is_sound=_is_png, what="the CRCs of its chunks")
+    if path.name.startswith(_EVENTS):
+        return _by_records
+    if path.name == "metrics.jsonl":
+        return functools.partial(_by_lines, is_sound=is_metrics)
+    if path.name.startswith("bad_images") and path.suffix == ".jsonl":
+        return functools.partial(_by_lines, is_sound=is_bad_image, may_be_empty=False)
+    return None
 
 
 def _checked(path: Path) -> Finding:
-    if not (checksum_path(path).exists() or _is_known(path)):  # it may be of any size
+    own, has_checksum = _own_check(path), checksum_path(path).exists()
+    if own is None and not has_checksum and path.is_file():  # it may be of any size
         return Finding(path, "unknown", "it has no checksum")
     try:
         content = read_bytes(path, "restore it from a copy")
@@ -124,24 +131,26 @@ def _checked(path: Path) -> Finding:
         return Finding(path, "damaged", str(error).removeprefix(f"{path} "))
     if content is None:
         return Finding(path, "unknown", "it went away meanwhile")
-    if checksum_path(path).is_file():
+    if has_checksum:
         return Finding(path, "sound", "SHA-256")
-    if path.suffix == ".png":
-        return _by_chunks(path, _is_png, content, "the CRCs of its chunks")
-    if path.name.startswith(_EVENTS):
-        if not content:  # a run that was killed may have had no time to write any
-            return Finding(path, "unknown", "it is empty")
-        return _by_chunks(path, _is_events, content, "the CRCs of its records")
-    if path.name == "metrics.jsonl":
-        return _by_lines(path, content, is_metrics)
-    if path.name.startswith("bad_images"):
-        if not content:
-            return Finding(path, "damaged", "it is empty")
-        return _by_lines(path, content, is_bad_image)
-    return Finding(path, "unknown", "it has no checksum")
+    return own(path, content) if own else Finding(path, "unknown", "it has no checksum")
 
 
-def _by_lines(path: Path, content: bytes, is_sound: Callable[[dict[str, Any]], bool]) -> Finding:
+def _by_records(path: Path, content: bytes) -> Finding:
+    if not content:  # a run that was killed may have had no time to write any
+        return Finding(path, "unknown", "it is empty")
+    return _by_chunks(path, content, is_sound=_is_events, what="the CRCs of its records")
+
+
+def _by_lines(
+    path: Path,
+    content: bytes,
+    *,
+    is_sound: Callable[[dict[str, Any]], bool],
+    may_be_empty: bool = True,
+) -> Finding:
+    if not content and not may_be_empty:
+        return Finding(path, "damaged", "it is empty")
     found = parse_lines(content, is_sound)
     if found.damage or found.is_cut:
         return Finding(path, "damaged", found.damage or "its last line is cut off")
@@ -150,7 +159,9 @@ def _by_lines(path: Path, content: bytes, is_sound: Callable[[dict[str, Any]], b
     return Finding(path, "sound", f"CRC-32 of {len(found.records)} lines")
 
 
-def _by_chunks(path: Path, is_sound: Callable[[bytes], bool], content: bytes, what: str) -> Finding:
+def _by_chunks(
+    path: Path, content: bytes, *, is_sound: Callable[[bytes], bool], what: str
+) -> Finding:
     try:
         sound = is_sound(content)
     except struct.error:  # it ends within a number
