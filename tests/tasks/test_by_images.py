@@ -11,7 +11,7 @@ from configs import folder_nest, folder_tnt, imagenet_nest
 from harness.errors import ConfigError
 from tasks import by_images
 from training.experiment import build, check_config
-from training.trained_run import differences
+from training.trained_run import check_same_config
 from workdirs.config_file import read_config
 from zoo.registry import create_model
 
@@ -155,11 +155,12 @@ def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys, monkeypatch):
     assert stored.loop.num_epochs == 2.0 and stored.data.batch_size == 16
     # Whatever the rule says later, the run is the same one.
     monkeypatch.setattr(by_images, "epochs_for", lambda *_, **__: 7.0)
-    assert differences(tmp_path / "run", config) == []
+    assert check_same_config(tmp_path / "run", config) == ()
     train.train_and_evaluate(config, tmp_path / "run")
     assert "is finished" in capsys.readouterr().out
     config.loop.num_epochs = 4.0
-    assert differences(tmp_path / "run", config) == ["loop.num_epochs: 2.0 there, 4.0 now"]
+    with pytest.raises(ConfigError, match=r"config: loop\.num_epochs: 2\.0 there, 4\.0 now"):
+        check_same_config(tmp_path / "run", config)
 
 
 def test_weights_of_digits_start_a_grey_folder_and_a_coloured_one(tmp_path, capsys):
