@@ -59,7 +59,7 @@ def records(folder):
 
 
 def results(folder):
-    """Returns what was computed at each step: neither speeds nor the checksum of a line with them."""
+    """Returns what was computed at each step: no speeds, and no checksum of a line with them."""
     measured = ("images_per_second", "input_wait", "waiting", "seconds", "time", "crc32")
     return [
         {key: value for key, value in record.items() if not any(word in key for word in measured)}
