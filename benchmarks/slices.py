@@ -28,8 +28,8 @@ LARGEST_ON, LARGEST_WITH = ("v5e:4x4", "v6e:4x4"), ("–", "remat")
 def rows() -> dict[str, list[str]]:
     """Returns name of a row -> arguments of the tool that compiles it, what matters most first."""
     at_1024, largest = {}, {}
-    for way, flags in WAYS.items():
-        for topology in TOPOLOGIES:
+    for topology in TOPOLOGIES:
+        for way, flags in WAYS.items():
             for model, recipe in RECIPES.items():
                 arguments = ["compile_for.py", f"--topology={topology}", f"--config={recipe}"]
                 arguments += ["--config.model.dtype=bfloat16", *flags, "--top=0"]

@@ -434,7 +434,7 @@ def test_imagenet_from_its_archives(tmp_path, capsys):
     manual.mkdir()
     with pytest.raises(
         ConfigError,
-        match="instructions: manual_dir should contain two files: ILSVRC2012_img_train.tar",
+        match="does not exist or is empty.* two files: ILSVRC2012_img_train.tar and .*_val.tar",
     ):
         prepare_data.prepare("imagenet2012", str(tmp_path / "data"), str(manual))
     (manual / "ILSVRC2012_img_train.tar").write_bytes(tar(archives))
