@@ -52,6 +52,7 @@ from workdirs.config_file import read_config
 from workdirs.records import write_record
 from zoo.load import load_with_own_head
 from zoo.registry import create_model
+from zoo.released.locate import cache_folder, is_released
 
 
 def evaluate_workdir(
@@ -250,6 +251,8 @@ def main(args: flags.FlagValues) -> None:
     }
     if args.weights is not None:
         written = run_path("--weights", args.weights)
+        if is_released(args.weights):
+            written = cache_folder() / args.weights  # where it is downloaded to
         result = evaluate_weights(args.config, args.weights, ema=args.ema, **options)
         written = written.with_name(f"{written.name}.evaluation")
     else:

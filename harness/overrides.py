@@ -153,8 +153,11 @@ class ConfigFlag(flags.Flag):
 
 
 def override_stored(config: Any) -> Any:
-    """Returns the config of a run, changed as --config.section.key=value beside --workdir says."""
-    flag = flags.FLAGS["config"]
-    if flag.value is None:
+    """Returns the config of a run, changed as --config.section.key=value beside --workdir says.
+
+    A script without --config (convert_weights.py) changes nothing.
+    """
+    flag = flags.FLAGS["config"] if "config" in flags.FLAGS else None
+    if isinstance(flag, ConfigFlag) and flag.value is None:
         apply_overrides(config, flag.overrides)
     return config

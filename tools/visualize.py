@@ -24,10 +24,12 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from data.images import decode_image
+from data.sources.tfds_prepared import NotPrepared
 from harness import commandline
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, replacing, run_path
+from harness.overrides import override_stored
 from preview.recipe_flag import define_config_flag
 from training import batch_pictures, experiment
 from workdirs.class_file import own_classes
@@ -41,7 +43,13 @@ def batch(args: flags.FlagValues) -> Figure:
     start = args.batch or 0 if args.step is None else args.step - 1
     classes = own_classes(run_path("--workdir", args.workdir)) if args.workdir else None
     with input_errors():
-        run = experiment.build(_config(args), class_names=classes)
+        try:
+            run = experiment.build(_config(args), class_names=classes)
+        except ConfigError as error:
+            if not isinstance(error.__cause__, NotPrepared):
+                raise
+            others = "--config.data.name=folder:IMAGES or --config.data.name=synthetic"
+            raise ConfigError(f"{error}; or see it on other images: {others}") from error
         if start >= run.steps.total:  # also of --batch
             name, value = ("batch", start) if args.step is None else ("step", args.step)
             last = run.steps.total - (args.step is None)
@@ -50,7 +58,9 @@ def batch(args: flags.FlagValues) -> Figure:
         for note in run.data.dataset.notes:
             print(f"note: {note}")
         records = run.records_of(start + 1)
-        print(f"step {start + 1}, {len(records)} records: {' '.join(map(str, records))}")
+        shown = records[: args.num_images]
+        which = "" if len(shown) == len(records) else f", the first {len(shown)}"
+        print(f"step {start + 1}, {len(records)} records{which}: {' '.join(map(str, shown))}")
         return batch_pictures.draw_batch(run, num_images=args.num_images, start=start)
 
 
@@ -76,14 +86,14 @@ def _config(args: flags.FlagValues):
         return args.config
     config = read_config(run_path("--workdir", args.workdir))
     config.mesh = {"data": 1, "fsdp": 1}  # this machine, not the one it was trained on
-    return config
+    return override_stored(config)
 
 
 COMMANDS = {"batch": batch, "operations": operations}
 
 
 def define_flags() -> None:
-    define_config_flag()
+    define_config_flag(or_stored=True)
     flags.DEFINE_string("output", None, "PNG to write; None: named after the command.")
     flags.DEFINE_integer("num_images", 32, "Images of the batch to draw.", lower_bound=1)
     flags.DEFINE_string("workdir", None, "Folder of a run, whose config counts without --config.")

@@ -82,7 +82,7 @@ def test_the_command_writes_a_picture_for_each_image(folder):
 
 def test_what_is_refused(folder, tmp_path):
     done = run(folder, "--explain=gradcam", "--explain_folder=nest.safetensors", "a")
-    assert done.returncode == 2 and done.stderr.endswith("File exists\n")
+    assert done.returncode == 2 and done.stderr.endswith("nest.safetensors is no folder\n")
     model = create_model(**digits_tnt.get_config().model.to_dict(), num_classes=10)
     params = random_params(model, np.zeros((1, 16, 16, 1), np.float32))
     write_weights(tmp_path / "tnt.safetensors", {"params": params}, model, (16, 16))

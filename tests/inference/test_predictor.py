@@ -234,5 +234,5 @@ def test_what_load_needs(weights, tmp_path):
         Predictor.load(weights)
     with pytest.raises(ConfigError, match="nowhere/config.json does not exist"):
         Predictor.load(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="there is no file"):
+    with pytest.raises(ConfigError, match="configs/no_recipe.py: no such file"):
         Predictor.load(weights, "configs/no_recipe.py")

@@ -114,7 +114,7 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "command is missing"),
+        ((), r"batch\|operations is missing"),
         (("weights",), "'weights'; allowed: batch: .*operations: "),
         (("batch",), "--config=FILE.py or --workdir=FOLDER is needed"),
         (("batch", "--config=configs/digits_nest.py", "--batch=1", "--step=2"), "give one of them"),
@@ -127,6 +127,10 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
                 ),
                 (("--batch=999999",), "--batch=999999: out of range"),
             ]
+        ),
+        (
+            ("batch", "--config=configs/imagenet_nest.py", "--config.data.data_dir=/nowhere"),
+            "run: python tools/prepare_data.py .*; or see it on other images: --config.data.name=",
         ),
         (
             ("operations", "--config=configs/digits_nest.py"),
@@ -161,7 +165,8 @@ def test_visualize_writes_a_picture(one_device, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     step, wrote = result.stdout.splitlines()
-    assert step.startswith("step 1, ") and wrote == f"wrote {path}"
+    assert re.fullmatch(r"step 1, 64 records, the first 9:( \d+){9}", step)
+    assert wrote == f"wrote {path}"
     assert cv2.imread(str(path)).std() > 10
 
 

@@ -218,7 +218,7 @@ def test_the_same_command_writes_the_same_file_in_a_process_of_its_own(
         (["mosaic", *NEST, "{image}"], "--labels says which to explain"),
         (["attention", *TNT, "--examples=0", "--queries=2:0"], "--queries='2:0': no place"),
         (["filters", *NEST, "{image}"], "shows weights alone, no image"),
-        (["filters", *NEST, "--output=a.jpg"], "--output=a.jpg: the name must end with"),
+        (["filters", *NEST, "--output=a.jpg"], "a.jpg: the name must end with .png or .svg"),
         (["filter", *NEST], "unknown command 'filter'; allowed: gradcat"),
     ],
 )

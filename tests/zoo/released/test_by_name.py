@@ -91,6 +91,8 @@ def test_predict_and_convert_take_a_name(digits_weights, run_script, small_confi
     )
     assert code == 0, err
     assert f'"weights": "{digits_weights}"' in out
+    assert cached(f"{digits_weights}.evaluation_test.json").read_text() == out
+    assert not (ROOT / f"{digits_weights}.evaluation_test.json").exists()  # the current folder
     output = tmp_path / "converted.safetensors"
     fields = [flag.replace("--config.model.", "--fields=") for flag in flags]
     code, out, err = run_script(
