@@ -165,7 +165,7 @@ def test_visualize_writes_a_picture(one_device, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     step, wrote = result.stdout.splitlines()
-    assert re.fullmatch(r"step 1, 64 records, the first 9:( \d+){9}", step)
+    assert re.fullmatch(r"step 1, 96 records, the first 9:( \d+){9}", step)
     assert wrote == f"wrote {path}"
     assert cv2.imread(str(path)).std() > 10
 
