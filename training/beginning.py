@@ -88,7 +88,8 @@ def read_finished(start: Start, workdir: Path) -> dict[str, float] | None:
     if (metrics := read_done(workdir)) is None or LENGTH in start.changed:
         check_not_lost(workdir)
         return None
-    print(printable(f"{workdir} is finished: {metrics}. Another --workdir starts a new run."))
+    more = "More epochs with --extend go on from there; another --workdir starts a new run."
+    print(printable(f"{workdir} is finished: {metrics}. {more}"))
     if not can_resume(workdir):
         print(printable(f"note: {workdir} has no checkpoint any more"), file=sys.stderr)
     return metrics

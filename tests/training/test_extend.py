@@ -144,5 +144,5 @@ def test_what_is_not_the_state_may_change(config, tmp_path, monkeypatch):
 
 
 def test_extend_with_restart(config, tmp_path):
-    with pytest.raises(ConfigError, match="--extend goes on.*--restart begins anew"):
+    with pytest.raises(ConfigError, match="--extend goes on.*--restart starts over"):
         train.train_and_evaluate(config, tmp_path, extend=True, restart=True)
