@@ -46,7 +46,7 @@ from parallel import joining
 from training import experiment
 from training.evaluation import evaluate
 from training.stops import check_bad_images
-from training.trained_run import checkpoint_folder, note_differences, restore
+from training.trained_run import as_begun, checkpoint_folder, note_differences, restore
 from workdirs.class_file import find_classes
 from workdirs.config_file import read_config
 from workdirs.records import write_record
@@ -90,6 +90,7 @@ def evaluate_workdir(
     """
     workdir = run_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
+    config = as_begun(config, workdir)
     if not is_own:
         note_differences(workdir, config)
     names = find_classes(workdir)

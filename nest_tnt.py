@@ -26,7 +26,7 @@ PUBLIC = {
     "draw_explanation": "inference.pictures.overlay",
     "evaluate_weights": "evaluate",
     "evaluate_workdir": "evaluate",
-    "load_config": "harness.recipes",
+    "load_config": "workdirs.config_file",
     "load_variables": "zoo.load",
     "train_and_evaluate": "train",
 }

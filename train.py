@@ -82,7 +82,7 @@ def train_and_evaluate(
         return metrics
 
     options |= {"watchdog_seconds": watchdog_seconds, "print_parameters": print_parameters}
-    with begun(config, start, workdir, **options) as run:
+    with begun(start, workdir, **options) as run:
         first = run.first_step
         if run.owes_log():  # stopped before it could, or another interval now
             run.log(first)

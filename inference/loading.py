@@ -19,10 +19,10 @@ from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path
-from harness.recipes import load_config
 from training.experiment import check_config
+from training.trained_run import as_begun
 from workdirs.class_file import read_classes
-from workdirs.config_file import read_config
+from workdirs.config_file import load_config, read_config
 from zoo.find import weights_path
 from zoo.load import Report, load_with_own_head
 from zoo.registry import create_model
@@ -45,6 +45,8 @@ def load_fields(
             raise ConfigError(f"{path} is no workdir: name its recipe too, config=RECIPE")
         config = read_config(path)
     config = load_config(config) if isinstance(config, str) else config
+    if not isinstance(path, str):
+        config = as_begun(config, path)
     plain = check_config(config, needs_data=False)
     if (name := plain["task"]["name"]) != "classification":
         what = "no classes to predict"

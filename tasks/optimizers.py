@@ -216,10 +216,10 @@ def create_optimizer(
         for key, steps in (("warmup_epochs", warmup_steps), ("cooldown_epochs", cooldown_steps)):
             if steps > tenth:
                 where = "first" if key == "warmup_epochs" else "last"
-                notes.append(
-                    f"{section}.{key} is shortened from {steps} steps to the {where} {tenth}, a "
-                    f"tenth of a run of {total_steps}, in which they do not fit"
-                )
+                how = f"shortened from {steps} steps to the {where} {tenth}, a tenth"
+                how = f"{how} of a run of {total_steps}, in which they do not fit"
+                left_out = f"left out: {steps} steps do not fit into a run of {total_steps}"
+                notes.append(f"{section}.{key} is {how if tenth else left_out}")
         warmup_steps, cooldown_steps = min(warmup_steps, tenth), min(cooldown_steps, tenth)
     drops = tuple(round(epoch * steps_per_epoch) for epoch in step_epochs)
     bounds = (warmup_steps, *drops, total_steps)

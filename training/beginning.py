@@ -25,7 +25,7 @@ from training.reporting import Reporter
 from training.running import Running
 from training.same_everywhere import compare
 from training.stops import Stops
-from training.trained_run import check_same_config
+from training.trained_run import as_begun, check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
 from workdirs.comparison import LENGTH
@@ -41,10 +41,12 @@ class Start:
     """What a run starts with.
 
     Attributes:
-        plain: the checked config.
+        config: the recipe, and of a run that goes on what it began with.
+        plain: the same, checked.
         changed: keys of it that are others than in the workdir, as a resumed run may have them.
     """
 
+    config: ConfigDict
     plain: dict[str, Any]
     changed: tuple[str, ...] = ()
 
@@ -69,6 +71,8 @@ def check_start(
     if not restart:
         check_not_half_moved(workdir)
         check_places(workdir)
+        if (kept := as_begun(config, workdir)) is not config:
+            config, plain = kept, experiment.check_config(kept)
         changed = check_same_config(workdir, config, extend=extend)
     if is_released(plain["init_from"] or "") and (restart or not can_resume(workdir)):
         with input_errors():
@@ -76,7 +80,7 @@ def check_start(
     check_services(log_to, workdir)
     if profile_steps is not None:
         must_be_local("--workdir", workdir, "where --profile_steps cannot write its traces")
-    return Start(plain, changed)
+    return Start(config, plain, changed)
 
 
 def read_finished(start: Start, workdir: Path) -> dict[str, float] | None:
@@ -97,7 +101,6 @@ def read_finished(start: Start, workdir: Path) -> dict[str, float] | None:
 
 @contextlib.contextmanager
 def begun(
-    config: ConfigDict,
     start: Start,
     workdir: Path,
     *,
@@ -110,7 +113,6 @@ def begun(
     """Yields a run that is ready for its next step; closes all that belongs to it afterwards.
 
     Args:
-        config: the recipe.
         start: from check_start.
         workdir: made if absent.
         profile_steps, log_to, restart, watchdog_seconds, print_parameters: as train_and_evaluate
@@ -121,7 +123,8 @@ def begun(
     with contextlib.ExitStack() as stack:
         stack.enter_context(dog)  # ends last: opening and closing may hang as well
         interrupts = stack.enter_context(Interrupts())
-        built = experiment.build(config, class_names=None if restart else own_classes(workdir))
+        names = None if restart else own_classes(workdir)
+        built = experiment.build(start.config, class_names=names)
         dog.progress("opening the data")
         profile = parse_steps(profile_steps, built.steps.total)
         resumes = can_resume(workdir) and not restart

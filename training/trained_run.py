@@ -55,6 +55,28 @@ def restore(run: Experiment, workdir: Path, which: str = "latest") -> tuple[int,
     return step, state, folder.parent / str(step)
 
 
+def as_begun(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Returns a config in which what it leaves to the images is what the run has begun with.
+
+    Args:
+        config: the recipe.
+        workdir: which may hold no run yet.
+
+    Raises:
+        ConfigError: config.json is unreadable.
+    """
+    left = open_keys(config.to_dict())
+    if not left or not (workdir / "config.json").exists():
+        return config
+    stored, config = read_config(workdir), config.copy_and_resolve_references()
+    for key in left:
+        section, name = key.split(".")
+        if section in stored and name in stored[section]:
+            with config.ignore_type():
+                config[section][name] = stored[section][name]
+    return config
+
+
 def _changes(workdir: Path, config: ConfigDict) -> dict[str, tuple[str, str]]:
     """Finds the keys in which a config differs from the one that a run was trained with.
 
@@ -66,15 +88,13 @@ def _changes(workdir: Path, config: ConfigDict) -> dict[str, tuple[str, str]]:
     Raises:
         ConfigError: the config is wrong, or the workdir has no readable one.
     """
-    trained, now = read_config(workdir), check_config(config, needs_data=False)
+    trained = read_config(workdir)
+    now = check_config(as_begun(config, workdir), needs_data=False)
     try:
         trained = check_config(trained, needs_data=False)
     except ConfigError:  # a key that no longer exists: it shows as a difference
         trained = trained.to_dict()
-    found = config_changes(in_few_words(trained), in_few_words(now))
-    # A run keeps what it was given by the number of its images.
-    left = open_keys(config.to_dict())
-    return {key: change for key, change in found.items() if key not in left}
+    return config_changes(in_few_words(trained), in_few_words(now))
 
 
 def note_differences(workdir: Path, config: ConfigDict) -> None:

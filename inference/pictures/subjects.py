@@ -1,7 +1,6 @@
 """The models that pictures show, with trained weights or with those of an initialisation."""
 
 import dataclasses
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from inference.loading import NUM_IMAGENET_CLASSES
 from inference.predictor import Predictor
 from tasks.classification import normalize
 from training.experiment import check_config
-from workdirs.config_file import read_config
+from workdirs.config_file import load_config, read_config
 from zoo.find import weights_path
 from zoo.load import Report
 from zoo.registry import MODELS, create_model, default_image_size, variable_shapes
@@ -111,14 +110,13 @@ def from_text(text: str, weights: str | None, size: Size) -> Subject:
         weights: for a recipe.
         size: of the images; None: its own.
     """
-    file, _, argument = text.partition(":")
-    if file.endswith(".py"):
-        path = local_path("--against", file)
-        if not path.is_file():
-            raise ConfigError(f"--against={text}: there is no such recipe")
-        with input_errors():
-            recipe = runpy.run_path(str(path))["get_config"]
-            config = recipe(argument) if argument else recipe()
+    file = text.partition(":")[0]
+    if file.endswith((".py", ".json")):
+        local_path("--against", file)
+        try:
+            config = load_config(text)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("--config", "--against", 1)) from error
         return from_recipe(config, weights, size)
     if weights is not None:
         raise ConfigError("--against_weights needs --against=RECIPE.py, which names the model")

@@ -1,5 +1,7 @@
 """What a recipe leaves to the training images: batch, epochs, image size."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from baselines.vit import Vit
 from configs import folder_nest, folder_tnt, imagenet_nest
 from harness.errors import ConfigError
 from tasks import by_images
+from training.beginning import check_start
 from training.experiment import build, check_config
 from training.trained_run import check_same_config
 from workdirs.config_file import read_config
@@ -158,6 +161,13 @@ def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys, monkeypatch):
     assert check_same_config(tmp_path / "run", config) == ()
     train.train_and_evaluate(config, tmp_path / "run")
     assert "is finished" in capsys.readouterr().out
+    (tmp_path / "run" / "DONE").unlink()  # also one that goes on
+    train.train_and_evaluate(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert max(line["step"] for line in lines) == 2
+    options = {"profile_steps": None, "log_to": (), "restart": False, "extend": False}
+    start = check_start(config, tmp_path / "run", **options)
+    assert build(start.config).steps.total == 2 and start.changed == ()
     config.loop.num_epochs = 4.0
     with pytest.raises(ConfigError, match=r"config: loop\.num_epochs: 2\.0 there, 4\.0 now"):
         check_same_config(tmp_path / "run", config)

@@ -1,6 +1,7 @@
 """The config of a run, changed on the command line beside --workdir; weights of a run half done."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,27 @@ def test_prediction_with_another_crop(workdir, run_script, tmp_path):
     assert code == 0 and "not as trained" not in err
     code, _, err = run_script(*command, "--config.data.eval_crop_ratio=5")
     assert code == 2 and "config.data.eval_crop_ratio" in err
+
+
+SCRIPTS = {  # whose --config may be the run's own, and what else each needs
+    "evaluate.py": [],
+    "tools/explain.py": ["gradcat", "--examples=0"],
+    "tools/export.py": ["--output={}/mine.jax"],
+    "tools/predict.py": ["{}"],
+    "tools/visualize.py": ["batch", "--output={}/batch.png"],
+}
+
+
+def test_each_script_reads_what_is_changed(workdir, run_script, tmp_path):
+    root = Path(__file__).parents[2]
+    files = [*root.glob("*.py"), *root.glob("tools/*.py")]
+    names = {path.relative_to(root).as_posix(): path.read_text() for path in files}
+    takes = ("define_recipe_flags()", "define_predictor_flags()", "define_config_flag(or_stored=")
+    assert {name for name, text in names.items() if any(t in text for t in takes)} == set(SCRIPTS)
+    for name, more in SCRIPTS.items():
+        given = [each.format(tmp_path) for each in more]
+        code, _, err = run_script(name, *given, f"--workdir={workdir}", "--config.data.nme=digits")
+        assert code == 2 and "config.data.nme: unknown; did you mean 'name'" in err, name
 
 
 def test_weights_of_an_unfinished_run_are_said_twice(workdir, small_config, tmp_path, capsys):

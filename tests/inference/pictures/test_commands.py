@@ -210,7 +210,7 @@ def test_the_same_command_writes_the_same_file_in_a_process_of_its_own(
         (["features", *TNT, "--examples=0,1"], "2 images; this picture shows 1 at most"),
         (["features", *TNT, "nowhere.jpg"], "nowhere.jpg: it cannot be read"),
         (["features", *TNT, "--against=nothing"], "--against=nothing: no workdir, no recipe"),
-        (["features", *TNT, "--against=no.py"], "--against=no.py: there is no such recipe"),
+        (["features", *TNT, "--against=no.py"], "--against=no.py: no such file"),
         (["features", "--examples=0"], "name a model: --workdir"),
         (["features", "--model=tnt"], "--model=tnt: unknown"),
         (["tsne", *TNT, "--examples=0", "--image_size=4"], "t-SNE of 32 channels at 1 x 1"),
