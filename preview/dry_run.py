@@ -15,6 +15,7 @@ from parallel.sharding import num_batch_parts
 from training import experiment
 from zoo.cost_tables import total
 from zoo.costs import count_products, model_costs
+from zoo.released.locate import find_cached, is_released
 
 GIB = 2**30
 _LABELS = 5  # of the first batch, shown
@@ -50,7 +51,10 @@ def _lines(recipe, plain, run: experiment.Experiment, compiled: bool) -> Iterato
     )
     images = f"{data.num_train_examples:,} images of {data.name} {data.train_split}"
     yield "data", f"{images}, {data.num_classes} classes, {_by(data.image_shape)}"
-    for note in run.notes(run.read_weights()):
+    name = plain["init_from"] or ""
+    if is_absent := is_released(name) and find_cached(name) is None:
+        yield "note", f"weights {name} are not here yet: a run downloads them first"
+    for note in run.notes(None if is_absent else run.read_weights()):
         yield "note", note.removesuffix("; see parameters.txt")
 
     parts = num_batch_parts(run.mesh)

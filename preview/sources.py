@@ -7,6 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from harness.errors import ConfigError
+from tasks.by_images import open_keys
 from tasks.table import TASKS
 from training.experiment import SECTIONS, VALUES, check_config
 
@@ -31,16 +33,26 @@ def sources_of(config: ConfigDict, overrides: Iterable[str]) -> tuple[dict[str, 
         overrides: keys that the command line has set, such as "optimizer.base_lr".
 
     Returns:
-        The config with its defaults, and key -> "default", "recipe" or "command line".
+        The config with its defaults, and key -> "default", "recipe", "command line", or "by the
+        images" of what it leaves to them; that is None where they are not there.
 
     Raises:
         ConfigError: as check_config.
     """
-    plain = check_config(config, needs_data=False)
+    plain, left = check_config(config, needs_data=False), open_keys(config.to_dict())
+    if left:
+        try:
+            check_config(config)
+        except ConfigError:  # the images are not there
+            for key in left:
+                section, name = key.split(".")
+                plain[section][name] = None
     given = {".".join(keys) for keys, _ in leaves(config.to_dict())}
     overrides = tuple(overrides)
 
     def source(key: str) -> str:
+        if key in left:
+            return "by the images"
         if any(f"{key}.".startswith(f"{override}.") for override in overrides):
             return "command line"
         return "recipe" if key in given else "default"

@@ -42,6 +42,14 @@ def test_the_first_batch_is_the_run_s(small_config, capsys):
     assert said == ", ".join(str(label) for label in batch["label"][:5].tolist()) + ", ..."
 
 
+def test_weights_by_name_are_not_downloaded(run_script, monkeypatch, tmp_path):
+    monkeypatch.setenv("NEST_TNT_WEIGHTS_DIR", str(tmp_path / "cache"))
+    name = "nest_tiny_s196_224.timm"
+    code, stdout, stderr = run_script("train.py", *SMALL, "--dry_run", f"--config.init_from={name}")
+    assert (code, stderr) == (0, "") and not (tmp_path / "cache").exists()
+    assert f"weights {name} are not here yet" in stdout and "first batch" in shown(stdout)
+
+
 def kept(config, capsys):
     dry_run("small", config, compiled=False)
     size, unit = re.search(

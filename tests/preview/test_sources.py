@@ -10,6 +10,7 @@ from configs import digits_nest
 from harness.arguments import Override
 from preview.sections import list_sections
 from preview.sources import leaves, sources_of
+from tests.tasks.test_by_images import folder_of
 from training.experiment import check_config
 from workdirs.config_file import load_config, write_config
 
@@ -109,6 +110,27 @@ def test_a_whole_section_from_the_command_line():
     assert sources["model.dims"] == "command line"
     _, sources = sources_of(config, ["model.dim"])  # a prefix of a name is another key
     assert sources["model.dims"] == "recipe"
+
+
+def test_what_is_left_to_the_images_is_theirs(run_script, tmp_path):
+    def shown(*arguments):
+        text = show(run_script, "--config=configs/folder_nest.py:scratch,micro", *arguments)
+        config, sources = json.loads(text).values()
+        keys = ("data.batch_size", "data.image_size", "loop.num_epochs")
+        values = [config[key.split(".")[0]][key.split(".")[1]] for key in keys]
+        return values, [sources[key] for key in keys]
+
+    left = "by the images"
+    given = ("--print_config=json", "--config.loop.num_epochs=3.0")
+    assert shown(*given) == ([None, 32, 3.0], [left, "recipe", "command line"])
+    there = f"--config.data.name={folder_of(tmp_path, (20, 20))}"
+    assert shown(*given[:1], there) == ([16, 32, 300.0], [left, "recipe", left])
+
+
+def test_a_wrong_key_of_a_folder_recipe_is_named(run_script):
+    recipe = ("--config=configs/folder_nest.py", "--print_config")
+    code, _, stderr = run_script("train.py", *recipe, "--config.model.nmae=3")
+    assert code == 2 and "config.model.nmae: unknown; did you mean 'name'" in stderr
 
 
 @pytest.mark.parametrize("recipe", ["digits_nest", "digits_nest_gan"])
