@@ -7,9 +7,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import tqdm
+
+from harness.errors import one_line
 
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before another try; it is over when none brought a byte
 TIMEOUT = 30.0  # seconds without an answer
@@ -55,7 +58,9 @@ def download(url: str, part: Path, title: str) -> None:
             )
             if never_there or tries > len(PAUSES):
                 raise DownloadError(str(error)) from error
-            time.sleep(PAUSES[tries - 1])
+            pause = PAUSES[tries - 1]
+            print(f"{title}: {error}; again in {pause:g} s", file=sys.stderr, flush=True)
+            time.sleep(pause)
 
 
 def validator_of(part: Path) -> Path:
@@ -94,6 +99,8 @@ def _transfer(url: str, part: Path, title: str) -> None:
 
 def _receive(answer: http.client.HTTPResponse, part: Path, start: int, title: str) -> None:
     """Writes what comes: the rest of the file, or, if the server sends it whole, all of it."""
+    if answer.headers.get_content_type() == "text/html":
+        raise DownloadError("a web page comes instead, perhaps the login page of a network")
     first = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
     resumes = answer.status == 206 and first is not None and int(first[1]) == start
     if answer.status == 206 and not resumes:
@@ -106,11 +113,20 @@ def _receive(answer: http.client.HTTPResponse, part: Path, start: int, title: st
         etag = ""
     with part.open("ab" if resumes else "wb") as file, _Progress(title, file.tell(), total) as told:
         validator_of(part).write_text(etag or answer.headers.get("Last-Modified", ""))
-        while chunk := answer.read(_CHUNK):
+        for chunk in _chunks(answer):
             file.write(chunk)
             told.add(len(chunk))
         if total is not None and file.tell() < total:
             raise _Broken(f"the connection broke after {file.tell():,} of {total:,} bytes")
+
+
+def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yields what comes; what fails here is the network's fault, not that of the disk."""
+    try:
+        while chunk := answer.read(_CHUNK):
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(f"the connection broke ({one_line(error)})") from error
 
 
 class _Progress:

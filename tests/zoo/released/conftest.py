@@ -40,6 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.send_header("ETag", etag)
+        self.send_header("Content-Type", server.kind)
         self.end_headers()
         end = start + server.breaks.pop(0) if server.breaks else len(content)
         self.wfile.write(content[start:end])
@@ -55,7 +56,7 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.files, running.asked, running.breaks, running.busy = {}, [], [], 0
-        running.knows_ranges = True
+        running.knows_ranges, running.kind = True, "application/octet-stream"
         running.url = f"http://127.0.0.1:{running.server_port}"
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()

@@ -1,7 +1,10 @@
 """Released weights, from a server on this machine: whole, resumed, damaged, absent."""
 
+import errno
 import hashlib
+import http.client
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -133,6 +136,30 @@ def test_offline_one_line_says_what_to_fetch_and_where_to_put_it(server, release
     target.write_bytes(CONTENT)  # as told
     assert locate(name) == target
     assert json.loads(cached(name, "sha256.json").read_text()) == {"weights.bin": SHA256}
+
+
+def test_a_login_page_is_not_kept_as_weights(server, release):
+    release()
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(ValueError, match="a web page comes instead"):
+        locate(NAME)
+    assert not cached(NAME, "weights.bin").exists()
+    server.kind = "application/octet-stream"
+    assert locate(NAME).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ENETDOWN])
+def test_a_network_that_goes_away_is_not_the_disks_fault(server, release, monkeypatch, number):
+    release()
+    read = http.client.HTTPResponse.read
+
+    def first_fails(answer, *given):
+        monkeypatch.setattr(http.client.HTTPResponse, "read", read)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", first_fails)
+    assert locate(NAME).read_bytes() == CONTENT
+    assert len(server.asked) == 2
 
 
 def test_a_file_that_is_gone(server, release):
