@@ -110,13 +110,6 @@ COMMON_SECTIONS = (*VALUES, *SECTIONS)
 ADDED = {"init_from": None, "init": {}, "sharding": {}, "faults": {}}
 
 
-def check_is_config(config: Any) -> None:
-    """Raises ConfigError for what is no ConfigDict, such as the name of a recipe."""
-    if not isinstance(config, ConfigDict):
-        what = f"config is {type(config).__name__}, not a ConfigDict"
-        raise ConfigError(f"{what}; load_config(NAME) reads a recipe")
-
-
 def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, Any]:
     """Checks a whole config without touching a device.
 
@@ -130,7 +123,6 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     Raises:
         ConfigError: names the key, the value and what is allowed.
     """
-    check_is_config(config)
     plain = config.to_dict()
     check_keys(plain.setdefault("task", {}), plain["task"], "config.task", required=("name",))
     name = as_annotated(plain["task"].pop("name"), str)

@@ -12,7 +12,7 @@ from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from saving.checkpoints import Checkpoints
 from tasks.by_images import open_keys
-from training.experiment import Experiment, check_config, check_is_config
+from training.experiment import Experiment, check_config
 from workdirs.comparison import LENGTH, RESUMABLE_KEYS, config_changes, in_words
 from workdirs.config_file import read_config, read_record
 from zoo.find import find_checkpoint
@@ -65,7 +65,6 @@ def as_begun(config: ConfigDict, workdir: Path) -> ConfigDict:
     Raises:
         ConfigError: config.json is unreadable.
     """
-    check_is_config(config)
     left = open_keys(config.to_dict())
     if not left or not (workdir / "config.json").exists():
         return config

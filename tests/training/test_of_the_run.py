@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
 import train
 from harness.errors import ConfigError
 from workdirs.config_file import read_record
@@ -69,13 +68,6 @@ def test_each_script_reads_what_is_changed(workdir, run_script, tmp_path):
         given = [each.format(tmp_path) for each in more]
         code, _, err = run_script(name, *given, f"--workdir={workdir}", "--config.data.nme=digits")
         assert code == 2 and "config.data.nme: unknown; did you mean 'name'" in err, name
-
-
-def test_the_name_of_a_recipe_is_no_config(workdir):
-    for call in (train.train_and_evaluate, evaluate.evaluate_workdir):
-        for wrong in ("configs/digits_nest.py:debug", {"seed": 0}):
-            with pytest.raises(ConfigError, match=r"config is \w+, not a ConfigDict; load_config"):
-                call(wrong, workdir)
 
 
 def test_weights_of_an_unfinished_run_are_said_twice(workdir, small_config, tmp_path, capsys):
