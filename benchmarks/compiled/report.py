@@ -162,7 +162,12 @@ def as_text(record: dict[str, Any]) -> str:
 
 
 def largest_batch(
-    step_of: Callable[[int], Step], target: Target, *, granularity: int, say: Callable[[str], None]
+    step_of: Callable[[int], Step],
+    target: Target,
+    *,
+    granularity: int,
+    first: int | None = None,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Searches the largest batch that fits on a device, a multiple of `granularity`.
 
@@ -173,6 +178,7 @@ def largest_batch(
         step_of: images on a device -> the step.
         target: for which.
         granularity: images.
+        first: images to begin with, the better a guess the fewer compilations; None: the fewest.
         say: prints a line.
 
     Returns:
@@ -190,7 +196,7 @@ def largest_batch(
         return record["fits"]
 
     low, high = 0, None  # in units: the largest that fits, the smallest that does not
-    units = 1
+    units = max(1, (first or 0) // granularity)
     while high is None or high - low > 1:
         if fits(units):
             low = max(low, units)
@@ -204,6 +210,9 @@ def largest_batch(
 def _next_guess(tried: dict[int, dict[str, Any]], low: int, high: int | None) -> int:
     """Returns the batch to try: where a line through two known ones meets the limit."""
     known = {units: r["memory"]["total"] for units, r in tried.items() if r["memory"]["total"]}
+    if len(known) == 1:  # what is there before any image: the state, and the program
+        memory = next(iter(tried.values()))["memory"]
+        known[0] = memory["arguments"] + memory["code"]
     limits = [r["memory"]["available"] for r in tried.values() if r["memory"]["available"]]
     guess = 4 * low if high is None else (low + high) // 2
     if len(known) >= 2 and limits:
