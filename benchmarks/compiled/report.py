@@ -209,16 +209,18 @@ def largest_batch(
 
 def _next_guess(tried: dict[int, dict[str, Any]], low: int, high: int | None) -> int:
     """Returns the batch to try: where a line through two known ones meets the limit."""
-    known = {units: r["memory"]["total"] for units, r in tried.items() if r["memory"]["total"]}
-    if len(known) == 1:  # what is there before any image: the state, and the program
-        memory = next(iter(tried.values()))["memory"]
-        known[0] = memory["arguments"] + memory["code"]
-    limits = [r["memory"]["available"] for r in tried.values() if r["memory"]["available"]]
+    memories = {units: record["memory"] for units, record in tried.items()}
+    known = {units: memory["total"] for units, memory in memories.items()}
+    some = memories[min(memories)]
+    # Before any image there are the state and the program; a refusal does not name them.
+    known[0] = (some["arguments"] or 0) + some.get("code", 0)
+    # Not through two that fit: from one batch to the next, a compiler may need less.
+    first, second = (0, low) if high is None else (low, high)
     guess = 4 * low if high is None else (low + high) // 2
-    if len(known) >= 2 and limits:
-        (first, a), (second, b) = sorted(known.items())[-2:]
-        if b > a:
-            guess = int(first + (limits[0] - a) * (second - first) / (b - a))
+    below, above, limit = known[first], known[second], some["available"]
+    if limit and below is not None and above is not None:
+        if below < above:
+            guess = int(first + (limit - below) * (second - first) / (above - below))
             # Beside a bound, the guess confirms it.
             guess = min(guess, 8 * low) if high is None else guess
     top = high - 1 if high is not None else max(guess, low + 1)
