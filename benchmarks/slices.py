@@ -11,40 +11,45 @@ RECIPES = {
     "NesT-B": "configs/imagenet_nest.py:base",
     "TNT-B": "configs/imagenet_tnt.py:b",
 }
-TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v6e:4x4")
 FSDP = 16  # chips that share a copy of the state: all of the small slices, a row of the large one
 WAYS = {
     "–": [],
-    "remat": ["--config.model.remat=block"],
     "FSDP": [f"--config.mesh.fsdp={FSDP}"],
+    "remat": ["--config.model.remat=block"],
     "FSDP, remat": [f"--config.mesh.fsdp={FSDP}", "--config.model.remat=block"],
 }
 LARGEST = "largest: "  # begins the rows of the largest batch
-# A chip of the large slice has the memory of one of the small, and what FSDP takes from it is the
-# parameters' share, a few images' worth.
-LARGEST_ON, LARGEST_WITH = ("v5e:4x4", "v6e:4x4"), ("–", "remat")
+# Slice and way, what matters most first: a row takes minutes. Remat is for the slice whose chips
+# have the most images and the least memory.
+CASES = (
+    *(("v5e:4x4", "–"), ("v5e:16x16", "–"), ("v6e:4x4", "–")),
+    *(("v5e:4x4", "remat"), ("v5e:4x4", "FSDP"), (LARGEST + "v5e:4x4", "–")),
+    *(("v5e:16x16", "FSDP"), ("v6e:4x4", "FSDP"), ("v5e:4x4", "FSDP, remat")),
+)
+# Images a chip where that search begins: on a line through the rows of 64 and of 4 images a chip.
+FIRST = {"NesT-T": 1107, "TNT-S": 1489, "NesT-S": 1003, "NesT-B": 955, "TNT-B": 1102}
 
 
 def rows() -> dict[str, list[str]]:
     """Returns name of a row -> arguments of the tool that compiles it, what matters most first."""
-    at_1024, largest = {}, {}
-    for topology in TOPOLOGIES:
-        for way, flags in WAYS.items():
-            for model, recipe in RECIPES.items():
-                arguments = ["compile_for.py", f"--topology={topology}", f"--config={recipe}"]
-                arguments += ["--config.model.dtype=bfloat16", *flags, "--top=0"]
-                name = f"{topology} {model} {way}"
-                at_1024[name] = arguments
-                if topology in LARGEST_ON and way in LARGEST_WITH:
-                    largest[LARGEST + name] = [*arguments, "--max_batch", "--granularity=64"]
-    return at_1024 | largest
+    found = {}
+    for case, way in CASES:
+        topology = case.removeprefix(LARGEST)
+        for model, recipe in RECIPES.items():
+            arguments = ["compile_for.py", f"--topology={topology}", f"--config={recipe}"]
+            arguments += ["--config.model.dtype=bfloat16", *WAYS[way], "--top=0"]
+            if case != topology:
+                search = ["--max_batch", "--granularity=64", f"--batch_size={FIRST[model]}"]
+                arguments += search
+            found[f"{case} {model} {way}"] = arguments
+    return found
 
 
 def table(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Returns header and lines: memory of each step at 1,024 images, and the largest batch."""
     found = {record["row"]: record for record in records}
     lines = []
-    for topology in TOPOLOGIES:
+    for topology in ("v5e:4x4", "v5e:16x16", "v6e:4x4"):
         for model in RECIPES:
             for way in WAYS:
                 name = f"{topology} {model} {way}"

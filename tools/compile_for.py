@@ -59,7 +59,8 @@ def define_flags() -> None:
     flags.DEFINE_string("model", None, "A model without a recipe.")
     flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=dots.")
     flags.DEFINE_list("image_size", None, "Of --model: side, or height,width.")
-    flags.DEFINE_integer("batch_size", None, "Images on each device.", lower_bound=1)
+    batch_help = "Images on each device; where --max_batch begins its search."
+    flags.DEFINE_integer("batch_size", None, batch_help, lower_bound=1)
     flags.DEFINE_bool("products", False, "Of --model: count what a step computes, also again.")
     flags.DEFINE_bool("max_batch", False, "Search the largest batch that fits.")
     flags.DEFINE_integer("granularity", 8, "Images, of --max_batch.", lower_bound=1)
@@ -95,6 +96,7 @@ def main(args: flags.FlagValues) -> None:
                 step_of,
                 target,
                 granularity=args.granularity,
+                first=args.batch_size,
                 say=lambda line: print(line, flush=True),
             )
         else:

@@ -162,7 +162,12 @@ def as_text(record: dict[str, Any]) -> str:
 
 
 def largest_batch(
-    step_of: Callable[[int], Step], target: Target, *, granularity: int, say: Callable[[str], None]
+    step_of: Callable[[int], Step],
+    target: Target,
+    *,
+    granularity: int,
+    first: int | None = None,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Searches the largest batch that fits on a device, a multiple of `granularity`.
 
@@ -173,6 +178,7 @@ def largest_batch(
         step_of: images on a device -> the step.
         target: for which.
         granularity: images.
+        first: images to begin with, the better a guess the fewer compilations; None: the fewest.
         say: prints a line.
 
     Returns:
@@ -190,7 +196,7 @@ def largest_batch(
         return record["fits"]
 
     low, high = 0, None  # in units: the largest that fits, the smallest that does not
-    units = 1
+    units = max(1, (first or 0) // granularity)
     while high is None or high - low > 1:
         if fits(units):
             low = max(low, units)
@@ -203,13 +209,18 @@ def largest_batch(
 
 def _next_guess(tried: dict[int, dict[str, Any]], low: int, high: int | None) -> int:
     """Returns the batch to try: where a line through two known ones meets the limit."""
-    known = {units: r["memory"]["total"] for units, r in tried.items() if r["memory"]["total"]}
-    limits = [r["memory"]["available"] for r in tried.values() if r["memory"]["available"]]
+    memories = {units: record["memory"] for units, record in tried.items()}
+    known = {units: memory["total"] for units, memory in memories.items()}
+    some = memories[min(memories)]
+    # Before any image there are the state and the program; a refusal does not name them.
+    known[0] = (some["arguments"] or 0) + some.get("code", 0)
+    # Not through two that fit: from one batch to the next, a compiler may need less.
+    first, second = (0, low) if high is None else (low, high)
     guess = 4 * low if high is None else (low + high) // 2
-    if len(known) >= 2 and limits:
-        (first, a), (second, b) = sorted(known.items())[-2:]
-        if b > a:
-            guess = int(first + (limits[0] - a) * (second - first) / (b - a))
+    below, above, limit = known[first], known[second], some["available"]
+    if limit and below is not None and above is not None:
+        if below < above:
+            guess = int(first + (limit - below) * (second - first) / (above - below))
             # Beside a bound, the guess confirms it.
             guess = min(guess, 8 * low) if high is None else guess
     top = high - 1 if high is not None else max(guess, low + 1)

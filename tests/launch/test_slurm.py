@@ -10,6 +10,8 @@ import pytest
 from harness.errors import Interrupted
 from tests.launch.conftest import ROOT
 from tests.slurm_here import ask, queue, slurm_here
+from training.curves import TIMINGS
+from workdirs.results import read_metrics
 
 pytestmark = pytest.mark.slurm
 
@@ -54,17 +56,12 @@ def wait_for(condition, folder, seconds=600.0):
 
 
 def records(folder):
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_metrics(folder).sound if (folder / "metrics.jsonl").exists() else []
 
 
 def results(folder):
-    """Returns what was computed at each step: no speeds, and no checksum of a line with them."""
-    measured = ("images_per_second", "input_wait", "waiting", "seconds", "time", "crc32")
-    return [
-        {key: value for key, value in record.items() if not any(word in key for word in measured)}
-        for record in records(folder)
-    ]
+    """Returns what was computed at each step, without speeds."""
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in records(folder)]
 
 
 def finish(job, folder):

@@ -216,7 +216,7 @@ def bad_images(folder, classes=4, of_each=24, bad=9):
 
 @pytest.mark.faults
 def test_bad_images_count_over_all_processes(tmp_path):
-    """Nine in all, and neither of the two meets more than eight; the run goes on from its save."""
+    """Both end at the ninth, although one has not met all; the run goes on from its save."""
     images = bad_images(tmp_path / "images")
     workdir = tmp_path / "run"
     changes = [f"--config.data.name=folder:{images}", "--config.data.image_size=32"]
@@ -226,7 +226,7 @@ def test_bad_images_count_over_all_processes(tmp_path):
     assert codes == [2, 2], outputs
     listed = {i: lines(workdir / f"bad_images{f'_{i}' if i else ''}.jsonl") for i in (0, 1)}
     assert len(listed[0] | listed[1]) == 9
-    assert max(map(len, listed.values())) < 9
+    assert min(map(len, listed.values())) < 9
     for output in outputs:
         (line,) = [line for line in output.splitlines() if "max_bad=8: " in line]
         assert "9 images cannot be read" in line

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pty
 import signal
@@ -23,6 +22,7 @@ from saving.series import Series
 from tasks.classification import Classification
 from training import experiment, running
 from training.curves import TIMINGS
+from workdirs.results import read_metrics
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.faults
@@ -98,7 +98,7 @@ def result(config, workdir):
 
 
 def records(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    lines = read_metrics(workdir).sound
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 

@@ -73,24 +73,33 @@ def test_sizes_of_data_sets():
         _ = data(name="folder:/nowhere").num_classes
 
 
-@pytest.mark.parametrize(("limit", "slope"), [(37, 1.0), (1000, 1.3), (8, 1.0), (7, 1.0)])
-def test_the_largest_batch(monkeypatch, limit, slope):
+@pytest.mark.parametrize(
+    ("limit", "slope", "first", "most"),
+    [
+        *((37, 1.0, None, 4), (1000, 1.3, None, 9), (8, 1.0, None, 2), (7, 1.0, None, 1)),
+        *((1000, 1.0, 1000, 2), (1000, 1.1, 960, 4), (1000, 1.1, 1200, 5), (7, 1.0, 64, 2)),
+        (1000, 1.0, 3, 5),
+    ],
+)
+def test_the_largest_batch(monkeypatch, limit, slope, first, most):
     """With memory that grows a little faster than a line."""
     tried = []
 
     def measure(step, target, *, top):
         tried.append(step)
-        total = 1000.0 * step**slope
-        available = 1000.0 * limit**slope
-        return {"images": step, "fits": total <= available, "memory": memory(total, available)}
-
-    def memory(total, available):
-        return {"total": total, "available": available}
+        total = 900.0 + 1000.0 * step**slope
+        available = 900.0 + 1000.0 * limit**slope
+        memory = {"total": total, "available": available, "arguments": 700, "code": 200}
+        if total > available:  # as a compiler that refuses
+            memory = {"total": total, "available": available, "arguments": None}
+        return {"images": step, "fits": total <= available, "memory": memory}
 
     monkeypatch.setattr(report, "measure", measure)
-    record = report.largest_batch(lambda n: n, HERE, granularity=8, say=lambda line: None)
+    record = report.largest_batch(
+        lambda n: n, HERE, granularity=8, first=first, say=lambda line: None
+    )
     assert record["images"] == max(8, limit // 8 * 8) and record["fits"] == (limit >= 8)
-    assert len(tried) <= 9 and len(set(tried)) == len(tried)
+    assert len(tried) <= most and len(set(tried)) == len(tried)
 
 
 @pytest.mark.parametrize(
