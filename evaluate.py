@@ -32,7 +32,6 @@ from harness.arguments import problem
 from harness.class_lists import assumed_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import run_path
-from harness.overrides import override_stored
 from inference.answers import AnswerSheet, evaluation_path
 from inference.explanation_flags import (
     NO_EXPLANATIONS,
@@ -48,7 +47,7 @@ from training.evaluation import evaluate
 from training.stops import check_bad_images
 from training.trained_run import as_begun, checkpoint_folder, note_differences, restore
 from workdirs.class_file import find_classes
-from workdirs.config_file import read_config
+from workdirs.config_file import stored_config
 from workdirs.records import write_record
 from zoo.load import load_with_own_head
 from zoo.registry import create_model
@@ -260,9 +259,8 @@ def main(args: flags.FlagValues) -> None:
         workdir = run_path("--workdir", args.workdir)
         config = args.config
         if config is None:
-            config = read_config(workdir)
-            config.mesh = {"data": -1, "fsdp": 1}  # this machine, not the one it was trained on
-            config = override_stored(config)
+            # This machine, not the one it was trained on.
+            config = stored_config(workdir, mesh={"data": -1, "fsdp": 1})
         result = evaluate_workdir(
             config,
             workdir,

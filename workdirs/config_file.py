@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from harness import recipes
 from harness.errors import ConfigError
 from harness.files import in_bucket, run_path
+from harness.overrides import override_stored
 from workdirs.records import read_json, write_record
 
 PLACES = ("name", "data_dir")  # keys of the section `data`
@@ -34,6 +35,22 @@ def read_config(workdir: Path) -> ConfigDict:
         ConfigError: there is no readable config.json.
     """
     return _as_config(read_record(workdir)["config"])
+
+
+def stored_config(workdir: Path, **sections: Any) -> ConfigDict:
+    """Returns a run's config, as --config.section.key=value beside --workdir changes it.
+
+    Args:
+        workdir: of the run.
+        **sections: that stand in for the run's own, before the command line's values.
+
+    Raises:
+        ConfigError: as read_config, or a key leads into a value that is no section.
+    """
+    config = read_config(workdir)
+    for name, section in sections.items():
+        config[name] = section
+    return override_stored(config)
 
 
 def load_config(name: str) -> ConfigDict:
