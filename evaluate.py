@@ -47,7 +47,7 @@ from training.evaluation import evaluate
 from training.stops import check_bad_images
 from training.trained_run import as_begun, checkpoint_folder, note_differences, restore
 from workdirs.class_file import find_classes
-from workdirs.config_file import stored_config
+from workdirs.config_file import load_config, stored_config
 from workdirs.records import write_record
 from zoo.load import load_with_own_head
 from zoo.registry import create_model
@@ -55,7 +55,7 @@ from zoo.released.locate import cache_folder, is_released
 
 
 def evaluate_workdir(
-    config: ConfigDict,
+    config: ConfigDict | str,
     workdir: str | Path,
     *,
     checkpoint: str = "latest",
@@ -72,7 +72,7 @@ def evaluate_workdir(
     a part of them.
 
     Args:
-        config: the recipe.
+        config: the recipe, as a config or by its name.
         workdir: of the run, whose checkpoints stay as they are.
         checkpoint: "latest" or "best".
         split: e.g. "test" or "train[:50%]"; None: the config's data.eval_split.
@@ -87,7 +87,7 @@ def evaluate_workdir(
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
     """
-    workdir = run_path("workdir", workdir)
+    config, workdir = load_config(config), run_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     config = as_begun(config, workdir)
     if not is_own:
@@ -103,7 +103,7 @@ def evaluate_workdir(
 
 
 def evaluate_weights(
-    config: ConfigDict,
+    config: ConfigDict | str,
     weights: str | Path,
     *,
     split: str | None = None,
@@ -118,7 +118,7 @@ def evaluate_weights(
     Classes are matched by name as in evaluate_workdir, where the weights name them.
 
     Args:
-        config: the recipe.
+        config: the recipe, as a config or by its name.
         weights: file or folder.
         split: as for evaluate_workdir.
         ema: evaluate the moving average of the weights.
@@ -132,7 +132,7 @@ def evaluate_weights(
         ConfigError: the weights are missing, unreadable or of another model, or the data has other
             classes.
     """
-    config = _with_split(config, split)
+    config = _with_split(load_config(config), split)
     plain = experiment.check_config(config)
     if plain["task"]["name"] != "classification":
         raise ConfigError(

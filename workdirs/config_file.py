@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -53,14 +54,23 @@ def stored_config(workdir: Path, **sections: Any) -> ConfigDict:
     return override_stored(config)
 
 
-def load_config(name: str) -> ConfigDict:
-    """Returns the config of a recipe, or of a run: "RUN/config.json".
+def load_config(config: str | os.PathLike | ConfigDict) -> ConfigDict:
+    """Returns the config of a recipe or a run by its name, as --config takes it; or a given one.
+
+    Args:
+        config: "configs/imagenet_nest.py:tiny", "RUN/config.json", or a config.
 
     Raises:
-        ConfigError: as harness.recipes.load_config, or the file is not that of a run.
+        ConfigError: as recipe_config, the file is not that of a run, or something else is given.
     """
+    if isinstance(config, ConfigDict):
+        return config
+    if not isinstance(config, str | os.PathLike):
+        what = f"config is of type {type(config).__name__}"
+        raise ConfigError(f"{what}; allowed: a ConfigDict, or a name such as configs/NAME.py")
+    name = os.fspath(config)
     if not name.endswith(".json"):
-        return recipes.load_config(name)
+        return recipes.recipe_config(name)
     file = run_path("--config", name) if in_bucket(name) else recipes.find_recipe(name)
     if (record := read_json(file, _TODO, _is_sound)) is None:
         raise ConfigError(f"--config={name}: no such file: {file}")
