@@ -14,7 +14,7 @@ from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from harness.arguments import unknown
 from harness.errors import ConfigError, input_errors, printable
-from harness.files import local_path, run_path
+from harness.files import run_path
 from inference.loading import NUM_IMAGENET_CLASSES
 from inference.predictor import Predictor
 from tasks.classification import normalize
@@ -106,13 +106,12 @@ def from_text(text: str, weights: str | None, size: Size) -> Subject:
     """Finds what a text names: a workdir, a recipe (with or without weights), or a variant.
 
     Args:
-        text: "runs/deit", "configs/imagenet_deit.py:s" or "deit_s_patch16_224".
+        text: "runs/deit", "configs/imagenet_deit.py:s", "runs/deit/config.json" (the recipe of that
+            run) or "deit_s_patch16_224".
         weights: for a recipe.
         size: of the images; None: its own.
     """
-    file = text.partition(":")[0]
-    if file.endswith((".py", ".json")):
-        local_path("--against", file)
+    if text.partition(":")[0].endswith(".py") or text.endswith(".json"):
         try:
             config = load_config(text)
         except ConfigError as error:
