@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from data.class_names import short_name
 from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from harness.arguments import unknown
@@ -50,7 +51,7 @@ class Subject:
     def class_name(self, label: int) -> str:
         """Returns the name of a class, as short as a title wants it."""
         names = self.predictor.class_names
-        return printable(names[label].split(",")[0]) if names else f"class {label}"
+        return printable(short_name(names[label])) if names else f"class {label}"
 
 
 def from_workdir(workdir: str, size: Size, config: ConfigDict | None = None, **options) -> Subject:

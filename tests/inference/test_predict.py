@@ -16,17 +16,19 @@ import pytest
 from PIL import Image, ImageOps
 
 from configs import digits_nest, digits_nest_gan
-from data.class_names import imagenet_names, readable
+from data.class_names import imagenet_names, readable, short_name
 from data.pipeline import Data
 from data.sources.arrays import digits_source
 from harness.errors import ConfigError
 from inference.given_images import GivenImages, compute_rows, find_files
+from inference.pictures.subjects import Subject
 from inference.prediction import Prediction
 from inference.predictor import Predictor
+from preview import dry_run
 from saving.checkpoints import Checkpoints
 from tests.training.test_trained_run import write_old_config
 from tools import predict
-from training import experiment
+from training import batch_pictures, experiment
 from workdirs.claims import claimed
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
@@ -366,6 +368,16 @@ def test_names_of_classes(trained, config, tmp_path):
     (tmp_path / "names.txt").write_text("x\ny\n")
     with pytest.raises(ConfigError, match="names 2 classes, the weights have 3"):
         Predictor.load(trained[0], config, classes_file=tmp_path / "names.txt")
+
+
+def test_only_imagenets_synonyms_are_cut():
+    names = ("Lab, black", "Lab, yellow")
+    assert [short_name(name) for name in names] == [*names]
+    assert short_name("tench, Tinca tinca") == "tench" and short_name("tench, other") != "tench"
+    text = batch_pictures.label_text(np.float32([0.6, 0.4]), names)
+    assert text == "Lab, black 0.60 + Lab, yellow 0.40"
+    assert dry_run._labels(jax.numpy.arange(2), names) == "Lab, black, Lab, yellow, ..."
+    assert Subject("any", SimpleNamespace(class_names=names)).class_name(1) == "Lab, yellow"
 
 
 def test_best_classes():
