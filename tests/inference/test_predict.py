@@ -385,6 +385,9 @@ def test_best_classes():
     rows = prediction.best(3)
     assert [row.label for row in rows] == [1, 2, 3]
     assert len(prediction.best(9)) == 5
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"top_k={wrong}: out of range; allowed: at least 1"):
+            prediction.best(wrong)
     table = predict.as_table(Path("a.png"), rows, width=8)
     assert table.splitlines()[0] == "a.png      30.00%  class 1"
     assert table.splitlines()[2] == "           20.00%  class 3"
