@@ -64,7 +64,6 @@ def evaluate_workdir(
     among: Among = "named",
     explanations: Explanations = NO_EXPLANATIONS,
     per_class: bool = False,
-    is_own: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
 
@@ -81,8 +80,6 @@ def evaluate_workdir(
         among: which classes an answer can be, see pipeline.Data.
         explanations: what else is measured.
         per_class: also return "per_class", an answers.PerClass.
-        is_own: whether the config is the run's, in which somebody has changed what they wanted;
-            else notes on stderr say where it is not as trained.
 
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
@@ -90,8 +87,6 @@ def evaluate_workdir(
     config, workdir = load_config(config), run_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     config = as_begun(config, workdir)
-    if not is_own:
-        note_differences(workdir, config)
     names = find_classes(workdir)
     if classes_file is not None:
         names = classes_in_file(classes_file, names)
@@ -257,15 +252,15 @@ def main(args: flags.FlagValues) -> None:
         written = written.with_name(f"{written.name}.evaluation")
     else:
         workdir = run_path("--workdir", args.workdir)
-        config = args.config
-        if config is None:
+        if (config := args.config) is not None:
+            note_differences(workdir, config)
+        else:
             # This machine, not the one it was trained on.
             config = stored_config(workdir, mesh={"data": -1, "fsdp": 1})
         result = evaluate_workdir(
             config,
             workdir,
             checkpoint=args.checkpoint,
-            is_own=args.config is None,
             **options,
         )
         written = workdir / f"evaluation_{args.checkpoint}"
