@@ -54,18 +54,17 @@ def load_fields(
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
         dataset = _dataset(data)
         channels = dataset.num_channels if dataset else data.channels or 3
-        load = functools.partial(
-            load_with_own_head,
+        model, variables, report = load_with_own_head(
             path,
             functools.partial(create_model, **plain["model"]),
             num_classes=dataset.num_classes if dataset else NUM_IMAGENET_CLASSES,
+            image_size=(*data.height_and_width, channels),
+            # Missing arrays may have been grey, as MNIST's are.
+            own_channels=dataset is None and data.channels is None,
             checkpoint=checkpoint,
             weights="ema" if ema else "raw",
         )
-        model, variables, report = load(image_size=(*data.height_and_width, channels))
-        if report.rechannelled and not dataset and data.channels is None:
-            channels = 1  # missing arrays may have been grey, as MNIST's are
-            model, variables, report = load(image_size=(*data.height_and_width, channels))
+        channels = report.image_shape[-1]
         statistics = default_statistics(data.name, channels)
         if dataset:
             statistics = dataset.mean, dataset.std

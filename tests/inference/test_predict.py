@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import zoo.load
 from configs import digits_nest, digits_nest_gan
 from data.class_names import imagenet_names, readable, short_name
 from data.pipeline import Data
@@ -345,10 +346,14 @@ def test_without_the_data_set(folder, config, trained, tmp_path):
     assert predictor.mean == (0.5, 0.4, 0.3) and predictor.std == (0.229, 0.224, 0.225)
 
 
-def test_grey_arrays_that_are_not_here(tmp_path):
-    config = small(digits_nest.get_config())
+def test_grey_arrays_that_are_not_here(tmp_path, monkeypatch):
+    config, reads = small(digits_nest.get_config()), []
     config.data.name = f"npz:{tmp_path / 'gone.npz'}"
-    predictor = Predictor.load(random_weights(tmp_path / "w.npz", config.model, 4, 1), config)
+    weights = random_weights(tmp_path / "w.npz", config.model, 4, 1)
+    read = zoo.load._read
+    monkeypatch.setattr(zoo.load, "_read", lambda *given: reads.append(given) or read(*given))
+    predictor = Predictor.load(weights, config)
+    assert len(reads) == 2  # of which the first says classes and channels
     assert (predictor.num_channels, predictor.model.num_classes) == (1, 4)
     assert predictor.mean == pytest.approx((0.449,))
 
