@@ -5,6 +5,7 @@ only where a script of this checkout is the process, not in notebooks, tests or 
 processes.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ def _is_script() -> bool:
 
 def guard(script: str) -> None:
     """Makes signals and closed streams quiet in this process, a script of that name."""
+    # nest_tnt.py says how it was called; not for the processes that this one starts.
+    sys.argv[0] = os.environ.pop("NEST_TNT_COMMAND", sys.argv[0])
     guard_streams()
     say_starting(f"{sys.argv[0]}: starting ...")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
