@@ -1,8 +1,8 @@
 """Imported first by every script: signals and closed streams are quiet while the rest is imported.
 
-A terminal shows meanwhile that the script has started; a file does not get that. Something is done
-only where a script of this checkout is the process, not in notebooks, tests or the loader's worker
-processes.
+A terminal shows meanwhile that the script has started; a file or a pipe gets a line that says so
+after a second. Something is done only where a script of this checkout is the process, not in
+notebooks, tests or the loader's worker processes.
 """
 
 import os
