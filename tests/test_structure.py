@@ -39,7 +39,9 @@ ALLOWED = {
     "training": (
         *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "saving"),
     ),
-    "preview": (*FLOOR, "kernels", "data", "data.augment", "zoo", "tasks", "training"),
+    "preview": (
+        *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "training"),
+    ),
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
 ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")
