@@ -32,7 +32,6 @@ from harness.arguments import problem
 from harness.class_lists import assumed_order, two_orders
 from harness.errors import ConfigError, input_errors
 from harness.files import run_path
-from harness.overrides import override_stored
 from inference.answers import AnswerSheet, evaluation_path
 from inference.explanation_flags import (
     NO_EXPLANATIONS,
@@ -48,7 +47,7 @@ from training.evaluation import evaluate
 from training.stops import check_bad_images
 from training.trained_run import as_begun, checkpoint_folder, note_differences, restore
 from workdirs.class_file import find_classes
-from workdirs.config_file import read_config
+from workdirs.config_file import load_config, stored_config
 from workdirs.records import write_record
 from zoo.load import load_with_own_head
 from zoo.registry import create_model
@@ -56,7 +55,7 @@ from zoo.released.locate import cache_folder, is_released
 
 
 def evaluate_workdir(
-    config: ConfigDict,
+    config: ConfigDict | str,
     workdir: str | Path,
     *,
     checkpoint: str = "latest",
@@ -65,7 +64,6 @@ def evaluate_workdir(
     among: Among = "named",
     explanations: Explanations = NO_EXPLANATIONS,
     per_class: bool = False,
-    is_own: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
 
@@ -73,7 +71,7 @@ def evaluate_workdir(
     a part of them.
 
     Args:
-        config: the recipe.
+        config: the recipe, as a config or by its name.
         workdir: of the run, whose checkpoints stay as they are.
         checkpoint: "latest" or "best".
         split: e.g. "test" or "train[:50%]"; None: the config's data.eval_split.
@@ -82,17 +80,13 @@ def evaluate_workdir(
         among: which classes an answer can be, see pipeline.Data.
         explanations: what else is measured.
         per_class: also return "per_class", an answers.PerClass.
-        is_own: whether the config is the run's, in which somebody has changed what they wanted;
-            else notes on stderr say where it is not as trained.
 
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
     """
-    workdir = run_path("workdir", workdir)
+    config, workdir = load_config(config), run_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
     config = as_begun(config, workdir)
-    if not is_own:
-        note_differences(workdir, config)
     names = find_classes(workdir)
     if classes_file is not None:
         names = classes_in_file(classes_file, names)
@@ -104,7 +98,7 @@ def evaluate_workdir(
 
 
 def evaluate_weights(
-    config: ConfigDict,
+    config: ConfigDict | str,
     weights: str | Path,
     *,
     split: str | None = None,
@@ -119,7 +113,7 @@ def evaluate_weights(
     Classes are matched by name as in evaluate_workdir, where the weights name them.
 
     Args:
-        config: the recipe.
+        config: the recipe, as a config or by its name.
         weights: file or folder.
         split: as for evaluate_workdir.
         ema: evaluate the moving average of the weights.
@@ -133,7 +127,7 @@ def evaluate_weights(
         ConfigError: the weights are missing, unreadable or of another model, or the data has other
             classes.
     """
-    config = _with_split(config, split)
+    config = _with_split(load_config(config), split)
     plain = experiment.check_config(config)
     if plain["task"]["name"] != "classification":
         raise ConfigError(
@@ -258,16 +252,15 @@ def main(args: flags.FlagValues) -> None:
         written = written.with_name(f"{written.name}.evaluation")
     else:
         workdir = run_path("--workdir", args.workdir)
-        config = args.config
-        if config is None:
-            config = read_config(workdir)
-            config.mesh = {"data": -1, "fsdp": 1}  # this machine, not the one it was trained on
-            config = override_stored(config)
+        if (config := args.config) is not None:
+            note_differences(workdir, config)
+        else:
+            # This machine, not the one it was trained on.
+            config = stored_config(workdir, mesh={"data": -1, "fsdp": 1})
         result = evaluate_workdir(
             config,
             workdir,
             checkpoint=args.checkpoint,
-            is_own=args.config is None,
             **options,
         )
         written = workdir / f"evaluation_{args.checkpoint}"

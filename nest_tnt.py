@@ -69,8 +69,11 @@ def main() -> None:
     known, (name, *rest) = scripts(), sys.argv[1:] or ["--help"]
     if name in known:
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, str(known[name]), *rest])
-    if name not in ("-h", "--help"):
+        named = os.environ | {"NEST_TNT_COMMAND": f"nest-tnt {name}"}  # see process/first.py
+        os.execve(sys.executable, [sys.executable, str(known[name]), *rest], named)
+    from harness.help import asks_for_help
+
+    if not asks_for_help([name]):
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
         print(f"nest-tnt: {name!r} is unknown; {hint}", file=sys.stderr)

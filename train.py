@@ -31,13 +31,14 @@ from preview.recipe_flag import define_config_flag
 from preview.sources import FORMATS, as_text, sources_of
 from process.streams import go_on_without_output
 from training.beginning import begun, check_start, read_finished
+from workdirs.config_file import load_config
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
 
 
 def train_and_evaluate(
-    config: ConfigDict,
+    config: ConfigDict | str,
     workdir: str | Path,
     *,
     profile_steps: str | None = None,
@@ -50,7 +51,7 @@ def train_and_evaluate(
     """Trains until the last step of the config, from wherever the workdir has got to.
 
     Args:
-        config: from a recipe's get_config().
+        config: from a recipe's get_config(), or the recipe's name.
         workdir: folder of the run, made if absent.
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
@@ -75,7 +76,7 @@ def train_and_evaluate(
         Interrupted: one of the STOPPING signals; the state is saved.
     """
     started = time.perf_counter()
-    workdir = run_path("workdir", workdir)
+    config, workdir = load_config(config), run_path("workdir", workdir)
     options = {"profile_steps": profile_steps, "log_to": log_to, "restart": restart}
     start = check_start(config, workdir, **options, extend=extend)
     if not restart and (metrics := read_finished(start, workdir)) is not None:

@@ -66,7 +66,7 @@ def _what_is_there(file: str, path: Path) -> str:
     return f"no such file, here ({here}) or in {ROOT}{hint}"
 
 
-def load_config(name: str) -> ConfigDict:
+def recipe_config(name: str) -> ConfigDict:
     """Returns the config of a recipe.
 
     Raises:

@@ -106,6 +106,15 @@ def _input_shape(predictor: Predictor, batch_size: int | None) -> jax.ShapeDtype
     return jax.ShapeDtypeStruct((batch_size, *predictor.image_shape), np.uint8)
 
 
+def check_platforms(names: Sequence[str]) -> None:
+    """Raises ConfigError if one is not of PLATFORMS, or there is none."""
+    for name in names:
+        if name not in PLATFORMS:
+            raise ConfigError(unknown_name(f"platform {name!r}", name, PLATFORMS))
+    if not names:
+        raise ConfigError(f"no platform is named; allowed: {', '.join(PLATFORMS)}")
+
+
 def export(
     file: Path,
     predictor: Predictor,
@@ -122,11 +131,9 @@ def export(
         platforms: where it is to run, of PLATFORMS.
 
     Raises:
-        ConfigError: an unknown platform, or JAX cannot export the model.
+        ConfigError: as check_platforms, or JAX cannot export the model.
     """
-    for name in platforms:
-        if name not in PLATFORMS:
-            raise ConfigError(unknown_name(f"platform {name!r}", name, PLATFORMS))
+    check_platforms(platforms)
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:
         with compiling_for("any"):

@@ -10,11 +10,10 @@ from flax import linen as nn
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, run_path
-from harness.overrides import override_stored
 from inference.predictor import Predictor
 from preview.recipe_flag import define_config_flag
 from training.trained_run import checkpoint_folder, note_differences
-from workdirs.config_file import read_config
+from workdirs.config_file import stored_config
 from zoo.find import CHECKPOINTS, weights_path
 from zoo.fit import Resize
 from zoo.load import Report, load_variables
@@ -118,7 +117,7 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
 
 def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
     workdir = run_path("--workdir", args.workdir)
-    trained = override_stored(read_config(workdir))
+    trained = stored_config(workdir)
     checkpoint_folder(workdir, args.checkpoint)  # says so if there is none
     if config is not None:
         note_differences(workdir, config)

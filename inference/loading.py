@@ -18,7 +18,6 @@ from data.pixel_statistics import default_statistics
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path
 from training.experiment import check_config
 from training.trained_run import as_begun
 from workdirs.class_file import read_classes
@@ -32,7 +31,7 @@ NUM_IMAGENET_CLASSES = 1000
 
 def load_fields(
     weights: str | os.PathLike,
-    config: ConfigDict | str | None,
+    config: ConfigDict | str | os.PathLike | None,
     *,
     checkpoint: str,
     ema: bool,
@@ -44,7 +43,7 @@ def load_fields(
         if isinstance(path, str) or (path.exists() and not (path / "config.json").exists()):
             raise ConfigError(f"{path} is no workdir: name its recipe too, config=RECIPE")
         config = read_config(path)
-    config = load_config(config) if isinstance(config, str) else config
+    config = load_config(config)
     if not isinstance(path, str):
         config = as_begun(config, path)
     plain = check_config(config, needs_data=False)
@@ -55,18 +54,17 @@ def load_fields(
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
         dataset = _dataset(data)
         channels = dataset.num_channels if dataset else data.channels or 3
-        load = functools.partial(
-            load_with_own_head,
+        model, variables, report = load_with_own_head(
             path,
             functools.partial(create_model, **plain["model"]),
             num_classes=dataset.num_classes if dataset else NUM_IMAGENET_CLASSES,
+            image_size=(*data.height_and_width, channels),
+            # Missing arrays may have been grey, as MNIST's are.
+            own_channels=dataset is None and data.channels is None,
             checkpoint=checkpoint,
             weights="ema" if ema else "raw",
         )
-        model, variables, report = load(image_size=(*data.height_and_width, channels))
-        if report.rechannelled and not dataset and data.channels is None:
-            channels = 1  # missing arrays may have been grey, as MNIST's are
-            model, variables, report = load(image_size=(*data.height_and_width, channels))
+        channels = report.image_shape[-1]
         statistics = default_statistics(data.name, channels)
         if dataset:
             statistics = dataset.mean, dataset.std
@@ -104,7 +102,7 @@ def _class_names(
     Also returns notes: what a person should know about them.
     """
     if file is not None:
-        names = read_classes(local_path("--classes", file))
+        names = read_classes(file)
         if len(names) != num_classes:
             raise ValueError(f"{file} names {len(names)} classes, the weights have {num_classes}")
         check_order(file, names, report.class_names)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harness.arguments import check_range
 from inference.explain import Method
 from inference.given_images import Row
 
@@ -77,8 +78,9 @@ class Prediction:
         """Returns the most probable classes, best first; of equals, the lower label first.
 
         Raises:
-            ValueError: the image could not be read.
+            ValueError: the image could not be read, or `top_k` is below 1.
         """
+        check_range("top_k", top_k, 1)
         if self.probabilities is None:
             raise ValueError(f"{self.path}: {self.problem}")
         labels = np.argsort(-self.probabilities, kind="stable")[:top_k].tolist()

@@ -71,7 +71,7 @@ class Predictor:
     def load(
         cls,
         weights: str | os.PathLike,
-        config: ConfigDict | str | None = None,
+        config: ConfigDict | str | os.PathLike | None = None,
         *,
         checkpoint: str = "latest",
         ema: bool = False,

@@ -181,8 +181,6 @@ def load_run_with_statistics(
         ConfigError: the file is of other features or of other images, or cannot be written.
     """
     if not statistics.exists():
-        if not statistics.parent.is_dir():
-            raise ConfigError(f"--statistics={statistics}: there is no such folder")
         run, _ = load_run(workdir, **options, statistics="")
         save_statistics(statistics, _measured(run))
     run, state = load_run(workdir, **options, statistics=str(statistics))

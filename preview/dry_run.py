@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from data.class_names import short_name
 from harness.errors import printable
 from kernels.target import compiling_for
 from parallel.sharding import num_batch_parts
@@ -148,6 +149,6 @@ def _labels(labels: jax.Array, names: tuple[str, ...] | None) -> str:
     classes = [np.nonzero(row)[0] if row.ndim else [row] for row in rows]  # of 0 and 1: several
 
     def named(label) -> str:
-        return names[label].split(",")[0] if names else str(label)
+        return short_name(names[label]) if names else str(label)
 
     return ", ".join(" + ".join(map(named, each)) for each in classes) + ", ..."

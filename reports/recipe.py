@@ -81,4 +81,8 @@ def recipe_of(command: Any) -> str:
 
 def command_line(command: Any) -> str:
     """Returns a command as one types it."""
-    return shlex.join(["python", *map(str, command)]) if isinstance(command, list) else ""
+    if not isinstance(command, list) or not command:
+        return ""
+    script, *rest = map(str, command)
+    start = script.split() if script.startswith("nest-tnt ") else ["python", script]
+    return shlex.join([*start, *rest])

@@ -40,7 +40,8 @@ import process.first  # noqa: F401
 from absl import flags
 
 from harness import commandline
-from inference.export import export, export_onnx, import_jax2onnx
+from harness.errors import ConfigError
+from inference.export import check_platforms, export, export_onnx, import_jax2onnx
 from inference.flags import (
     check_output,
     define_output_flags,
@@ -54,19 +55,28 @@ def define_flags() -> None:
     define_output_flags("File to write, .jax or .onnx.")
     flags.DEFINE_integer("batch_size", None, "Images per call; None: any number.", lower_bound=1)
     flags.DEFINE_enum("format", "jax", ["jax", "onnx"], "What to write.")
-    flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "Where a jax export is to run.")
+    flags.DEFINE_list(
+        "platforms", None, "Where a jax export is to run; None: on cpu, cuda and tpu alike."
+    )
 
 
 def main(args: flags.FlagValues) -> None:
     output = check_output(args.output, (f".{args.format}",), args.overwrite)
+    # What is wrong is said before weights are read.
     if args.format == "onnx":
-        import_jax2onnx()  # says what is missing before weights are read
+        check_output(f"{output}.json", (".json",), args.overwrite)
+        if args.platforms is not None:
+            raise ConfigError("--platforms is for --format=jax; ONNX has its own runtimes")
+        import_jax2onnx()
+    elif args.platforms is not None:
+        check_platforms(args.platforms)
     predictor = load_predictor(args)
     print(predictor.report)
     if args.format == "onnx":
         export_onnx(output, predictor, batch_size=args.batch_size)
     else:
-        export(output, predictor, batch_size=args.batch_size, platforms=args.platforms)
+        options = {} if args.platforms is None else {"platforms": args.platforms}
+        export(output, predictor, batch_size=args.batch_size, **options)
     print(f"written: {output} ({output.stat().st_size / 2**20:.1f} MiB)")
 
 

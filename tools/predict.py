@@ -32,6 +32,7 @@ import jax
 import tqdm
 from absl import flags
 
+from data.class_names import short_name
 from harness import commandline
 from harness.errors import ConfigError, escaped, input_errors, printable
 from harness.files import check_folder, local_path
@@ -95,8 +96,8 @@ class PictureFolder:
         from inference.pictures import style
         from inference.pictures.overlay import draw_explanation
 
-        name = named(row).split(",")[0]  # the first of ImageNet's synonyms
-        figure = draw_explanation(prediction.explanation, f"{name}, {row.probability:.1%}")
+        title = f"{short_name(named(row))}, {row.probability:.1%}"
+        figure = draw_explanation(prediction.explanation, title)
         style.save(figure, self._folder / file)
         return self._shown / file
 

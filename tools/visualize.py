@@ -29,11 +29,10 @@ from harness import commandline
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, replacing, run_path
-from harness.overrides import override_stored
 from preview.recipe_flag import define_config_flag
 from training import batch_pictures, experiment
 from workdirs.class_file import own_classes
-from workdirs.config_file import read_config
+from workdirs.config_file import stored_config
 
 
 def batch(args: flags.FlagValues) -> Figure:
@@ -84,9 +83,9 @@ def _config(args: flags.FlagValues):
         raise ConfigError("--config=FILE.py or --workdir=FOLDER is needed; see --help")
     if args.config is not None:
         return args.config
-    config = read_config(run_path("--workdir", args.workdir))
-    config.mesh = {"data": 1, "fsdp": 1}  # this machine, not the one it was trained on
-    return override_stored(config)
+    workdir = run_path("--workdir", args.workdir)
+    # This machine, not the one it was trained on.
+    return stored_config(workdir, mesh={"data": 1, "fsdp": 1})
 
 
 COMMANDS = {"batch": batch, "operations": operations}

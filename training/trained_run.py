@@ -23,7 +23,7 @@ def checkpoint_folder(workdir: Path, which: str = "latest") -> Path:
     """Returns the folder of a run's newest "latest" or "best" checkpoint.
 
     Raises:
-        ConfigError: the run has saved none.
+        ConfigError: the run has saved none, or `which` is another word.
     """
     with input_errors():
         return find_checkpoint(workdir, which)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from harness import recipes
 from harness.errors import ConfigError
 from harness.files import in_bucket, run_path
+from harness.overrides import override_stored
 from workdirs.records import read_json, write_record
 
 PLACES = ("name", "data_dir")  # keys of the section `data`
@@ -36,14 +38,39 @@ def read_config(workdir: Path) -> ConfigDict:
     return _as_config(read_record(workdir)["config"])
 
 
-def load_config(name: str) -> ConfigDict:
-    """Returns the config of a recipe, or of a run: "RUN/config.json".
+def stored_config(workdir: Path, **sections: Any) -> ConfigDict:
+    """Returns a run's config, as --config.section.key=value beside --workdir changes it.
+
+    Args:
+        workdir: of the run.
+        **sections: that stand in for the run's own, before the command line's values.
 
     Raises:
-        ConfigError: as harness.recipes.load_config, or the file is not that of a run.
+        ConfigError: as read_config, or a key leads into a value that is no section.
     """
+    config = read_config(workdir)
+    for name, section in sections.items():
+        config[name] = section
+    return override_stored(config)
+
+
+def load_config(config: str | os.PathLike | ConfigDict) -> ConfigDict:
+    """Returns the config of a recipe or a run by its name, as --config takes it; or a given one.
+
+    Args:
+        config: "configs/imagenet_nest.py:tiny", "RUN/config.json", or a config.
+
+    Raises:
+        ConfigError: as recipe_config, the file is not that of a run, or something else is given.
+    """
+    if isinstance(config, ConfigDict):
+        return config
+    if not isinstance(config, str | os.PathLike):
+        what = f"config is of type {type(config).__name__}"
+        raise ConfigError(f"{what}; allowed: a ConfigDict, or a name such as configs/NAME.py")
+    name = os.fspath(config)
     if not name.endswith(".json"):
-        return recipes.load_config(name)
+        return recipes.recipe_config(name)
     file = run_path("--config", name) if in_bucket(name) else recipes.find_recipe(name)
     if (record := read_json(file, _TODO, _is_sound)) is None:
         raise ConfigError(f"--config={name}: no such file: {file}")

@@ -69,7 +69,9 @@ def find_checkpoint(workdir: Path, checkpoint: Checkpoint = "latest") -> Path:
 
     Raises:
         FileNotFoundError: the run has saved none.
+        ValueError: `checkpoint` is another word.
     """
+    check_arguments(find_checkpoint, checkpoint=checkpoint)
     return _newest(run_path("workdir", workdir) / "checkpoints" / checkpoint)
 
 

@@ -6,6 +6,7 @@ head (zoo/fit.py), then compare every name and shape with the model's.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Report:
         notes: what a person should know.
         class_names: of the stored head, in the order of the labels, where they are known.
         rechannelled: name -> (stored shape, new shape) of the kernel that sees the image.
+        image_shape: (height, width, channels) of the images that the arrays are for now.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class Report:
     rechannelled: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = dataclasses.field(
         default_factory=dict
     )
+    image_shape: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
         """Returns one line per kind of array."""
@@ -191,13 +194,20 @@ def load_variables(
         notes=(*stored.notes, *ignored),
         class_names=stored.class_names,
         rechannelled=fitted.rechannelled,
+        image_shape=(height, width, channels),
     )
     paths = flatten_dict(expected, sep="/")
     return unflatten_dict({path: arrays[_name(path)] for path in paths}, sep="/"), report
 
 
 def load_with_own_head(
-    path: str | Path, create: Callable[..., nn.Module], *, num_classes: int, **options: Any
+    path: str | Path,
+    create: Callable[..., nn.Module],
+    *,
+    num_classes: int,
+    image_size: int | tuple[int, ...],
+    own_channels: bool = False,
+    **options: Any,
 ) -> tuple[nn.Module, dict[str, Any], Report]:
     """Reads weights into a model of as many classes as they have.
 
@@ -205,6 +215,8 @@ def load_with_own_head(
         path: see `load_variables`.
         create: makes the model, given `num_classes`.
         num_classes: a guess; the right one saves reading twice.
+        image_size: see `load_variables`.
+        own_channels: whether the channels of `image_size` are a guess, too.
         **options: see `load_variables`.
 
     Returns:
@@ -214,12 +226,18 @@ def load_with_own_head(
         FileNotFoundError, ValueError: see `load_variables`.
     """
     model = create(num_classes=num_classes)
-    variables, report = load_variables(path, model, **options)
+    variables, report = load_variables(path, model, image_size=image_size, **options)
+    *sides, channels = report.image_shape
+    for stored, now in report.rechannelled.values() if own_channels else ():
+        channels = channels * math.prod(stored[:-1]) // math.prod(now[:-1])
+    own_shape = (*sides, channels)
     if "head/bias" in report.reinitialized:
         stored, _ = report.reinitialized["head/bias"]
-        model = create(num_classes=stored[0])
-        variables, report = load_variables(path, model, reinit_head="never", **options)
-    return model, variables, report
+        num_classes = stored[0]
+    elif own_shape == report.image_shape:
+        return model, variables, report
+    model, options = create(num_classes=num_classes), options | {"reinit_head": "never"}
+    return model, *load_variables(path, model, image_size=own_shape, **options)
 
 
 def _read(file: Path, model: nn.Module, weights: Which) -> StoredWeights:

@@ -12,7 +12,6 @@ from absl import flags
 from harness.arguments import problem, unknown
 from harness.errors import ConfigError
 from harness.files import run_path
-from harness.overrides import override_stored
 from inference.flags import as_image_size
 from inference.given_images import find_files
 from inference.pictures import subjects
@@ -20,7 +19,7 @@ from inference.pictures.attention_maps import Point
 from inference.pictures.images import Chosen, prepare
 from inference.pictures.subjects import Subject
 from nest.gradcat import Rule
-from workdirs.config_file import read_config
+from workdirs.config_file import stored_config
 
 KINDS = ("words", "patches", "class_token")
 
@@ -56,7 +55,7 @@ def choose_subject(args: flags.FlagValues) -> Subject:
     if args.workdir:
         if args.weights:
             raise ConfigError("give one of --workdir=FOLDER and --weights=PATH; see --help")
-        config = args.config or override_stored(read_config(run_path("--workdir", args.workdir)))
+        config = args.config or stored_config(run_path("--workdir", args.workdir))
         return _noted(subjects.from_workdir(args.workdir, size, config, **options))
     if args.config:
         return _noted(subjects.from_recipe(args.config, args.weights, size, **options))

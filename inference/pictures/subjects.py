@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from data.class_names import short_name
 from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from harness.arguments import unknown
 from harness.errors import ConfigError, input_errors, printable
-from harness.files import local_path, run_path
+from harness.files import run_path
 from inference.loading import NUM_IMAGENET_CLASSES
 from inference.predictor import Predictor
 from tasks.classification import normalize
@@ -50,7 +51,7 @@ class Subject:
     def class_name(self, label: int) -> str:
         """Returns the name of a class, as short as a title wants it."""
         names = self.predictor.class_names
-        return printable(names[label].split(",")[0]) if names else f"class {label}"
+        return printable(short_name(names[label])) if names else f"class {label}"
 
 
 def from_workdir(workdir: str, size: Size, config: ConfigDict | None = None, **options) -> Subject:
@@ -106,13 +107,12 @@ def from_text(text: str, weights: str | None, size: Size) -> Subject:
     """Finds what a text names: a workdir, a recipe (with or without weights), or a variant.
 
     Args:
-        text: "runs/deit", "configs/imagenet_deit.py:s" or "deit_s_patch16_224".
+        text: "runs/deit", "configs/imagenet_deit.py:s", "runs/deit/config.json" (the recipe of that
+            run) or "deit_s_patch16_224".
         weights: for a recipe.
         size: of the images; None: its own.
     """
-    file = text.partition(":")[0]
-    if file.endswith((".py", ".json")):
-        local_path("--against", file)
+    if text.partition(":")[0].endswith(".py") or text.endswith(".json"):
         try:
             config = load_config(text)
         except ConfigError as error:

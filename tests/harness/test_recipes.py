@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import train  # noqa: F401  (before its output is captured)
-from harness.recipes import load_config
+from harness.recipes import recipe_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,10 +119,10 @@ def test_what_is_no_file(run_script, tmp_path):
 def test_a_recipe_is_found_beside_the_scripts(tmp_path, monkeypatch):
     """From any folder; one that lies where the user stands comes first."""
     monkeypatch.chdir(tmp_path)
-    assert load_config("configs/digits_nest.py:debug").data.name == "digits"
+    assert recipe_config("configs/digits_nest.py:debug").data.name == "digits"
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "digits_nest.py").write_text(
         "from ml_collections import ConfigDict\n\n"
         "def get_config():\n    return ConfigDict({'a': 1})\n"
     )
-    assert load_config("configs/digits_nest.py").to_dict() == {"a": 1}
+    assert recipe_config("configs/digits_nest.py").to_dict() == {"a": 1}

@@ -55,7 +55,8 @@ def random_weights(file, config, channels=3, classes="abcd", size=(32, 32)):
 def flags(**given):
     """Parsed flags, for calling main without a process."""
     defaults = dict(config=None, workdir=None, checkpoint="latest", weights=None, ema=False)
-    defaults |= dict(classes=None, batch_size=None, format="jax", platforms=["cpu"])
+    defaults |= dict(classes=None, batch_size=None, format="jax")
+    defaults["platforms"] = None if given.get("format") == "onnx" else ["cpu"]
     defaults |= dict(explain=None, explain_folder="explained")
     return types.SimpleNamespace(**(defaults | dict(output=None, overwrite=False) | given))
 
@@ -182,7 +183,15 @@ def test_onnx_gives_the_same(name, tmp_path):
         ({"weights": "absent.npz"}, "no such file or folder"),
         ({"weights": None}, "give one of --workdir=FOLDER and --weights=PATH"),
         ({"output": "model.h5"}, "the name must end with .jax"),
-        ({"platforms": ["abacus"]}, "platform 'abacus': unknown; allowed: cpu, cuda, rocm, tpu"),
+        (
+            {"platforms": ["abacus"], "weights": "absent.npz"},  # said before weights are looked at
+            "platform 'abacus': unknown; allowed: cpu, cuda, rocm, tpu",
+        ),
+        ({"platforms": []}, "no platform is named; allowed: cpu, cuda, rocm, tpu"),
+        (
+            {"format": "onnx", "output": "model.onnx", "platforms": ["cpu"]},
+            "--platforms is for --format=jax",
+        ),
         (
             {"format": "onnx", "output": "model.onnx"},
             "--format=onnx needs jax2onnx .*requirements-onnx.txt",
@@ -197,6 +206,17 @@ def test_what_export_needs(given, message, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=message):
         export.main(flags(**(dict(config=config, weights="in.npz", output="m.jax") | given)))
     assert [file.name for file in tmp_path.iterdir()] == ["in.npz"]
+
+
+def test_the_description_beside_onnx_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)  # which the next look would find missing
+    (tmp_path / "m.onnx.json").write_text("mine")
+    given = dict(config=recipe("nest"), weights="absent", format="onnx")
+    given["output"] = f"{tmp_path}/m.onnx"
+    with pytest.raises(ConfigError, match="m.onnx.json exists already; --overwrite replaces it"):
+        export.main(flags(**given))
+    with pytest.raises(ConfigError, match="needs jax2onnx"):
+        export.main(flags(**given, overwrite=True))
 
 
 def test_files_that_are_no_exports(tmp_path):

@@ -15,18 +15,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import zoo.load
 from configs import digits_nest, digits_nest_gan
-from data.class_names import imagenet_names, readable
+from data.class_names import imagenet_names, readable, short_name
 from data.pipeline import Data
 from data.sources.arrays import digits_source
 from harness.errors import ConfigError
 from inference.given_images import GivenImages, compute_rows, find_files
+from inference.pictures.subjects import Subject
 from inference.prediction import Prediction
 from inference.predictor import Predictor
+from preview import dry_run
 from saving.checkpoints import Checkpoints
 from tests.training.test_trained_run import write_old_config
 from tools import predict
-from training import experiment
+from training import batch_pictures, experiment
 from workdirs.claims import claimed
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
@@ -343,10 +346,14 @@ def test_without_the_data_set(folder, config, trained, tmp_path):
     assert predictor.mean == (0.5, 0.4, 0.3) and predictor.std == (0.229, 0.224, 0.225)
 
 
-def test_grey_arrays_that_are_not_here(tmp_path):
-    config = small(digits_nest.get_config())
+def test_grey_arrays_that_are_not_here(tmp_path, monkeypatch):
+    config, reads = small(digits_nest.get_config()), []
     config.data.name = f"npz:{tmp_path / 'gone.npz'}"
-    predictor = Predictor.load(random_weights(tmp_path / "w.npz", config.model, 4, 1), config)
+    weights = random_weights(tmp_path / "w.npz", config.model, 4, 1)
+    read = zoo.load._read
+    monkeypatch.setattr(zoo.load, "_read", lambda *given: reads.append(given) or read(*given))
+    predictor = Predictor.load(weights, config)
+    assert len(reads) == 2  # of which the first says classes and channels
     assert (predictor.num_channels, predictor.model.num_classes) == (1, 4)
     assert predictor.mean == pytest.approx((0.449,))
 
@@ -368,11 +375,24 @@ def test_names_of_classes(trained, config, tmp_path):
         Predictor.load(trained[0], config, classes_file=tmp_path / "names.txt")
 
 
+def test_only_imagenets_synonyms_are_cut():
+    names = ("Lab, black", "Lab, yellow")
+    assert [short_name(name) for name in names] == [*names]
+    assert short_name("tench, Tinca tinca") == "tench" and short_name("tench, other") != "tench"
+    text = batch_pictures.label_text(np.float32([0.6, 0.4]), names)
+    assert text == "Lab, black 0.60 + Lab, yellow 0.40"
+    assert dry_run._labels(jax.numpy.arange(2), names) == "Lab, black, Lab, yellow, ..."
+    assert Subject("any", SimpleNamespace(class_names=names)).class_name(1) == "Lab, yellow"
+
+
 def test_best_classes():
     prediction = Prediction(Path("a.png"), np.float32([0.1, 0.3, 0.3, 0.2, 0.1]))
     rows = prediction.best(3)
     assert [row.label for row in rows] == [1, 2, 3]
     assert len(prediction.best(9)) == 5
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"top_k={wrong}: out of range; allowed: at least 1"):
+            prediction.best(wrong)
     table = predict.as_table(Path("a.png"), rows, width=8)
     assert table.splitlines()[0] == "a.png      30.00%  class 1"
     assert table.splitlines()[2] == "           20.00%  class 3"

@@ -219,7 +219,7 @@ def test_an_empty_folder_and_missing_files(predictor, tmp_path):
         (4, "there is no class 4; allowed: 0 to 3"),
         (-1, "there is no class -1"),
         ("e", "classes='e': unknown"),
-        ([1, 2], "they must be integers, one for each of 1 images"),
+        ([1, 2], "the number of classes is 2, of images 1: give one"),
         (True, "classes are bool"),
         (1.0, "classes are float64"),
     ],

@@ -1,4 +1,4 @@
-"""Within a second a terminal shows that a script has started; a file gets nothing of that."""
+"""A terminal shows at once that a script has started; a file or a pipe says so after a second."""
 
 import os
 import pty
@@ -40,8 +40,30 @@ def test_a_terminal_shows_that_it_starts(script):
     assert text.startswith(b"\x1b[K" + script.encode() + b": ") and text.count(b"\x1b[K") == 1
 
 
-def test_a_file_gets_nothing_of_that():
-    done = subprocess.run(
-        [sys.executable, "tools/verify.py", "--nonsense"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "starting" not in done.stderr + done.stdout
+PROGRAM = """
+import sys, time
+sys.path.insert(0, {root!r})
+from process.streams import guard_streams, say_starting
+from process.terminal import escape_streams
+guard_streams()
+say_starting("x: starting ...")
+time.sleep({seconds})
+escape_streams()
+print("first", file=sys.stderr)
+time.sleep(1.5)
+"""
+
+
+def test_a_pipe_is_told_after_a_second_of_silence():
+    for seconds, start in ((1.5, "x: starting ...\n"), (0.0, "")):
+        program = PROGRAM.format(root=str(ROOT), seconds=seconds)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert (done.returncode, done.stderr, done.stdout) == (0, f"{start}first\n", "")
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2> /dev/full"])
+def test_nobody_can_be_told(where):
+    program = PROGRAM.format(root=str(ROOT), seconds=1.5)
+    line = ["bash", "-c", f"{sys.executable} - {where}"]
+    done = subprocess.run(line, input=program, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")

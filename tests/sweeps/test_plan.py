@@ -3,7 +3,7 @@ import re
 import pytest
 
 from harness.errors import ConfigError
-from harness.recipes import ROOT, load_config
+from harness.recipes import ROOT, recipe_config
 from sweeps.check import check_runs
 from sweeps.launchers.printing import Print
 from sweeps.plan import plan
@@ -279,4 +279,4 @@ def test_recipes_that_fail_say_where(tmp_path):
         recipe = tmp_path / "recipe.py"
         recipe.write_text(text)
         with pytest.raises(ConfigError, match=problem):
-            load_config(f"{recipe}:small" if "tiny" in text else str(recipe))
+            recipe_config(f"{recipe}:small" if "tiny" in text else str(recipe))

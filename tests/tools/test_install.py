@@ -42,6 +42,11 @@ def test_the_command_lists_every_script(tmp_path):
 def test_the_command_runs_a_script_from_anywhere(tmp_path):
     done = command("verify", "nowhere", folder=tmp_path)
     assert done.returncode == 2 and str(tmp_path / "nowhere") in done.stderr
+    assert done.stderr.startswith("nest-tnt verify: ")
+    done = command("verify", "--help", folder=tmp_path)
+    assert done.stdout.startswith("usage: nest-tnt verify [flags]") and done.returncode == 0
+    help_pages = {command(*asked, folder=tmp_path).stdout for asked in ((), ("--helpfull",))}
+    assert len(help_pages) == 1
     done = command("trane", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "nest-tnt: 'trane' is unknown; did you mean train?\n"

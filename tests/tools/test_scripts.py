@@ -34,7 +34,8 @@ def test_help_shows_the_flags_that_other_rooms_define(command, folder):
     )
     shown = {line.split()[0].split("=")[0] for line in done.stdout.splitlines() if line.strip()}
     assert {"--workdir", "--weights", "--config", "--checkpoint", "--ema"} <= shown, done.stderr
-    assert done.returncode == 0 and done.stderr == ""
+    starting = f"{ROOT / 'tools/predict.py'}: starting ..."  # where imports take a second
+    assert done.returncode == 0 and set(done.stderr.splitlines()) <= {starting}
 
 
 # What people need first, in this order, of the scripts where that is not the recipe.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import nest_tnt
 import train
 from harness.errors import ConfigError
 from workdirs.config_file import read_record
@@ -68,6 +69,39 @@ def test_each_script_reads_what_is_changed(workdir, run_script, tmp_path):
         given = [each.format(tmp_path) for each in more]
         code, _, err = run_script(name, *given, f"--workdir={workdir}", "--config.data.nme=digits")
         assert code == 2 and "config.data.nme: unknown; did you mean 'name'" in err, name
+
+
+def test_a_config_by_its_name_from_python(workdir):
+    name = f"{workdir}/config.json"
+    metrics = nest_tnt.train_and_evaluate(name, workdir)
+    found = nest_tnt.evaluate_workdir(Path(name), workdir)
+    assert found["top1_accuracy"] == metrics["top1_accuracy"]
+    of_weights = nest_tnt.evaluate_weights(name, workdir)
+    assert of_weights["top1_accuracy"] == metrics["top1_accuracy"]
+    assert nest_tnt.Predictor.load(workdir, name).num_channels == 1
+    assert nest_tnt.load_config(name).data.eval_split == "test[:101]"
+
+
+def test_wrong_arguments_from_python(workdir):
+    name = f"{workdir}/config.json"
+    calls = {
+        "train_and_evaluate": lambda config: nest_tnt.train_and_evaluate(config, workdir),
+        "evaluate_workdir": lambda config: nest_tnt.evaluate_workdir(config, workdir),
+        "evaluate_weights": lambda config: nest_tnt.evaluate_weights(config, workdir),
+        "Predictor": lambda config: nest_tnt.Predictor.load(workdir, config),
+        "load_config": nest_tnt.load_config,
+    }
+    for call in calls.values():
+        for config in ({"a": 1}, 3):
+            with pytest.raises(ConfigError, match="config is of type (dict|int); allowed: a "):
+                call(config)
+        with pytest.raises(ConfigError, match="did you mean configs/digits_nest.py"):
+            call("configs/digits_nst.py")
+    with pytest.raises(ConfigError, match="'bst': unknown; did you mean 'best'"):
+        nest_tnt.evaluate_workdir(name, workdir, checkpoint="bst")
+    for call in (nest_tnt.Predictor.load, lambda *a, **k: nest_tnt.evaluate_workdir(name, *a, **k)):
+        with pytest.raises(ConfigError, match="^--classes=/nowhere.txt: No such file"):
+            call(workdir, classes_file="/nowhere.txt")
 
 
 def test_weights_of_an_unfinished_run_are_said_twice(workdir, small_config, tmp_path, capsys):

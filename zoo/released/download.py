@@ -79,11 +79,9 @@ def _transfer(url: str, part: Path, title: str) -> None:
     headers = {"User-Agent": "nest_tnt_jax", "Accept-Encoding": "identity"}
     if start and validator:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator}
+    request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
-        ) as answer:
-            _receive(answer, part, start, title)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # there is nothing after what is here: it is another file
             part.unlink(missing_ok=True)
@@ -93,8 +91,10 @@ def _transfer(url: str, part: Path, title: str) -> None:
         raise DownloadError(f"the server answers {error.code}, {error.reason}") from error
     except urllib.error.URLError as error:
         raise _Broken(str(getattr(error.reason, "strerror", None) or error.reason)) from error
-    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        raise _Broken(f"the connection broke ({type(error).__name__})") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(f"the connection broke ({one_line(error)})") from error
+    with answer:
+        _receive(answer, part, start, title)
 
 
 def _receive(answer: http.client.HTTPResponse, part: Path, start: int, title: str) -> None:

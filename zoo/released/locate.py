@@ -29,6 +29,12 @@ def cache_folder() -> Path:
     return user_cache() / "nest_tnt_jax" / "weights"
 
 
+def released_folder(file: Path) -> Path | None:
+    """Returns the folder of released weights in the cache that a file belongs to, if any."""
+    folders = (cache_folder() / name for name in RELEASED)
+    return next((folder for folder in folders if file.is_relative_to(folder)), None)
+
+
 def named_checkpoint(index: Path) -> str | None:
     """Returns the name of the newest checkpoint by the file `checkpoint` of TensorFlow, or None.
 
@@ -103,9 +109,12 @@ def _fetch(name: str, folder: Path, file: File) -> None:
     digest, expected = _digest(part), _expected(folder, file, known)
     if not digest.startswith(expected):
         part.unlink()
+        todo = "another file has taken its place"
+        if not file.sha256:
+            todo += f", or what came first was wrong: then delete {folder}"
         raise ValueError(
             f"weights {name}: {url} came with SHA-256 {digest}, not {expected}; it is not kept. "
-            "Try again; if it comes so again, another file has taken its place"
+            f"Try again; if it comes so again, {todo}"
         )
     _note(folder, known, digest)
     os.replace(part, target)

@@ -11,8 +11,11 @@ from matplotlib.text import Text
 from PIL import Image
 
 from configs import digits_nest
+from harness.errors import ConfigError
 from inference.pictures import style
+from inference.pictures.subjects import from_text
 from tests.model_inputs import fill
+from workdirs.config_file import write_config
 from zoo.registry import create_model, variable_shapes
 from zoo.save import write_weights
 
@@ -230,6 +233,29 @@ def test_errors(run_script, tmp_path, image, arguments, words):
     assert code == 2
     assert re.search(words, stderr) and len(stderr.strip().splitlines()) == 1, stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config():\n    return nothing\n", "NameError.*mine.py:2"),
+        ("def get_config(:\n", "SyntaxError.*mine.py:1"),
+        ("import nothing_such\n", "ModuleNotFoundError.*mine.py:1"),
+        ("x = 1\n", "has no function get_config"),
+    ],
+)
+def test_a_broken_recipe_to_compare_with(tmp_path, text, words):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=f"^--against=.*{words}"):
+        from_text(f"{tmp_path}/mine.py", None, None)
+
+
+def test_what_to_compare_with_is_named_as_any_config(tmp_path, monkeypatch):
+    config = digits_nest.get_config("debug")
+    write_config(tmp_path, config.to_dict())
+    monkeypatch.chdir(tmp_path)
+    for text in ("configs/digits_nest.py:debug", "config.json"):
+        assert from_text(text, None, None).predictor.model.dims == tuple(config.model.dims)
 
 
 def test_an_existing_file_stays(run_script, tmp_path):
