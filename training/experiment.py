@@ -99,7 +99,7 @@ FUNCTIONS = (
     ("mesh", sharding.create_mesh, ("devices",)),
     ("sharding", sharding.state_shardings, ("shapes", "mesh")),
     ("loop", plan_steps, ("num_examples", "batch_size")),
-    ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
+    ("checkpoint", Checkpoints, ("workdir", "is_good", "measured_with", "read_only")),
     ("faults", NumericFaults, FAULTS_PROVIDED),
     ("data", pipeline.Data, DATA_PROVIDED),
 )
