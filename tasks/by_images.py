@@ -14,12 +14,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from baselines.vit import Vit
 from data.pipeline import Data
 from harness.errors import BadImage
-from nest.model import Nest
-from tnt.model import Tnt
-from zoo.registry import create_model, default_image_size
+from zoo.registry import create_model, default_image_size, variable_shapes
 from zoo.start import FROM_SCRATCH
 
 BY_IMAGES = ("data.batch_size", "data.image_size", "loop.num_epochs")
@@ -51,24 +48,16 @@ def image_size_for(model: nn.Module, own: int, short_side: int | None) -> int:
         short_side: of a typical image; None: unknown, so that the own size is taken.
     """
     most = own if short_side is None else min(own, 2 * short_side)
-    sizes = [side for side in range(1, max(own, _LARGEST) + 1) if takes(model, side)]
-    return max((side for side in sizes if side <= most), default=min(sizes, default=own))
+    sides = (*range(most, 0, -1), *range(most + 1, max(own, _LARGEST) + 1))
+    return next((side for side in sides if takes(model, side)), own)
 
 
 def takes(model: nn.Module, side: int) -> bool:
     """Returns whether a model takes square images of a side in pixels."""
-    if isinstance(model, Nest):
-        try:
-            model.block_sides_for((side, side))
-        except ValueError:
-            return False
-        return True
-    if isinstance(model, Tnt):
-        stride = model.patch_stride or model.patch_size
-        return side >= model.patch_size and (side - model.patch_size) % stride == 0
-    if isinstance(model, Vit):
-        patch = model.patch_size if isinstance(model.patch_size, tuple) else (model.patch_size,)
-        return all(side % each == 0 for each in patch)
+    try:
+        variable_shapes(model, side)
+    except (ValueError, TypeError, ZeroDivisionError):  # JAX and Flax also raise these for shapes
+        return False
     return True
 
 

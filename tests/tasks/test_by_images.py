@@ -5,8 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image
 
+import evaluate
 import train
 from baselines.vit import Vit
 from configs import folder_nest, folder_tnt, imagenet_nest
@@ -84,6 +86,18 @@ def test_sizes_that_do_not_fit_are_those_that_the_model_refuses(model):
         except ValueError:
             fits = False
         assert by_images.takes(model, side) == fits, side
+
+
+def test_a_model_of_ones_own_says_itself_what_fits():
+    class Fives(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            if images.shape[1] % 5:
+                raise ValueError("multiples of 5")
+            return nn.Dense(2)(images.mean(axis=(1, 2)))
+
+    assert by_images.image_size_for(Fives(), 224, None) == 220
+    assert by_images.image_size_for(Fives(), 224, 1) == 5
 
 
 @pytest.mark.parametrize("recipe", [folder_nest, folder_tnt])
