@@ -101,19 +101,7 @@ def complete(plain: Mapping[str, Any], *, needs_data: bool) -> dict[str, Any]:
     section = plain["model"] if "model" in plain else None
     own = default_image_size(section["name"]) if section else 32
     stand_ins = {"image_size": own, "batch_size": 1, "eval_batch_size": 1}
-    train = shown = None
-    try:
-        data = Data(**(plain["data"] | stand_ins))
-        data.check_there()
-    except (ValueError, OSError):
-        if needs_data:
-            raise
-    else:
-        with contextlib.suppress(ValueError, OSError):  # said where the split is opened
-            shown = train = data.train_source
-        if train is None:
-            with contextlib.suppress(ValueError, OSError):
-                shown = data.eval_source
+    train, shown = _sources(plain["data"] | stand_ins, needs_data=needs_data)
     if "data.image_size" in left:
         plain["data"]["image_size"] = own
         if section:
@@ -127,6 +115,35 @@ def complete(plain: Mapping[str, Any], *, needs_data: bool) -> dict[str, Any]:
         fine_tunes = plain["init_from"] not in (None, FROM_SCRATCH)
         plain["loop"]["num_epochs"] = epochs_for(len(train or ()), fine_tunes=fine_tunes)
     return plain
+
+
+def unknown(left: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
+    """Returns which of the open keys of a config have no images that could choose them.
+
+    Args:
+        left: its open_keys.
+        plain: the same config from `complete`, which gives them values that stand for nothing.
+    """
+    train, shown = _sources(plain["data"], needs_data=False)
+    return [key for key in left if (shown if key == "data.image_size" else train) is None]
+
+
+def _sources(section: Mapping[str, Any], *, needs_data: bool) -> tuple[Any, Any]:
+    """Returns the training images, and those that show the size; None for those not there."""
+    train = shown = None
+    try:
+        data = Data(**section)
+        data.check_there()
+    except (ValueError, OSError):
+        if needs_data:
+            raise
+        return None, None
+    with contextlib.suppress(ValueError, OSError):  # said where the split is opened
+        shown = train = data.train_source
+    if train is None:
+        with contextlib.suppress(ValueError, OSError):
+            shown = data.eval_source
+    return train, shown
 
 
 def chosen(config: Mapping[str, Any], plain: Mapping[str, Any], num_images: int) -> Sequence[str]:
