@@ -32,8 +32,8 @@ def dry_run(recipe: str, config: ConfigDict, *, compiled: bool) -> None:
     Raises:
         ConfigError: what training would say before its first step.
     """
-    run = experiment.build(config)
-    lines = _lines(recipe, experiment.check_config(config), run, compiled)
+    plain = experiment.check_config(config)
+    lines = _lines(recipe, plain, experiment.build(config, plain=plain), compiled)
     for name, text in lines:  # some take a while: each as soon as it is known
         if jax.process_index() == 0:
             print(printable(f"{name:<13}  {text}"), flush=True)

@@ -65,14 +65,15 @@ def check_start(
     Raises:
         ConfigError: something in the config or the workdir is wrong.
     """
-    plain, changed = experiment.check_config(config), ()
+    changed = ()
     if restart and extend:
         raise ConfigError("--extend goes on with a run, --restart starts over: give one of them")
     if not restart:
         check_not_half_moved(workdir)
         check_places(workdir)
-        if (kept := as_begun(config, workdir)) is not config:
-            config, plain = kept, experiment.check_config(kept)
+        config = as_begun(config, workdir)
+    plain = experiment.check_config(config)
+    if not restart:
         changed = check_same_config(workdir, config, extend=extend)
     if is_released(plain["init_from"] or "") and (restart or not can_resume(workdir)):
         with input_errors():
@@ -124,7 +125,7 @@ def begun(
         stack.enter_context(dog)  # ends last: opening and closing may hang as well
         interrupts = stack.enter_context(Interrupts())
         names = None if restart else own_classes(workdir)
-        built = experiment.build(start.config, class_names=names)
+        built = experiment.build(start.config, plain=plain, class_names=names)
         dog.progress("opening the data")
         profile = parse_steps(profile_steps, built.steps.total)
         resumes = can_resume(workdir) and not restart
