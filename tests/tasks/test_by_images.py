@@ -72,20 +72,19 @@ def test_batch_and_epochs(num_images, batch, fine_tuning, scratch):
 )
 def test_the_largest_size_that_fits_and_enlarges_twofold_at_most(model, short_side, size):
     assert by_images.image_size_for(model, 224, short_side) == size
-    assert by_images.takes(model, size)
-    jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
 
 
-@pytest.mark.parametrize("model", [NEST, TNT, Vit(2, dim=8, depth=1, num_heads=1, patch_size=6)])
-def test_sizes_that_do_not_fit_are_those_that_the_model_refuses(model):
-    for side in (16, 20, 24, 30, 32, 37, 48):
-        images = np.zeros((1, side, side, 3), np.float32)
-        try:
-            jax.eval_shape(model.init, jax.random.key(0), images)
-            fits = True
-        except ValueError:
-            fits = False
-        assert by_images.takes(model, side) == fits, side
+@pytest.mark.parametrize(
+    ("model", "fitting"),
+    [
+        (NEST, {16, 32, 48}),
+        (TNT, {16, 32, 48}),
+        (Vit(2, dim=8, depth=1, num_heads=1, patch_size=6), {24, 30, 48}),
+    ],
+)
+def test_which_sizes_fit(model, fitting):
+    sides = (16, 20, 24, 30, 32, 37, 48)
+    assert {side for side in sides if by_images.takes(model, side)} == fitting
 
 
 def test_a_model_of_ones_own_says_itself_what_fits():
