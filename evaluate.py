@@ -40,6 +40,7 @@ from inference.explanation_flags import (
     read_explanations,
 )
 from inference.flags import check_recipe_flags, define_recipe_flags
+from inference.loading import sized_by_weights
 from inference.trained_classifier import classes_in_file, classes_of_weights
 from parallel import joining
 from training import experiment
@@ -134,6 +135,7 @@ def evaluate_weights(
             f"--weights: there are no weights files of task {config.task.name!r}; give --workdir"
         )
     with input_errors():
+        plain, notes = sized_by_weights(config, plain, weights)
         data = Data(**plain["data"], augment=plain["augment"]).open(training=False)
         model, *loaded = load_with_own_head(
             weights,
@@ -142,9 +144,9 @@ def evaluate_weights(
             image_size=data.image_shape,
             weights="ema" if ema else "raw",
         )
-        print(loaded[1], file=sys.stderr)
+        print(loaded[1], *(f"note: {note}" for note in notes), sep="\n", file=sys.stderr)
         names = classes_of_weights(classes_file, loaded[1], model.num_classes, data.dataset)
-    run = _build(config, names, among)
+    run = _build(config, names, among, plain=plain)
     if run.data.num_classes != model.num_classes:
         what = (
             f"it has {run.data.num_classes} classes, the weights {model.num_classes}, and they are "
@@ -168,10 +170,11 @@ def _with_split(config: ConfigDict, split: str | None) -> ConfigDict:
 
 
 def _build(
-    config: ConfigDict, class_names: tuple[str, ...] | None, among: Among
+    config: ConfigDict, class_names: tuple[str, ...] | None, among: Among, **options: Any
 ) -> experiment.Experiment:
     """Builds the run with its classes in the order of the trained ones, where both have names."""
-    run = experiment.build(config, training=False, class_names=class_names, among=among)
+    options |= {"class_names": class_names, "among": among}
+    run = experiment.build(config, training=False, **options)
     if jax.process_index() == 0:
         for note in run.data.dataset.notes:
             print(f"note: {note}", file=sys.stderr)

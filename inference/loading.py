@@ -18,13 +18,14 @@ from data.pixel_statistics import default_statistics
 from harness.arguments import problem
 from harness.class_lists import assumed_order, check_order, two_orders
 from harness.errors import ConfigError, input_errors
+from tasks.by_images import open_keys
 from training.experiment import check_config
 from training.trained_run import as_begun
 from workdirs.class_file import read_classes
 from workdirs.config_file import load_config, read_config
 from zoo.find import weights_path
-from zoo.load import Report, load_with_own_head
-from zoo.registry import create_model
+from zoo.load import Report, load_with_own_head, trained_image_size
+from zoo.registry import create_model, default_image_size
 
 NUM_IMAGENET_CLASSES = 1000
 
@@ -51,6 +52,7 @@ def load_fields(
         what = "no classes to predict"
         raise ConfigError(problem("config.task.name", name, what, "classification"))
     with input_errors():
+        plain, sized = sized_by_weights(config, plain, path, checkpoint)
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
         dataset = _dataset(data)
         channels = dataset.num_channels if dataset else data.channels or 3
@@ -77,9 +79,43 @@ def load_fields(
         "mean": tuple(data.mean or statistics[0]),
         "std": tuple(data.std or statistics[1]),
         "class_names": names,
-        "report": dataclasses.replace(report, notes=(*report.notes, *notes)),
+        "report": dataclasses.replace(report, notes=(*report.notes, *sized, *notes)),
         "loss": plain["task"]["loss"],
     }
+
+
+def sized_by_weights(
+    config: ConfigDict,
+    plain: dict[str, Any],
+    weights: str | os.PathLike,
+    checkpoint: str = "latest",
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Gives a config that leaves the image size open that of the weights.
+
+    The images that trained weights are shown later decide nothing.
+
+    Args:
+        config: the recipe.
+        plain: the same, checked.
+        weights: as `Predictor.load` takes them.
+        checkpoint: "latest" or "best", of a workdir.
+
+    Returns:
+        The checked config with the size that the weights were made for, or else the model's own,
+        and a note that says so.
+
+    Raises:
+        FileNotFoundError, ValueError: the weights are missing or unreadable.
+    """
+    if "data.image_size" not in open_keys(config.to_dict()):
+        return plain, ()
+    section = plain["model"]
+    model = create_model(**section, num_classes=1)
+    size, whose = trained_image_size(weights, model, checkpoint), "that of the weights"
+    if size is None:
+        size, whose = (default_image_size(section["name"]),) * 2, "the model's own"
+    note = f"config.data.image_size={size}: {whose}"
+    return plain | {"data": plain["data"] | {"image_size": size}}, (note,)
 
 
 def _dataset(data: Data) -> datasets.Dataset | None:

@@ -17,6 +17,7 @@ from training import experiment
 from zoo.cost_tables import total
 from zoo.costs import count_products, model_costs
 from zoo.released.locate import find_cached, is_released
+from zoo.released.table import RELEASED
 
 GIB = 2**30
 _LABELS = 5  # of the first batch, shown
@@ -33,8 +34,8 @@ def dry_run(recipe: str, config: ConfigDict, *, compiled: bool) -> None:
     Raises:
         ConfigError: what training would say before its first step.
     """
-    run = experiment.build(config)
-    lines = _lines(recipe, experiment.check_config(config), run, compiled)
+    plain = experiment.check_config(config)
+    lines = _lines(recipe, plain, experiment.build(config, plain=plain), compiled)
     for name, text in lines:  # some take a while: each as soon as it is known
         if jax.process_index() == 0:
             print(printable(f"{name:<13}  {text}"), flush=True)
@@ -54,7 +55,9 @@ def _lines(recipe, plain, run: experiment.Experiment, compiled: bool) -> Iterato
     yield "data", f"{images}, {data.num_classes} classes, {_by(data.image_shape)}"
     name = plain["init_from"] or ""
     if is_absent := is_released(name) and find_cached(name) is None:
-        yield "note", f"weights {name} are not here yet: a run downloads them first"
+        size = " and ".join(file.size for file in RELEASED[name].files if file.size)
+        size = f" ({size})" if size else ""
+        yield "note", f"weights {name} are not here yet: a run downloads them first{size}"
     for note in run.notes(None if is_absent else run.read_weights()):
         yield "note", note.removesuffix("; see parameters.txt")
 

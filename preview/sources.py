@@ -7,8 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from harness.errors import ConfigError
-from tasks.by_images import open_keys
+from tasks.by_images import open_keys, unknown
 from tasks.table import TASKS
 from training.experiment import SECTIONS, VALUES, check_config
 
@@ -40,13 +39,9 @@ def sources_of(config: ConfigDict, overrides: Iterable[str]) -> tuple[dict[str, 
         ConfigError: as check_config.
     """
     plain, left = check_config(config, needs_data=False), open_keys(config.to_dict())
-    if left:
-        try:
-            check_config(config)
-        except ConfigError:  # the images are not there
-            for key in left:
-                section, name = key.split(".")
-                plain[section][name] = None
+    for key in unknown(left, plain) if left else ():
+        section, name = key.split(".")
+        plain[section][name] = None
     given = {".".join(keys) for keys, _ in leaves(config.to_dict())}
     overrides = tuple(overrides)
 

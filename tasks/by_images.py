@@ -14,12 +14,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from baselines.vit import Vit
 from data.pipeline import Data
 from harness.errors import BadImage
-from nest.model import Nest
-from tnt.model import Tnt
-from zoo.registry import create_model, default_image_size
+from zoo.registry import create_model, default_image_size, variable_shapes
 from zoo.start import FROM_SCRATCH
 
 BY_IMAGES = ("data.batch_size", "data.image_size", "loop.num_epochs")
@@ -51,24 +48,16 @@ def image_size_for(model: nn.Module, own: int, short_side: int | None) -> int:
         short_side: of a typical image; None: unknown, so that the own size is taken.
     """
     most = own if short_side is None else min(own, 2 * short_side)
-    sizes = [side for side in range(1, max(own, _LARGEST) + 1) if takes(model, side)]
-    return max((side for side in sizes if side <= most), default=min(sizes, default=own))
+    sides = (*range(most, 0, -1), *range(most + 1, max(own, _LARGEST) + 1))
+    return next((side for side in sides if takes(model, side)), own)
 
 
 def takes(model: nn.Module, side: int) -> bool:
     """Returns whether a model takes square images of a side in pixels."""
-    if isinstance(model, Nest):
-        try:
-            model.block_sides_for((side, side))
-        except ValueError:
-            return False
-        return True
-    if isinstance(model, Tnt):
-        stride = model.patch_stride or model.patch_size
-        return side >= model.patch_size and (side - model.patch_size) % stride == 0
-    if isinstance(model, Vit):
-        patch = model.patch_size if isinstance(model.patch_size, tuple) else (model.patch_size,)
-        return all(side % each == 0 for each in patch)
+    try:
+        variable_shapes(model, side)
+    except (ValueError, TypeError, ZeroDivisionError):  # JAX and Flax also raise these for shapes
+        return False
     return True
 
 
@@ -112,19 +101,7 @@ def complete(plain: Mapping[str, Any], *, needs_data: bool) -> dict[str, Any]:
     section = plain["model"] if "model" in plain else None
     own = default_image_size(section["name"]) if section else 32
     stand_ins = {"image_size": own, "batch_size": 1, "eval_batch_size": 1}
-    train = shown = None
-    try:
-        data = Data(**(plain["data"] | stand_ins))
-        data.check_there()
-    except (ValueError, OSError):
-        if needs_data:
-            raise
-    else:
-        with contextlib.suppress(ValueError, OSError):  # said where the split is opened
-            shown = train = data.train_source
-        if train is None:
-            with contextlib.suppress(ValueError, OSError):
-                shown = data.eval_source
+    train, shown = _sources(plain["data"] | stand_ins, needs_data=needs_data)
     if "data.image_size" in left:
         plain["data"]["image_size"] = own
         if section:
@@ -138,6 +115,35 @@ def complete(plain: Mapping[str, Any], *, needs_data: bool) -> dict[str, Any]:
         fine_tunes = plain["init_from"] not in (None, FROM_SCRATCH)
         plain["loop"]["num_epochs"] = epochs_for(len(train or ()), fine_tunes=fine_tunes)
     return plain
+
+
+def unknown(left: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
+    """Returns which of the open keys of a config have no images that could choose them.
+
+    Args:
+        left: its open_keys.
+        plain: the same config from `complete`, which gives them values that stand for nothing.
+    """
+    train, shown = _sources(plain["data"], needs_data=False)
+    return [key for key in left if (shown if key == "data.image_size" else train) is None]
+
+
+def _sources(section: Mapping[str, Any], *, needs_data: bool) -> tuple[Any, Any]:
+    """Returns the training images, and those that show the size; None for those not there."""
+    train = shown = None
+    try:
+        data = Data(**section)
+        data.check_there()
+    except (ValueError, OSError):
+        if needs_data:
+            raise
+        return None, None
+    with contextlib.suppress(ValueError, OSError):  # said where the split is opened
+        shown = train = data.train_source
+    if train is None:
+        with contextlib.suppress(ValueError, OSError):
+            shown = data.eval_source
+    return train, shown
 
 
 def chosen(config: Mapping[str, Any], plain: Mapping[str, Any], num_images: int) -> Sequence[str]:

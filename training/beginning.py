@@ -28,7 +28,8 @@ from training.stops import Stops
 from training.trained_run import as_begun, check_same_config
 from workdirs.claims import claimed
 from workdirs.class_file import own_classes
-from workdirs.comparison import LENGTH
+from workdirs.comparison import LENGTH, measured_with
+from workdirs.config_file import read_record
 from workdirs.progress import check_not_lost, check_places
 from workdirs.restart import check_not_half_moved, set_aside_run
 from workdirs.results import BadImagesFile, bad_images_path, read_done
@@ -65,14 +66,15 @@ def check_start(
     Raises:
         ConfigError: something in the config or the workdir is wrong.
     """
-    plain, changed = experiment.check_config(config), ()
+    changed = ()
     if restart and extend:
         raise ConfigError("--extend goes on with a run, --restart starts over: give one of them")
     if not restart:
         check_not_half_moved(workdir)
         check_places(workdir)
-        if (kept := as_begun(config, workdir)) is not config:
-            config, plain = kept, experiment.check_config(kept)
+        config = as_begun(config, workdir)
+    plain = experiment.check_config(config)
+    if not restart:
         changed = check_same_config(workdir, config, extend=extend)
     if is_released(plain["init_from"] or "") and (restart or not can_resume(workdir)):
         with input_errors():
@@ -124,7 +126,7 @@ def begun(
         stack.enter_context(dog)  # ends last: opening and closing may hang as well
         interrupts = stack.enter_context(Interrupts())
         names = None if restart else own_classes(workdir)
-        built = experiment.build(start.config, class_names=names)
+        built = experiment.build(start.config, plain=plain, class_names=names)
         dog.progress("opening the data")
         profile = parse_steps(profile_steps, built.steps.total)
         resumes = can_resume(workdir) and not restart
@@ -147,7 +149,12 @@ def begun(
         )
         built.data.bad.keep_in(BadImagesFile(bad_images_path(workdir)))
         saved = stack.enter_context(
-            Checkpoints(workdir=workdir, is_good=built.task.is_good, **plain["checkpoint"])
+            Checkpoints(
+                workdir=workdir,
+                is_good=built.task.is_good,
+                measured_with=measured_with(plain),
+                **plain["checkpoint"],
+            )
         )
         batches = stack.enter_context(contextlib.closing(built.data.train_batches()))
         faults = NumericFaults(**plain["faults"], records_of=built.records_of, workdir=workdir)
@@ -176,7 +183,7 @@ def begun(
         )
         parameters = built.task.parameters(built.shapes)
         report.show_parameters(parameters, printed=print_parameters)
-        notes = [*built.notes(weights), *_extension(start, built, first_step)]
+        notes = [*built.notes(weights), *_extension(start, built, first_step, workdir)]
         report.start(built.mesh, notes)
         train_step = stack.enter_context(
             profiled(built.train_step, profile, first_step=first_step, folder=workdir / "profile")
@@ -198,16 +205,29 @@ def begun(
         )
 
 
-def _extension(start: Start, built: experiment.Experiment, first_step: int) -> list[str]:
+def _extension(
+    start: Start, built: experiment.Experiment, first_step: int, workdir: Path
+) -> list[str]:
     """Returns what a person should know of a run that goes on for longer than it was to."""
     if LENGTH not in start.changed:
         return []
-    notes = [f"extended to {start.plain['loop']['num_epochs']:g} epochs, from step {first_step} on"]
-    ending = {name: s for name, s in built.task.schedules.items() if s.ends}
+    loop, schedules = start.plain["loop"], built.task.schedules
+    notes = [f"extended to {loop['num_epochs']:g} epochs, from step {first_step} on"]
+    ending = {name: s for name, s in schedules.items() if s.ends}
     for name, schedule in ending.items():
         notes.append(
             f"{name}.schedule={schedule.kind!r} is that of the new length from here on: the next "
             f"learning rate is {float(schedule(first_step)):.3g}, and a run that was so long from "
             "the start would differ"
         )
-    return notes if ending else [*notes, "as a run that was so long from the start"]
+    if ending:
+        return notes
+    # A length that the warm-up did not fit into had another one, and other rates for it.
+    lengths = [each[LENGTH] for each in read_record(workdir).get("before", ()) if LENGTH in each]
+    for length in lengths:
+        plain = start.plain | {"loop": loop | {"num_epochs": length}}
+        then = experiment.assemble(plain, built.mesh, built.data, built.key).task.schedules
+        if any(then[name].numbers != schedule.numbers for name, schedule in schedules.items()):
+            what = f"the warm-up was shortened to fit {length:g} epochs"
+            return [*notes, f"{what}: a run that was so long from the start would differ"]
+    return [*notes, "as a run that was so long from the start"]

@@ -99,7 +99,7 @@ FUNCTIONS = (
     ("mesh", sharding.create_mesh, ("devices",)),
     ("sharding", sharding.state_shardings, ("shapes", "mesh")),
     ("loop", plan_steps, ("num_examples", "batch_size")),
-    ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
+    ("checkpoint", Checkpoints, ("workdir", "is_good", "measured_with", "read_only")),
     ("faults", NumericFaults, FAULTS_PROVIDED),
     ("data", pipeline.Data, DATA_PROVIDED),
 )
@@ -163,6 +163,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
 def build(
     config: ConfigDict,
     *,
+    plain: dict[str, Any] | None = None,
     training: bool = True,
     class_names: tuple[str, ...] | None = None,
     among: pipeline.Among = "named",
@@ -171,6 +172,7 @@ def build(
 
     Args:
         config: the recipe.
+        plain: of check_config(config), where that is known: it may walk through all images.
         training: whether the training split has to be there; without it there is nothing to plan,
             and `steps` are of one batch per epoch.
         class_names: of a trained model, in whose order the labels are put, by name.
@@ -179,7 +181,7 @@ def build(
     Raises:
         ConfigError: anything in the config or the input that can't work.
     """
-    plain = check_config(config)
+    plain = check_config(config) if plain is None else plain
     with input_errors():
         mesh = sharding.create_mesh(**plain["mesh"])
         data = pipeline.Data(

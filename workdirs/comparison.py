@@ -28,6 +28,13 @@ RESUMABLE_KEYS = re.compile(
     r"|checkpoint\.keep_last$|data\.eval_\w+$|task\.(num_samples|neighbors)$"
 )
 LENGTH = "loop.num_epochs"  # that --extend changes
+# Of these, what the numbers of an evaluation depend on.
+_MEASURING = re.compile(r"data\.eval_(?!batch_size$)\w+$|task\.(num_samples|neighbors)$")
+
+
+def measured_with(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keys and values of a checked config that evaluations are made with."""
+    return {k: value for k, value in flatten(config).items() if _MEASURING.match(k)}
 
 
 def config_changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:

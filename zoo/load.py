@@ -6,6 +6,7 @@ head (zoo/fit.py), then compare every name and shape with the model's.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = [
     "load_weights",
     "load_with_own_head",
     "parameter_shapes",
+    "trained_image_size",
     "variable_shapes",
 ]
 
@@ -198,6 +200,21 @@ def load_variables(
     )
     paths = flatten_dict(expected, sep="/")
     return unflatten_dict({path: arrays[_name(path)] for path in paths}, sep="/"), report
+
+
+def trained_image_size(
+    path: str | Path, model: nn.Module, checkpoint: Checkpoint = "latest"
+) -> tuple[int, int] | None:
+    """Returns (height, width) of the images that weights were made for, None if that is unknown.
+
+    Args:
+        path, model, checkpoint: see `load_variables`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_variables`.
+    """
+    find = functools.partial(find_weights_file, path, checkpoint)
+    return read_newest(find, lambda file: _read(file, model, "raw"))[1].image_size
 
 
 def load_with_own_head(

@@ -9,6 +9,7 @@ import train
 from harness.errors import ConfigError
 from preview.dry_run import dry_run
 from training import experiment
+from zoo.released.table import RELEASED
 
 SMALL = ("--config=configs/digits_nest.py:debug", "--config.mesh.data=1")
 
@@ -47,7 +48,9 @@ def test_weights_by_name_are_not_downloaded(run_script, monkeypatch, tmp_path):
     name = "nest_tiny_s196_224.timm"
     code, stdout, stderr = run_script("train.py", *SMALL, "--dry_run", f"--config.init_from={name}")
     assert (code, stderr) == (0, "") and not (tmp_path / "cache").exists()
-    assert f"weights {name} are not here yet" in stdout and "first batch" in shown(stdout)
+    size = RELEASED[name].files[0].size
+    assert f"weights {name} are not here yet: a run downloads them first ({size})" in stdout
+    assert "first batch" in shown(stdout)
 
 
 def kept(config, capsys):

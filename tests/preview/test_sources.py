@@ -125,12 +125,23 @@ def test_what_is_left_to_the_images_is_theirs(run_script, tmp_path):
     assert shown(*given) == ([None, 32, 3.0], [left, "recipe", "command line"])
     there = f"--config.data.name={folder_of(tmp_path, (20, 20))}"
     assert shown(*given[:1], there) == ([16, 32, 300.0], [left, "recipe", left])
+    nothing_to_train_on = folder_of(tmp_path / "other" / "val", (20, 20)).removesuffix("/val")
+    only = f"--config.data.name={nothing_to_train_on}"
+    assert shown(*given[:1], only) == ([None, 32, None], [left, "recipe", left])
 
 
-def test_a_wrong_key_of_a_folder_recipe_is_named(run_script):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("model.nmae=3", "config.model.nmae: unknown; allowed: "),
+        ("model.name=nest_smal", "config.model.name='nest_smal': unknown; did you mean 'nest_sma"),
+        ("model.depths=3", "config.model.dims=(96, 192, 384): differs in length from depths"),
+    ],
+)
+def test_a_wrong_key_of_a_folder_recipe_is_named(run_script, given, message):
     recipe = ("--config=configs/folder_nest.py", "--print_config")
-    code, _, stderr = run_script("train.py", *recipe, "--config.model.nmae=3")
-    assert code == 2 and "config.model.nmae: unknown; allowed: " in stderr
+    code, _, stderr = run_script("train.py", *recipe, f"--config.{given}")
+    assert code == 2 and message in stderr
 
 
 @pytest.mark.parametrize("recipe", ["digits_nest", "digits_nest_gan"])

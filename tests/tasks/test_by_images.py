@@ -5,18 +5,24 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image
 
+import evaluate
 import train
 from baselines.vit import Vit
 from configs import folder_nest, folder_tnt, imagenet_nest
 from harness.errors import ConfigError
+from inference.predictor import Predictor
+from preview.dry_run import dry_run
 from tasks import by_images
+from training import experiment
 from training.beginning import check_start
 from training.experiment import build, check_config
 from training.trained_run import check_same_config
-from workdirs.config_file import read_config
-from zoo.registry import create_model
+from workdirs.config_file import read_config, write_config
+from zoo.registry import create_model, variable_shapes
+from zoo.save import write_weights
 
 NEST = create_model("nest_tiny_s196_224", num_classes=2)
 TNT = create_model("tnt_s_patch16_224", num_classes=2)
@@ -70,20 +76,31 @@ def test_batch_and_epochs(num_images, batch, fine_tuning, scratch):
 )
 def test_the_largest_size_that_fits_and_enlarges_twofold_at_most(model, short_side, size):
     assert by_images.image_size_for(model, 224, short_side) == size
-    assert by_images.takes(model, size)
-    jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
 
 
-@pytest.mark.parametrize("model", [NEST, TNT, Vit(2, dim=8, depth=1, num_heads=1, patch_size=6)])
-def test_sizes_that_do_not_fit_are_those_that_the_model_refuses(model):
-    for side in (16, 20, 24, 30, 32, 37, 48):
-        images = np.zeros((1, side, side, 3), np.float32)
-        try:
-            jax.eval_shape(model.init, jax.random.key(0), images)
-            fits = True
-        except ValueError:
-            fits = False
-        assert by_images.takes(model, side) == fits, side
+@pytest.mark.parametrize(
+    ("model", "fitting"),
+    [
+        (NEST, {16, 32, 48}),
+        (TNT, {16, 32, 48}),
+        (Vit(2, dim=8, depth=1, num_heads=1, patch_size=6), {24, 30, 48}),
+    ],
+)
+def test_which_sizes_fit(model, fitting):
+    sides = (16, 20, 24, 30, 32, 37, 48)
+    assert {side for side in sides if by_images.takes(model, side)} == fitting
+
+
+def test_a_model_of_ones_own_says_itself_what_fits():
+    class Fives(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            if images.shape[1] % 5:
+                raise ValueError("multiples of 5")
+            return nn.Dense(2)(images.mean(axis=(1, 2)))
+
+    assert by_images.image_size_for(Fives(), 224, None) == 220
+    assert by_images.image_size_for(Fives(), 224, 1) == 5
 
 
 @pytest.mark.parametrize("recipe", [folder_nest, folder_tnt])
@@ -165,12 +182,67 @@ def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys, monkeypatch):
     train.train_and_evaluate(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert max(line["step"] for line in lines) == 2
-    options = {"profile_steps": None, "log_to": (), "restart": False, "extend": False}
-    start = check_start(config, tmp_path / "run", **options)
-    assert build(start.config).steps.total == 2 and start.changed == ()
+    start = check_start(config, tmp_path / "run", **FRESH)
+    assert build(start.config, plain=start.plain).steps.total == 2 and start.changed == ()
     config.loop.num_epochs = 4.0
     with pytest.raises(ConfigError, match=r"config: loop\.num_epochs: 2\.0 there, 4\.0 now"):
         check_same_config(tmp_path / "run", config)
+
+
+FRESH = {"profile_steps": None, "log_to": (), "restart": False, "extend": False}
+
+
+def test_what_a_run_was_given_counts_where_it_is_left_out_later(tmp_path):
+    config = micro_on(tmp_path / "birds")
+    given = config.copy_and_resolve_references()
+    given.data.batch_size, given.loop.num_epochs = 8, 20.0
+    (tmp_path / "run").mkdir()
+    write_config(tmp_path / "run", check_config(given))
+    start = check_start(config, tmp_path / "run", **FRESH)
+    steps = build(start.config, plain=start.plain).steps
+    assert (steps.batch_size, steps.total, start.changed) == (8, 35, ())  # 14 images
+    anew = check_start(config, tmp_path / "run", **FRESH | {"restart": True})
+    assert anew.plain["data"]["batch_size"] == 16
+
+
+def test_the_images_are_looked_at_once_before_a_run(tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def stop(*_, **__):
+        raise Enough
+
+    look, looks = by_images._sources, []
+    monkeypatch.setattr(by_images, "_sources", lambda *a, **k: looks.append(a) or look(*a, **k))
+    monkeypatch.setattr(experiment, "assemble", stop)
+    config = micro_on(tmp_path / "birds")
+    for begin in (
+        lambda: train.train_and_evaluate(config, tmp_path / "run"),
+        lambda: dry_run("birds", config, compiled=False),
+    ):
+        with pytest.raises(Enough):
+            begin()
+        assert len(looks) == 1
+        looks.clear()
+
+
+def test_the_weights_decide_the_size_of_images_that_they_are_shown(tmp_path, capsys):
+    config = folder_nest.get_config("scratch,micro")
+    config.data.name = folder_of(tmp_path / "birds", (20, 20))
+    config.data.image_size, config.mesh.data = None, 1
+    assert check_config(config)["data"]["image_size"] == 32
+    section = check_config(config)["model"]
+    model = create_model(**section, num_classes=2)
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape), variable_shapes(model, 24))
+    file = tmp_path / "birds.safetensors"
+    write_weights(file, {"params": variables["params"]}, model, (24, 24))
+    predictor = Predictor.load(file, config)
+    assert predictor.image_shape == (24, 24, 3)
+    assert "config.data.image_size=(24, 24): that of the weights" in str(predictor.report)
+    evaluate.evaluate_weights(config, file)
+    assert "config.data.image_size=(24, 24): that of the weights" in capsys.readouterr().err
+    config.data.image_size = 16
+    assert Predictor.load(file, config).image_shape == (16, 16, 3)
 
 
 def test_weights_of_digits_start_a_grey_folder_and_a_coloured_one(tmp_path, capsys):

@@ -278,4 +278,7 @@ def test_what_does_not_fit_is_shortened(warmup, cooldown, expected, notes):
 def test_a_run_of_a_few_steps_has_no_warm_up(total):
     optimizer = make(warmup_epochs=20.0, total_steps=total)
     assert optimizer.schedule.numbers["warmup_steps"] == 0
+    assert [note.partition(": ")[0] for note in optimizer.notes] == [
+        "config.optimizer.warmup_epochs is left out"
+    ]
     assert np.isfinite([float(optimizer.learning_rate(count)) for count in range(total)]).all()

@@ -9,9 +9,12 @@ import pytest
 
 import train
 from harness.errors import ConfigError, Interrupted
+from saving.restoring import read_best_value
 from training import experiment
+from training.beginning import Start, _extension
 from training.trained_run import restore
-from workdirs.config_file import read_record
+from workdirs.comparison import LENGTH
+from workdirs.config_file import note_changes, read_record, write_config
 from workdirs.results import DONE_ASIDE, read_done
 from workdirs.verification import verify_files
 
@@ -136,11 +139,34 @@ def test_what_is_not_the_state_may_change(config, tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     steps = {k: [x["step"] for x in lines if x["kind"] == k] for k in ("train", "eval")}
     assert steps == {"train": [1, 6, 8, 10], "eval": [5, 6, 8, 10]}
+    (best,) = (tmp_path / "run" / "checkpoints" / "best").iterdir()
+    value, measured = read_best_value(best)
+    assert measured["data.eval_split"] == "test[:64]" and "data.eval_batch_size" not in measured
+    after = [x["top1_accuracy"] for x in lines if x["kind"] == "eval" and x["step"] > 5]
+    assert value == max(after) == read_done(tmp_path / "run")["best_top1_accuracy"]
     assert [x["num_examples"] for x in lines if x["kind"] == "eval"] == [101, 64, 64, 64]
     # The data of the training are still compared.
     other.data.train_split = "train[:161]"
     with pytest.raises(ConfigError, match="data.train_split"):
         train.train_and_evaluate(other, tmp_path / "run")
+
+
+def test_an_extension_says_that_the_warm_up_was_a_shorter_one(config, tmp_path):
+    config.optimizer.update(schedule="constant", warmup_epochs=3.0)
+    config = longer(config, 8.0)
+    start = Start(config, experiment.check_config(config), (LENGTH,))
+    built = experiment.build(config, plain=start.plain)
+    write_config(tmp_path, start.plain)
+    for before, words in (
+        (4.0, "as a run that was so long from the start"),
+        (2.0, "to fit 2 epochs: a run that was so long from the start would differ"),
+        (6.0, "to fit 2 epochs: a run that was so long from the start would differ"),
+    ):
+        record = read_record(tmp_path)
+        record["config"]["loop"]["num_epochs"] = before
+        note_changes(tmp_path, record, start.plain, [LENGTH])
+        first, last = _extension(start, built, 10, tmp_path)
+        assert first == "extended to 8 epochs, from step 10 on" and last.endswith(words)
 
 
 def test_extend_with_restart(config, tmp_path):
