@@ -14,11 +14,11 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.official_input import official_batches
 from data.augment.transforms import TRANSFORMS
-from data.batches import num_cores
 from data.images import decode_image
 from data.pipeline import Data
 from harness.arguments import as_height_width
 from harness.errors import ConfigError
+from process.cores import num_cores
 
 NUM_JPEGS = 512
 YARDSTICK = "decode, one thread"

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from data.batches import num_cores
+from process.cores import num_cores
 
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "grain", "tensorflow")
 

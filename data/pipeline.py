@@ -20,9 +20,10 @@ from data import datasets, loading, selection, splits
 from data.augment import transforms
 from data.augment.crops import Interpolation, center_crop
 from data.bad_images import BadImages, Policy
-from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
+from data.batches import Batches, BatchReader, Layout, ReportBad
 from data.sources import arrays
 from harness.arguments import as_height_width, check_range, problem
+from process.cores import num_cores
 
 Among = Literal["named", "occurring"]
 FROM_ONE = ("batch_size", "eval_batch_size", "repeats", "examples_per_class")

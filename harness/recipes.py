@@ -41,6 +41,7 @@ def load_recipe(name: str) -> tuple[ModuleType, str | None]:
     Raises:
         ConfigError: the file does not exist, or fails when it is read.
     """
+    local_path("--config", name)  # of a URL, what stands before the colon would be taken for a file
     file, colon, argument = name.partition(":")
     path = find_recipe(file)
     if not path.is_file():

@@ -14,7 +14,7 @@ from clu import parameter_overview
 
 from data.batches import Batches
 from harness.errors import escaped, record_errors
-from harness.files import Appended, write_text
+from harness.files import Appended
 from harness.pictures import save_png
 from harness.steps import Steps
 from tasks.protocol import Evaluation
@@ -22,7 +22,7 @@ from training.curves import draw_curves
 from training.metric_logs import finish_logs, numbers, open_logs
 from training.numeric_faults import in_words
 from training.only_for_looking import OnlyForLooking, only_shown
-from workdirs.records import json_line
+from workdirs.records import json_line, write_record
 from workdirs.results import keep_metrics
 
 # Drawing the curves takes most of a second, so it is not done at every evaluation.
@@ -124,7 +124,7 @@ class Reporter:
             printed: whether to print it, too.
         """
         table = parameter_overview.get_parameter_overview(parameters, include_stats=False)
-        write_text(self._workdir / "parameters.txt", table + "\n")
+        write_record(self._workdir / "parameters.txt", table + "\n")
         if printed:
             self.say(table)
 
