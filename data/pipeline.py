@@ -226,9 +226,8 @@ class Data:
         Args:
             start: number of batches to skip, at no cost.
         """
-        read = loading.ReadTraining(
-            self.train_source, self._train_steps, self.exif_orientation, self.channels
-        )
+        options = (self._train_steps, self.exif_orientation, self.channels)
+        read = loading.ReadTraining(self.train_source, *options)
         records = self.train_order.random_map(read)
         bad = functools.partial(self.bad.add, self.train_split)
         shapes = (self.dataset.num_channels, self.label_shape)
