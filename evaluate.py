@@ -4,10 +4,11 @@
     python evaluate.py --workdir=runs/digits_nest --checkpoint=best --split='train[:50%]'
     python evaluate.py --config=configs/imagenet_nest.py:base --weights=nest-b_imagenet/
     python evaluate.py --workdir=runs/digits_mosaic_nest --localization=all --per_class
+    python evaluate.py --workdir=runs/digits_nest --config.data.name=npz:photos.npz
 
 Prints one JSON line, and writes it next to what was evaluated; with --per_class also the numbers of
 each class (JSON) and the answer to each image (CSV). Without --config, the workdir's own config
-counts. Exit codes: 0 done; 2 wrong config or input.
+counts, with --config.section.key=value changed. Exit codes: 0 done; 2 wrong config or input.
 """
 
 import process.first  # noqa: F401
@@ -39,21 +40,23 @@ from inference.explanation_flags import (
     read_explanations,
 )
 from inference.flags import check_recipe_flags, define_recipe_flags
+from inference.loading import sized_by_weights
 from inference.trained_classifier import classes_in_file, classes_of_weights
 from parallel import joining
 from training import experiment
 from training.evaluation import evaluate
 from training.stops import check_bad_images
-from training.trained_run import checkpoint_folder, note_differences, restore
+from training.trained_run import as_begun, checkpoint_folder, note_differences, restore
 from workdirs.class_file import find_classes
-from workdirs.config_file import read_config
+from workdirs.config_file import load_config, stored_config
 from workdirs.records import write_record
 from zoo.load import load_with_own_head
 from zoo.registry import create_model
+from zoo.released.locate import cache_folder, is_released
 
 
 def evaluate_workdir(
-    config: ConfigDict,
+    config: ConfigDict | str,
     workdir: str | Path,
     *,
     checkpoint: str = "latest",
@@ -69,7 +72,7 @@ def evaluate_workdir(
     a part of them.
 
     Args:
-        config: the recipe.
+        config: the recipe, as a config or by its name.
         workdir: of the run, whose checkpoints stay as they are.
         checkpoint: "latest" or "best".
         split: e.g. "test" or "train[:50%]"; None: the config's data.eval_split.
@@ -82,9 +85,9 @@ def evaluate_workdir(
     Raises:
         ConfigError: there is no checkpoint, it is of another model, or the data has other classes.
     """
-    workdir = run_path("workdir", workdir)
+    config, workdir = load_config(config), run_path("workdir", workdir)
     checkpoint_folder(workdir, checkpoint)  # before the data set is opened
-    note_differences(workdir, config)
+    config = as_begun(config, workdir)
     names = find_classes(workdir)
     if classes_file is not None:
         names = classes_in_file(classes_file, names)
@@ -96,7 +99,7 @@ def evaluate_workdir(
 
 
 def evaluate_weights(
-    config: ConfigDict,
+    config: ConfigDict | str,
     weights: str | Path,
     *,
     split: str | None = None,
@@ -111,7 +114,7 @@ def evaluate_weights(
     Classes are matched by name as in evaluate_workdir, where the weights name them.
 
     Args:
-        config: the recipe.
+        config: the recipe, as a config or by its name.
         weights: file or folder.
         split: as for evaluate_workdir.
         ema: evaluate the moving average of the weights.
@@ -125,13 +128,14 @@ def evaluate_weights(
         ConfigError: the weights are missing, unreadable or of another model, or the data has other
             classes.
     """
-    config = _with_split(config, split)
+    config = _with_split(load_config(config), split)
     plain = experiment.check_config(config)
     if plain["task"]["name"] != "classification":
         raise ConfigError(
             f"--weights: there are no weights files of task {config.task.name!r}; give --workdir"
         )
     with input_errors():
+        plain, notes = sized_by_weights(config, plain, weights)
         data = Data(**plain["data"], augment=plain["augment"]).open(training=False)
         model, *loaded = load_with_own_head(
             weights,
@@ -140,9 +144,9 @@ def evaluate_weights(
             image_size=data.image_shape,
             weights="ema" if ema else "raw",
         )
-        print(loaded[1], file=sys.stderr)
+        print(loaded[1], *(f"note: {note}" for note in notes), sep="\n", file=sys.stderr)
         names = classes_of_weights(classes_file, loaded[1], model.num_classes, data.dataset)
-    run = _build(config, names, among)
+    run = _build(config, names, among, plain=plain)
     if run.data.num_classes != model.num_classes:
         what = (
             f"it has {run.data.num_classes} classes, the weights {model.num_classes}, and they are "
@@ -166,10 +170,11 @@ def _with_split(config: ConfigDict, split: str | None) -> ConfigDict:
 
 
 def _build(
-    config: ConfigDict, class_names: tuple[str, ...] | None, among: Among
+    config: ConfigDict, class_names: tuple[str, ...] | None, among: Among, **options: Any
 ) -> experiment.Experiment:
     """Builds the run with its classes in the order of the trained ones, where both have names."""
-    run = experiment.build(config, training=False, class_names=class_names, among=among)
+    options |= {"class_names": class_names, "among": among}
+    run = experiment.build(config, training=False, **options)
     if jax.process_index() == 0:
         for note in run.data.dataset.notes:
             print(f"note: {note}", file=sys.stderr)
@@ -216,9 +221,11 @@ def _metrics(
 
 
 def define_flags() -> None:
-    joining.define_flags()
     define_recipe_flags()
-    define_explanation_flags()
+    flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
+    flags.DEFINE_bool(
+        "per_class", False, "Also write the numbers of each class, and each prediction as CSV."
+    )
     flags.DEFINE_string("classes", None, "File with one class name per line, as trained.")
     flags.DEFINE_enum(
         "among",
@@ -227,10 +234,8 @@ def define_flags() -> None:
         "Classes that an answer can be: all that the data names, or those with examples in the "
         "split, as for ImageNet-A and -R of TensorFlow Datasets, which name all 1,000.",
     )
-    flags.DEFINE_string("split", None, "E.g. test or 'train[:50%]'; None: the config's eval_split.")
-    flags.DEFINE_bool(
-        "per_class", False, "Also write the numbers of each class, and each prediction as CSV."
-    )
+    define_explanation_flags()
+    joining.define_flags()
 
 
 def main(args: flags.FlagValues) -> None:
@@ -244,15 +249,23 @@ def main(args: flags.FlagValues) -> None:
     }
     if args.weights is not None:
         written = run_path("--weights", args.weights)
+        if is_released(args.weights):
+            written = cache_folder() / args.weights  # where it is downloaded to
         result = evaluate_weights(args.config, args.weights, ema=args.ema, **options)
         written = written.with_name(f"{written.name}.evaluation")
     else:
         workdir = run_path("--workdir", args.workdir)
-        config = args.config
-        if config is None:
-            config = read_config(workdir)
-            config.mesh = {"data": -1, "fsdp": 1}  # this machine, not the one it was trained on
-        result = evaluate_workdir(config, workdir, checkpoint=args.checkpoint, **options)
+        if (config := args.config) is not None:
+            note_differences(workdir, config)
+        else:
+            # This machine, not the one it was trained on.
+            config = stored_config(workdir, mesh={"data": -1, "fsdp": 1})
+        result = evaluate_workdir(
+            config,
+            workdir,
+            checkpoint=args.checkpoint,
+            **options,
+        )
         written = workdir / f"evaluation_{args.checkpoint}"
     per_class = result.pop("per_class", None)
     line = json.dumps(result)

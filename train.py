@@ -26,32 +26,41 @@ from harness.errors import ConfigError
 from harness.files import run_path
 from parallel import joining
 from parallel.watchdog import HUNG_SECONDS
+from preview.dry_run import dry_run
+from preview.recipe_flag import define_config_flag
+from preview.sources import FORMATS, as_text, sources_of
 from process.streams import go_on_without_output
 from training.beginning import begun, check_start, read_finished
+from workdirs.config_file import load_config
 
 # Steps that may be queued on the device. Two keep it busy; more would only hold batches in memory.
 RUN_AHEAD = 2
 
 
 def train_and_evaluate(
-    config: ConfigDict,
+    config: ConfigDict | str,
     workdir: str | Path,
     *,
     profile_steps: str | None = None,
     log_to: Sequence[str] = (),
     restart: bool = False,
+    extend: bool = False,
     watchdog_seconds: float = HUNG_SECONDS,
+    print_parameters: bool = False,
 ) -> dict[str, float]:
     """Trains until the last step of the config, from wherever the workdir has got to.
 
     Args:
-        config: from a recipe's get_config().
+        config: from a recipe's get_config(), or the recipe's name.
         workdir: folder of the run, made if absent.
         profile_steps: "FIRST:LAST": writes a trace of these steps to workdir/profile.
         log_to: services that get the metrics too: "wandb", "mlflow".
         restart: start over; what is in the workdir is moved aside.
+        extend: the run in the workdir may have been shorter, finished or not; it goes on to the
+            config's num_epochs.
         watchdog_seconds: without a part of the start, a step, a batch of an evaluation or a save,
             after which the process says where it hangs and ends, with exit code 70; 0: never.
+        print_parameters: print the table of parameters.txt, too.
 
     Returns:
         The metrics of the last step's evaluation, and the best value of
@@ -67,15 +76,16 @@ def train_and_evaluate(
         Interrupted: one of the STOPPING signals; the state is saved.
     """
     started = time.perf_counter()
-    workdir = run_path("workdir", workdir)
+    config, workdir = load_config(config), run_path("workdir", workdir)
     options = {"profile_steps": profile_steps, "log_to": log_to, "restart": restart}
-    plain = check_start(config, workdir, **options)
-    if not restart and (metrics := read_finished(workdir)) is not None:
+    start = check_start(config, workdir, **options, extend=extend)
+    if not restart and (metrics := read_finished(start, workdir)) is not None:
         return metrics
 
-    with begun(config, plain, workdir, **options, watchdog_seconds=watchdog_seconds) as run:
+    options |= {"watchdog_seconds": watchdog_seconds, "print_parameters": print_parameters}
+    with begun(start, workdir, **options) as run:
         first = run.first_step
-        if run.window and run.steps.logs_at(first):  # stopped before it could
+        if run.owes_log():  # stopped before it could, or another interval now
             run.log(first)
         if run.steps.evaluates_at(first):
             run.evaluate(first)
@@ -84,8 +94,7 @@ def train_and_evaluate(
             if run.stops.requested():
                 run.stop(step - 1)
             batch = run.next_batch(step - 1)
-            run.state, scalars = run.train_step(run.state, batch, run.built.key)
-            run.window.append(scalars)
+            run.update(batch)
             jax.block_until_ready(run.window[:-RUN_AHEAD][-1:])
             run.progress(step)
 
@@ -100,9 +109,20 @@ def train_and_evaluate(
 
 
 def define_flags() -> None:
-    joining.define_flags()
-    commandline.define_config_flag()
+    define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, curves.")
+    commandline.define_switch(
+        "print_config", FORMATS, "Only print the config, and where each value is from; =json: JSON."
+    )
+    commandline.define_switch(
+        "dry_run",
+        ("batch", "compile"),
+        "Only say what would run, and decode the first batch; =compile: also compile the step. "
+        "Needs no --workdir.",
+    )
+    flags.DEFINE_bool(
+        "print_parameters", False, "Print the table of the parameters, too: WORKDIR/parameters.txt."
+    )
     flags.DEFINE_string(
         "profile_steps", None, "FIRST:LAST, such as 10:20: trace these steps to WORKDIR/profile."
     )
@@ -114,6 +134,11 @@ def define_flags() -> None:
         False,
         "Start over; what is in WORKDIR moves to a folder in it. Not for a line that runs again.",
     )
+    flags.DEFINE_bool(
+        "extend",
+        False,
+        "Continue a shorter run, finished or not, to this config.loop.num_epochs.",
+    )
     flags.DEFINE_float(
         "watchdog_seconds",
         HUNG_SECONDS,
@@ -121,11 +146,20 @@ def define_flags() -> None:
         "never.",
         lower_bound=0.0,
     )
+    joining.define_flags()
 
 
 def main(args: flags.FlagValues) -> None:
-    if args.config is None or not args.workdir:
+    if args.config is None or not (args.workdir or args.print_config or args.dry_run):
         raise ConfigError("both --config=FILE.py and --workdir=FOLDER are needed; see --help")
+    if args.print_config:
+        overrides = [key for key, _ in args["config"].overrides]
+        if jax.process_index() == 0:
+            print(as_text(*sources_of(args.config, overrides), args.print_config))
+        return
+    if args.dry_run:
+        dry_run(args["config"].recipe, args.config, compiled=args.dry_run == "compile")
+        return
     go_on_without_output()
     train_and_evaluate(
         args.config,
@@ -133,7 +167,9 @@ def main(args: flags.FlagValues) -> None:
         profile_steps=args.profile_steps,
         log_to=args.log_to,
         restart=args.restart,
+        extend=args.extend,
         watchdog_seconds=args.watchdog_seconds,
+        print_parameters=args.print_parameters,
     )
 
 

@@ -11,15 +11,18 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.official_input import official_batches
 from data.augment.transforms import TRANSFORMS
-from data.batches import num_cores
 from data.images import decode_image
 from data.pipeline import Data
 from harness.arguments import as_height_width
 from harness.errors import ConfigError
+from process.cores import num_cores
 
 NUM_JPEGS = 512
+YARDSTICK = "decode, one thread"
+NUM_YARDSTICK_JPEGS = 64
 JPEG_SHAPE = (375, 500)  # of most ImageNet photographs
 TF_DATA = "tf.data: decode, random_resized_crop, flip"
 OFFICIAL = "official NesT: all of its augmentation, with erasing and mixing"
@@ -170,14 +173,19 @@ def run(
         official: checkout of the official NesT, whose whole ImageNet pipeline is measured too.
 
     Returns:
-        Per stage: its name, the images/s of each round and their median.
+        Per stage: its name, the images/s of each round and their median; the cores that it kept
+        busy and the images per second of such a core (None with worker processes, whose time is
+        not known here); its images/s as a multiple of what one core decodes; the machine.
     """
+    here = machine.describe()
+    say(machine.in_words(here))
     options = plain["data"] | {"seed": plain["seed"]}
     size = max(as_height_width("data.image_size", options["image_size"]))
     if official and not (made and size > SMALL):
         raise ConfigError("--against=official needs --data=made and a recipe of larger images")
-    with tempfile.TemporaryDirectory() as temporary:
-        stages = {}
+    with tempfile.TemporaryDirectory() as temporary, tempfile.TemporaryDirectory() as others:
+        jpegs = make_jpegs(Path(others), NUM_YARDSTICK_JPEGS, JPEG_SHAPE)
+        stages = {YARDSTICK: decode_stage([path.read_bytes() for path in jpegs], 1)}
         if made and size > SMALL:
             paths = make_jpegs(Path(temporary), NUM_JPEGS, JPEG_SHAPE)
             options["name"] = f"folder:{temporary}"
@@ -221,15 +229,33 @@ def run(
             f"{what}; batches of {options['batch_size']}, {options['num_workers']} workers, "
             f"{options['num_threads'] or num_cores()} threads, {num_cores()} cores"
         )
-        speeds: dict[str, list[float]] = {name: [] for name in stages}
+        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in stages}
         for _ in range(rounds):
             for name, measure in stages.items():
-                speeds[name].append(measure(seconds))
+                measured[name].append(machine.with_cores(measure)(seconds))
+    speeds = {name: [speed for speed, _ in found] for name, found in measured.items()}
+    one_core = statistics.median(speeds[YARDSTICK])
     results = []
     for name, values in speeds.items():
         median = statistics.median(values)
-        say(f"{median:9,.0f} images/s  ({min(values):,.0f} to {max(values):,.0f})  {name}")
-        results.append({"stage": name, "images_per_second": median, "rounds": values})
+        cores = statistics.median(busy for _, busy in measured[name])
+        if options["num_workers"] and name.startswith("loader"):
+            cores = None  # theirs are not counted
+        result = {
+            "stage": name,
+            "images_per_second": median,
+            "rounds": values,
+            "cores_busy": cores,
+            "per_busy_core": cores and median / cores,
+            "times_one_core_decoding": median / one_core,
+            "machine": here,
+        }
+        busy = f", {cores:.2f} cores busy, {median / cores:,.0f} each" if cores else ""
+        say(
+            f"{median:9,.0f} images/s  ({min(values):,.0f} to {max(values):,.0f})  {name}: "
+            f"{median / one_core:.2f} x one core's decoding{busy}"
+        )
+        results.append(result)
     ours = {name.removeprefix("loader: read, decode, "): name for name in speeds}
     for other, mine in ((TF_DATA, "random_resized_crop, flip"), (OFFICIAL, ", ".join(wanted))):
         if other in speeds and mine in ours:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.chips import find_chip
+from benchmarks.machine import find_chip
 
 # A multiplication and an addition; the backward pass takes two products for one of the forward.
 OPERATIONS = {"forward": 2, "train": 6}

@@ -46,16 +46,16 @@ def open_recipe(config: ConfigDict, *, made: bool) -> Iterator[tuple[Experiment,
                 config.data.name = f"npz:{make_arrays(folder, 10_000, size)}"
         run = experiment.build(config)
         batches = stack.enter_context(contextlib.closing(run.data.train_batches()))
-        state = run.init()
+        state, constant = run.init(), (run.key, run.hyperparameters)
         batch = next(batches)
         started = time.perf_counter()
-        compiled = run.train_step.lower(state, batch, run.key).compile()
+        compiled = run.train_step.lower(state, batch, *constant).compile()
         seconds = time.perf_counter() - started
 
         def steps(count: int) -> None:
             nonlocal state
             for _ in range(count):
-                state, metrics = compiled(state, next(batches), run.key)
+                state, metrics = compiled(state, next(batches), *constant)
             jax.block_until_ready(metrics)
 
         yield (

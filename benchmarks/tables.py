@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import slices
+from benchmarks import machine, slices
 from layers.remat import Remat
 
 Record = dict[str, Any]
@@ -106,7 +106,7 @@ def render_speed(records: Sequence[Record]) -> str:
     """Returns images/s of ours and of others, a line per model and kind."""
     groups: dict[tuple, dict[str, Record]] = {}
     for record in records:
-        if "check" in record:  # of tools/measure_gpu.py, not a speed
+        if "check" in record:  # of benchmarks/measure_gpu.py, not a speed
             continue
         key = record["model"], record["kind"], record["batch_size"], record["dtype"]
         groups.setdefault(key, {})[record["code"]] = record
@@ -128,13 +128,20 @@ def render_speed(records: Sequence[Record]) -> str:
 
 
 def render_input(records: Sequence[Record]) -> str:
-    """Returns images/s of the stages of the input pipeline."""
-    rows = []
+    """Returns images/s of the stages of the input pipeline, and what they were measured on."""
+    rows, machines = [], {}
     for record in records:
         low, high = min(record["rounds"]), max(record["rounds"])
-        speed = f"{record['images_per_second']:,.0f}"
-        rows.append([record["stage"], speed, f"{low:,.0f} to {high:,.0f}"])
-    return markdown(["stage", "images/s", "rounds"], rows)
+        row = [record["row"], record["stage"], f"{record['images_per_second']:,.0f}"]
+        row.append(f"{low:,.0f} to {high:,.0f}")
+        for key, form in (("per_busy_core", ",.0f"), ("times_one_core_decoding", ".2f")):
+            value = record.get(key)
+            row.append("–" if value is None else format(value, form))
+        rows.append(row)
+        if "machine" in record:
+            machines[record["row"]] = f"{record['row']}: {machine.in_words(record['machine'])}."
+    header = ["recipe", "stage", "images/s", "rounds", "per busy core", "x one core's decoding"]
+    return "\n\n".join([markdown(header, rows), *machines.values()])
 
 
 def _remat_rows() -> dict[str, list[str]]:
@@ -227,7 +234,10 @@ TABLES = {
     "slices": Table(slices.rows(), render_slices),
     "cpu": Table(_speed_rows(SMALL_MODELS), render_speed),
     "input": Table(
-        {"imagenet": ["benchmark.py", "data", "--config=configs/imagenet_nest.py:tiny"]},
+        {
+            "imagenet": ["benchmark.py", "data", "--config=configs/imagenet_nest.py:tiny"],
+            "cifar": ["benchmark.py", "data", "--config=configs/cifar_nest.py:tiny"],
+        },
         render_input,
     ),
     "remat": Table(_remat_rows(), render_remat),
@@ -242,7 +252,7 @@ TABLES = {
         },
         render_scaling,
     ),
-    "gpu": Table({}, render_speed),  # of tools/measure_gpu.py
+    "gpu": Table({}, render_speed),  # of benchmarks/measure_gpu.py
 }
 
 

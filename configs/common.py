@@ -117,6 +117,54 @@ def finetune_at_384(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def for_own_images(config: ConfigDict, stage: str, *, is_small: bool) -> ConfigDict:
+    """Fills in a recipe for a folder of somebody's own images.
+
+    The values are ours. Fine-tuning has layer-wise decay of the rate, as BEiT (arXiv 2106.08254);
+    from scratch the augmentations are NesT's with milder crops.
+
+    Args:
+        config: with its model, and `init_from` for fine-tuning.
+        stage: "finetune" or "scratch".
+        is_small: whether the model is one for small images, of a quarter of a million parameters.
+    """
+    config.data.name = "folder:"
+    # By the images, see tasks/by_images.py.
+    config.data.image_size = 32 if is_small else None
+    config.data.batch_size = None
+    config.loop.num_epochs = None
+    config.data.eval_batch_size = 64
+    config.data.exif_orientation = True  # cameras store photographs as the sensor saw them
+    # "validation" and "test" are the same where a folder has one of them, or none.
+    config.data.eval_split = "validation"
+
+    config.augment.random_resized_crop = {"area": (0.3, 1.0)}
+    config.augment.flip = {}
+    config.augment.color_jitter = {"strength": 0.3}
+    config.task.label_smoothing = 0.1
+    config.optimizer.grad_clip_norm = 1.0
+    config.optimizer.weight_decay = 0.05
+    config.loop.log_every_steps = 20
+    config.loop.evaluate_every_epochs = 1.0
+    config.loop.save_every_epochs = 5.0
+    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.reference_batch = 64
+    if stage == "finetune":
+        config.optimizer.base_lr = 2e-3 if is_small else 2e-4
+        config.optimizer.layer_decay = 0.75
+        return config
+    config.init_from = None
+    config.optimizer.base_lr = 2e-3 if is_small else 2.5e-4
+    config.optimizer.warmup_epochs = 10.0
+    config.loop.evaluate_every_epochs = 10.0
+    config.loop.save_every_epochs = 10.0
+    if not is_small:
+        config.augment.randaugment = {}
+        config.device_augment.random_erasing = {}
+        config.device_augment.mixup_cutmix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}
+    return config
+
+
 def shrink(config: ConfigDict, image_size: int) -> ConfigDict:
     """Makes a smoke run of a recipe: under a minute on two CPU cores, no data set needed.
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import signal
 import sys
 import time
@@ -29,11 +28,6 @@ ReportBad = Callable[[list[tuple[int, str, str]]], None]  # of (index, name, rea
 # image uint8 [b, h, w, c], mask float32 [b] and label int32 [b]; with several labels an image,
 # label is [b, num_classes] of 0 and 1.
 Batch = dict[str, Any]
-
-
-def num_cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Layout:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.augment.crops import center_crop
-from data.batches import num_cores
 from data.images import decode_as_stored, turned, upright
 from data.pipeline import Data
 from data.sources.arrays import Source
 from harness.errors import BadImage
+from process.cores import num_cores
 
 _AT_ONCE = 64  # images in flight between the threads and whoever takes them
 

@@ -37,6 +37,11 @@ def readable(names: Collection[str]) -> tuple[str, ...]:
     return tuple(table.get(name, name) for name in names)
 
 
+def short_name(name: str) -> str:
+    """Returns the first of the synonyms that name a class of ImageNet; any other name is whole."""
+    return name.split(",")[0] if "," in name and name in imagenet_names().values() else name
+
+
 def is_imagenet(num_classes: int, names: Collection[str] | None) -> bool:
     """Returns whether a model of so many classes, which knows data of these, is one of ImageNet.
 

@@ -179,6 +179,17 @@ def open_image(encoded: bytes, *, exif_orientation: bool = False) -> np.ndarray 
     return UndecodedJpeg(encoded, header, _read_orientation(encoded) if exif_orientation else None)
 
 
+def as_channels(image: np.ndarray | UndecodedJpeg, channels: int | None):
+    """Returns an image [h, w, 1 or 3] with so many channels: grey is the luma of Rec. 601."""
+    if channels is None or image.shape[2] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=2)
+    height, width, _ = image.shape
+    whole = image[0:height, 0:width]  # decodes what is not yet
+    return cv2.cvtColor(np.ascontiguousarray(whole), cv2.COLOR_RGB2GRAY)[..., None]
+
+
 def with_orientation(jpeg: bytes, orientation: int | None) -> bytes:
     """Returns a JPEG that has no EXIF with an orientation tag; unchanged for None or 1, upright."""
     if orientation not in _UPRIGHT:

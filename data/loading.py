@@ -15,8 +15,9 @@ import grain
 import numpy as np
 
 from data.augment.transforms import Transform
-from data.images import UndecodedJpeg, decode_image, open_image
+from data.images import UndecodedJpeg, as_channels, decode_image, open_image
 from data.sources.arrays import Label, Source
+from harness.arguments import problem
 from harness.errors import BadImage, one_line
 from process.signals import STOPPING
 
@@ -67,18 +68,25 @@ def replacement(index: int, attempt: int, num_records: int) -> int:
     return int(np.random.default_rng((index, attempt)).integers(num_records))
 
 
+def check_channels(key: str, channels: int | None) -> None:
+    """Raises ValueError for what is no number of channels of an image."""
+    if channels not in (None, 1, 3):
+        raise ValueError(problem(key, channels, "wrong", "1: grey, 3: colour"))
+
+
 def _read(
     source: Source,
     index: int,
     exif_orientation: bool,
     decode: Callable[..., np.ndarray | UndecodedJpeg],
+    channels: int | None = None,
 ) -> tuple[np.ndarray | UndecodedJpeg, Label]:
     """Returns the image and label of a record; raises BadImage or OSError."""
     record = source[index]
     image = record["image"]
     if isinstance(image, bytes):
         image = decode(image, exif_orientation=exif_orientation)
-    return image, record["label"]
+    return as_channels(image, channels), record["label"]
 
 
 def _bad(source: Source, index: int, error: Exception) -> tuple[int, str, str]:
@@ -111,10 +119,17 @@ def none_readable(source: Source, most: int) -> str:
 class ReadTraining(grain.transforms.RandomMap):
     """Index -> augmented Sample; unreadable records are replaced."""
 
-    def __init__(self, source: Source, steps: Sequence[Transform], exif_orientation: bool):
+    def __init__(
+        self,
+        source: Source,
+        steps: Sequence[Transform],
+        exif_orientation: bool,
+        channels: int | None = None,
+    ):
         self._source = source
         self._steps = steps
         self._exif_orientation = exif_orientation
+        self._channels = channels
 
     def random_map(self, index: int, rng: np.random.Generator) -> Sample:
         first, *others = self._steps
@@ -125,7 +140,9 @@ class ReadTraining(grain.transforms.RandomMap):
         wanted = index
         while True:
             try:
-                image, label = _read(self._source, index, self._exif_orientation, decode)
+                image, label = _read(
+                    self._source, index, self._exif_orientation, decode, self._channels
+                )
                 image = first(image, rng)
                 break
             except (BadImage, OSError) as error:
@@ -149,14 +166,15 @@ class ReadEvaluation(grain.transforms.Map):
         source: Source,
         crop: Callable[[np.ndarray], np.ndarray],
         exif_orientation: bool,
+        channels: int | None = None,
     ):
         self._source = source
         self._crop = crop
-        self._exif_orientation = exif_orientation
+        self._options = (exif_orientation, decode_image, channels)
 
     def map(self, index: int) -> Sample:
         try:
-            image, label = _read(self._source, index, self._exif_orientation, decode_image)
+            image, label = _read(self._source, index, *self._options)
         except (BadImage, OSError) as error:
             return Sample(None, 0, (_bad(self._source, index, error),))
         return Sample(self._crop(image), label)

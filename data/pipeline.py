@@ -8,29 +8,29 @@ Batch k is a function of (seed, k) and the recipe alone: it does not matter whic
 processes make it, or at which batch a run resumes.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import grain
 from jax.sharding import NamedSharding
 
-from data import datasets, selection, splits
+from data import datasets, loading, selection, splits
 from data.augment import transforms
 from data.augment.crops import Interpolation, center_crop
 from data.bad_images import BadImages, Policy
-from data.batches import Batches, BatchReader, Layout, ReportBad, num_cores
-from data.loading import ReadEvaluation, ReadTraining, none_readable, training_order
+from data.batches import Batches, BatchReader, Layout, ReportBad
 from data.sources import arrays
 from harness.arguments import as_height_width, check_range, problem
+from process.cores import num_cores
 
 Among = Literal["named", "occurring"]
 FROM_ONE = ("batch_size", "eval_batch_size", "repeats", "examples_per_class")
 FROM_ZERO = ("examples_seed", "num_threads", "num_workers", "prefetch", "max_bad")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
     """The data of one run: the config's section `data` with `augment` and `seed`.
 
@@ -38,8 +38,8 @@ class Data:
 
     Attributes:
         name: of the data set, as datasets.open_dataset takes it.
-        image_size: height and width in pixels, or one number for both.
-        batch_size: global, over all devices and processes.
+        image_size: height and width in pixels, or one number for both; None: by the training images
+        batch_size: global, over all devices and processes; None: likewise (tasks/by_images.py).
         eval_batch_size: the same for evaluation; any number will do.
         train_split, eval_split: like "train", "train[:80%]" or "train+validation".
         data_dir: of prepared TensorFlow Datasets; None: its usual places.
@@ -50,6 +50,7 @@ class Data:
         eval_crop_ratio: in evaluation the image's short side becomes image_size / ratio, of which
             the centre is cut out.
         eval_crop_interpolation: how it is resized, see data/augment/crops.py.
+        channels: 1 for grey images, 3 for colour, of any data set; None: the data set's own.
         exif_orientation: whether photographs are turned as the orientation tag of their file says.
             Off, because the papers' numbers are without: TensorFlow and Pillow ignore the tag.
         repeats: augmented copies of each image in an epoch's order (repeated augmentation).
@@ -77,8 +78,8 @@ class Data:
     """
 
     name: str
-    image_size: int | tuple[int, int]
-    batch_size: int
+    image_size: int | tuple[int, int] | None
+    batch_size: int | None
     eval_batch_size: int
     train_split: str = "train"
     eval_split: str = "test"
@@ -90,6 +91,7 @@ class Data:
     std: tuple[float, ...] | None = None
     eval_crop_ratio: float = 1.0
     eval_crop_interpolation: Interpolation = "bilinear"
+    channels: int | None = None
     exif_orientation: bool = False
     repeats: int = 1
     num_threads: int | None = None
@@ -111,6 +113,7 @@ class Data:
                 if (value := getattr(self, key)) is not None:
                     check_range(f"config.data.{key}", value, least, 2**32 - 1)
         check_range("config.seed", self.seed, 0, 2**32 - 1)
+        loading.check_channels("config.data.channels", self.channels)
         for key, least in (("mean", 0.0), ("std", 1e-6)):
             for value in getattr(self, key) or ():
                 check_range(f"config.data.{key}", value, least, 1.0)
@@ -137,7 +140,7 @@ class Data:
             what = f"it has only {len(present)} of the {self.num_classes} classes of this run"
             raise ValueError(problem("config.data.name", self.name, what))
         for key in ("eval", "train") if training else ("eval",):
-            if what := none_readable(getattr(self, f"{key}_source"), self.max_bad):
+            if what := loading.none_readable(getattr(self, f"{key}_source"), self.max_bad):
                 split = getattr(self, f"{key}_split")
                 raise ValueError(problem(f"config.data.{key}_split", split, what))
         return self
@@ -148,6 +151,8 @@ class Data:
         dataset = datasets.open_dataset(
             self.name, self.data_dir, exif_orientation=self.exif_orientation
         )
+        if self.channels is not None:
+            dataset = dataclasses.replace(dataset, num_channels=self.channels)
         if self.classes is not None:
             dataset = selection.keep_classes(dataset, self.classes)
         return selection.by_name(dataset, self.class_names) if self.class_names else dataset
@@ -163,7 +168,7 @@ class Data:
     @functools.cached_property
     def train_order(self) -> grain.MapDataset:
         """Endless list of records: row r of training batch k is number k * batch_size + r."""
-        return training_order(len(self.train_source), self.seed, self.repeats)
+        return loading.training_order(len(self.train_source), self.seed, self.repeats)
 
     @functools.cached_property
     def eval_source(self) -> arrays.Source:
@@ -221,7 +226,8 @@ class Data:
         Args:
             start: number of batches to skip, at no cost.
         """
-        read = ReadTraining(self.train_source, self._train_steps, self.exif_orientation)
+        options = (self._train_steps, self.exif_orientation, self.channels)
+        read = loading.ReadTraining(self.train_source, *options)
         records = self.train_order.random_map(read)
         bad = functools.partial(self.bad.add, self.train_split)
         shapes = (self.dataset.num_channels, self.label_shape)
@@ -254,7 +260,7 @@ class Data:
             report_bad: gets (index, name, reason) of each image that cannot be read.
             label_shape: of the source's labels, as the property `label_shape`.
         """
-        read = ReadEvaluation(source, self._crop, self.exif_orientation)
+        read = loading.ReadEvaluation(source, self._crop, self.exif_orientation, self.channels)
         records = grain.MapDataset.range(len(source)).map(read)
         size = self.layout.round_up(self.eval_batch_size)
         return self._reader(records, size, num_channels, label_shape, report_bad)
@@ -277,13 +283,7 @@ class Data:
         return transforms.create_transforms(self.augment, self.height_and_width, self._crop)
 
     def _source(self, key: str, split: str) -> arrays.Source:
-        try:
-            return arrays.tried(splits.load_source(self.dataset, split, self.height_and_width))
-        except ValueError as error:
-            hint = ""
-            if key == "train_split" and "train" not in self.dataset.splits:
-                hint = "; there is nothing to train on, it can only be evaluated"
-            raise ValueError(f"config.data.{key}={split!r}: {error}{hint}") from None
+        return splits.load_for(f"config.data.{key}", self.dataset, split, self.height_and_width)
 
     def _reader(self, records, batch_size, num_channels, label_shape, report_bad) -> BatchReader:
         per_process = max(1, num_cores() // max(1, self.num_workers))

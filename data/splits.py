@@ -63,6 +63,21 @@ def load_source(dataset: Dataset, split: str, image_size: tuple[int, int]) -> ar
     return parts[0] if len(parts) == 1 else arrays.Concatenated(parts)
 
 
+def load_for(key: str, dataset: Dataset, split: str, image_size: tuple[int, int]) -> arrays.Source:
+    """Loads what a key of a config names, as `load_source` does, and tries a record.
+
+    Raises:
+        ValueError: as `load_source`, or no record can be read; names the key.
+    """
+    try:
+        return arrays.tried(load_source(dataset, split, image_size))
+    except ValueError as error:
+        hint = ""
+        if key == "config.data.train_split" and "train" not in dataset.splits:
+            hint = "; there is nothing to train on, it can only be evaluated"
+        raise ValueError(f"{key}={split!r}: {error}{hint}") from None
+
+
 def _load_part(dataset: Dataset, part: _Part, image_size: tuple[int, int]) -> arrays.Source:
     base, start, stop = part
     source = dataset.load(base, image_size)

@@ -6,39 +6,36 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from absl import app, flags, logging
 
+from harness.arguments import unknown
 from harness.errors import ConfigError, RunError, printable
-from harness.files import local_path
+from harness.help import asks_for_help, help_text
 from process.compilation_cache import keep_compiled_programs
 from process.memory import keep_freed_memory
 from process.signals import CtrlC
-from process.streams import flush_streams, go_on_without_output
+from process.streams import end_starting, flush_streams, go_on_without_output
 from process.terminal import escape_streams
 
 
-def define_config_flag() -> None:
-    """Defines --config=FILE.py[:argument] with --config.section.key=value overrides.
+class _OneOf(flags.ArgumentParser):
+    def __init__(self, choices: tuple[str, ...]):
+        self.choices = choices
 
-    None is a value for every key: --config.augment.flip=None leaves the flip out, and
-    --config.augment.flip.probability=0.5 switches it on again.
+    def parse(self, argument: str) -> str | None:
+        if argument in ("true", "false"):  # of a flag without a value
+            return self.choices[0] if argument == "true" else None
+        if argument not in self.choices:
+            raise ValueError(unknown(argument, self.choices))
+        return argument
 
-    Keys that the recipe does not list are accepted here, as its sections list only what differs
-    from the defaults; harness/strict_config.py then refuses misspelt ones.
-    """
-    try:
-        from ml_collections import config_flags
-    except ImportError:  # tools that also run without a recipe do so on a bare machine
-        flags.DEFINE_string("config", None, "Recipe; needs ml-collections.")
-        return
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Recipe, e.g. configs/digits_nest.py or configs/imagenet_nest.py:tiny",
-        lock_config=False,
-        sys_argv=[],  # the overrides are ours: config_flags goes by the type of the present value
-    )
+
+def define_switch(name: str, choices: tuple[str, ...], text: str) -> None:
+    """Defines a flag that is None, or one of some words: the first one if it is given alone."""
+    flag = flags.Flag(_OneOf(choices), None, name, None, text, boolean=True)
+    flags.DEFINE_flag(flag)
 
 
 def _define_common_flags() -> None:
@@ -46,8 +43,7 @@ def _define_common_flags() -> None:
     flags.DEFINE_string(
         "compilation_cache",
         None,
-        "Folder for compiled programs, so that the next start is quicker; by default in the user's "
-        "cache folder; empty for none.",
+        "Folder for compiled programs; None: the user's cache folder; empty: nothing is kept.",
     )
 
 
@@ -97,53 +93,54 @@ def _parse(argv: list[str], keyed: Keyed | None = None, names: tuple[str, ...] =
         argv, taken = take_keyed(argv, names)
         if keyed is not None:
             keyed.extend(taken)
-        if "config" not in flags.FLAGS or "config" in names:
+        if (flag := _config_flag()) is None:
             return flags.FLAGS(argv)
-        argv = [_with_home(argument) for argument in argv]
-        argv = flags.FLAGS(argv, known_only=True)  # loads the recipe
-        config = flags.FLAGS.config
-        if isinstance(config, str):
-            raise ConfigError("--config needs ml-collections: pip install -r requirements.txt")
-        if sys.modules.get("ml_collections") is None:
-            return flags.FLAGS(argv)
-        from harness.overrides import apply_overrides, split_overrides
+        from harness.overrides import split_overrides
 
-        if config is not None:
-            config.to_dict()  # a recipe that failed to load says so only here
-        argv, overrides = split_overrides(argv, config)
+        argv = flags.FLAGS(argv, known_only=True)  # loads the recipe
+        argv, overrides = split_overrides(argv, flag.value)
         rest = flags.FLAGS(argv)
-        if flags.FLAGS.config is not None:  # also where a flag before it ended the first look
-            apply_overrides(flags.FLAGS.config, overrides)
+        if flag.value is not None:  # also where a flag before it ended the first look
+            flag.override(overrides)
+        elif overrides and flag.or_stored and flags.FLAGS.workdir:
+            flag.overrides += overrides
         elif overrides:
             raise ConfigError(f"--config.{overrides[0][0]} needs --config=FILE.py before it")
         return rest
-    except (AttributeError, KeyError, OSError, TypeError, ValueError, flags.Error) as error:
-        _fail(ConfigError(_essence(error)))
+    except (OSError, ValueError, flags.Error) as error:
+        _fail(ConfigError(" ".join(str(error).split())))
     except ConfigError as error:
         _fail(error)
 
 
-def _with_home(argument: str) -> str:
-    """Returns an argument, --config with the home folder in the place of ~."""
-    if not (match := re.fullmatch("(--?config=)(.+)", argument, re.DOTALL)):
-        return argument
-    path = local_path("--config", match[2])
-    return f"{match[1]}{path}" if match[2].startswith("~") else argument
+def _config_flag() -> Any | None:
+    """Returns the flag of harness/overrides.py if the script has it."""
+    if "config" not in flags.FLAGS or "harness.overrides" not in sys.modules:
+        return None  # without ml-collections, tools go on that also run without a recipe
+    from harness.overrides import ConfigFlag
+
+    flag = flags.FLAGS["config"]
+    return flag if isinstance(flag, ConfigFlag) else None
 
 
-def _essence(error: Exception) -> str:
-    """Returns what a person needs of an error of absl or config_flags, which may be pages long."""
-    text = str(error)
-    if isinstance(error, KeyError) and error.args:
-        text = f"the config has no key {error.args[0]}"
-    if "Traceback" in text or isinstance(error, OSError):  # of a recipe: the last line says it
-        last = text.strip().splitlines()[-1].strip()
-        places = re.findall(r'File "([^"]*configs/[^"]*)", line (\d+)', text)
-        # A recipe's own ValueError explains itself; other errors need the place.
-        if last.startswith("ValueError: ") or not places:
-            return last.removeprefix("ValueError: ")
-        return f"{last} ({':'.join(places[-1])})"
-    return " ".join(text.split())
+def _print_help(argv: list[str], own: list[flags.Flag], docstring: str, arguments: tuple) -> None:
+    """Prints the help that a command line asks for; of a config on it, also the sections."""
+    asked, sections, wrong = asks_for_help(argv), (), None
+    if (flag := _config_flag()) is not None:
+        try:
+            for number, argument in enumerate(argv):
+                if argument in ("--config", "-config"):
+                    flags.FLAGS([argv[0], *argv[number : number + 2]])
+                elif argument.startswith(("--config=", "-config=")):
+                    flags.FLAGS([argv[0], argument])
+            sections = flag.list_sections(flag.value) if flag.value is not None else ()
+        except (ConfigError, flags.Error) as error:
+            wrong = error
+    print(help_text(docstring, arguments, own, whole=asked == "whole", sections=sections))
+    flush_streams()
+    if wrong:
+        _fail(ConfigError(str(wrong)))
+    sys.exit(0)
 
 
 def _of_storage(error: Exception) -> RunError | None:
@@ -233,17 +230,22 @@ def run(
     before = set(flags.FLAGS)
     define_flags()
     _define_common_flags()
-    # --help shows the flags that the script itself defines; those of other rooms count as its own.
-    for name in set(flags.FLAGS) - before:
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    own = [flags.FLAGS[name] for name in flags.FLAGS if name not in before]
     logging.set_verbosity(logging.WARNING)
+
+    def parse(argv: list[str]) -> list[str]:
+        if asks_for_help(argv):
+            _print_help(argv, own, main.__globals__["__doc__"] or "", arguments)
+        return _parse(argv, with_keys, keyed)
+
     with CtrlC() as ctrl_c:
         try:
-            app.run(checked_main, flags_parser=lambda argv: _parse(argv, with_keys, keyed))
+            app.run(checked_main, flags_parser=parse)
         except (Exception, KeyboardInterrupt) as error:
             if not ctrl_c.received() and not isinstance(error, KeyboardInterrupt):
                 raise
             print(f"{sys.argv[0]}: stopped", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
         finally:
+            end_starting()
             go_on_without_output()  # what is said on the way out ends nothing

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -72,6 +73,13 @@ def run_path(key: str, path: str | os.PathLike) -> Path:
         raise WrongPath(problem(key, text, what, "a path, gs://bucket/folder")) from None
 
 
+def user_cache() -> Path:
+    """Returns the folder for what can be made or fetched again, of all programs of this user."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 def must_be_local(key: str, path: Path, why: str) -> None:
     """Raises WrongPath for a path in a bucket."""
     if in_bucket(path):
@@ -80,11 +88,35 @@ def must_be_local(key: str, path: Path, why: str) -> None:
         )
 
 
-def check_writable(key: str, path: Path) -> None:
-    """Raises WrongPath if no file can be written there, for what takes long before it writes."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "there is no such folder"
+def check_writable(key: str, path: Path, suffixes: tuple[str, ...] = ()) -> None:
+    """Raises WrongPath if no file can be written there, for what takes long before it writes.
+
+    Args:
+        key: what the path is the value of.
+        path: of the file.
+        suffixes: that its name may have; empty: any.
+    """
+    what = ""
+    if path.is_dir():
+        what = "is a folder"
+    elif suffixes and path.suffix not in suffixes:
+        what = f"the name must end with {' or '.join(suffixes)}"
+    elif not path.parent.is_dir():
+        what = f"there is no such folder: {path.parent}"
+    elif not in_bucket(path) and not os.access(path.parent, os.W_OK | os.X_OK):
+        what = f"no file can be written in {path.parent}"
+    if what:
         raise WrongPath(f"{key}={path}: {what}")
+
+
+def check_folder(key: str, folder: Path) -> None:
+    """Raises WrongPath if no files can be written in a folder, which may have to be made first."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise WrongPath(f"{key}={folder}: {there} is no folder")
+    check_writable(key, there / "file")
 
 
 @contextlib.contextmanager

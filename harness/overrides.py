@@ -1,17 +1,19 @@
-"""Values of a recipe that the command line replaces: --config.section.key=value.
+"""--config=RECIPE, and values of it that the command line replaces: --config.section.key=value.
 
 What the recipe has there does not decide how the text is read: the annotation of the key does, once
 the strict checker (harness/strict_config.py) knows it. Until then the text is kept as an Override.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict, FieldReference
 
 from harness.arguments import Override, problem
 from harness.errors import ConfigError
+from harness.recipes import call_recipe
 
 _OVERRIDE = re.compile(r"--?(?P<no>no)?config\.(?P<key>[\w.]+)(?:=(?P<text>.*))?", re.DOTALL)
 
@@ -93,3 +95,69 @@ def _set(section: ConfigDict, name: str, value: Any) -> None:
     if name in section:
         del section[name]  # with the type that it had
     section[name] = value
+
+
+class ConfigFlag(flags.Flag):
+    """--config=RECIPE, whose value is the config, with --config.section.key=value overrides.
+
+    None is a value for every key: --config.augment.flip=None leaves the flip out, and
+    --config.augment.flip.probability=0.5 switches it on again.
+
+    Keys that the recipe does not list are accepted here, as its sections list only what differs
+    from the defaults; harness/strict_config.py then refuses misspelt ones.
+
+    Args:
+        load: name of a recipe -> its config; raises ConfigError.
+        or_stored: whether overrides may stand beside --workdir, without a recipe: they are then for
+            the run's own config, see `override_stored`.
+        list_sections: config -> its sections for --help, see help_text; raises ConfigError.
+
+    Attributes:
+        recipe: as given.
+        overrides: (key, text) of each, in their order.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], Any],
+        list_sections: Callable[[Any], Sequence],
+        or_stored: bool = False,
+    ):
+        self.list_sections, self._load, self.or_stored = list_sections, load, or_stored
+        self.recipe, self.overrides = "", []
+        super().__init__(
+            flags.ArgumentParser(),
+            None,
+            "config",
+            None,
+            "Recipe, such as configs/imagenet_nest.py:tiny, or RUN/config.json; "
+            "--config.SECTION.KEY=VALUE sets a value of it.",
+        )
+
+    def _parse(self, value: str | None) -> Any:
+        if value is None:
+            return None
+        self.recipe, self.overrides = value, []
+        return self._load(value)
+
+    def override(self, overrides: Sequence[tuple[str, str]]) -> None:
+        """Sets values of the config, (key, text).
+
+        Raises:
+            ConfigError: a key leads into a value that is no section, or the recipe cannot compute
+                another value from what it is.
+        """
+        apply_overrides(self.value, overrides)
+        self.overrides += overrides
+        call_recipe(self.recipe, None, self.value.to_dict)
+
+
+def override_stored(config: Any) -> Any:
+    """Returns the config of a run, changed as --config.section.key=value beside --workdir says.
+
+    A script without --config (convert_weights.py) changes nothing.
+    """
+    flag = flags.FLAGS["config"] if "config" in flags.FLAGS else None
+    if isinstance(flag, ConfigFlag) and flag.value is None:
+        apply_overrides(config, flag.overrides)
+    return config

@@ -21,8 +21,11 @@ class Steps:
     save: int
 
     def logs_at(self, step: int) -> bool:
-        """Returns whether training metrics are logged once `step` updates are made."""
-        return self._is_due(self.log, step)
+        """Returns whether training metrics are logged once `step` updates are made.
+
+        After the first one they are in any case: a person sees that the run works.
+        """
+        return step == 1 or self._is_due(self.log, step)
 
     def evaluates_at(self, step: int) -> bool:
         """Returns whether the state after `step` updates is evaluated.
@@ -53,7 +56,7 @@ def steps_of(config: Mapping[str, Any], num_examples: int | None) -> Steps | Non
 
 def plan_steps(
     *,
-    num_epochs: float,
+    num_epochs: float | None,
     log_every_steps: int = 100,
     evaluate_every_epochs: float = 1.0,
     save_every_epochs: float = 1.0,
@@ -63,8 +66,9 @@ def plan_steps(
     """Converts epochs to steps; the config's section `loop` are the first four arguments.
 
     Args:
-        num_epochs: passes over the training split; a fraction is fine.
-        log_every_steps: steps between two lines of training metrics.
+        num_epochs: passes over the training split; a fraction is fine. None: by the number of
+            images (tasks/by_images.py), which is filled in before this is called.
+        log_every_steps: steps between two lines of training metrics; the first step has one, too.
         evaluate_every_epochs: epochs between evaluations; the last step is always evaluated, and
             no other step close to it, see `Steps.evaluates_at`.
         save_every_epochs: epochs between checkpoints; the last step is always saved.
@@ -77,7 +81,7 @@ def plan_steps(
         "evaluate_every_epochs": evaluate_every_epochs,
         "save_every_epochs": save_every_epochs,
     }.items():
-        if not 0 < value < math.inf:
+        if value is None or not 0 < value < math.inf:
             raise ConfigError(
                 problem(f"config.loop.{name}", value, "out of range", "above 0, finite")
             )

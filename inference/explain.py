@@ -6,8 +6,7 @@
 gradcat   the way down NesT's tree of blocks (nest/gradcat.py)
 cam       the head's weights applied to each token of the last map (Zhou et al., arXiv 1512.04150)
 gradcam   channels of a map weighted by their mean gradient (Selvaraju et al., arXiv 1610.02391)
-rollout   attention followed from the output to the input (Abnar and Zuidema, arXiv 2005.00928);
-          it does not depend on the class
+rollout   attention from output to input, the same for all classes (Abnar and Zuidema, 2005.00928)
 
 Shape letters: b batch, h and w sides of a plane, n tokens, t blocks, c channels, m classes.
 """
@@ -264,6 +263,13 @@ def methods_of(model: nn.Module, image_size: tuple[int, int]) -> tuple[Method, .
     return tuple(filter(fits, METHODS))
 
 
+def auto_method(model: nn.Module, image_size: tuple[int, int]) -> Method:
+    """Returns GradCAT for NesT, Grad-CAM, or CAM, for others; ValueError if no method fits."""
+    planes_of(model, image_size)
+    fitting = methods_of(model, image_size)
+    return next(name for name in ("gradcat", "gradcam", "cam") if name in fitting)
+
+
 def create_explainer(method: Method, model: nn.Module, image_shape: tuple[int, ...]) -> Explain:
     """Returns a compiled function that explains batches of images.
 
@@ -279,14 +285,13 @@ def create_explainer(method: Method, model: nn.Module, image_shape: tuple[int, .
     Raises:
         ValueError: the method does not fit the model.
     """
-    height, width = image_shape[:2]
-    check_method(method, model, (height, width))
-    planes = planes_of(model, (height, width))
+    size = tuple(image_shape[:2])
+    check_method(method, model, size)
+    planes = planes_of(model, size)
 
     @jax.jit
     def compiled(variables, images, classes):
-        maps = _FUNCTIONS[method](planes, model, variables, images, classes)
-        return planes.enlarged(maps, (height, width))
+        return planes.enlarged(_FUNCTIONS[method](planes, model, variables, images, classes), size)
 
     def explain(variables, images, classes=None):
         classes = as_classes(classes, len(images), model.num_classes)

@@ -7,11 +7,13 @@ they are cropped, names of the classes.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.export
@@ -22,8 +24,9 @@ from harness.arguments import as_height_width
 from harness.errors import ConfigError, one_line
 from harness.files import local_path, replacing, write_text
 from harness.strict_config import unknown_name
-from inference.predict import Predictor
-from inference.prediction import Prediction, predict_files
+from inference.given_images import Given, as_images, compute_rows
+from inference.prediction import Prediction
+from inference.predictor import Predictor
 from kernels.target import compiling_for
 
 VERSION = 1
@@ -35,7 +38,7 @@ _DATA_KEYS += ("exif_orientation",)
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """An exported model. Call it with cropped uint8 images [b, h, w, c], or `predict` files.
+    """An exported model. Call it with cropped uint8 images [b, h, w, c], or `iterate` over files.
 
     Attributes:
         function: uint8 [b, h, w, c] -> float32 probabilities [b, num_classes].
@@ -58,21 +61,25 @@ class Exported:
         size = self.function.in_avals[0].shape[0]
         return size if isinstance(size, int) else None
 
-    def predict(self, paths: Sequence[Path], batch_size: int) -> Iterator[Prediction]:
-        """Predicts image files, in their order, on one device.
+    def iterate(
+        self, images: Given | Sequence[Given], *, batch_size: int = 32
+    ) -> Iterator[Prediction]:
+        """Yields what the model says about each image, on one device, as `Predictor.iterate`.
 
         Args:
-            paths: of the files. Those that are missing, empty or broken have a `problem`.
+            images: see `given_images.as_images`.
             batch_size: how many go through the model at once at most, unless the export fixed it.
         """
-        return predict_files(
-            paths,
-            lambda images: {"probabilities": self(images)},
+        images = as_images(images)
+        rows = compute_rows(
+            images,
+            lambda pixels, _: {"probabilities": self(pixels)},
             data=self.data,
             num_channels=self.num_channels,
-            batch_size=self.batch_size or max(1, min(batch_size, len(paths))),
+            batch_size=self.batch_size or max(1, min(batch_size, len(images))),
             images_sharding=None,
         )
+        return map(functools.partial(Prediction.of_row, class_names=self.class_names), rows)
 
 
 def _inference_function(predictor: Predictor):
@@ -99,6 +106,15 @@ def _input_shape(predictor: Predictor, batch_size: int | None) -> jax.ShapeDtype
     return jax.ShapeDtypeStruct((batch_size, *predictor.image_shape), np.uint8)
 
 
+def check_platforms(names: Sequence[str]) -> None:
+    """Raises ConfigError if one is not of PLATFORMS, or there is none."""
+    for name in names:
+        if name not in PLATFORMS:
+            raise ConfigError(unknown_name(f"platform {name!r}", name, PLATFORMS))
+    if not names:
+        raise ConfigError(f"no platform is named; allowed: {', '.join(PLATFORMS)}")
+
+
 def export(
     file: Path,
     predictor: Predictor,
@@ -115,11 +131,9 @@ def export(
         platforms: where it is to run, of PLATFORMS.
 
     Raises:
-        ConfigError: an unknown platform, or JAX cannot export the model.
+        ConfigError: as check_platforms, or JAX cannot export the model.
     """
-    for name in platforms:
-        if name not in PLATFORMS:
-            raise ConfigError(unknown_name(f"platform {name!r}", name, PLATFORMS))
+    check_platforms(platforms)
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:
         with compiling_for("any"):
@@ -133,6 +147,18 @@ def export(
         members.writestr(_ABOUT, json.dumps(_about(predictor), indent=1))
 
 
+def import_jax2onnx() -> ModuleType:
+    """Returns the converter; raises ConfigError, which says how to install it."""
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise ConfigError(
+            f"--format=onnx needs jax2onnx ({error}): pip install -r requirements-onnx.txt && "
+            "pip install --no-deps jax2onnx==0.17.1"
+        ) from error
+    return jax2onnx
+
+
 def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = None) -> None:
     """Writes a model as ONNX, and what about.json holds as FILE.json.
 
@@ -142,10 +168,7 @@ def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = No
     Raises:
         ConfigError: jax2onnx is not installed, or cannot translate the model.
     """
-    try:
-        import jax2onnx
-    except ImportError as error:
-        raise ConfigError(f"--format=onnx needs the package jax2onnx ({error})") from error
+    jax2onnx = import_jax2onnx()
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # one warning per constant
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:

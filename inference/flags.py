@@ -7,14 +7,14 @@ from typing import Any, get_args
 from absl import flags
 from flax import linen as nn
 
-from harness import commandline
 from harness.arguments import as_field
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, run_path
-from inference.predict import Predictor, build_predictor
+from harness.files import check_writable, local_path, run_path
+from inference.predictor import Predictor
+from preview.recipe_flag import define_config_flag
 from training.trained_run import checkpoint_folder, note_differences
-from workdirs.config_file import read_config
-from zoo.find import CHECKPOINTS
+from workdirs.config_file import stored_config
+from zoo.find import CHECKPOINTS, weights_path
 from zoo.fit import Resize
 from zoo.load import Report, load_variables
 from zoo.registry import create_model, default_image_size
@@ -35,10 +35,15 @@ def _define_ema_flag() -> None:
 
 
 def define_recipe_flags() -> None:
-    """Defines --workdir, or --config with --weights; see `check_recipe_flags`."""
-    commandline.define_config_flag()
+    """Defines --workdir, or --config with --weights; see `check_recipe_flags`.
+
+    --config.section.key=value beside --workdir alone changes the run's own config.
+    """
     define_run_flags()
-    flags.DEFINE_string("weights", None, "Weights to use instead of a run's checkpoint.")
+    define_config_flag(or_stored=True)
+    flags.DEFINE_string(
+        "weights", None, "Weights instead of a run's: a path, or a name (tools.weights list)."
+    )
     _define_ema_flag()
 
 
@@ -59,14 +64,14 @@ def define_image_flags() -> None:
 def define_model_flags() -> None:
     """Defines the flags that `load_model` reads."""
     define_run_flags()
-    define_image_flags()
     _define_ema_flag()
+    flags.DEFINE_string("input", None, "Weights: a file, a folder, a workdir or a name.")
     flags.DEFINE_string("model", None, "Variant, e.g. nest_base_s196_224 (zoo/registry.py).")
     flags.DEFINE_multi_string(
         "fields", [], "Field of the model that differs from the variant's, e.g. gelu=exact."
     )
     flags.DEFINE_integer("num_classes", 1000, "Classes of the model.")
-    flags.DEFINE_string("input", None, "Weights: a file, a folder or a workdir.")
+    define_image_flags()
     flags.DEFINE_enum(
         "resize",
         None,
@@ -101,8 +106,8 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
     check_recipe_flags(args)
     if args.workdir is None:
         options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": args.classes}
-        weights = run_path("--weights", args.weights)
-        predictor = build_predictor(args.config, weights, **options)
+        weights = weights_path("--weights", args.weights)
+        predictor = Predictor.load(weights, args.config, **options)
     else:
         predictor = _of_workdir(args, args.config, args.classes)
     if predictor.report.resized or predictor.report.notes:
@@ -112,12 +117,12 @@ def load_predictor(args: flags.FlagValues) -> Predictor:
 
 def _of_workdir(args, config=None, classes: str | None = None) -> Predictor:
     workdir = run_path("--workdir", args.workdir)
-    trained = read_config(workdir)
+    trained = stored_config(workdir)
     checkpoint_folder(workdir, args.checkpoint)  # says so if there is none
     if config is not None:
         note_differences(workdir, config)
     options = {"checkpoint": args.checkpoint, "ema": args.ema, "classes_file": classes}
-    return build_predictor(config or trained, workdir, **options)
+    return Predictor.load(workdir, config or trained, **options)
 
 
 def load_model(
@@ -146,7 +151,7 @@ def load_model(
         model = create_model(args.model, num_classes=args.num_classes, **fields)
         image_shape = (*as_image_size(args.image_size, args.model), args.channels)
         variables, report = load_variables(
-            local_path("--input", args.input),
+            weights_path("--input", args.input),
             model,
             image_size=image_shape,
             weights="ema" if args.ema else "raw",
@@ -175,15 +180,12 @@ def check_output(path: str | None, suffixes: tuple[str, ...], overwrite: bool) -
     """Returns the path of a file to write.
 
     Raises:
-        ConfigError: it is missing, has another suffix, its folder does not exist, or it exists.
+        ConfigError: it is missing, has another suffix, cannot be written there, or exists.
     """
     if not path:
         raise ConfigError("--output is missing; see --help")
     file = local_path("--output", path)
-    if file.suffix not in suffixes:
-        raise ConfigError(f"--output={path}: the name must end with {' or '.join(suffixes)}")
-    if not file.parent.is_dir():
-        raise ConfigError(f"--output={path}: the folder {file.parent} does not exist")
+    check_writable("--output", file, suffixes)
     if file.exists() and not overwrite:
         raise ConfigError(f"--output={path} exists already; --overwrite replaces it")
     return file

@@ -118,9 +118,10 @@ def class_rows(answers: Answers, names: Sequence[str] | None) -> list[dict[str, 
     Returns:
         For each class: label, name; count: images that have it; named: images said to have it;
         recall: share of the former that are said to have it, which is the class's accuracy;
-        precision: share of the latter that have it; f1: their harmonic mean; top5_accuracy, or
-        average_precision with several labels an image; confused_with: the class most often named
-        in its place, its name, and how often. None stands for a share of nothing.
+        precision: share of the latter that have it; f1: their harmonic mean; top5_accuracy, of
+        more than five classes, or average_precision with several labels an image; confused_with:
+        the class most often named in its place, its name, and how often. None stands for a share of
+        nothing.
     """
     size = int(answers.labels.max(initial=-1)) + 1
     count = np.bincount(answers.truth[:, 1], minlength=size)
@@ -137,6 +138,7 @@ def class_rows(answers: Answers, names: Sequence[str] | None) -> list[dict[str, 
         other, times = most.get(label, (None, 0))
         if answers.rank is not None:
             more = {"top5_accuracy": _share(top5[label], count[label])}
+            more = more if len(answers.labels) > 5 else {}
         else:
             rows_of_class = answers.truth[answers.truth[:, 1] == label, 0]
             has_it = np.zeros(len(answers.indices), bool)

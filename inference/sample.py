@@ -1,7 +1,8 @@
 """Samples of a trained generator: `load_generator` reads it, its `draw` gives images.
 
-Neither the run's data set nor the classifier that it was evaluated with need be there: the numbers
-of classes and channels are those of the weights.
+For that, neither the run's data set nor the classifier that it was evaluated with need be there:
+the numbers of classes and channels are those of the weights. `compare` needs both: it says how far
+samples are from the real images of the evaluation split, in the features of a trained network.
 """
 
 import dataclasses
@@ -16,9 +17,17 @@ from ml_collections import ConfigDict
 from harness.errors import ConfigError, input_errors
 from harness.trees import check_tree
 from nest.gan.generator import generator_shapes, latent_shape, with_stored_sizes
+from tasks.gan.feature_statistics import (
+    FeatureStatistics,
+    floor_images,
+    real_images,
+    real_statistics,
+    save_statistics,
+)
 from tasks.gan.sampling import Sampler
-from training.experiment import check_config
-from training.trained_run import checkpoint_folder
+from training import experiment
+from training.evaluation import evaluate
+from training.trained_run import checkpoint_folder, restore
 from workdirs.config_file import read_config
 from zoo.registry import create_generator
 from zoo.run_checkpoints import read_newest, read_parts
@@ -90,7 +99,7 @@ def load_generator(workdir: Path, *, checkpoint: str = "latest") -> TrainedGener
     Raises:
         ConfigError: it is no such run, or has no checkpoint that fits its config.
     """
-    plain = check_config(read_gan_config(workdir), needs_data=False)
+    plain = experiment.check_config(read_gan_config(workdir), needs_data=False)
     part, what = "generator", "generator"
     if plain["task"]["ema_decay"]:
         part, what = "ema", "moving average"
@@ -114,3 +123,102 @@ def load_generator(workdir: Path, *, checkpoint: str = "latest") -> TrainedGener
         check_tree(generator_shapes(model), params, f"checkpoint {folder}")
     sampler = Sampler(model, latent_shape(model, 1)[1:], model.num_classes)
     return TrainedGenerator(sampler, params, plain["seed"])
+
+
+def load_run(
+    workdir: Path,
+    *,
+    checkpoint: str = "latest",
+    features: str | None = None,
+    statistics: str | None = None,
+) -> tuple[experiment.Experiment, Any]:
+    """Builds the run of a workdir, with its data and its features, and restores its state.
+
+    Args:
+        workdir: of a GAN's run.
+        checkpoint: "latest" or "best".
+        features: replaces config.task.features; None: those that the run was trained with.
+        statistics: replaces config.task.statistics; "": none, None: the run's, if `features` are
+            the run's as well.
+
+    Raises:
+        ConfigError: it is no such run, has no checkpoint, or its data or features are missing.
+    """
+    config = read_gan_config(workdir)
+    checkpoint_folder(workdir, checkpoint)  # before the data set is opened
+    config.mesh = {"data": 1, "fsdp": 1}
+    if features is not None:
+        config.task.features = features
+        statistics = statistics or ""
+    if statistics is not None:
+        config.task.statistics = statistics
+    try:
+        run = experiment.build(config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"--compare needs the data set and the features of the run (--grid and --npz do not): "
+            f"{error}"
+        ) from error
+    if run.task.evaluator.embedding is None:
+        raise ConfigError(
+            "--compare needs --features: a classifier's workdir, or Inception-v3's weights"
+        )
+    _, state, _ = restore(run, workdir, checkpoint)
+    return run, state
+
+
+def load_run_with_statistics(
+    workdir: Path, statistics: Path, **options: Any
+) -> tuple[experiment.Experiment, Any]:
+    """Like load_run, with a file of features of the run's real images, written if it is missing.
+
+    Args:
+        workdir: of a GAN's run.
+        statistics: the file.
+        **options: checkpoint and features, as for load_run.
+
+    Raises:
+        ConfigError: the file is of other features or of other images, or cannot be written.
+    """
+    if not statistics.exists():
+        run, _ = load_run(workdir, **options, statistics="")
+        save_statistics(statistics, _measured(run))
+    run, state = load_run(workdir, **options, statistics=str(statistics))
+    found = run.task.evaluator.statistics.protocol
+    expected = real_images(run.data) | floor_images(run.data, run.task.options.neighbors)
+    for key, value in expected.items() if found else ():
+        if (other := found.get(key)) != value:
+            raise ConfigError(
+                f"--statistics={statistics} were taken with {key} {other!r}, not with {value!r}"
+            )
+    return run, state
+
+
+def _measured(run: experiment.Experiment) -> FeatureStatistics:
+    return real_statistics(run.data, run.task.evaluator.embedding, run.task.options.neighbors)
+
+
+def compare(run: experiment.Experiment, state: Any) -> dict[str, Any]:
+    """Returns the metrics of the state, with the distances before training and between the splits.
+
+    Args:
+        run, state: from `load_run` or `load_run_with_statistics`.
+
+    Returns:
+        The metrics of the evaluation; `untrained_frechet_distance`; those of `real_statistics`,
+        unless the run has a file of statistics that lacks them; `split`; `protocol`.
+    """
+    statistics = run.task.evaluator.statistics or _measured(run)
+
+    def found(state):
+        return evaluate(run.eval_step, run.task, state, run.data.eval_batches(), key=run.key)
+
+    final, start = found(state), found(run.init())
+    floor = {k: v for k, v in statistics.protocol.items() if k.startswith("floor.")}
+    return (
+        {"split": run.data.eval_split}
+        | final.metrics
+        | {"untrained_frechet_distance": start.metrics["frechet_distance"]}
+        | statistics.to_judge_by
+        | {"protocol": final.protocol | floor}
+    )

@@ -18,7 +18,6 @@ from data.datasets import Dataset
 from data.pipeline import Data
 from harness.class_lists import assumed_order, check_order
 from harness.errors import input_errors
-from harness.files import local_path
 from inference.explain import create_explainer
 from nest.gradcat import gradcat
 from parallel import sharding
@@ -144,7 +143,7 @@ def classes_in_file(file: str | Path, known: tuple[str, ...] | None) -> tuple[st
         ConfigError: it cannot be read, or has other names.
     """
     with input_errors():
-        names = tuple(read_classes(local_path("--classes", file)))
+        names = tuple(read_classes(file))
         check_order(file, names, known)
     return names
 

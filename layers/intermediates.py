@@ -48,11 +48,14 @@ def as_classes(classes: Any, num_images: int, num_classes: int) -> Array | None:
         return None
     if not isinstance(classes, jax.core.Tracer):
         classes = np.asarray(classes)
-    if classes.shape != (num_images,) or not jnp.issubdtype(classes.dtype, jnp.integer):
+    if classes.ndim != 1 or not jnp.issubdtype(classes.dtype, jnp.integer):
         raise ValueError(
             f"classes are {classes.dtype} {classes.shape}; they must be integers, one for each of "
             f"{num_images} images"
         )
+    if len(classes) != num_images:
+        counts = f"the number of classes is {len(classes)}, of images {num_images}"
+        raise ValueError(f"{counts}: give one class for each image")
     if isinstance(classes, np.ndarray):
         wrong = classes[(classes < 0) | (classes >= num_classes)]
         if len(wrong):

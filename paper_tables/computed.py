@@ -18,7 +18,7 @@ from data.datasets import BUILT_IN
 from harness.arguments import as_height_width, unknown
 from harness.errors import ConfigError
 from harness.overrides import apply_overrides
-from harness.recipes import load_config
+from harness.recipes import recipe_config
 from layers.shared_fields import shared_fields
 from nest.gan.generator import latent_shape
 from paper_tables.tables import ROOT, Column, Row, recipe_of
@@ -42,7 +42,7 @@ def config_of(recipe: str, overrides: Mapping[str, str]) -> ConfigDict:
     Raises:
         ConfigError: the recipe does not exist or fails.
     """
-    config = load_config(str(ROOT / recipe))
+    config = recipe_config(str(ROOT / recipe))
     apply_overrides(config, overrides.items())
     return config
 

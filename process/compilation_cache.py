@@ -5,22 +5,15 @@ import errno
 import hashlib
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 
 import jax
 
 from harness.errors import ConfigError
-from harness.files import local_path
+from harness.files import local_path, user_cache
 
 KEEP_DAYS = 30
-
-
-def _user_cache() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _processor() -> str:
@@ -46,7 +39,7 @@ def keep_compiled_programs(folder: str | None) -> None:
     if folder is None:
         if not jax.config.jax_compilation_cache_dir:
             with contextlib.suppress(OSError, RuntimeError):  # no home, or not ours to write to
-                _keep_in(_user_cache() / "nest_tnt_jax" / _processor())
+                _keep_in(user_cache() / "nest_tnt_jax" / _processor())
     elif folder:
         try:
             _keep_in(local_path("--compilation_cache", folder) / _processor())

@@ -1,15 +1,17 @@
 """Imported first by every script: signals and closed streams are quiet while the rest is imported.
 
-It does something only where a script of this checkout is the process, not in notebooks, tests or
-the loader's worker processes.
+A terminal shows meanwhile that the script has started; a file or a pipe gets a line that says so
+after a second. Something is done only where a script of this checkout is the process, not in
+notebooks, tests or the loader's worker processes.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
 
 from process.signals import NothingToSave, end
-from process.streams import guard_streams
+from process.streams import guard_streams, say_starting
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +24,10 @@ def _is_script() -> bool:
 
 def guard(script: str) -> None:
     """Makes signals and closed streams quiet in this process, a script of that name."""
+    # nest_tnt.py says how it was called; not for the processes that this one starts.
+    sys.argv[0] = os.environ.pop("NEST_TNT_COMMAND", sys.argv[0])
     guard_streams()
+    say_starting(f"{sys.argv[0]}: starting ...")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until harness/commandline.py takes over, and again once it is done.
         signal.signal(signal.SIGINT, lambda number, _: end(number))

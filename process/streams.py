@@ -27,6 +27,10 @@ _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # EIO: of a terminal
 _needed: set[int] = set()  # numbers of the files without which the script ends
 _said: set[int] = set()
 
+SECONDS_TO_START = 1.0  # after which a file or a pipe is told that a script starts
+_is_starting = False  # on a terminal
+_telling: threading.Timer | None = None  # for a file or a pipe
+
 SECONDS_FOR_READERS = 2.0  # that a process which ends waits for them
 _writing = threading.Lock()  # two threads might both find room for one
 _hurries = threading.Event()
@@ -139,6 +143,40 @@ def guard_streams() -> None:
 
 def _buffered(number: int) -> io.BufferedWriter:
     return io.BufferedWriter(_Unfailing(number, "w", closefd=False))
+
+
+def say_starting(words: str) -> None:
+    """Says that a script starts, until something else is said: importing takes seconds.
+
+    A terminal shows the words at once; a file or a pipe gets a line if nothing else comes for
+    SECONDS_TO_START.
+    """
+    global _is_starting, _telling
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        _is_starting = True
+        sys.stderr.write(f"{words}\r")  # whatever comes begins in their place
+        sys.stderr.flush()
+        return
+
+    def tell() -> None:  # past Python's stream: the interpreter may be about to end
+        with contextlib.suppress(OSError):
+            os.write(2, f"{words}\n".encode("utf-8", "replace"))
+
+    _telling = threading.Timer(SECONDS_TO_START, tell)
+    _telling.daemon = True
+    _telling.start()
+
+
+def end_starting() -> None:
+    """Erases the words of `say_starting`, or keeps them from being said."""
+    global _is_starting, _telling
+    if _telling:
+        _telling.cancel()
+        _telling = None
+    if _is_starting:
+        _is_starting = False
+        sys.__stderr__.write("\x1b[K")
+        sys.__stderr__.flush()
 
 
 def go_on_without_output() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 
 from harness.errors import escaped
+from process.streams import end_starting
 
 # What a progress bar of tqdm writes, each in a call of its own or before a line.
 _BAR = re.compile("\r?(?:(?:\x1b\\[A)+|[\n ]*)\r?")
@@ -28,6 +29,7 @@ class EscapingStream:
 
     def write(self, text: str) -> int:
         """Writes a text; the movements of a progress bar are left as they are."""
+        end_starting()
         bar = _BAR.match(text)[0] if self._has_bars and self._stream.isatty() else ""
         if len(bar) < len(text):
             bar = bar[: bar.startswith("\r")]  # of a longer text only the way to its start

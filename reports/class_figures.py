@@ -64,11 +64,12 @@ def _name_axis(axis: Any, names: Sequence[str]) -> None:
 
 def class_table(evaluation: Evaluation) -> Table:
     """Lists the numbers of each class."""
-    last = "average_precision" if evaluation.numbers["multi_label"] else "top5_accuracy"
-    titles = ["class", "images", "accuracy", "precision", "F1", last.replace("_", " ")]
+    more = [key for key in ("top5_accuracy", "average_precision") if key in evaluation.classes[0]]
+    titles = ["class", "images", "accuracy", "precision", "F1"]
+    titles += [key.replace("_", " ") for key in more]
     rows = []
     for row in evaluation.classes:
-        shares = [row[key] for key in ("recall", "precision", "f1", last)]
+        shares = [row[key] for key in ("recall", "precision", "f1", *more)]
         confused = ""
         if row["confused_with"] is not None:
             other = evaluation.names[row["confused_with"]]

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 
 from harness.errors import printable
-from inference.explain import check_method, methods_of
+from inference.explain import auto_method, check_method, methods_of
 from inference.pictures.overlay import TITLES
 from inference.pictures.style import COLOURS, SEQUENTIAL, to_unit
 from reports.class_figures import answer_lines, shrunk
@@ -30,11 +30,10 @@ def chosen_methods(trained: TrainedRun, wanted: str) -> tuple[str, ...]:
     model, size = trained.run.task.model, trained.run.data.height_and_width
     if wanted == "none":
         return ()
-    if wanted in ("auto", "all"):
-        fitting = methods_of(model, size)
-        if wanted == "all":
-            return fitting
-        return tuple(name for name in ("gradcat", "gradcam") if name in fitting)[:1] or fitting[:1]
+    if wanted == "auto":
+        return (auto_method(model, size),) if methods_of(model, size) else ()
+    if wanted == "all":
+        return methods_of(model, size)
     names = tuple(name.strip() for name in wanted.split(","))
     for name in names:
         check_method(name, model, size)

@@ -8,10 +8,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from harness.errors import ConfigError
-from harness.recipes import ROOT, find_recipe, load_config
+from harness.recipes import ROOT, find_recipe
 from training.experiment import check_config
 from training.trained_run import in_few_words
 from workdirs.comparison import config_changes
+from workdirs.config_file import load_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,4 +81,8 @@ def recipe_of(command: Any) -> str:
 
 def command_line(command: Any) -> str:
     """Returns a command as one types it."""
-    return shlex.join(["python", *map(str, command)]) if isinstance(command, list) else ""
+    if not isinstance(command, list) or not command:
+        return ""
+    script, *rest = map(str, command)
+    start = script.split() if script.startswith("nest-tnt ") else ["python", script]
+    return shlex.join([*start, *rest])

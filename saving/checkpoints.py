@@ -46,6 +46,7 @@ class Checkpoints:
             otherwise as "".
         best_mode: "max" or "min"; None: "min" for losses and distances, "max" for the others.
         is_good: of the Task: the states that it refuses are not saved. None: all are good.
+        measured_with: what evaluations depend on; a best checkpoint of other ones is none.
         read_only: never write or delete (evaluation of a run that may still be going on).
     """
 
@@ -57,13 +58,14 @@ class Checkpoints:
         best_metric: str | None = "top1_accuracy",
         best_mode: Literal["max", "min"] | None = "max",
         is_good: Callable[[Any], jax.Array] | None = None,
+        measured_with: dict[str, Any] | None = None,
         read_only: bool = False,
     ):
         if best_mode is None:
             best_mode = "min" if (best_metric or "").endswith(LOWER_IS_BETTER) else "max"
         self.best_metric, self.best_sign = best_metric, 1 if best_mode == "max" else -1
         self._is_good = jax.jit(is_good) if is_good else lambda state: True
-        self._read_only = read_only
+        self._measured_with, self._read_only = measured_with or {}, read_only
         self._workdir = run_path("workdir", workdir)
         self._folder = self._workdir / "checkpoints"
         self._newest = None  # step saved or restored last
@@ -137,7 +139,8 @@ class Checkpoints:
         if not bool(self._is_good(state)):
             return
         best = {"metric": self.best_metric, "value": value}
-        self._best.write(step, state, loop | {"best_value": value}, sums, best)
+        loop = loop | {"best_value": value, "measured_with": self._measured_with}
+        self._best.write(step, state, loop, sums, best)
         self._best_known = step, value
 
     def best(self, steps_per_epoch: float) -> dict[str, float]:
@@ -163,7 +166,11 @@ class Checkpoints:
         for step in reversed(step_files.steps_in(self._folder / "best")):
             folder = self._folder / "best" / str(step)
             try:
-                return step, read_best_value(folder)
+                value, before = read_best_value(folder)
+                if all(before.get(k, now) == now for k, now in self._measured_with.items()):
+                    return step, value
+                self._say(f"{folder} was the best of other evaluations; the next one replaces it")
+                return None
             except DamagedCheckpoint as damage:
                 then = "; the next evaluation's takes its place as the best, though it may be worse"
                 self._set_aside("best", step, str(damage), then)

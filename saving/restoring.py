@@ -162,8 +162,10 @@ def find_difference(
     return None
 
 
-def read_best_value(step: Path) -> float:
-    """Returns the metric of a best checkpoint; its arrays are not read, but their files are.
+def read_best_value(step: Path) -> tuple[float, dict[str, Any]]:
+    """Returns the metric of a best checkpoint, and what it was measured with.
+
+    Its arrays are not read, but their files are.
 
     Raises:
         DamagedCheckpoint: it is not as it was saved.
@@ -178,7 +180,7 @@ def read_best_value(step: Path) -> float:
     damage = find_difference(step, arrays, True, None, loop, record) or best_differs(loop, record)
     if damage:
         raise DamagedCheckpoint(damage)
-    return loop["best_value"]
+    return loop["best_value"], loop.get("measured_with", {})
 
 
 def best_differs(loop: dict[str, Any], record: dict[str, Any] | None) -> str | None:

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from harness.errors import ConfigError
 from harness.overrides import apply_overrides
-from harness.recipes import load_config
 from sweeps.runs import Run
 from training import experiment
+from workdirs.config_file import load_config
 
 _SHOWN = 5
 
@@ -42,8 +42,8 @@ def check_runs(runs: Iterable[Run]) -> None:
             # The seed decides nothing that can fail, and the mesh is that of other devices.
             same = json.dumps({**plain, "seed": 0, "mesh": {}}, sort_keys=True, default=str)
             if same not in built:
-                config.mesh = {"data": -1, "fsdp": 1}
-                experiment.build(config)
+                mesh = {"data": -1, "fsdp": 1}
+                experiment.build(config, plain=plain | {"mesh": mesh})
                 built.add(same)
         except ConfigError as error:
             problems.setdefault(str(error), []).append(run.name)

@@ -19,7 +19,7 @@ from zoo.registry import create_model
 ALL_BUT_HEAD = ("^(?!head/)",)  # what config.task.linear_probe freezes
 # Arguments of Classification that the code gives, not the config.
 FROM_PARTS = (
-    *("model", "optimizer", "schedule", "freeze", "device_augment"),
+    *("model", "optimizer", "freeze", "device_augment"),
     *("image_shape", "num_classes", "multi_label", "answers", "mean", "std"),
 )
 
@@ -57,7 +57,7 @@ def build_classification(
         raise ConfigError(problem("config.data.batch_size", steps.batch_size, what, allowed))
     model = create_model(**config["model"], num_classes=data.num_classes)
     freeze += ALL_BUT_HEAD if task["linear_probe"] else ()
-    optimizer, schedule = create_optimizer(
+    optimizer = create_optimizer(
         **config["optimizer"] | {"freeze": freeze},
         model=model,
         batch_size=steps.batch_size,
@@ -68,7 +68,6 @@ def build_classification(
     return Classification(
         model=model,
         optimizer=optimizer,
-        schedule=schedule,
         image_shape=data.image_shape,
         num_classes=data.num_classes,
         multi_label=data.dataset.multi_label,

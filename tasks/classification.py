@@ -15,9 +15,10 @@ from harness.arguments import check_range, problem
 from harness.trees import select
 from tasks.ema import ParameterEma
 from tasks.losses import Loss, loss_of, targets_of
-from tasks.metrics import ClassificationMetrics, MultiLabelMetrics, is_first
-from tasks.optimizers import trainable_mask
+from tasks.metrics import FewClassesMetrics, MultiLabelMetrics, classification_metrics, is_first
+from tasks.optimizers import Optimizer, trainable_mask
 from tasks.protocol import Evaluation, Task
+from tasks.schedules import Schedule
 from tasks.skipping import skip_update
 
 
@@ -52,7 +53,7 @@ class Classification(Task):
 
     Attributes:
         model: `model.apply(variables, images, train=...)` gives logits [b, num_classes].
-        optimizer, schedule: from create_optimizer.
+        optimizer: from create_optimizer.
         image_shape: (h, w, c) of an image.
         num_classes: of the targets.
         multi_label: whether an image has several labels: a batch's is then [b, num_classes] of 0
@@ -81,8 +82,7 @@ class Classification(Task):
     """
 
     model: nn.Module = dataclasses.field()  # required, though Task's default is None
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
+    optimizer: Optimizer
     image_shape: tuple[int, int, int]
     num_classes: int
     mean: tuple[float, ...]
@@ -104,13 +104,25 @@ class Classification(Task):
         if self.ema_warmup and not self.ema.decay:
             raise ValueError(problem("config.task.ema_warmup", True, "needs config.task.ema_decay"))
 
-    @property
-    def metrics(self) -> type[ClassificationMetrics | MultiLabelMetrics]:
-        return MultiLabelMetrics if self.multi_label else ClassificationMetrics
+    def metrics(self, num_compared: int) -> type[FewClassesMetrics | MultiLabelMetrics]:
+        """Returns the metrics of an evaluation that compares the logits of so many classes."""
+        return MultiLabelMetrics if self.multi_label else classification_metrics(num_compared)
 
     @property
     def ema(self) -> ParameterEma:
         return ParameterEma(self.ema_decay, self.ema_warmup)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.hyperparameters, "ema": self.ema.hyperparameters}
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        return {"config.optimizer": self.optimizer.schedule}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.optimizer.notes
 
     def init(self, key: jax.Array) -> TrainState:
         images = jnp.zeros((1, *self.image_shape), jnp.float32)
@@ -125,22 +137,25 @@ class Classification(Task):
             ema=self.ema.init(params),
         )
 
-    def train_step(self, state: TrainState, batch, key: jax.Array):
+    def train_step(self, state: TrainState, batch, key: jax.Array, hyperparameters):
         batch, key = self.augmented(batch, state.step, key)
         grads, model_state, metrics = self._accumulated_gradients(state, batch, key)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        of_optimizer = hyperparameters["optimizer"]
+        updates, opt_state = self.optimizer.update(
+            grads, state.opt_state, state.params, of_optimizer
+        )
         trained = self.trainable(state)
         params = select(trained, optax.apply_updates(state.params, updates), state.params)
         metrics |= {
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": self.schedule(state.step),
+            "learning_rate": self.optimizer.learning_rate(state.step, of_optimizer),
         }
         state = TrainState(
             step=state.step + 1,
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            ema=self.ema.update(state.ema, params, state.step, trained),
+            ema=self.ema.update(state.ema, params, state.step, trained, hyperparameters["ema"]),
         )
         return state, metrics
 
@@ -154,15 +169,16 @@ class Classification(Task):
             variables = {"params": params, **state.model_state}
             logits = self.model.apply(variables, images, train=False)
             chex.assert_shape(logits, (None, self.num_classes))
-            compared = {name: logits}
+            compared = {name: (logits, self.num_classes)}
             if self.answers is not None:
                 is_answer = jnp.isin(jnp.arange(self.num_classes), jnp.asarray(self.answers))
                 compared = {
-                    name: jnp.where(is_answer, logits, -jnp.inf),
-                    f"{name}_among_all": logits,
+                    name: (jnp.where(is_answer, logits, -jnp.inf), len(self.answers)),
+                    f"{name}_among_all": (logits, self.num_classes),
                 }
-            for key, values in compared.items():
-                sums[key] = self.metrics.of(values, batch["label"], batch["mask"], self.loss)
+            for key, (values, count) in compared.items():
+                kind = self.metrics(count)
+                sums[key] = kind.of(values, batch["label"], batch["mask"], self.loss)
         return sums, ()
 
     def summarize(self, sums, rows) -> Evaluation:
@@ -175,7 +191,7 @@ class Classification(Task):
         return Evaluation(metrics)
 
     def metric_names(self) -> tuple[str, ...]:
-        names = tuple(self.metrics.__annotations__)
+        names = tuple(self.metrics(len(self.answers or range(self.num_classes))).__annotations__)
         return names + tuple(f"ema_{name}" for name in names if self.ema.decay)
 
     def parameters(self, state: TrainState):

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from harness.arguments import check_range
 from harness.trees import select
@@ -32,7 +32,22 @@ class ParameterEma:
         """Returns the average at step 0, None when off."""
         return jax.tree.map(jnp.copy, params) if self.decay else None
 
-    def update(self, ema: Any, params: Any, step: jax.Array, trained: Any) -> Any:
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The numbers that a compiled step gets as values; {} when off."""
+        if not self.decay:
+            return {}
+        rate = 1.0 - self.decay  # of a float32 it would be off by one in ten thousand
+        return {"rate": np.float32(rate), "kept": np.float32(1.0 - rate)}
+
+    def update(
+        self,
+        ema: Any,
+        params: Any,
+        step: jax.Array,
+        trained: Any,
+        hyperparameters: dict[str, Any] | None = None,
+    ) -> Any:
         """Returns the next average.
 
         Args:
@@ -40,12 +55,20 @@ class ParameterEma:
             params: the new parameters.
             step: number of updates made before this one.
             trained: tree of bools; where it is False, the average stays bit-for-bit unchanged.
+            hyperparameters: values of a compiled step; None: its own.
         """
         if not self.decay:
             return None
-        return select(trained, optax.incremental_update(params, ema, self.rate(step)), ema)
+        rate, kept = self.shares(step, hyperparameters)
+        average = jax.tree.map(lambda new, old: rate * new + kept * old, params, ema)
+        return select(trained, average, ema)
 
-    def rate(self, step: jax.Array) -> jax.Array | float:
-        """Returns the share of the new parameters, 1 - decay, in update number `step`."""
-        rate = 1.0 - self.decay  # in float32 it would be off by one in ten thousand
-        return jnp.maximum(rate, 9.0 / (10.0 + step)) if self.warmup else rate
+    def shares(
+        self, step: jax.Array, hyperparameters: dict[str, Any] | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the shares of the new parameters, 1 - decay, and of the average; see `update`."""
+        given = self.hyperparameters if hyperparameters is None else hyperparameters
+        if not self.warmup:
+            return given["rate"], given["kept"]
+        rate = jnp.maximum(given["rate"], 9.0 / (10.0 + step))
+        return rate, 1.0 - rate

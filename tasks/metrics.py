@@ -1,6 +1,7 @@
 """Metrics of a classifier's evaluation, and averages of scalars for the training log.
 
-To add a metric to evaluation, add a line to ClassificationMetrics or MultiLabelMetrics.
+To add a metric to evaluation, add a line to ClassificationMetrics (and
+FewClassesMetrics) or MultiLabelMetrics.
 """
 
 import math
@@ -59,8 +60,10 @@ class _Metrics(Collection):
 
 
 @flax.struct.dataclass
-class ClassificationMetrics(_Metrics):
+class FewClassesMetrics(_Metrics):
     """The metrics of an evaluation; a field is the name that train.py and evaluate.py report.
+
+    The label is always among the five likeliest of five classes or fewer: no metric says so.
 
     Each is a sum and a count over examples, so that batches, devices and hosts merge by adding and
     every example counts once. `from_output` and `from_fun` see the values that `of` makes per
@@ -69,12 +72,11 @@ class ClassificationMetrics(_Metrics):
 
     loss: Average.from_output("loss")
     top1_accuracy: Average.from_fun(lambda rank, **_: rank < 1)
-    top5_accuracy: Average.from_fun(lambda rank, **_: rank < 5)
 
     @classmethod
     def of(
         cls, logits: jax.Array, labels: jax.Array, mask: jax.Array, loss: Loss = "softmax"
-    ) -> "ClassificationMetrics":
+    ) -> "FewClassesMetrics":
         """Returns the metrics of a batch.
 
         Args:
@@ -96,6 +98,23 @@ class ClassificationMetrics(_Metrics):
             rank=label_rank(logits, labels),
             mask=mask,
         )
+
+
+@flax.struct.dataclass
+class ClassificationMetrics(FewClassesMetrics):
+    """The metrics of an evaluation with more than five classes; see FewClassesMetrics.
+
+    clu reads the annotations of the class itself alone, so that those above are repeated.
+    """
+
+    loss: Average.from_output("loss")
+    top1_accuracy: Average.from_fun(lambda rank, **_: rank < 1)
+    top5_accuracy: Average.from_fun(lambda rank, **_: rank < 5)
+
+
+def classification_metrics(num_classes: int) -> type[FewClassesMetrics]:
+    """Returns the metrics of an evaluation that compares so many classes."""
+    return ClassificationMetrics if num_classes > 5 else FewClassesMetrics
 
 
 def _loss_of_compared(logits: jax.Array, labels: jax.Array, loss: Loss) -> jax.Array:

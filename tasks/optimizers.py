@@ -1,15 +1,19 @@
 """Optimizers and learning-rate schedules, composed from optax."""
 
+import dataclasses
 import re
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
+import numpy as np
 import optax
 from flax import linen as nn
 
 from harness.arguments import check_range, problem
 from harness.trees import flatten, path_name
 from tasks.layer_decay import layer_multipliers
+from tasks.schedules import Kind, Schedule, create_schedule
 
 SECTION = "config.optimizer"  # that a message is about, by default
 # Arguments of create_optimizer that the code gives, not the config.
@@ -74,54 +78,41 @@ def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
     )
 
 
-def create_schedule(
-    *,
-    kind: Literal["cosine", "linear", "constant", "steps"],
-    peak: float,
-    final: float,
-    warmup_steps: int,
-    total_steps: int,
-    start: float = 0.0,
-    decay_from: Literal["warmup", "start"] = "warmup",
-    cooldown_steps: int = 0,
-    drops: tuple[int, ...] = (),
-    drop_factor: float = 1.0,
-) -> optax.Schedule:
-    """Linear warm-up from `start` to `peak`, then `kind` from there to `final`, then `final`.
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """A gradient transformation whose hyperparameters a compiled step gets as values.
 
-    The first update (count 0) uses the value of step 1, as the official NesT code does: warm-up
-    never wastes a step on rate 0, and the last update of a cosine to 0 does nothing.
-
-    Args:
-        kind: "cosine", "linear", "constant", or "steps": constant between the drops.
-        peak, final, start: learning rates; "constant" and "steps" ignore `final`.
-        warmup_steps, total_steps, cooldown_steps: in updates; warm-up and cool-down together are
-            shorter than the run.
-        decay_from: where "cosine" and "linear" count from: the end of the warm-up, or the start of
-            the run, so that the warm-up stands in for their first part.
-        drops, drop_factor: of "steps": the numbers of the updates after each of which the rate is
-            multiplied by the factor.
-
-    Returns:
-        Function from the number of updates made so far to the learning rate.
-
-    Reference: official libml/utils.py, get_learning_rate; decay_from="start" and the cool-down:
-    timm 0.3, scheduler/cosine_lr.py (without warmup_prefix) and scheduler_factory.py.
+    Attributes:
+        transformation: makes it from hyperparameters; the form of its state does not depend on
+            them.
+        schedule: of its learning rate.
+        hyperparameters: name -> float32 scalar; "schedule": those of the schedule.
+        notes: what a person should know.
     """
-    skipped = warmup_steps if decay_from == "start" else 0  # of the decay, by the warm-up
-    decay_steps = total_steps - cooldown_steps - (warmup_steps - skipped)
-    decay = {
-        "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=final / peak),
-        "linear": optax.linear_schedule(peak, final, decay_steps),
-        "constant": optax.constant_schedule(peak),
-        "steps": optax.piecewise_constant_schedule(
-            peak, {drop + 1 - (warmup_steps - skipped): drop_factor for drop in drops}
-        ),
-    }[kind]
-    warmup = optax.linear_schedule(start, peak, warmup_steps)
-    after = decay if not skipped else lambda step: decay(step + skipped)
-    joined = optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else decay
-    return lambda count: joined(count + 1)
+
+    transformation: Callable[[dict[str, Any]], optax.GradientTransformation]
+    schedule: Schedule
+    hyperparameters: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def init(self, params: Any) -> Any:
+        """Returns the state of step 0."""
+        return self.transformation(self.hyperparameters).init(params)
+
+    def update(self, grads: Any, state: Any, params: Any, hyperparameters: Any = None):
+        """Returns the updates and the next state.
+
+        Args:
+            grads, state, params: as those of optax.
+            hyperparameters: values of a compiled step; None: its own.
+        """
+        given = self.hyperparameters if hyperparameters is None else hyperparameters
+        return self.transformation(given).update(grads, state, params)
+
+    def learning_rate(self, count: jax.Array | int, hyperparameters: Any = None) -> jax.Array:
+        """Returns the learning rate after `count` updates; see `update`."""
+        given = self.hyperparameters if hyperparameters is None else hyperparameters
+        return self.schedule(count, given["schedule"])
 
 
 def create_optimizer(
@@ -129,7 +120,7 @@ def create_optimizer(
     name: Literal["adamw", "sgd"] = "adamw",
     base_lr: float,
     reference_batch: int | None = None,
-    schedule: Literal["cosine", "linear", "constant", "steps"] = "cosine",
+    schedule: Kind = "cosine",
     warmup_epochs: float = 0.0,
     warmup_lr: float = 0.0,
     decay_from: Literal["warmup", "start"] = "warmup",
@@ -152,15 +143,21 @@ def create_optimizer(
     steps_per_epoch: float,
     total_steps: int,
     section: str = SECTION,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> Optimizer:
     """Creates the optimizer of a recipe; the config's section `optimizer` are its arguments.
+
+    Compiled programs get the rates, the epochs, step_factor, weight_decay, eps and momentum as
+    values: others of them need no new program. The rest are constants: 1 - b2 of a float32 would be
+    off by one in a hundred thousand, and XLA rounds otherwise where it does not know that
+    grad_clip_norm is 1.
 
     Args:
         name: "adamw" or "sgd". Arguments of the other one have no effect.
         base_lr: learning rate after warm-up at `reference_batch`.
         reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
         schedule: "cosine" or "linear" to final_lr, "constant", or "steps" down at step_epochs.
-        warmup_epochs: epochs of linear warm-up, the first of the run.
+        warmup_epochs: epochs of linear warm-up, the first of the run. Where warm-up and cool-down
+            do not fit into the run, each has a tenth of it at most, which a note says.
         warmup_lr: rate that it starts from, scaled like base_lr.
         decay_from: "warmup": "cosine" and "linear" start after the warm-up; "start": they count
             from the start of the run, and the warm-up replaces their first epochs, as in timm.
@@ -185,9 +182,6 @@ def create_optimizer(
         batch_size: global batch.
         steps_per_epoch, total_steps: in updates.
         section: of the config, for messages.
-
-    Returns:
-        The gradient transformation, and the schedule (for logging).
 
     Raises:
         ValueError: impossible values.
@@ -215,16 +209,18 @@ def create_optimizer(
     if nesterov and not momentum:
         raise ValueError(problem(f"{section}.nesterov", True, f"needs {section}.momentum above 0"))
     warmup_steps = round(warmup_epochs * steps_per_epoch)
-    if warmup_steps >= total_steps:
-        what = f"{warmup_steps} steps of warm-up in a run of {total_steps}"
-        allowed = f"below {total_steps / steps_per_epoch:g} epochs"
-        raise ValueError(problem(f"{section}.warmup_epochs", warmup_epochs, what, allowed))
     cooldown_steps = round(cooldown_epochs * steps_per_epoch)
+    notes = []
     if warmup_steps + cooldown_steps >= total_steps:
-        what = f"{cooldown_steps} steps of cool-down in a run of {total_steps}"
-        what += f", {warmup_steps} of them warm-up" if warmup_steps else ""
-        allowed = f"below {(total_steps - warmup_steps) / steps_per_epoch:g} epochs"
-        raise ValueError(problem(f"{section}.cooldown_epochs", cooldown_epochs, what, allowed))
+        tenth = total_steps // 10
+        for key, steps in (("warmup_epochs", warmup_steps), ("cooldown_epochs", cooldown_steps)):
+            if steps > tenth:
+                where = "first" if key == "warmup_epochs" else "last"
+                how = f"shortened from {steps} steps to the {where} {tenth}, a tenth"
+                how = f"{how} of a run of {total_steps}, in which they do not fit"
+                left_out = f"left out: {steps} steps do not fit into a run of {total_steps}"
+                notes.append(f"{section}.{key} is {how if tenth else left_out}")
+        warmup_steps, cooldown_steps = min(warmup_steps, tenth), min(cooldown_steps, tenth)
     drops = tuple(round(epoch * steps_per_epoch) for epoch in step_epochs)
     bounds = (warmup_steps, *drops, total_steps)
     if schedule == "steps" and (not drops or sorted(set(bounds)) != list(bounds)):
@@ -245,27 +241,41 @@ def create_optimizer(
         drop_factor=step_factor,
     )
 
-    def mask(params):
-        return decay_mask(params, decay_exclude, section)
+    values = {"weight_decay": weight_decay}
+    values |= {"adamw": {"eps": eps}, "sgd": {"momentum": momentum}}[name]
 
-    clip = [] if not grad_clip_norm else [optax.clip_by_global_norm(grad_clip_norm)]
-    l2 = optax.add_decayed_weights(weight_decay, mask=mask)
-    adamw = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
-    sgd = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
-    optimizer = optax.chain(*{"adamw": (*clip, adamw), "sgd": (l2, *clip, sgd)}[name])
-    if layer_decay:
-        by_layer = optax.stateless(
-            lambda updates, _: optax.tree.mul(
-                updates, layer_multipliers(model, updates, layer_decay)
+    def transformation(given: dict[str, Any]) -> optax.GradientTransformation:
+        def mask(params):
+            return decay_mask(params, decay_exclude, section)
+
+        def rate(count):
+            return learning_rate(count, given["schedule"])
+
+        clip = [optax.clip_by_global_norm(grad_clip_norm)] if grad_clip_norm else []
+        decay = {"weight_decay": given["weight_decay"], "mask": mask}
+        if name == "adamw":
+            steps = [*clip, optax.adamw(rate, b1=b1, b2=b2, eps=given["eps"], **decay)]
+        else:
+            l2, sgd = optax.add_decayed_weights(**decay), optax.sgd
+            steps = [l2, *clip, sgd(rate, momentum=given["momentum"], nesterov=nesterov)]
+        optimizer = optax.chain(*steps)
+        if layer_decay:
+            by_layer = optax.stateless(
+                lambda updates, _: optax.tree.mul(
+                    updates, layer_multipliers(model, updates, layer_decay)
+                )
             )
-        )
-        optimizer = optax.chain(optimizer, by_layer)
-    if freeze:  # not optax.masked, which lets the gradients of the others through as updates
-        optimizer = optax.partition(
-            {"trained": optimizer, "frozen": optax.set_to_zero()},
-            lambda params: jax.tree.map(
-                lambda trained: "trained" if trained else "frozen",
-                trainable_mask(params, freeze, section),
-            ),
-        )
-    return optimizer, learning_rate
+            optimizer = optax.chain(optimizer, by_layer)
+        if freeze:  # not optax.masked, which lets the gradients of the others through as updates
+            optimizer = optax.partition(
+                {"trained": optimizer, "frozen": optax.set_to_zero()},
+                lambda params: jax.tree.map(
+                    lambda trained: "trained" if trained else "frozen",
+                    trainable_mask(params, freeze, section),
+                ),
+            )
+        return optimizer
+
+    hyperparameters = {key: np.float32(value) for key, value in values.items()}
+    hyperparameters["schedule"] = learning_rate.numbers
+    return Optimizer(transformation, learning_rate, hyperparameters, tuple(notes))

@@ -6,7 +6,8 @@ these methods and never looks inside the state.
 
 import abc
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ import numpy as np
 from clu.metrics import Collection, Metric
 
 from tasks.metrics import check_finite
+from tasks.schedules import Schedule
 
 State = Any  # any pytree of arrays
 Batch = dict[str, jax.Array]
@@ -42,16 +44,25 @@ class Task(abc.ABC):
 
     Attributes:
         model: whose weights files `with_variables` takes; None: there are no such files.
+        hyperparameters: pytree of NumPy scalars that train_step gets, as values rather than
+            constants of the compiled program: others of the same form need no new one.
+        schedules: section of the config -> the learning rate that it asks for.
+        notes: what a person should know when the run starts.
     """
 
     model: nn.Module | None = None
+    hyperparameters: Any = ()
+    schedules: Mapping[str, Schedule] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> State:
         """Returns the state of step 0."""
 
     @abc.abstractmethod
-    def train_step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, Scalars]:
+    def train_step(
+        self, state: State, batch: Batch, key: jax.Array, hyperparameters: Any
+    ) -> tuple[State, Scalars]:
         """Returns the next state and the scalars to log.
 
         A loss and the gradient's norm belong to the scalars: if they are not finite, the run stops
@@ -62,6 +73,7 @@ class Task(abc.ABC):
             batch: arrays with the global batch as leading axis.
             key: the run's key, the same at each step; the task folds its step counter in, so that
                 the randomness of a step needs no storage and resuming is exact.
+            hyperparameters: the task's, on the devices.
         """
 
     @abc.abstractmethod

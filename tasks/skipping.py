@@ -44,8 +44,8 @@ def skipping(train_step: Callable, skip: Callable) -> Callable:
         Its scalars have one more: skipped_updates, 0 or 1.
     """
 
-    def step(state, batch, key):
-        updated, scalars = train_step(state, batch, key)
+    def step(state, batch, key, hyperparameters):
+        updated, scalars = train_step(state, batch, key, hyperparameters)
         inexact = [x for x in scalars.values() if jnp.issubdtype(x.dtype, jnp.inexact)]
         is_finite = jnp.stack([jnp.isfinite(x) for x in inexact]).all()
         state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, skip(state))

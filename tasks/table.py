@@ -6,11 +6,16 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from data.augment import mixing
 from data.pipeline import Data
 from harness.steps import Steps
 from tasks.build_classification import build_classification, check_classification
+from tasks.classification import Classification
 from tasks.gan.build import GAN_SECTIONS, build_gan, check_gan
+from tasks.gan.options import GanOptions
+from tasks.optimizers import create_optimizer
 from tasks.protocol import Task
+from zoo.registry import create_discriminator, create_generator, create_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +26,15 @@ class TaskBuilder:
         sections: names of the sections that only this kind has.
         check: checks its sections and `task` without its name; returns them with their defaults.
         build: makes the Task.
+        functions: section -> what documents its keys: a function or class, or the module that has
+            one for each key.
         optional: sections that may be absent, as in runs older than the section: then empty.
     """
 
     sections: tuple[str, ...]
     check: Callable[[dict[str, Any]], dict[str, Any]]
     build: Callable[[dict[str, Any], Data, Steps, Mesh], Task]
+    functions: dict[str, Any]
     optional: tuple[str, ...] = ()
 
 
@@ -35,7 +43,24 @@ TASKS = {
         sections=("model", "optimizer", "device_augment"),
         check=check_classification,
         build=build_classification,
+        functions={
+            "model": create_model,
+            "device_augment": mixing,
+            "optimizer": create_optimizer,
+            "task": Classification,
+        },
         optional=("device_augment",),
     ),
-    "gan": TaskBuilder(sections=GAN_SECTIONS, check=check_gan, build=build_gan),
+    "gan": TaskBuilder(
+        sections=GAN_SECTIONS,
+        check=check_gan,
+        build=build_gan,
+        functions={
+            "generator": create_generator,
+            "discriminator": create_discriminator,
+            "generator_optimizer": create_optimizer,
+            "discriminator_optimizer": create_optimizer,
+            "task": GanOptions,
+        },
+    ),
 }

@@ -90,6 +90,8 @@ def run_script(monkeypatch, capsys):
 
     def run(script, *arguments):
         """Returns the exit code, stdout and stderr."""
+        import process.first  # noqa: F401 - first in a script, it would take over this process
+
         app.define_help_flags()  # once for all: absl does not define them again
         capsys.readouterr()
         with monkeypatch.context() as patch, flagsaver.flagsaver():

@@ -26,15 +26,22 @@ ALLOWED = {
     "data.sources": ("harness", "data.images"),
     "data.augment": ("harness",),
     "data": ("harness", "process", "data.sources", "data.augment"),
-    "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS),
+    "zoo.released": ("harness",),
+    "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
-        *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.skipping"),
+        *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.schedules"),
+        "tasks.skipping",
     ),
     "tasks": (*FLOOR, "kernels", *MODELS, "data", "data.augment", "zoo", "tasks.gan"),
     "saving": (*FLOOR, "zoo"),
-    "training": (*FLOOR, "kernels", "data", "data.augment", "zoo", "tasks", "saving"),
+    "training": (
+        *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "saving"),
+    ),
+    "preview": (
+        *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "training"),
+    ),
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
 ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")

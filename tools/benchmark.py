@@ -20,7 +20,7 @@ widths, depths, heads and parameters, whose attention covers the whole image at 
 
 forward, train: images/s of a model in evaluation, or of its train step (forward, loss, backward,
 AdamW), with compile time, memory, multiply-adds and, on chips whose peak is known
-(benchmarks/chips.py), the utilization: images/s x 2 (train: 6) x multiply-adds / peak. The batch
+(benchmarks/machine.py), the utilization: images/s x 2 (train: 6) x multiply-adds / peak. The batch
 lies on the device; with --config, train is the recipe's own step with its loader, on images made
 here or with --data=own on its data set, and the share of time waiting for input is shown. No model
 has drop path unless --fields or the recipe say so. --against: plain (kernels="plain"), timm (eager
@@ -61,6 +61,7 @@ from harness import commandline
 from harness.arguments import as_field, problem
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path, write_text
+from preview.recipe_flag import define_config_flag
 from zoo.cost_tables import default_num_classes
 from zoo.registry import DTYPES, create_generator
 
@@ -191,7 +192,7 @@ COMMANDS = {
 
 
 def define_flags() -> None:
-    commandline.define_config_flag()
+    define_config_flag()
     flags.DEFINE_enum("data", "made", ["made", "own"], "Made-up images, or the recipe's own.")
     flags.DEFINE_string("generator", "nest_generator_base_s64_64", "Name of the generator.")
     flags.DEFINE_string("model", None, "Name of a model, for forward and train.")
@@ -224,4 +225,4 @@ def main(args: flags.FlagValues, command: str) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, arguments=("command",))
+    commandline.run(define_flags, main, arguments=("|".join(COMMANDS),))

@@ -49,11 +49,12 @@ from harness.arguments import as_field, problem
 from harness.errors import ConfigError, input_errors
 from harness.files import check_writable, local_path
 from inference.flags import as_image_size
+from preview.recipe_flag import define_config_flag
 from zoo.cost_tables import default_num_classes
 
 
 def define_flags() -> None:
-    commandline.define_config_flag()
+    define_config_flag()
     flags.DEFINE_string("topology", None, "h100, or a TPU slice such as v5e:4x4.")
     flags.DEFINE_string("model", None, "A model without a recipe.")
     flags.DEFINE_multi_string("fields", [], "Field of --model, e.g. remat=dots.")
@@ -149,7 +150,7 @@ def recipe_steps(args: flags.FlagValues, target: targets.Target) -> Callable:
             if "model" not in config:
                 raise ConfigError("--against=plain: this recipe has no config.model")
             config.model.kernels = kernels
-        name = flags.FLAGS["config"].config_filename
+        name = flags.FLAGS["config"].recipe
         return lambda images: steps_of.recipe_step(config, target, images, sizes, name)
 
     return of

@@ -40,9 +40,9 @@ WRITERS = {
 
 
 def define_flags() -> None:
-    define_model_flags()
     define_output_flags("File to write.")
     flags.DEFINE_enum("to", "ours", list(WRITERS), "Format of the output.")
+    define_model_flags()
 
 
 def main(args: flags.FlagValues) -> None:

@@ -57,4 +57,4 @@ def main(args: flags.FlagValues, command: str, images: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, arguments=("command", "[IMAGE|FOLDER...]"))
+    commandline.run(define_flags, main, arguments=("|".join(COMMANDS), "[IMAGE|FOLDER...]"))

@@ -13,17 +13,17 @@ before, as in the recipe's evaluation, whose values are stored in the file. The 
 
 --format=jax writes what `jax.export` serialises, for CPU, CUDA and TPU alike (--platforms), and
 about.json, in one zip. `inference.export.load_exported(file)` is the loader: call what it returns
-with images, or its `predict` with paths. Without this code, JAX and flatbuffers are enough:
+with images, or its `iterate` with paths. Without this code, JAX and flatbuffers are enough:
 
     import zipfile, jax.export
     with zipfile.ZipFile("nest_base.jax") as file:
         exported = jax.export.deserialize(bytearray(file.read("function")))
     probabilities = exported.call(images)  # of what: `unzip -p nest_base.jax about.json`
 
---format=onnx writes ONNX, and about.json as OUTPUT.json. It needs the package jax2onnx, which is
-not among the requirements. Version 0.17.1 asks for an older orbax-checkpoint, but runs with the one
-required here (install jax2onnx first, then the requirements); and it cannot keep the batch of a
-NesT free: give --batch_size. Large models come as two files, the second with the weights.
+--format=onnx writes ONNX, and about.json as OUTPUT.json. It needs requirements-onnx.txt, and then
+`pip install --no-deps jax2onnx==0.17.1`, which asks for an older orbax-checkpoint but does not use
+it; and it cannot keep the batch of a NesT free: give --batch_size. Large models come as two files,
+the second with the weights.
 
 Exit codes: 0 done; 2 wrong input.
 """
@@ -40,7 +40,8 @@ import process.first  # noqa: F401
 from absl import flags
 
 from harness import commandline
-from inference.export import export, export_onnx
+from harness.errors import ConfigError
+from inference.export import check_platforms, export, export_onnx, import_jax2onnx
 from inference.flags import (
     check_output,
     define_output_flags,
@@ -51,20 +52,31 @@ from inference.flags import (
 
 def define_flags() -> None:
     define_predictor_flags()
+    define_output_flags("File to write, .jax or .onnx.")
     flags.DEFINE_integer("batch_size", None, "Images per call; None: any number.", lower_bound=1)
     flags.DEFINE_enum("format", "jax", ["jax", "onnx"], "What to write.")
-    flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "Where a jax export is to run.")
-    define_output_flags("File to write, .jax or .onnx.")
+    flags.DEFINE_list(
+        "platforms", None, "Where a jax export is to run; None: on cpu, cuda and tpu alike."
+    )
 
 
 def main(args: flags.FlagValues) -> None:
     output = check_output(args.output, (f".{args.format}",), args.overwrite)
+    # What is wrong is said before weights are read.
+    if args.format == "onnx":
+        check_output(f"{output}.json", (".json",), args.overwrite)
+        if args.platforms is not None:
+            raise ConfigError("--platforms is for --format=jax; ONNX has its own runtimes")
+        import_jax2onnx()
+    elif args.platforms is not None:
+        check_platforms(args.platforms)
     predictor = load_predictor(args)
     print(predictor.report)
     if args.format == "onnx":
         export_onnx(output, predictor, batch_size=args.batch_size)
     else:
-        export(output, predictor, batch_size=args.batch_size, platforms=args.platforms)
+        options = {} if args.platforms is None else {"platforms": args.platforms}
+        export(output, predictor, batch_size=args.batch_size, **options)
     print(f"written: {output} ({output.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -7,7 +7,7 @@
 measure: runs the commands of each table's rows, one process each, and appends their results to
 results/performance/TABLE.jsonl; rows that are there are left out, so that the same line resumes,
 and --again measures all. h100, v5e, slices and remat need requirements-compile.txt, cpu torch and
-timm; gpu is the output of tools/measure_gpu.py, put there by hand.
+timm; gpu is the output of benchmarks/measure_gpu.py, put there by hand.
 
 tables: writes the page's tables from the results, and the picture of scaling.
 """
@@ -100,4 +100,4 @@ def main(args: flags.FlagValues, command: str) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, arguments=("command",))
+    commandline.run(define_flags, main, arguments=("|".join(COMMANDS),))

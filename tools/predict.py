@@ -32,35 +32,43 @@ import jax
 import tqdm
 from absl import flags
 
+from data.class_names import short_name
 from harness import commandline
 from harness.errors import ConfigError, escaped, input_errors, printable
-from harness.files import local_path
+from harness.files import check_folder, local_path
 from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
 from inference.flags import define_predictor_flags, load_predictor
-from inference.image_files import find_files
-from inference.predict import Predictor
-from inference.prediction import Prediction
+from inference.given_images import find_files
+from inference.prediction import Guess, Prediction
+from inference.predictor import Predictor
 
 
-def as_json(path: Path, rows: list[dict], picture: Path | None = None) -> str:
-    line = {"image": str(path), "predictions": rows}
+def as_json(path: Path, rows: list[Guess], picture: Path | None = None) -> str:
+    line = {"image": str(path), "predictions": [row._asdict() for row in rows]}
     text = json.dumps(line | ({"explanation": str(picture)} if picture else {}), ensure_ascii=False)
     return escaped(text)  # JSON has the same escapes for what it leaves
 
 
-def named(row: dict) -> str:
-    return f"class {row['label']}" if row["name"] is None else row["name"]
+def named(row: Guess) -> str:
+    return f"class {row.label}" if row.name is None else row.name
 
 
-def as_table(path: Path, rows: list[dict], width: int, picture: Path | None = None) -> str:
+def as_table(path: Path, rows: list[Guess], width: int, picture: Path | None = None) -> str:
     """Returns one line per class, the path in the first, and one for the picture, if any."""
     lines = []
     for number, row in enumerate(rows):
         shown = printable(str(path)) if number == 0 else ""
-        lines.append(f"{shown:<{width}}  {row['probability']:7.2%}  {printable(named(row))}")
+        lines.append(f"{shown:<{width}}  {row.probability:7.2%}  {printable(named(row))}")
     lines += [f"{'':<{width}}  {'':7}  {picture}"] if picture else []
     return "\n".join(lines)
+
+
+def explain_folder(folder: str) -> Path:
+    """Returns the path of --explain_folder; raises ConfigError if none can be written there."""
+    path = local_path("--explain_folder", folder)
+    check_folder("--explain_folder", path)
+    return path
 
 
 class PictureFolder:
@@ -68,7 +76,7 @@ class PictureFolder:
 
     def __init__(self, folder: str, method: str):
         """Makes the folder if it is not there."""
-        self._folder = local_path("--explain_folder", folder)
+        self._folder = explain_folder(folder)
         self._shown = self._folder if folder.startswith("~") else Path(folder)
         self._suffix = f".{method}.png"
         self._taken: set[str] = set()
@@ -77,7 +85,7 @@ class PictureFolder:
         except OSError as error:
             raise ConfigError(f"--explain_folder={folder}: {error.strerror}") from None
 
-    def write(self, prediction: Prediction, row: dict) -> Path:
+    def write(self, prediction: Prediction, row: Guess) -> Path:
         """Draws an explanation, `row` is the likeliest class; returns the path to show."""
         file, number = f"{prediction.path.name}{self._suffix}", 1
         while file in self._taken:  # images of one name in several folders
@@ -88,8 +96,8 @@ class PictureFolder:
         from inference.pictures import style
         from inference.pictures.overlay import draw_explanation
 
-        name = named(row).split(",")[0]  # the first of ImageNet's synonyms
-        figure = draw_explanation(prediction.explanation, f"{name}, {row['probability']:.1%}")
+        title = f"{short_name(named(row))}, {row.probability:.1%}"
+        figure = draw_explanation(prediction.explanation, title)
         style.save(figure, self._folder / file)
         return self._shown / file
 
@@ -115,13 +123,13 @@ def predict_all(
     pictures = PictureFolder(folder, explain) if explain else None
     bar = tqdm.tqdm(total=len(files), unit="image", leave=False, disable=not sys.stderr.isatty())
     with bar:
-        for prediction in predictor.predict(files, batch_size, **options):
+        for prediction in predictor.iterate(files, batch_size=batch_size, **options):
             if prediction.probabilities is None:
                 bad += 1
                 what = printable(f"{prediction.path}: {prediction.problem}")
                 bar.write(f"{sys.argv[0]}: {what}", sys.stderr)
             else:
-                rows = prediction.best(predictor.class_names, top_k)
+                rows = prediction.best(top_k)
                 picture = pictures and pictures.write(prediction, rows[0])
                 text = as_json(prediction.path, rows, picture)
                 if not as_lines:
@@ -157,6 +165,8 @@ def _predictor(args: flags.FlagValues) -> Predictor | Exported:
 
 
 def main(args: flags.FlagValues, images: list[str]) -> None:
+    if args.explain:
+        explain_folder(args.explain_folder)  # before the model is loaded
     predictor = _predictor(args)
     files, problems, notes = find_files(images)
     for note in notes:

@@ -36,11 +36,10 @@ from absl import flags
 
 from harness import commandline
 from harness.errors import ConfigError
-from harness.files import local_path, replacing, run_path
+from harness.files import check_writable, local_path, replacing, run_path
 from harness.pictures import image_grid, save_png
-from inference.compare_samples import compare, load_run, load_run_with_statistics
 from inference.flags import define_run_flags
-from inference.sample import load_generator
+from inference.sample import compare, load_generator, load_run, load_run_with_statistics
 
 
 def define_flags() -> None:
@@ -62,15 +61,17 @@ def main(args: flags.FlagValues) -> None:
     for flag in ("features", "statistics"):
         if args[flag].value and not args.compare:
             raise ConfigError(f"--{flag} is for --compare")
+    files = {"grid": (".png",), "npz": (".npz",), "statistics": (".npz",)}
+    for key, suffixes in files.items():
+        files[key] = args[key].value and local_path(f"--{key}", args[key].value)
+        if files[key]:
+            check_writable(f"--{key}", files[key], suffixes)
+    grid, npz = files["grid"], files["npz"]
     workdir = run_path("--workdir", args.workdir)
-    grid, npz = (
-        args[key].value and local_path(f"--{key}", args[key].value) for key in ("grid", "npz")
-    )
     options = {"checkpoint": args.checkpoint, "features": args.features}
     if args.compare:
         if args.statistics:
-            file = local_path("--statistics", args.statistics)
-            run, state = load_run_with_statistics(workdir, file, **options)
+            run, state = load_run_with_statistics(workdir, files["statistics"], **options)
         else:
             run, state = load_run(workdir, **options)
         print(json.dumps(compare(run, state)))

@@ -54,10 +54,14 @@ COMMANDS = ("start", "status", "collect")
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the sweep.")
-    flags.DEFINE_multi_string("config", [], "Recipe, e.g. configs/imagenet_nest.py:tiny")
-    flags.DEFINE_multi_string("sweep", [], "Name of a sweep that the recipe defines.")
+    flags.DEFINE_multi_string("config", [], "Recipe; --config.KEY=VALUE: for all runs.")
+    flags.DEFINE_multi_string(
+        "sweep", [], "A sweep that the recipe defines; --sweep.KEY=VALUES: values to try."
+    )
     flags.DEFINE_bool("zip", False, "The first values together, then the second ones, and so on.")
-    flags.DEFINE_string("launch", "local", f"Where runs run: {', '.join(LAUNCHERS)}.")
+    flags.DEFINE_string(
+        "launch", "local", f"{', '.join(LAUNCHERS)}; --launch.KEY=VALUE: its options."
+    )
     flags.DEFINE_bool("retry_failed", False, "Start those again that failed before.")
     flags.DEFINE_string("metric", None, "To compare by; None: the recipe's checkpoint.best_metric.")
     flags.DEFINE_enum("search", None, ["optuna"], "Search for good values instead of trying all.")
@@ -140,4 +144,6 @@ def main(args: flags.FlagValues, keyed: Keyed, command: str | None) -> None:
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, ("[command]",), keyed=("config", "sweep", "launch"))
+    commandline.run(
+        define_flags, main, (f"[{'|'.join(COMMANDS)}]",), keyed=("config", "sweep", "launch")
+    )

@@ -48,7 +48,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("only", [], "A row, or several between commas; none: all.")
     flags.DEFINE_list("seeds", [], "Seeds of the runs, as 0,1,2; none: the table's own.")
     flags.DEFINE_string("workdir", str(commands.WORKDIR), "Folder with a folder for each table.")
-    flags.DEFINE_string("launch", "local", f"Where runs run: {', '.join(LAUNCHERS)}.")
+    flags.DEFINE_string(
+        "launch", "local", f"{', '.join(LAUNCHERS)}; --launch.KEY=VALUE: its options."
+    )
     flags.DEFINE_bool("retry_failed", False, "Start those again that failed before.")
     flags.DEFINE_bool("speed", False, "Measure throughput instead of training.")
     flags.DEFINE_integer("batch_size", 8, "Of --speed.", lower_bound=1)
@@ -65,4 +67,6 @@ def main(args: flags.FlagValues, keyed: Keyed, command: str, table: str | None) 
 
 
 if __name__ == "__main__":
-    commandline.run(define_flags, main, ("command", "[TABLE]"), keyed=("launch", "config"))
+    commandline.run(
+        define_flags, main, ("|".join(commands.COMMANDS), "[TABLE]"), keyed=("launch", "config")
+    )

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data.augment import crops, randaugment
+from data.class_names import short_name
 from harness.errors import printable
 from tasks.classification import Classification
 from tasks.losses import targets_of
@@ -49,7 +50,7 @@ def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
     """Returns "cat", "cat 0.70 + dog 0.30", or "cat + dog + owl" where shares are equal."""
     order = np.argsort(-target, kind="stable")
     order = order[target[order] > 0.005][:SHOWN_CLASSES]
-    shown = [printable(names[c].split(",")[0]) if names else str(c) for c in order]
+    shown = [printable(short_name(names[c])) if names else str(c) for c in order]
     shares = target[order]
     if len(shares) and (shares.min() > 0.995 or (len(shares) > 2 and np.ptp(shares) < 0.005)):
         return " + ".join(shown)

@@ -14,7 +14,7 @@ from data import datasets, pipeline
 from data.augment import transforms
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
-from harness.files import local_path, run_path
+from harness.files import local_path
 from harness.steps import Steps, plan_steps
 from harness.strict_config import (
     as_annotated,
@@ -26,11 +26,13 @@ from harness.strict_config import (
 )
 from parallel import peers, sharding
 from saving.checkpoints import Checkpoints
+from tasks import by_images
 from tasks.protocol import Task
 from tasks.skipping import skipping
 from tasks.table import TASKS
 from training.numeric_faults import NumericFaults
 from training.same_everywhere import check_same_everywhere
+from zoo.find import weights_path
 from zoo.start import FROM_SCRATCH, INIT_PROVIDED, Weights, check_init_from, read_init_from
 
 
@@ -46,7 +48,8 @@ class Experiment:
     train_step: Callable  # jitted, the state is donated
     eval_step: Callable  # jitted
     key: jax.Array  # of the run, replicated
-    sharding_notes: tuple[str, ...]
+    hyperparameters: Any  # of the task, for train_step
+    first_notes: tuple[str, ...]
     read_weights: Callable[[], Weights | None]  # what config.init_from names, see read_init_from
 
     @property
@@ -78,9 +81,9 @@ class Experiment:
         sizes = [leaf.size for leaf in jax.tree.leaves(self.task.parameters(self.shapes))]
         trained = jax.tree.leaves(self.task.trainable(self.shapes))
         count = sum(size for size, is_trained in zip(sizes, trained, strict=True) if is_trained)
-        parameters = f"{count:,} of {sum(sizes):,} parameters are trained"
+        parameters = f"{count:,} of {sum(sizes):,} parameters are trained; see parameters.txt"
         loaded = str(weights[1]) if weights else ""
-        notes = (*self.sharding_notes, *self.data.dataset.notes)
+        notes = (*self.task.notes, *self.first_notes, *self.data.dataset.notes)
         return [*([loaded] if loaded else []), parameters, *notes]
 
 
@@ -90,6 +93,16 @@ DATA_PROVIDED = (
     *("sharding", "process_index", "process_count"),
 )
 FAULTS_PROVIDED = ("records_of", "workdir", "skipped", "losses")  # the same of NumericFaults
+# Section -> the function whose keyword arguments it holds, without those that the code gives.
+FUNCTIONS = (
+    ("init", read_init_from, INIT_PROVIDED),
+    ("mesh", sharding.create_mesh, ("devices",)),
+    ("sharding", sharding.state_shardings, ("shapes", "mesh")),
+    ("loop", plan_steps, ("num_examples", "batch_size")),
+    ("checkpoint", Checkpoints, ("workdir", "is_good", "measured_with", "read_only")),
+    ("faults", NumericFaults, FAULTS_PROVIDED),
+    ("data", pipeline.Data, DATA_PROVIDED),
+)
 VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
 SECTIONS = ("init", "task", "data", "augment", "mesh", "sharding", "loop", "checkpoint", "faults")
 COMMON_SECTIONS = (*VALUES, *SECTIONS)
@@ -123,21 +136,13 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     if type(plain["seed"]) is not int or not 0 <= plain["seed"] < 2**31:
         raise ConfigError(problem("config.seed", plain["seed"], "wrong", "an integer in [0, 2^31)"))
     check_init_from(plain["init_from"])
-    for key, function, provided in (
-        ("init", read_init_from, INIT_PROVIDED),
-        ("mesh", sharding.create_mesh, ("devices",)),
-        ("sharding", sharding.state_shardings, ("shapes", "mesh")),
-        ("loop", plan_steps, ("num_examples", "batch_size")),
-        ("checkpoint", Checkpoints, ("workdir", "is_good", "read_only")),
-        ("faults", NumericFaults, FAULTS_PROVIDED),
-        ("data", pipeline.Data, DATA_PROVIDED),
-    ):
+    for key, function, provided in FUNCTIONS:
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
     plain["augment"] = check_subsections(
         plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)
     )
     if plain["init_from"] not in (None, "", FROM_SCRATCH):
-        plain["init_from"] = str(run_path("config.init_from", plain["init_from"]))
+        plain["init_from"] = str(weights_path("config.init_from", plain["init_from"]))
     with input_errors():
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
         NumericFaults(**plain["faults"], records_of=lambda step: [], workdir=Path())
@@ -145,7 +150,9 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         if plain["data"]["data_dir"]:
             data_dir = local_path("config.data.data_dir", plain["data"]["data_dir"])
             plain["data"]["data_dir"] = str(data_dir)
-        plain |= TASKS[name].check(plain)
+        checked = TASKS[name].check(plain) if "model" in plain else {}  # the image size is for it
+        plain = by_images.complete(plain | checked, needs_data=needs_data)
+        plain |= checked or TASKS[name].check(plain)
         plain["task"] = {"name": name} | plain["task"]
         data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
         if needs_data:
@@ -156,6 +163,7 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
 def build(
     config: ConfigDict,
     *,
+    plain: dict[str, Any] | None = None,
     training: bool = True,
     class_names: tuple[str, ...] | None = None,
     among: pipeline.Among = "named",
@@ -164,6 +172,7 @@ def build(
 
     Args:
         config: the recipe.
+        plain: of check_config(config), where that is known: it may walk through all images.
         training: whether the training split has to be there; without it there is nothing to plan,
             and `steps` are of one batch per epoch.
         class_names: of a trained model, in whose order the labels are put, by name.
@@ -172,7 +181,7 @@ def build(
     Raises:
         ConfigError: anything in the config or the input that can't work.
     """
-    plain = check_config(config)
+    plain = check_config(config) if plain is None else plain
     with input_errors():
         mesh = sharding.create_mesh(**plain["mesh"])
         data = pipeline.Data(
@@ -187,7 +196,14 @@ def build(
     data.bad.deferred = peers.current() is not None
     # Made on the devices: with several processes none can put it on the others' devices.
     key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))(plain["seed"])
-    return assemble(plain, mesh, data, key, training=training)
+    run = assemble(plain, mesh, data, key, training=training)
+    notes = by_images.chosen(config.to_dict(), plain, data.num_train_examples) if training else ()
+    on_devices = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+    return dataclasses.replace(
+        run,
+        first_notes=(*notes, *run.first_notes),
+        hyperparameters=on_devices(run.hyperparameters),
+    )
 
 
 def assemble(
@@ -246,7 +262,7 @@ def assemble(
         train_step=jax.jit(
             train_step,
             donate_argnums=0,
-            in_shardings=(shardings, batch_sharding, everywhere),
+            in_shardings=(shardings, batch_sharding, everywhere, everywhere),
             out_shardings=(shardings, everywhere),
         ),
         eval_step=jax.jit(
@@ -255,7 +271,8 @@ def assemble(
             out_shardings=everywhere,
         ),
         key=key,
-        sharding_notes=tuple(notes),
+        hyperparameters=task.hyperparameters,
+        first_notes=tuple(notes),
         read_weights=functools.partial(
             read_init_from,
             plain["init_from"],

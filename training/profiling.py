@@ -58,7 +58,7 @@ def profiled(
         return
     step, is_recording = first_step, False
 
-    def recorded(state, batch, key):
+    def recorded(state, *inputs):
         nonlocal step, is_recording
         step += 1
         if step == left.start:
@@ -67,7 +67,7 @@ def profiled(
                 jax.profiler.start_trace(plain_path(folder), create_perfetto_trace=True)
                 is_recording = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            result = train_step(state, batch, key)
+            result = train_step(state, *inputs)
         if step == left[-1] and is_recording:
             jax.block_until_ready(result)
             is_recording = False

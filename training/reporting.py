@@ -22,7 +22,7 @@ from training.curves import draw_curves
 from training.metric_logs import finish_logs, numbers, open_logs
 from training.numeric_faults import in_words
 from training.only_for_looking import OnlyForLooking, only_shown
-from workdirs.records import json_line
+from workdirs.records import json_line, write_record
 from workdirs.results import keep_metrics
 
 # Drawing the curves takes most of a second, so it is not done at every evaluation.
@@ -37,7 +37,8 @@ class Reporter:
     at: if that fails, the run goes on.
 
     Args:
-        workdir: receives metrics.jsonl, tensorboard/, curves.png and the task's pictures.
+        workdir: receives metrics.jsonl, tensorboard/, curves.png, parameters.txt and the task's
+            pictures.
         first_step: the run goes on from here; what an earlier attempt logged after it is dropped,
             since it will be computed again.
         steps: the plan of the run.
@@ -69,8 +70,7 @@ class Reporter:
         if not self.active:
             return
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
-        self._batches = batches
-        self._path = workdir / "metrics.jsonl"
+        self._batches, self._path = batches, workdir / "metrics.jsonl"
         with record_errors(self._path):
             self.records = keep_metrics(workdir, first_step)
             self._file = Appended(self._path)
@@ -81,8 +81,7 @@ class Reporter:
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
-        self._final: dict[str, float] | None = None
-        self._logs = []
+        self._final, self._logs = None, []
         with self.looking("logging"):
             self._logs = open_logs(
                 workdir,
@@ -116,18 +115,28 @@ class Reporter:
         self._clock, self._clock_step = time.perf_counter(), step
         self._clock_waited = self._batches.seconds_waited
 
+    @only_shown("parameters.txt")
+    def show_parameters(self, parameters, *, printed: bool) -> None:
+        """Writes parameters.txt, a table.
+
+        Args:
+            parameters: pytree of shapes.
+            printed: whether to print it, too.
+        """
+        table = parameter_overview.get_parameter_overview(parameters, include_stats=False)
+        write_record(self._workdir / "parameters.txt", table + "\n")
+        if printed:
+            self.say(table)
+
     @only_shown("the console")
-    def start(self, parameters, mesh: jax.sharding.Mesh, notes: list[str]) -> None:
+    def start(self, mesh: jax.sharding.Mesh, notes: list[str]) -> None:
         """Says what will run and where.
 
         Args:
-            parameters: pytree of shapes, shown as a table by a run that starts from nothing.
             mesh: of the run.
             notes: what else there is to know.
         """
         steps = self._steps
-        if self._first_step == 0:
-            self.say(parameter_overview.get_parameter_overview(parameters, include_stats=False))
         axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
         self.say(
             f"{mesh.size} of {jax.device_count()} devices ({mesh.devices.flat[0].device_kind}), "
@@ -144,17 +153,22 @@ class Reporter:
         self.say("compiling the first step")
 
     @only_shown("the console")
-    def finish(self, metrics: dict[str, float], split: str, seconds: float) -> None:
-        """Says the result."""
+    def finish(
+        self, metrics: dict[str, float], split: str, seconds: float, notes: Sequence[str] = ()
+    ) -> None:
+        """Says the result, and what a person should know of it."""
         self._final = metrics
         self._bar.close()
         self.say(f"done after {seconds:.0f} s: {split} {_short(metrics)}")
         self.say(f"metrics.jsonl, curves.png and checkpoints are in {self._workdir}")
+        for note in notes:
+            self.say(f"note: {note}")
 
     @only_shown("the console")
     def progress(self, step: int) -> None:
         """Moves the progress bar."""
         if step == self._first_step + 1:
+            self.say(f"first step after {time.perf_counter() - self._clock:.1f} s")
             self._restart_clock(step)  # compilation
         self._bar.update(step - self._bar.n)
 
@@ -194,28 +208,32 @@ class Reporter:
         """
         if not self.active:
             return
-        elapsed = max(time.perf_counter() - self._clock, 1e-9)
-        seconds = elapsed / max(step - self._clock_step, 1)
-        waited = min((self._batches.seconds_waited - self._clock_waited) / elapsed, 1.0)
-        speed = {
-            "images_per_second": round(self._steps.batch_size / seconds, 1),
-            "input_wait": round(waited, 4),
-        }
+        steps, elapsed = step - self._clock_step, max(time.perf_counter() - self._clock, 1e-9)
+        speed, shown = {}, ""
+        if steps:  # none after the first one of this process, whose time is that of compiling
+            seconds = elapsed / steps
+            waited = min((self._batches.seconds_waited - self._clock_waited) / elapsed, 1.0)
+            speed["images_per_second"] = round(self._steps.batch_size / seconds, 1)
+            speed["input_wait"] = round(waited, 4)
+            left = tqdm.tqdm.format_interval((self._steps.total - step) * seconds)
+            shown = "{images_per_second:,.0f} images/s, {input_wait:.0%} waiting for input"
+            shown = shown.format(**speed) + (f", {left} left" if self._bar.disable else "")
         self._record("train", step, metrics, speed | ({"faults": faults} if faults else {}))
         self._restart_clock(step)
-        self._show_train(step, metrics, faults, seconds, **speed)
+        self._show_train(step, metrics, faults, shown)
 
     @only_shown("the console")
-    def _show_train(self, step, metrics, faults, seconds, images_per_second, input_wait) -> None:
+    def _show_train(self, step, metrics, faults, speed: str) -> None:
         for fault in faults[:FAULTS_SAID]:
             self.say(in_words(fault, self._workdir))
-        speed = f"{images_per_second:,.0f} images/s, {input_wait:.0%} waiting for input"
         if self._bar.disable:
-            left = tqdm.tqdm.format_interval((self._steps.total - step) * seconds)
-            self.say(f"{self._where(step)}  {_short(metrics)}  ({speed}, {left} left)")
+            end = f"  ({speed})" if speed else ""
+            self.say(f"{self._where(step)}  {_short(metrics)}{end}")
         else:
             shown = {name: metrics[name] for name in ("loss", "top1_accuracy") if name in metrics}
-            self._bar.set_postfix_str(f"{_short(shown)}, {speed}", refresh=False)
+            self._bar.set_postfix_str(
+                ", ".join(filter(None, (_short(shown), speed))), refresh=False
+            )
 
     def evaluation(self, step: int, evaluation: Evaluation, split: str) -> None:
         """Reports an evaluation, writes its pictures and redraws curves.png, once a minute."""

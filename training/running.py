@@ -19,6 +19,7 @@ from training.experiment import Experiment
 from training.numeric_faults import NumericFaults, read_rows
 from training.reporting import Reporter
 from training.stops import Stops, check_bad_images
+from workdirs.config_file import read_record
 from workdirs.results import write_done
 
 
@@ -65,10 +66,21 @@ class Running:
         with self._saved_first(step):
             return next(self.batches)
 
+    def update(self, batch: Any) -> None:
+        """Makes an update; the device may still be at work on it."""
+        built = self.built
+        self.state, scalars = self.train_step(self.state, batch, built.key, built.hyperparameters)
+        self.window.append(scalars)
+
     def progress(self, step: int) -> None:
         """Says that a step is made."""
         self.report.progress(step)
         self.dog.progress(f"step {step}")
+
+    def owes_log(self) -> bool:
+        """Returns whether a line is due for the steps before the one that the run starts with."""
+        is_due = self.steps.logs_at(self.first_step) or len(self.window) >= self.steps.log
+        return bool(self.window) and is_due
 
     def log(self, step: int) -> None:
         """Reports the steps since the last log line.
@@ -134,7 +146,8 @@ class Running:
         metrics = self.metrics | self.saved.best(self.steps.per_epoch)
         self.check_there()
         write_done(workdir, metrics)
-        self.report.finish(metrics, self.built.data.eval_split, seconds=seconds())
+        notes = read_record(workdir).get("notes", ())
+        self.report.finish(metrics, self.built.data.eval_split, seconds=seconds(), notes=notes)
         return metrics
 
     def _loop_record(self, step: int) -> dict[str, Any]:

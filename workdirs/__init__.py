@@ -10,8 +10,10 @@ saved.json     the newest step that was saved, see progress.py
 metrics.jsonl  every logged metric, one JSON object per line
 tensorboard/   the same as TensorBoard events
 curves.png     the same as a picture
+parameters.txt  name, shape and size of each parameter
 log_to.json    what has been sent to the services of --log_to
 checksums/     SHA-256 of the small files above, see records.py
 restarting.txt  while --restart moves these, see restart.py
 DONE           final metrics, the best and its epoch; exists once the run is finished
+DONE_before_extension  the last one, while --extend goes on, see results.py
 """

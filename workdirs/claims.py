@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from harness.files import remove_stale
 from harness.leases import confirm_leases
 from harness.locks import is_locked, take_lock
 from workdirs.class_file import own_classes
-from workdirs.config_file import moved, note_place, read_record, write_config
+from workdirs.comparison import LENGTH
+from workdirs.config_file import moved, note_changes, note_place, read_record, write_config
 from workdirs.records import write_record
+from workdirs.results import set_done_aside
 
 
 class WorkdirGone(ConfigError):
@@ -42,6 +44,8 @@ def claimed(
     *,
     digest: dict[str, Any] | None = None,
     differences: Callable[..., list[str]] = lambda old, new, of_files=True: [],
+    changed: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Iterator[Callable[[], None]]:
     """Makes the workdir with its config.json and locks other processes out for the block.
 
@@ -53,6 +57,9 @@ def claimed(
         digest: of the data, kept in config.json; None: they are not compared.
         differences: of two digests, in words; with `of_files=False`, without those that do not
             matter where the data lie in the same place as before.
+        changed: keys of the config that may be others than before, and are written; with LENGTH,
+            DONE goes aside until there is a new one.
+        notes: what a person should know of a new run, kept in config.json.
 
     Yields:
         A function that raises WorkdirGone if the folder is no longer there, and LostLock if another
@@ -77,11 +84,13 @@ def claimed(
         with input_errors():
             if not (workdir / "config.json").exists():
                 with _writing(workdir, "config.json"):
-                    write_config(workdir, config, num_examples, digest)
+                    write_config(workdir, config, num_examples, digest, notes)
             else:
                 record = read_record(workdir)
                 _check_data(workdir, record, class_names, num_examples)
                 old = record.get("data_digest") or {}
+                if old and digest and any(key.startswith("data.eval_") for key in changed):
+                    old["eval"] = digest["eval"]
                 data = config["data"] if "data" in config else {}
                 found = differences(old, digest or {})
                 if differences(old, digest or {}, of_files=False) or moved(record, data):
@@ -91,6 +100,10 @@ def claimed(
                     print(printable(f"note: {what}; they lie where they did"), file=sys.stderr)
                 with _writing(workdir, "config.json"):
                     note_place(workdir, record, data)
+                if LENGTH in changed:
+                    set_done_aside(workdir)
+                with _writing(workdir, "config.json"):
+                    note_changes(workdir, record, config, changed)
             if class_names is not None and own_classes(workdir) is None:
                 with _writing(workdir, "classes.txt"):
                     text = "".join(f"{name}\n" for name in class_names)

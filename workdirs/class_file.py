@@ -1,14 +1,24 @@
 """classes.txt of a run: the names of its classes, in the order of the labels."""
 
+import os
 from pathlib import Path
 
-from harness.files import lines_of, read_lines, run_path
+from harness.errors import ConfigError
+from harness.files import lines_of, local_path, read_lines, run_path
 from workdirs.records import DamagedFile, read_bytes
 
 
-def read_classes(path: Path) -> list[str]:
-    """Returns the names in a file with one class per line; see `read_lines`."""
-    return read_lines(path)
+def read_classes(file: str | os.PathLike) -> list[str]:
+    """Returns the names in a file of --classes, with one class per line; see `read_lines`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return read_lines(local_path("--classes", file))
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "broken UTF-16"
+        raise ConfigError(f"--classes={file}: {what}") from error
 
 
 def find_classes(path: Path) -> tuple[str, ...] | None:

@@ -21,6 +21,22 @@ FREE_KEYS = re.compile(
 )
 
 
+# They decide what a run says and keeps, not its state: a resumed run may change them, too, and
+# config.json then has the new ones.
+RESUMABLE_KEYS = re.compile(
+    r"loop\.(log_every_steps|evaluate_every_epochs|save_every_epochs)$"
+    r"|checkpoint\.keep_last$|data\.eval_\w+$|task\.(num_samples|neighbors)$"
+)
+LENGTH = "loop.num_epochs"  # that --extend changes
+# Of these, what the numbers of an evaluation depend on.
+_MEASURING = re.compile(r"data\.eval_(?!batch_size$)\w+$|task\.(num_samples|neighbors)$")
+
+
+def measured_with(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keys and values of a checked config that evaluations are made with."""
+    return {k: value for k, value in flatten(config).items() if _MEASURING.match(k)}
+
+
 def config_changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Returns the keys in which two checked configs differ, without the FREE_KEYS.
 
@@ -43,7 +59,6 @@ def config_changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[
     }
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lists what `config_changes` finds, as "key: OLD there, NEW now"."""
-    changes = config_changes(old, new)
+def in_words(changes: dict[str, tuple[str, str]]) -> list[str]:
+    """Returns what `config_changes` finds as "key: OLD there, NEW now"."""
     return [f"{key}: {before} there, {now} now" for key, (before, now) in changes.items()]

@@ -2,16 +2,21 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from harness import recipes
 from harness.errors import ConfigError
+from harness.files import in_bucket, run_path
+from harness.overrides import override_stored
 from workdirs.records import read_json, write_record
 
 PLACES = ("name", "data_dir")  # keys of the section `data`
@@ -31,6 +36,45 @@ def read_config(workdir: Path) -> ConfigDict:
         ConfigError: there is no readable config.json.
     """
     return _as_config(read_record(workdir)["config"])
+
+
+def stored_config(workdir: Path, **sections: Any) -> ConfigDict:
+    """Returns a run's config, as --config.section.key=value beside --workdir changes it.
+
+    Args:
+        workdir: of the run.
+        **sections: that stand in for the run's own, before the command line's values.
+
+    Raises:
+        ConfigError: as read_config, or a key leads into a value that is no section.
+    """
+    config = read_config(workdir)
+    for name, section in sections.items():
+        config[name] = section
+    return override_stored(config)
+
+
+def load_config(config: str | os.PathLike | ConfigDict) -> ConfigDict:
+    """Returns the config of a recipe or a run by its name, as --config takes it; or a given one.
+
+    Args:
+        config: "configs/imagenet_nest.py:tiny", "RUN/config.json", or a config.
+
+    Raises:
+        ConfigError: as recipe_config, the file is not that of a run, or something else is given.
+    """
+    if isinstance(config, ConfigDict):
+        return config
+    if not isinstance(config, str | os.PathLike):
+        what = f"config is of type {type(config).__name__}"
+        raise ConfigError(f"{what}; allowed: a ConfigDict, or a name such as configs/NAME.py")
+    name = os.fspath(config)
+    if not name.endswith(".json"):
+        return recipes.recipe_config(name)
+    file = run_path("--config", name) if in_bucket(name) else recipes.find_recipe(name)
+    if (record := read_json(file, _TODO, _is_sound)) is None:
+        raise ConfigError(f"--config={name}: no such file: {file}")
+    return _as_config(record["config"])
 
 
 def _as_config(config: dict[str, Any]) -> ConfigDict:
@@ -90,10 +134,12 @@ def write_config(
     config: dict[str, Any],
     num_examples: int | None = None,
     data_digest: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Writes config.json, once; a resumed run keeps the first."""
+    """Writes config.json, once; a resumed run keeps the first, but for `note_changes`."""
     record = {
         "config": config,
+        "notes": list(notes),
         "num_examples": num_examples,
         "data_digest": data_digest,
         "command": sys.argv,
@@ -118,6 +164,28 @@ def note_place(workdir: Path, record: dict[str, Any], data: dict[str, Any]) -> N
     """
     if (places := moved(record, data)) and record.get("data_digest"):
         record["config"]["data"].update(places)
+        _write(workdir, record)
+
+
+def note_changes(
+    workdir: Path, record: dict[str, Any], config: dict[str, Any], keys: Sequence[str]
+) -> None:
+    """Writes to config.json what a run does otherwise from now on, and what it did before.
+
+    Args:
+        workdir: of the run.
+        record: of config.json.
+        config: of the run now, checked.
+        keys: of what is another there, as "loop.num_epochs".
+    """
+    before = {}
+    for key in keys:
+        section, name = key.split(".")
+        there = record["config"][section]
+        before[key] = there[name] if name in there else None
+        there[name] = config[section][name]
+    if before:
+        record.setdefault("before", []).append(before)
         _write(workdir, record)
 
 

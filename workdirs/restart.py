@@ -11,18 +11,20 @@ from pathlib import Path
 from harness.errors import ConfigError
 from harness.files import write_text
 from harness.locks import take_lock
+from workdirs.results import DONE_ASIDE
 from workdirs.step_files import patiently
 
 MARKER = "restarting.txt"
 _ASIDE = "before_restart_"
 # All that a run, and what reads one, writes into a workdir. Those first decide what a run is taken
 # for, those last that there is one.
-_FIRST, _LAST = ("DONE",), ("saved.json", "config.json")
+_FIRST, _LAST = ("DONE", DONE_ASIDE), ("saved.json", "config.json")
 _OTHERS = (
     *("classes.txt", "metrics.jsonl", "log_to.json", "bad_images*.jsonl", "stacks_*.txt"),
     *("checksums", "tensorboard", "profile", "events.out.tfevents.*"),
     *(
         "curves.png",
+        "parameters.txt",
         f"*_{'[0-9]' * 7}.png",
         "evaluation_latest_*",
         "evaluation_best_*",

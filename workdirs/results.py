@@ -11,7 +11,17 @@ from absl import logging
 
 from harness.errors import record_errors
 from harness.files import Appended, replacing
-from workdirs.records import Lines, json_line, parse_lines, read_json, read_lines, write_record
+from workdirs.records import (
+    Lines,
+    checksum_path,
+    json_line,
+    parse_lines,
+    read_json,
+    read_lines,
+    write_record,
+)
+
+DONE_ASIDE = "DONE_before_extension"
 
 
 def is_metrics(record: dict[str, Any]) -> bool:
@@ -144,3 +154,18 @@ def write_done(workdir: Path, metrics: dict[str, float]) -> None:
     if jax.process_index() == 0:
         with record_errors(workdir / "DONE"):
             write_record(workdir / "DONE", json.dumps(metrics) + "\n")
+            _remove(workdir / DONE_ASIDE)
+
+
+def set_done_aside(workdir: Path) -> None:
+    """Keeps the DONE of a run that goes on under another name, until it has a new one."""
+    if (metrics := read_done(workdir)) is None:
+        return
+    with record_errors(workdir / DONE_ASIDE):
+        write_record(workdir / DONE_ASIDE, json.dumps(metrics) + "\n")
+        _remove(workdir / "DONE")
+
+
+def _remove(path: Path) -> None:
+    for file in (path, checksum_path(path)):
+        file.unlink(missing_ok=True)

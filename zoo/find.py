@@ -1,5 +1,6 @@
 """The file or checkpoint folder that a path to weights stands for."""
 
+import difflib
 import re
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,11 +10,18 @@ from harness.leases import in_bucket
 from harness.strict_config import check_arguments
 from harness.trees import listed
 from workdirs.step_files import is_step, steps_in
+from zoo.released.locate import is_released, locate, named_checkpoint
+from zoo.released.table import RELEASED
 
 # A folder from a model hub holds one of these.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 Checkpoint = Literal["latest", "best"]
 CHECKPOINTS = get_args(Checkpoint)  # folders of a workdir's `checkpoints`
+
+
+def weights_path(key: str, path: str | Path) -> str | Path:
+    """Returns a path to weights as `run_path` does; the name of released weights stays a name."""
+    return str(path) if is_released(path) else run_path(key, path)
 
 
 def find_weights_file(path: str | Path, checkpoint: Checkpoint = "latest") -> Path:
@@ -22,7 +30,8 @@ def find_weights_file(path: str | Path, checkpoint: Checkpoint = "latest") -> Pa
     Args:
         path: a weights file; a workdir, its folder `checkpoints`, one of the two folders in that,
             or one checkpoint; a folder of the official NesT, whose newest checkpoint counts, or the
-            prefix of one checkpoint in it (".../ckpt-39"); a folder from a model hub.
+            prefix of one checkpoint in it (".../ckpt-39"); a folder from a model hub; the name of
+            released weights (zoo/released/table.py), which are downloaded if they are not here.
         checkpoint: "latest" or "best", of a workdir.
 
     Returns:
@@ -30,9 +39,12 @@ def find_weights_file(path: str | Path, checkpoint: Checkpoint = "latest") -> Pa
 
     Raises:
         FileNotFoundError: nothing is there; the message names the checkpoints near it.
-        ValueError: the path is empty or not on this machine, or `checkpoint` is another word.
+        ValueError: the path is empty or not on this machine, or `checkpoint` is another word;
+            released weights cannot be downloaded.
     """
     check_arguments(find_weights_file, checkpoint=checkpoint)
+    if is_released(path):
+        path = locate(str(path))
     path = run_path("weights", path)  # its parents say which run it is of
     if in_bucket(path):
         if not is_checkpoint(found := _in_folder(path, checkpoint)):
@@ -47,6 +59,8 @@ def find_weights_file(path: str | Path, checkpoint: Checkpoint = "latest") -> Pa
         return file
     near = _numbered(path.parent) if path.parent.is_dir() else {}
     there = f"; {path.parent} has {listed([near[n].stem for n in sorted(near)])}" if near else ""
+    if close := difflib.get_close_matches(path.name, RELEASED, n=1, cutoff=0.8):
+        there += f"; of the released weights that have a name, {close[0]} is near"
     raise FileNotFoundError(f"weights {path}: no such file or folder{there}")
 
 
@@ -55,7 +69,9 @@ def find_checkpoint(workdir: Path, checkpoint: Checkpoint = "latest") -> Path:
 
     Raises:
         FileNotFoundError: the run has saved none.
+        ValueError: `checkpoint` is another word.
     """
+    check_arguments(find_checkpoint, checkpoint=checkpoint)
     return _newest(run_path("workdir", workdir) / "checkpoints" / checkpoint)
 
 
@@ -87,15 +103,10 @@ def _in_folder(folder: Path, checkpoint: str) -> Path:
 
 
 def _newest_official(folder: Path) -> Path:
-    """Reads the folder's `checkpoint` file, as the official code does, or takes the highest number.
-
-    That file holds a path on the machine that wrote it, so only the last part counts.
-    """
+    """Goes by the folder's `checkpoint` file, as the official code does, or the highest number."""
     index = folder / "checkpoint"
-    text = index.read_text(errors="replace") if index.is_file() else ""
-    named = re.search(r'^model_checkpoint_path:\s*"(?:.*/)?([^/"]+)"', text, re.MULTILINE)
-    if named:
-        file = folder / f"{named[1]}.flax"
+    if named := named_checkpoint(index):
+        file = folder / f"{named}.flax"
         if not file.is_file():
             raise FileNotFoundError(f"weights {file}: named by {index}, but not there")
         return file

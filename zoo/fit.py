@@ -149,13 +149,53 @@ def _zoom(planes: np.ndarray, sides: tuple[int, int], how: Resize) -> np.ndarray
     return scipy.ndimage.zoom(planes, (1, sides[0] / h, sides[1] / w, 1), order=1)
 
 
+# The kernels that see the image, the last axis but one being its channels.
+_FIRST = (
+    "patch_embedding/kernel",  # NesT, ViT
+    "word_embedding/projection/kernel",  # TNT
+    "stem_conv/kernel",  # ResNet
+    "stem/kernel",  # Wide ResNet
+)
+
+
+def with_channels(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Returns the first kernel of a model for images of other channels: 3 to 1, or 1 to 3.
+
+    A grey image, shown in the three channels of a colour image, gives the same either way.
+
+    Args:
+        kernel: [h, w, channels of the image, c], or with the first three in one axis.
+        shape: wanted.
+
+    Returns:
+        The kernel of that shape, or None if they do not differ in these channels alone.
+
+    Reference:
+        timm: models/_manipulate.py, adapt_input_conv, which sums over the colours; from 1 to 3,
+        which it does not know, it is the inverse: a third for each.
+    """
+    sizes = [int(np.prod(side[:-1])) for side in (kernel.shape, shape)]
+    alike = len(kernel.shape) == len(shape) > 1 and kernel.shape[-1:] == shape[-1:]
+    if not alike or kernel.shape[:-2] != shape[:-2]:
+        return None
+    if sizes[0] == 3 * sizes[1]:
+        return kernel.reshape(-1, 3, shape[-1]).sum(axis=1).reshape(shape)
+    if sizes[1] == 3 * sizes[0]:
+        return np.repeat(kernel.reshape(-1, 1, shape[-1]) / 3, 3, axis=1).reshape(shape)
+    return None
+
+
+Changed = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Fitted:
     """Weights made to fit, and what changed: {name: (old shape, new shape)}."""
 
     arrays: dict[str, np.ndarray]
-    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    reinitialized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    resized: Changed
+    reinitialized: Changed
+    rechannelled: Changed
 
 
 def fit(
@@ -170,6 +210,8 @@ def fit(
     stored_size: tuple[int, int] | None = None,
 ) -> Fitted:
     """Resizes position tables, and re-initialises the head if the number of classes differs.
+
+    The first kernel is made to fit grey or colour images.
 
     Args:
         arrays: name -> array.
@@ -188,7 +230,7 @@ def fit(
         ValueError: for an unknown `resize` or `reinit_head`.
     """
     check_arguments(fit, resize=resize, reinit_head=reinit_head)
-    fitted, resized, reinitialized = dict(arrays), {}, {}
+    fitted, resized, reinitialized, rechannelled = dict(arrays), {}, {}, {}
     sources = _planes(model, stored_size)
     for name, table in position_tables(model, image_size).items():
         have, want = shape_of(arrays.get(name)), shape_of(shapes.get(name))
@@ -202,6 +244,10 @@ def fit(
         array = resize_table(arrays[name], table, resize, source)
         if array is not None:
             fitted[name], resized[name] = array, (have, want)
+    for name in _FIRST:
+        have, want = shape_of(arrays.get(name)), shape_of(shapes.get(name))
+        if have and have != want and (kernel := with_channels(arrays[name], want)) is not None:
+            fitted[name], rechannelled[name] = kernel, (have, want)
     if reinit_head != "never" and _other_classes(arrays, shapes):
         for name in _HEAD:
             want = shape_of(shapes[name])
@@ -210,7 +256,7 @@ def fit(
                 fitted[name] = np.asarray(truncated_normal(jax.random.key(seed), want))
             else:
                 fitted[name] = np.zeros(want, np.float32)
-    return Fitted(fitted, resized, reinitialized)
+    return Fitted(fitted, resized, reinitialized, rechannelled)
 
 
 def _planes(model: nn.Module, stored_size: tuple[int, int] | None) -> dict[str, tuple[int, int]]:

@@ -26,6 +26,7 @@ from harness.trees import listed
 from nest.convert_official import FIELDS as OFFICIAL_NEST_FIELDS
 from nest.convert_official import from_official
 from nest.model import Nest
+from zoo.released.locate import released_folder
 from zoo.state_dicts import convert_state_dict, select
 from zoo.stored_weights import NoAverage, StoredWeights, damaged
 from zoo.torch_files import SUFFIXES as TORCH_SUFFIXES
@@ -46,6 +47,18 @@ def read_weights(file: Path, model: nn.Module, weights: str) -> StoredWeights:
     Raises:
         ValueError: the file is damaged, of no known format or of another model.
     """
+    try:
+        return _read(file, model, weights)
+    except NoAverage:
+        raise
+    except ValueError as error:
+        if (folder := released_folder(file)) is None:
+            raise
+        todo = f"delete {folder}, and it is downloaded again"
+        raise ValueError(f"{error}; if that is not what was released, {todo}") from error
+
+
+def _read(file: Path, model: nn.Module, weights: str) -> StoredWeights:
     if file.suffix not in READERS:
         known = ", ".join(f"*{suffix}" for suffix in READERS)
         raise ValueError(f"weights {file}: unknown format; files that can be read: {known}")

@@ -6,6 +6,8 @@ head (zoo/fit.py), then compare every name and shape with the model's.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ __all__ = [
     "load_weights",
     "load_with_own_head",
     "parameter_shapes",
+    "trained_image_size",
     "variable_shapes",
 ]
 
@@ -51,6 +54,8 @@ class Report:
         skipped: what the file holds besides, which is not needed.
         notes: what a person should know.
         class_names: of the stored head, in the order of the labels, where they are known.
+        rechannelled: name -> (stored shape, new shape) of the kernel that sees the image.
+        image_shape: (height, width, channels) of the images that the arrays are for now.
     """
 
     path: Path
@@ -62,17 +67,22 @@ class Report:
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     class_names: tuple[str, ...] | None = None
+    rechannelled: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = dataclasses.field(
+        default_factory=dict
+    )
+    image_shape: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
         """Returns one line per kind of array."""
         changes = [
             [f"{name} {old} -> {new}" for name, (old, new) in changed.items()]
-            for changed in (self.resized, self.reinitialized)
+            for changed in (self.resized, self.reinitialized, self.rechannelled)
         ]
         rows = [
             ("loaded", len(self.loaded), ""),
             ("resized", len(changes[0]), listed(changes[0])),
             ("re-initialised", len(changes[1]), f"{listed(changes[1])} ({self.reinit_head})"),
+            ("channels", len(changes[2]), listed(changes[2])),
             ("skipped", len(self.skipped), listed(self.skipped)),
         ]
         lines = [
@@ -124,7 +134,8 @@ def load_variables(
             `find_weights_file` for folders.
         model: the model that the weights are for.
         image_size: side, (height, width) or (height, width, channels) of its images. Position
-            tables of another size are resized.
+            tables of another size are resized, and the first kernel of weights for colour images
+            is made to fit grey ones, or the reverse (`fit.with_channels`).
         weights: "raw"; "ema" for their moving average; "ema_or_raw" for the average where there
             is one, and what there is where there is none, with a note that says so.
         checkpoint: "latest" or "best", of a workdir.
@@ -173,7 +184,7 @@ def load_variables(
     )
     check_tree(shapes, fitted.arrays, f"weights {file}")
     arrays = fitted.arrays
-    changed = fitted.resized.keys() | fitted.reinitialized.keys()
+    changed = fitted.resized.keys() | fitted.reinitialized.keys() | fitted.rechannelled.keys()
     report = Report(
         path=file,
         kind=stored.kind,
@@ -184,13 +195,36 @@ def load_variables(
         skipped=stored.skipped,
         notes=(*stored.notes, *ignored),
         class_names=stored.class_names,
+        rechannelled=fitted.rechannelled,
+        image_shape=(height, width, channels),
     )
     paths = flatten_dict(expected, sep="/")
     return unflatten_dict({path: arrays[_name(path)] for path in paths}, sep="/"), report
 
 
+def trained_image_size(
+    path: str | Path, model: nn.Module, checkpoint: Checkpoint = "latest"
+) -> tuple[int, int] | None:
+    """Returns (height, width) of the images that weights were made for, None if that is unknown.
+
+    Args:
+        path, model, checkpoint: see `load_variables`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_variables`.
+    """
+    find = functools.partial(find_weights_file, path, checkpoint)
+    return read_newest(find, lambda file: _read(file, model, "raw"))[1].image_size
+
+
 def load_with_own_head(
-    path: str | Path, create: Callable[..., nn.Module], *, num_classes: int, **options: Any
+    path: str | Path,
+    create: Callable[..., nn.Module],
+    *,
+    num_classes: int,
+    image_size: int | tuple[int, ...],
+    own_channels: bool = False,
+    **options: Any,
 ) -> tuple[nn.Module, dict[str, Any], Report]:
     """Reads weights into a model of as many classes as they have.
 
@@ -198,6 +232,8 @@ def load_with_own_head(
         path: see `load_variables`.
         create: makes the model, given `num_classes`.
         num_classes: a guess; the right one saves reading twice.
+        image_size: see `load_variables`.
+        own_channels: whether the channels of `image_size` are a guess, too.
         **options: see `load_variables`.
 
     Returns:
@@ -207,12 +243,18 @@ def load_with_own_head(
         FileNotFoundError, ValueError: see `load_variables`.
     """
     model = create(num_classes=num_classes)
-    variables, report = load_variables(path, model, **options)
+    variables, report = load_variables(path, model, image_size=image_size, **options)
+    *sides, channels = report.image_shape
+    for stored, now in report.rechannelled.values() if own_channels else ():
+        channels = channels * math.prod(stored[:-1]) // math.prod(now[:-1])
+    own_shape = (*sides, channels)
     if "head/bias" in report.reinitialized:
         stored, _ = report.reinitialized["head/bias"]
-        model = create(num_classes=stored[0])
-        variables, report = load_variables(path, model, reinit_head="never", **options)
-    return model, variables, report
+        num_classes = stored[0]
+    elif own_shape == report.image_shape:
+        return model, variables, report
+    model, options = create(num_classes=num_classes), options | {"reinit_head": "never"}
+    return model, *load_variables(path, model, image_size=own_shape, **options)
 
 
 def _read(file: Path, model: nn.Module, weights: Which) -> StoredWeights:

@@ -10,8 +10,10 @@ from flax import linen as nn
 from harness.arguments import problem
 from harness.class_lists import assumed_order, places
 from harness.errors import ConfigError, input_errors
+from harness.steps import steps_of
 from layers.initializers import truncated_normal
-from zoo.find import Checkpoint
+from workdirs.config_file import read_record
+from zoo.find import Checkpoint, is_checkpoint
 from zoo.fit import Reinit, Resize
 from zoo.load import Report, load_variables
 from zoo.stored_weights import Which
@@ -45,8 +47,8 @@ def read_init_from(
     """Reads the weights that a fresh run starts from; the section `init` holds its arguments.
 
     Args:
-        path: config.init_from. None or "none": from scratch; "": a fine-tuning recipe that still
-            lacks its weights.
+        path: config.init_from, also a name of released weights. None or "none": from scratch; "": a
+            fine-tuning recipe that still lacks its weights.
         model: of the run.
         weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
         other_classes: whether the run's classes differ from those of the weights, so that the head
@@ -66,8 +68,8 @@ def read_init_from(
         return None
     if not path:
         what = (
-            "this recipe fine-tunes; give --config.init_from=PATH, weights or a workdir, or "
-            f"--config.init_from={FROM_SCRATCH} to train from scratch"
+            "this recipe fine-tunes; give --config.init_from=PATH, weights or a workdir, or a name "
+            f"of tools/weights.py list, or --config.init_from={FROM_SCRATCH} to train from scratch"
         )
         raise ConfigError(problem("config.init_from", path, what))
     with input_errors():
@@ -82,6 +84,8 @@ def read_init_from(
             seed=seed,
             ignore_fields=ignore_fields,
         )
+        if note := unfinished(report):
+            report = dataclasses.replace(report, notes=(*report.notes, note))
         if not other_classes and not report.reinitialized and class_names:
             if report.class_names is None:
                 instead = "config.init.other_classes=True makes a new head"
@@ -100,6 +104,19 @@ def read_init_from(
                 raise ValueError(problem("config.init.reinit_head", reinit_head, what))
             variables, report = _with_new_head(variables, report, seed)
     return variables, report
+
+
+def unfinished(report: Report) -> str:
+    """Returns a sentence if weights are of a run that has not finished; "" for others."""
+    if not is_checkpoint(report.path):
+        return ""
+    workdir = report.path.parents[2]
+    if not (workdir / "config.json").exists() or (workdir / "DONE").exists():
+        return ""
+    record = read_record(workdir)
+    steps = steps_of(record["config"], record.get("num_examples"))
+    of = f" of {steps.total}" if steps else ""
+    return f"the run in {workdir} is not finished (it has no DONE): step {report.path.name}{of}"
 
 
 def _in_order(

@@ -18,6 +18,7 @@ from harness.errors import input_errors
 from kernels.target import compiling_for
 from parallel import sharding
 from tasks.classification import Classification
+from tasks.optimizers import create_optimizer
 from training import experiment
 from zoo.cost_tables import total
 from zoo.costs import count_products, model_costs
@@ -62,7 +63,7 @@ def recipe_step(
     model = run.task.model
     return Step(
         name=name,
-        lower=lambda: run.train_step.lower(run.shapes, batch, key),
+        lower=lambda: run.train_step.lower(run.shapes, batch, key, run.hyperparameters),
         batch_size=data.batch_size,
         num_devices=mesh.size,
         facts={
@@ -103,8 +104,14 @@ def model_step(
     batch_sharding, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     task = Classification(
         model=model,
-        optimizer=optax.adamw(LEARNING_RATE),
-        schedule=lambda step: jnp.float32(LEARNING_RATE),
+        optimizer=create_optimizer(
+            base_lr=LEARNING_RATE,
+            schedule="constant",
+            weight_decay=1e-4,  # as in the others' steps, optax's own
+            batch_size=images * mesh.size,
+            steps_per_epoch=1.0,
+            total_steps=1,
+        ),
         image_shape=image_shape,
         num_classes=num_classes,
         mean=(0.0,) * image_shape[-1],
@@ -116,7 +123,9 @@ def model_step(
     facts = {"products_per_image": _products(task, image_shape)} if products else {}
     return Step(
         name=name,
-        lower=lambda: jax.jit(task.train_step, donate_argnums=0).lower(state, batch, key),
+        lower=lambda: jax.jit(task.train_step, donate_argnums=0).lower(
+            state, batch, key, task.hyperparameters
+        ),
         batch_size=images * mesh.size,
         num_devices=mesh.size,
         facts={
@@ -206,5 +215,7 @@ def _products(task: Classification, image_shape: tuple[int, int, int]) -> int:
         "label": jax.ShapeDtypeStruct((1, *label_shape), jnp.int32),
     }
     with compiling_for("any"):
-        program = jax.make_jaxpr(task.train_step)(jax.eval_shape(task.init, key), batch, key)
+        program = jax.make_jaxpr(task.train_step)(
+            jax.eval_shape(task.init, key), batch, key, task.hyperparameters
+        )
     return sum(cost.multiply_adds for cost in count_products(program.jaxpr).values())

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.chips import Chip, find_chip
+from benchmarks.machine import Chip, find_chip
 from harness.arguments import problem
 from harness.errors import ConfigError, one_line
 

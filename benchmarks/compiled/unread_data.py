@@ -86,7 +86,6 @@ class UnreadData(pipeline.Data):
         def load(split: str, image_size: tuple[int, int]) -> arrays.Source:
             return Unread(splits[split], known.num_classes)
 
-        dataset = datasets.Dataset(
-            self.name, known.num_classes, known.num_channels, load, tuple(splits)
-        )
+        channels = self.channels or known.num_channels
+        dataset = datasets.Dataset(self.name, known.num_classes, channels, load, tuple(splits))
         return selection.keep_classes(dataset, self.classes) if self.classes else dataset

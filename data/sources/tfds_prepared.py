@@ -28,6 +28,10 @@ FORMAT = "array_record"
 PREPARE = "python tools/prepare_data.py"
 
 
+class NotPrepared(ValueError):
+    """A data set of that name is not in the folder; the message says what makes it."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One file of a split and the number of its records."""
@@ -150,7 +154,7 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
     """As `open_prepared`, for a set in any file format."""
     folder = find_folder(name, data_dir)
     if folder is None:
-        raise ValueError(
+        raise NotPrepared(
             f"data set {name!r} is not prepared under {resolve_data_dir(data_dir)}"
             f"{_configs_hint(name, data_dir)}; run: {_command(name, data_dir)}"
         )

@@ -11,13 +11,15 @@ from absl import flags
 
 from harness.arguments import problem, unknown
 from harness.errors import ConfigError
+from harness.files import run_path
 from inference.flags import as_image_size
-from inference.image_files import find_files
+from inference.given_images import find_files
 from inference.pictures import subjects
 from inference.pictures.attention_maps import Point
 from inference.pictures.images import Chosen, prepare
 from inference.pictures.subjects import Subject
 from nest.gradcat import Rule
+from workdirs.config_file import stored_config
 
 KINDS = ("words", "patches", "class_token")
 
@@ -53,7 +55,8 @@ def choose_subject(args: flags.FlagValues) -> Subject:
     if args.workdir:
         if args.weights:
             raise ConfigError("give one of --workdir=FOLDER and --weights=PATH; see --help")
-        return _noted(subjects.from_workdir(args.workdir, size, args.config, **options))
+        config = args.config or stored_config(run_path("--workdir", args.workdir))
+        return _noted(subjects.from_workdir(args.workdir, size, config, **options))
     if args.config:
         return _noted(subjects.from_recipe(args.config, args.weights, size, **options))
     raise ConfigError("name a model: --workdir, --config with --weights, or --model; see --help")

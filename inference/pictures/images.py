@@ -9,7 +9,7 @@ import numpy as np
 from data.pipeline import Data
 from data.sources.arrays import Record, Source, Subset
 from harness.errors import ConfigError, input_errors
-from inference.image_files import ImageFiles
+from inference.given_images import GivenImages
 from inference.pictures.subjects import Subject
 
 
@@ -34,7 +34,7 @@ class Chosen:
         data = dataclasses.replace(predictor.data, image_size=size)
         if self.files:
             orientation = data.exif_orientation
-            return ImageFiles(self.files, predictor.num_channels, exif_orientation=orientation)
+            return GivenImages(self.files, predictor.num_channels, exif_orientation=orientation)
         if not subject.has_recipe:
             raise ConfigError("--examples needs a data set: give --workdir or --config")
         with input_errors():

@@ -1,7 +1,6 @@
 """The models that pictures show, with trained weights or with those of an initialisation."""
 
 import dataclasses
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from data.class_names import short_name
 from data.pipeline import Data
 from data.pixel_statistics import default_statistics
 from harness.arguments import unknown
 from harness.errors import ConfigError, input_errors, printable
-from harness.files import local_path, run_path
-from inference.predict import NUM_IMAGENET_CLASSES, Predictor, build_predictor
+from harness.files import run_path
+from inference.loading import NUM_IMAGENET_CLASSES
+from inference.predictor import Predictor
 from tasks.classification import normalize
 from training.experiment import check_config
-from workdirs.config_file import read_config
+from workdirs.config_file import load_config, read_config
+from zoo.find import weights_path
 from zoo.load import Report
 from zoo.registry import MODELS, create_model, default_image_size, variable_shapes
 
@@ -49,14 +51,14 @@ class Subject:
     def class_name(self, label: int) -> str:
         """Returns the name of a class, as short as a title wants it."""
         names = self.predictor.class_names
-        return printable(names[label].split(",")[0]) if names else f"class {label}"
+        return printable(short_name(names[label])) if names else f"class {label}"
 
 
 def from_workdir(workdir: str, size: Size, config: ConfigDict | None = None, **options) -> Subject:
-    """Reads the newest checkpoint of a run; `options` are those of `build_predictor`."""
+    """Reads the newest checkpoint of a run; `options` are those of `Predictor.load`."""
     folder = run_path("--workdir", workdir)
     config = _with_size(config or read_config(folder), size)
-    predictor = build_predictor(config, folder, **options)
+    predictor = Predictor.load(folder, config, **options)
     return Subject(folder.name, predictor)
 
 
@@ -64,10 +66,9 @@ def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) 
     """Takes the model of a recipe, with weights of any kind or, if None, random ones."""
     config = _with_size(config, size)
     if weights is not None:
-        path = run_path("--weights", weights)
-        return Subject(
-            f"{config.model.name}, {path.name}", build_predictor(config, path, **options)
-        )
+        path = weights_path("--weights", weights)
+        name = f"{config.model.name}, {Path(path).name}"
+        return Subject(name, Predictor.load(path, config, **options))
     plain = check_config(config, needs_data=False)
     with input_errors():
         data = Data(**plain["data"], augment=plain["augment"], seed=plain["seed"])
@@ -75,7 +76,7 @@ def from_recipe(config: ConfigDict, weights: str | None, size: Size, **options) 
             known = data.dataset
             num_classes, channels, names = known.num_classes, known.num_channels, known.class_names
         except (ValueError, OSError):
-            num_classes, channels, names = NUM_IMAGENET_CLASSES, 3, None
+            num_classes, channels, names = NUM_IMAGENET_CLASSES, data.channels or 3, None
         return _random(
             lambda n: create_model(**plain["model"], num_classes=n),
             data,
@@ -106,18 +107,16 @@ def from_text(text: str, weights: str | None, size: Size) -> Subject:
     """Finds what a text names: a workdir, a recipe (with or without weights), or a variant.
 
     Args:
-        text: "runs/deit", "configs/imagenet_deit.py:s" or "deit_s_patch16_224".
+        text: "runs/deit", "configs/imagenet_deit.py:s", "runs/deit/config.json" (the recipe of that
+            run) or "deit_s_patch16_224".
         weights: for a recipe.
         size: of the images; None: its own.
     """
-    file, _, argument = text.partition(":")
-    if file.endswith(".py"):
-        path = local_path("--against", file)
-        if not path.is_file():
-            raise ConfigError(f"--against={text}: there is no such recipe")
-        with input_errors():
-            recipe = runpy.run_path(str(path))["get_config"]
-            config = recipe(argument) if argument else recipe()
+    if text.partition(":")[0].endswith(".py") or text.endswith(".json"):
+        try:
+            config = load_config(text)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("--config", "--against", 1)) from error
         return from_recipe(config, weights, size)
     if weights is not None:
         raise ConfigError("--against_weights needs --against=RECIPE.py, which names the model")

@@ -18,8 +18,9 @@ from tasks.gan.gradients import GanGradients
 from tasks.gan.losses import count_collapsed
 from tasks.gan.networks import GanNetworks
 from tasks.gan.options import GanOptions
-from tasks.optimizers import trainable_mask
+from tasks.optimizers import Optimizer, trainable_mask
 from tasks.protocol import Evaluation, Task
+from tasks.schedules import Schedule
 from tasks.skipping import skip_update
 
 
@@ -52,7 +53,7 @@ class Gan(Task):
     Attributes:
         options: section `task` of the config.
         networks: generator and discriminator.
-        optimizers: network -> what create_optimizer returns.
+        optimizers: network -> from create_optimizer.
         evaluator: of the same networks.
         freeze: network -> see create_optimizer; frozen parameters keep their bits, in the average
             as well.
@@ -60,7 +61,7 @@ class Gan(Task):
 
     options: GanOptions
     networks: GanNetworks
-    optimizers: dict[str, tuple[optax.GradientTransformation, optax.Schedule]]
+    optimizers: dict[str, Optimizer]
     evaluator: GanEvaluator
     freeze: dict[str, tuple[str, ...]]
 
@@ -68,19 +69,34 @@ class Gan(Task):
     def ema(self) -> ParameterEma:
         return ParameterEma(self.options.ema_decay, self.options.ema_warmup)
 
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return {
+            "optimizers": {name: o.hyperparameters for name, o in self.optimizers.items()},
+            "ema": self.ema.hyperparameters,
+        }
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        return {f"config.{name}_optimizer": o.schedule for name, o in self.optimizers.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for optimizer in self.optimizers.values() for note in optimizer.notes)
+
     def init(self, key: jax.Array) -> GanState:
         generator, discriminator = self.networks.init(key)
         return GanState(
             step=jnp.zeros((), jnp.int32),
             generator=generator,
             discriminator=discriminator,
-            generator_opt=self.optimizers["generator"][0].init(generator),
-            discriminator_opt=self.optimizers["discriminator"][0].init(discriminator),
+            generator_opt=self.optimizers["generator"].init(generator),
+            discriminator_opt=self.optimizers["discriminator"].init(discriminator),
             ema=self.ema.init(generator),
             collapsed_steps=jnp.zeros((), jnp.int32),
         )
 
-    def train_step(self, state: GanState, batch, key: jax.Array):
+    def train_step(self, state: GanState, batch, key: jax.Array, hyperparameters):
         discriminator_key, generator_key = jax.random.split(jax.random.fold_in(key, state.step))
         keys = jax.random.split(discriminator_key, 6)  # see GanGradients.discriminator
         chex.assert_shape(batch["image"], (None, *self.networks.image_shape))
@@ -89,11 +105,11 @@ class Gan(Task):
         trained, gradients = self.trainable(state), GanGradients(self.networks, self.options)
 
         def descend(name, params, opt_state, grads):
-            optimizer, schedule = self.optimizers[name]
+            optimizer, given = self.optimizers[name], hyperparameters["optimizers"][name]
             grads = select(trained[name], grads, optax.tree.zeros_like(grads))
-            updates, opt_state = optimizer.update(grads, opt_state, params)
+            updates, opt_state = optimizer.update(grads, opt_state, params, given)
             metrics[f"{name}_grad_norm"] = optax.tree.norm(grads)
-            metrics[f"{name}_learning_rate"] = schedule(state.step)
+            metrics[f"{name}_learning_rate"] = optimizer.learning_rate(state.step, given)
             return optax.apply_updates(params, updates), opt_state
 
         grads, metrics = gradients.discriminator(
@@ -119,7 +135,9 @@ class Gan(Task):
             discriminator=discriminator,
             generator_opt=generator_opt,
             discriminator_opt=discriminator_opt,
-            ema=self.ema.update(state.ema, generator, state.step, trained["generator"]),
+            ema=self.ema.update(
+                state.ema, generator, state.step, trained["generator"], hyperparameters["ema"]
+            ),
             collapsed_steps=metrics["collapsed_steps"],
         )
         return state, metrics

@@ -1,4 +1,4 @@
-"""tools/benchmark.py forward and train, and tools/measure_gpu.py, with tiny models."""
+"""tools/benchmark.py forward and train, and benchmarks/measure_gpu.py, with tiny models."""
 
 import json
 import subprocess
@@ -127,7 +127,7 @@ def test_a_bare_machine_measures(one_device, tmp_path):
 
 
 def test_a_bare_machine_checks():
-    """The parts of tools/measure_gpu.py --run, smaller."""
+    """The parts of benchmarks/measure_gpu.py --run, smaller."""
     shapes = {"two blocks": (2, 9, 2, 8, 1)}
     for dtype in ("float32", "bfloat16"):
         (result,) = device_checks.check_attention(dtype, shapes)
@@ -149,7 +149,7 @@ def test_half_an_hour_goes_on_where_it_stopped(run_script, tmp_path, monkeypatch
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    call = ("tools/measure_gpu.py", f"--output={output}", "--only=nest_tiny,digits")
+    call = ("benchmarks/measure_gpu.py", f"--output={output}", "--only=nest_tiny,digits")
     assert run_script(*call)[0] == 0
     assert [command[2] for command in started] == ["train", "forward", "--run=digits"]
     names = [json.loads(line)["measurement"] for line in output.read_text().splitlines()]

@@ -23,6 +23,7 @@ from harness import commandline, overrides, strict_config
 from harness.errors import ConfigError
 from harness.steps import plan_steps
 from parallel.sharding import create_mesh, state_shardings
+from preview.recipe_flag import define_config_flag
 from saving.checkpoints import Checkpoints
 from tasks.classification import Classification
 from tasks.gan.options import GanOptions
@@ -49,7 +50,7 @@ def load(monkeypatch):
         remove_flags()
         argv = ["train.py", f"--config={ROOT / 'configs' / recipe}.py", *arguments]
         monkeypatch.setattr(sys, "argv", argv)
-        commandline.define_config_flag()
+        define_config_flag()
         assert commandline._parse(argv) == ["train.py"]
         return flags.FLAGS.config
 

@@ -15,6 +15,7 @@ from configs import common
 from data import datasets
 from data.pixel_statistics import default_statistics
 from harness.errors import ConfigError
+from tasks.by_images import open_keys
 from tasks.optimizers import create_optimizer, decay_mask, parameter_paths
 from training import experiment
 from workdirs.comparison import flatten
@@ -50,6 +51,8 @@ RECIPES = {
     "cifar_nest_gan": ["small", "base", "debug"],
     "imagenet64_nest_gan": ["base", "small", "debug"],
     "digits_transfer": ["pretrain", "finetune", "scratch", "finetune,debug", "debug"],
+    "folder_nest": ["", "small", "base", "micro", "scratch", "scratch,micro", "debug"],
+    "folder_tnt": ["", "b", "ti", "micro", "scratch", "scratch,micro", "debug"],
     "transfer_tnt": [*TRANSFER, "flowers,b", "debug"],
     "transfer_nest": [*TRANSFER, "flowers,tiny", "debug"],
 }
@@ -62,6 +65,7 @@ NUM_CLASSES = {  # of the data sets that have to be prepared
     "oxford_flowers102": 102,
     "oxford_iiit_pet": 37,
     "inat:": 1010,
+    "folder:": 5,
 }
 
 
@@ -114,7 +118,9 @@ def test_golden(recipe):
     optimizer = config["generator_optimizer" if is_gan else "optimizer"]
     mask = decay_mask(shapes, optimizer["decay_exclude"])
     path = GOLDEN / f"{name}{'_' if argument else ''}{argument.replace(',', '_')}.txt"
-    values, listed = flat(config), set(flat(get_config(name, argument).to_dict()))
+    recipe = get_config(name, argument).to_dict()
+    values, listed = flat(config), set(flat(recipe))
+    values |= dict.fromkeys(open_keys(recipe), "null")  # by the images, of which there are none
     if path.exists():
         listed |= {line.split(" = ")[0] for line in path.read_text().splitlines()}
     else:
@@ -142,10 +148,9 @@ def test_says_how_to_prepare_its_data(name, argument, tmp_path):
         experiment.check_config(config)
         return
     config.data.data_dir = str(tmp_path)
-    if config.data.name == "inat:":
-        with pytest.raises(
-            ConfigError, match="'inat:': there is no folder ''; give its path, --con"
-        ):
+    if config.data.name in ("inat:", "folder:"):
+        message = f"'{config.data.name}': there is no folder ''; give its path, --con"
+        with pytest.raises(ConfigError, match=message):
             experiment.check_config(config)
         return
     run_this = f"run: python tools/prepare_data.py {config.data.name} --data_dir={tmp_path}"
@@ -196,14 +201,17 @@ def test_cifar_nest_has_the_batch_of_all_devices_and_its_rate(size, batch, rate)
 def rates(config, steps_per_epoch):
     """Returns the learning rate of each step, [steps]."""
     checked = experiment.check_config(config, needs_data=False)
-    _, schedule = create_optimizer(
+    optimizer = create_optimizer(
         **checked["optimizer"],
         batch_size=config.data.batch_size,
         steps_per_epoch=steps_per_epoch,
         total_steps=round(config.loop.num_epochs * steps_per_epoch),
     )
     return np.array(
-        [float(schedule(s)) for s in range(round(config.loop.num_epochs) * steps_per_epoch)]
+        [
+            float(optimizer.learning_rate(s))
+            for s in range(round(config.loop.num_epochs) * steps_per_epoch)
+        ]
     )
 
 

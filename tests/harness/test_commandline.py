@@ -35,7 +35,7 @@ def start(script, *arguments):
     ("arguments", "message"),
     [
         (["--config=configs/digits_nest.py"], "--workdir=FOLDER"),
-        (["--config=configs/digit_nest.py"], "No such file.*configs/digit_nest.py"),
+        (["--config=configs/digit_nest.py"], r"no such file.*did you mean configs/digits_nest\.py"),
         (["--config=configs/digits_nest.py:tiny"], "'tiny' is unknown; allowed: .*debug"),
         (
             ["--config=configs/digits_nest.py", "--config.optimiser.base_lr=1", "--workdir=W"],
@@ -110,7 +110,7 @@ CHANGES = [
     ("loop.num_epochs", float("inf"), "num_epochs=inf"),
     ("data.process_index", 0, "config.data.process_index: unknown"),
     ("optimizer.schedule", "step", "schedule='step'.*cosine.*linear.*constant"),
-    ("optimizer.warmup_epochs", 100.0, "warmup_epochs"),
+    ("optimizer.warmup_epochs", -1.0, "warmup_epochs"),
     ("augment.random_afine", {}, "random_affine"),
     ("augment.random_affine.max_shift", 1.0, "max_shift_pixels"),
     ("task.name", "segmentation", "config.task.name='segmentation': unknown; .*classification"),
@@ -220,8 +220,8 @@ def test_not_a_number(small_config, tmp_path, monkeypatch, poison, log_every):
     small_config.loop.log_every_steps = log_every
     original = classification.Classification.train_step
 
-    def train_step(self, state, batch, key):
-        after, metrics = original(self, state, batch, key)
+    def train_step(self, state, *inputs):
+        after, metrics = original(self, state, *inputs)
         bad = jnp.where(state.step >= 14, jnp.nan, 0.0)
         if poison == "loss":
             return after, metrics | {"loss": metrics["loss"] + bad}
@@ -273,8 +273,11 @@ def test_a_run_from_the_command_line(tmp_path):
         "--config.mesh.data=1",
     )
     assert code == 0
-    for words in ("patch_embedding/kernel", "Total: ", "mesh data 1 x fsdp 1", "images/s", "left)"):
+    for words in ("see parameters.txt", "mesh data 1 x fsdp 1", "images/s", "left)"):
         assert words in stdout
+    table = (workdir / "parameters.txt").read_text()
+    for words in ("patch_embedding/kernel", "Total: "):
+        assert words in table and words not in stdout
     last = [line for line in stdout.splitlines() if line.startswith("done after")][-1]
     assert re.search(r"test loss [\d.]+  top1_accuracy [\d.]+%", last)
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ import train
 from configs import digits_nest, digits_nest_gan
 from harness.errors import ConfigError
 from harness.files import local_path
-from inference.image_files import find_files
+from inference.given_images import find_files
 from inference.pictures import subjects
 from inference.trained_classifier import classes_in_file
 from tasks.gan.embedding import load_embedding
@@ -89,7 +89,7 @@ MORE_LINES = [
         "--output",
     ),
     ("tools/prepare_data.py cifar10 --manual_dir={}", "--manual_dir"),
-    ("tools/measure_gpu.py --output={}", "--output"),
+    ("benchmarks/measure_gpu.py --output={}", "--output"),
     ("tools/sample.py --workdir=. --npz={}", "--npz"),
 ]
 # String flags whose values are no paths. A new flag belongs here, or gets a line above.

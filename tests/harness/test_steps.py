@@ -24,7 +24,7 @@ def marked(steps, is_due):
 def test_evaluations_and_saves():
     steps = plan(100, 10, 3.5, 1.0)
     assert steps.total == 35
-    assert marked(steps, steps.logs_at) == [7, 14, 21, 28, 35]
+    assert marked(steps, steps.logs_at) == [1, 7, 14, 21, 28, 35]
     assert marked(steps, steps.evaluates_at) == [10, 20, 30, 35]
     assert marked(steps, steps.saves_at) == [10, 20, 30, 35]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from configs import digits_nest
 from harness.errors import ConfigError
 from inference.export import load_exported
-from inference.predict import build_predictor
+from inference.predictor import Predictor
 from tools import export, predict
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
@@ -43,19 +43,20 @@ def recipe(name, data="folder:/nowhere", size=32):
     return config
 
 
-def random_weights(file, config, channels=3, classes="abcd"):
+def random_weights(file, config, channels=3, classes="abcd", size=(32, 32)):
     model = create_model(**config.model, num_classes=len(classes))
-    shapes = parameter_shapes(model, (32, 32, channels))
+    shapes = parameter_shapes(model, (*size, channels))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-    write_weights(file, {"params": params}, model, (32, 32), classes)
+    write_weights(file, {"params": params}, model, size, classes)
     return model, params
 
 
 def flags(**given):
     """Parsed flags, for calling main without a process."""
     defaults = dict(config=None, workdir=None, checkpoint="latest", weights=None, ema=False)
-    defaults |= dict(classes=None, batch_size=None, format="jax", platforms=["cpu"])
+    defaults |= dict(classes=None, batch_size=None, format="jax")
+    defaults["platforms"] = None if given.get("format") == "onnx" else ["cpu"]
     defaults |= dict(explain=None, explain_folder="explained")
     return types.SimpleNamespace(**(defaults | dict(output=None, overwrite=False) | given))
 
@@ -145,7 +146,7 @@ def test_grey_images_and_either_loss(loss, tmp_path):
     model, params = random_weights(files[0], config, channels=1)
     export.main(flags(config=config, weights=files[0], output=files[1]))
     images = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 1), np.uint8)
-    predictor = build_predictor(config, files[0])
+    predictor = Predictor.load(files[0], config)
     (mean,), (std,) = predictor.mean, predictor.std
     logits = model.apply({"params": params}, np.float32((images / 255 - mean) / std))
     exported = load_exported(files[1])
@@ -182,8 +183,19 @@ def test_onnx_gives_the_same(name, tmp_path):
         ({"weights": "absent.npz"}, "no such file or folder"),
         ({"weights": None}, "give one of --workdir=FOLDER and --weights=PATH"),
         ({"output": "model.h5"}, "the name must end with .jax"),
-        ({"platforms": ["abacus"]}, "platform 'abacus': unknown; allowed: cpu, cuda, rocm, tpu"),
-        ({"format": "onnx", "output": "model.onnx"}, "--format=onnx needs the package jax2onnx"),
+        (
+            {"platforms": ["abacus"], "weights": "absent.npz"},  # said before weights are looked at
+            "platform 'abacus': unknown; allowed: cpu, cuda, rocm, tpu",
+        ),
+        ({"platforms": []}, "no platform is named; allowed: cpu, cuda, rocm, tpu"),
+        (
+            {"format": "onnx", "output": "model.onnx", "platforms": ["cpu"]},
+            "--platforms is for --format=jax",
+        ),
+        (
+            {"format": "onnx", "output": "model.onnx"},
+            "--format=onnx needs jax2onnx .*requirements-onnx.txt",
+        ),
     ],
 )
 def test_what_export_needs(given, message, tmp_path, monkeypatch):
@@ -194,6 +206,17 @@ def test_what_export_needs(given, message, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=message):
         export.main(flags(**(dict(config=config, weights="in.npz", output="m.jax") | given)))
     assert [file.name for file in tmp_path.iterdir()] == ["in.npz"]
+
+
+def test_the_description_beside_onnx_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)  # which the next look would find missing
+    (tmp_path / "m.onnx.json").write_text("mine")
+    given = dict(config=recipe("nest"), weights="absent", format="onnx")
+    given["output"] = f"{tmp_path}/m.onnx"
+    with pytest.raises(ConfigError, match="m.onnx.json exists already; --overwrite replaces it"):
+        export.main(flags(**given))
+    with pytest.raises(ConfigError, match="needs jax2onnx"):
+        export.main(flags(**given, overwrite=True))
 
 
 def test_files_that_are_no_exports(tmp_path):

@@ -15,18 +15,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import zoo.load
 from configs import digits_nest, digits_nest_gan
-from data.class_names import imagenet_names, readable
+from data.class_names import imagenet_names, readable, short_name
 from data.pipeline import Data
 from data.sources.arrays import digits_source
 from harness.errors import ConfigError
-from inference.image_files import ImageFiles, find_files
-from inference.predict import build_predictor
-from inference.prediction import Prediction, predict_files
+from inference.given_images import GivenImages, compute_rows, find_files
+from inference.pictures.subjects import Subject
+from inference.prediction import Prediction
+from inference.predictor import Predictor
+from preview import dry_run
 from saving.checkpoints import Checkpoints
 from tests.training.test_trained_run import write_old_config
 from tools import predict
-from training import experiment
+from training import batch_pictures, experiment
 from workdirs.claims import claimed
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
@@ -146,8 +149,8 @@ def test_probabilities_are_those_of_evaluation(config, trained, checkpoint, aver
     expected = of_evaluation(run, state, "ema" if average else "raw")
     files, labels = evaluation_files(run)
     assert {path.suffix for path in files} == {".png", ".jpg", ".jpeg", ".gif"}
-    predictor = build_predictor(config, workdir, checkpoint=checkpoint, ema=average)
-    predictions = list(predictor.predict(files, batch_size=4))  # two batches, the last one padded
+    predictor = Predictor.load(workdir, config, checkpoint=checkpoint, ema=average)
+    predictions = predictor.predict(files, batch_size=4)  # two batches, the last one padded
     assert [prediction.path for prediction in predictions] == files
     for prediction, label, (loss, top1) in zip(predictions, labels, expected, strict=True):
         probabilities = prediction.probabilities
@@ -160,9 +163,9 @@ def test_probabilities_are_those_of_evaluation(config, trained, checkpoint, aver
 def test_images_and_logits_are_those_of_evaluation(config, trained):
     """Bit for bit, in the same program."""
     workdir, run, state, _ = trained
-    predictor = build_predictor(config, workdir)
+    predictor = Predictor.load(workdir, config)
     files, _ = evaluation_files(run)
-    batches = predictor.data.batches_of(ImageFiles(files, 3), 3, report_bad=None)
+    batches = predictor.data.batches_of(GivenImages(files, 3), 3, report_bad=None)
     logits = jax.jit(predictor.logits)
     for ours, theirs in zip(batches, run.data.eval_batches(), strict=True):
         np.testing.assert_array_equal(np.asarray(ours["image"]), np.asarray(theirs["image"]))
@@ -184,7 +187,7 @@ def test_photographs_that_lie_on_their_side(tmp_path, channels, suffix):
     files = [tmp_path / f"lying.{suffix}", tmp_path / "upright.png"]
     seen = {}
 
-    def brightness(images):
+    def brightness(images, first):
         seen[data.exif_orientation] = np.array(images)
         return {"probabilities": images.mean(axis=(1, 2))}
 
@@ -192,7 +195,7 @@ def test_photographs_that_lie_on_their_side(tmp_path, channels, suffix):
         data = Data(name="synthetic", image_size=(24, 16), batch_size=2, eval_batch_size=2)
         data = dataclasses.replace(data, exif_orientation=exif_orientation)
         given = dict(num_channels=channels, batch_size=2, images_sharding=None)
-        assert len(list(predict_files(files, brightness, data=data, **given))) == 2
+        assert len(list(compute_rows(files, brightness, data=data, **given))) == 2
     np.testing.assert_array_equal(seen[True][0], seen[True][1])
     np.testing.assert_array_equal(seen[True][1], seen[False][1])
     assert np.abs(seen[False][0].astype(int) - seen[False][1]).mean() > 10
@@ -207,9 +210,9 @@ def test_grey_models_get_grey_images(tmp_path):
         image = Image.fromarray(source[index]["image"][..., 0])
         files.append(tmp_path / f"{index}.png")
         (image if index else image.convert("RGB")).save(files[-1])
-        array = ImageFiles(files, 1)[index]["image"]
+        array = GivenImages(files, 1)[index]["image"]
         np.testing.assert_array_equal(array, source[index]["image"])
-    predictor = build_predictor(config, tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run", config)
     assert (predictor.num_channels, predictor.class_names) == (1, tuple("0123456789"))
     for index, prediction in enumerate(predictor.predict(files, batch_size=1)):
         loss, _ = of_evaluation(run, state)[index]
@@ -217,7 +220,7 @@ def test_grey_models_get_grey_images(tmp_path):
         assert -math.log(prediction.probabilities[label]) == pytest.approx(loss, rel=1e-4)
     path = tmp_path / "colour.png"
     picture(0).save(path)
-    grey = ImageFiles([path], 1)[0]["image"][..., 0].astype(int)
+    grey = GivenImages([path], 1)[0]["image"][..., 0].astype(int)
     pillow = np.asarray(picture(0).convert("L")).astype(int)
     assert np.abs(grey - pillow).max() <= 1  # two ways of rounding
 
@@ -315,36 +318,42 @@ def test_without_the_data_set(folder, config, trained, tmp_path):
     """A workdir without its images; weights of ImageNet's classes where ImageNet is not."""
     workdir = trained[0]
     files = [folder / "val" / name for name in FILES]
-    before = build_predictor(config, workdir)
+    before = Predictor.load(workdir, config)
     elsewhere = tmp_path / "copied"
     shutil.copytree(workdir, elsewhere)
     moved = config.copy_and_resolve_references()
     moved.data.name = f"folder:{tmp_path / 'gone'}"
-    after = build_predictor(moved, elsewhere)
+    after = Predictor.load(elsewhere, moved)
     assert after.class_names == before.class_names == ("cat", "dog", "tabby, tabby cat")
-    for one, other in zip(before.predict(files, 8), after.predict(files, 8), strict=True):
+    for one, other in zip(
+        before.predict(files, batch_size=8), after.predict(files, batch_size=8), strict=True
+    ):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
 
     moved.data.update(name="imagenet2012", data_dir=str(tmp_path))
     with pytest.raises(ConfigError, match="imagenet2012.* is not prepared"):
         experiment.check_config(moved)
     weights = random_weights(tmp_path / "w.safetensors", moved.model, 1000, 3)
-    predictor = build_predictor(moved, weights)
+    predictor = Predictor.load(weights, moved)
     assert predictor.class_names[281] == "tabby, tabby cat"
     assert predictor.mean == (0.485, 0.456, 0.406) and predictor.std == (0.229, 0.224, 0.225)
-    (prediction,) = predictor.predict(files[:1], 8)
+    (prediction,) = predictor.predict(files[:1], batch_size=8)
     assert prediction.probabilities.shape == (1000,)
     # Weights with other classes than the recipe's data set: theirs count, without names.
     moved.data.update(name=f"folder:{folder}", mean=(0.5, 0.4, 0.3))
-    predictor = build_predictor(moved, weights)
+    predictor = Predictor.load(weights, moved)
     assert (predictor.model.num_classes, predictor.class_names) == (1000, None)
     assert predictor.mean == (0.5, 0.4, 0.3) and predictor.std == (0.229, 0.224, 0.225)
 
 
-def test_grey_arrays_that_are_not_here(tmp_path):
-    config = small(digits_nest.get_config())
+def test_grey_arrays_that_are_not_here(tmp_path, monkeypatch):
+    config, reads = small(digits_nest.get_config()), []
     config.data.name = f"npz:{tmp_path / 'gone.npz'}"
-    predictor = build_predictor(config, random_weights(tmp_path / "w.npz", config.model, 4, 1))
+    weights = random_weights(tmp_path / "w.npz", config.model, 4, 1)
+    read = zoo.load._read
+    monkeypatch.setattr(zoo.load, "_read", lambda *given: reads.append(given) or read(*given))
+    predictor = Predictor.load(weights, config)
+    assert len(reads) == 2  # of which the first says classes and channels
     assert (predictor.num_channels, predictor.model.num_classes) == (1, 4)
     assert predictor.mean == pytest.approx((0.449,))
 
@@ -356,21 +365,34 @@ def test_names_of_classes(trained, config, tmp_path):
     assert names[999] == ("n15075141", "toilet tissue, toilet paper, bathroom tissue")
     assert readable(["n15075141", "n99999999", "cat"])[1:] == ("n99999999", "cat")
     (tmp_path / "names.txt").write_text("x\ny\nz\n")
-    chosen = build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
+    chosen = Predictor.load(trained[0], config, classes_file=tmp_path / "names.txt")
     assert chosen.class_names == ("x", "y", "z")
     (tmp_path / "names.txt").write_bytes("\ufeffx\r\ny\r\nz\r\n".encode())  # Notepad's
-    chosen = build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
+    chosen = Predictor.load(trained[0], config, classes_file=tmp_path / "names.txt")
     assert chosen.class_names == ("x", "y", "z")
     (tmp_path / "names.txt").write_text("x\ny\n")
     with pytest.raises(ConfigError, match="names 2 classes, the weights have 3"):
-        build_predictor(config, trained[0], classes_file=tmp_path / "names.txt")
+        Predictor.load(trained[0], config, classes_file=tmp_path / "names.txt")
+
+
+def test_only_imagenets_synonyms_are_cut():
+    names = ("Lab, black", "Lab, yellow")
+    assert [short_name(name) for name in names] == [*names]
+    assert short_name("tench, Tinca tinca") == "tench" and short_name("tench, other") != "tench"
+    text = batch_pictures.label_text(np.float32([0.6, 0.4]), names)
+    assert text == "Lab, black 0.60 + Lab, yellow 0.40"
+    assert dry_run._labels(jax.numpy.arange(2), names) == "Lab, black, Lab, yellow, ..."
+    assert Subject("any", SimpleNamespace(class_names=names)).class_name(1) == "Lab, yellow"
 
 
 def test_best_classes():
     prediction = Prediction(Path("a.png"), np.float32([0.1, 0.3, 0.3, 0.2, 0.1]))
-    rows = prediction.best(None, top_k=3)
-    assert [row["label"] for row in rows] == [1, 2, 3]
-    assert len(prediction.best(None, top_k=9)) == 5
+    rows = prediction.best(3)
+    assert [row.label for row in rows] == [1, 2, 3]
+    assert len(prediction.best(9)) == 5
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"top_k={wrong}: out of range; allowed: at least 1"):
+            prediction.best(wrong)
     table = predict.as_table(Path("a.png"), rows, width=8)
     assert table.splitlines()[0] == "a.png      30.00%  class 1"
     assert table.splitlines()[2] == "           20.00%  class 3"
@@ -392,10 +414,10 @@ def test_wrong_flags(given, message):
 
 def test_wrong_weights(config, trained):
     with pytest.raises(ConfigError, match="no such file or folder"):
-        build_predictor(config, "/nothere")
+        Predictor.load("/nothere", config)
     other = config.copy_and_resolve_references()
     other.model.dims = (16, 16)
     with pytest.raises(ConfigError, match=r"dims=\(16, 32\)"):
-        build_predictor(other, trained[0])
+        Predictor.load(trained[0], other)
     with pytest.raises(ConfigError, match="config.task.name='gan'"):
-        build_predictor(digits_nest_gan.get_config("debug"), trained[0])
+        Predictor.load(trained[0], digits_nest_gan.get_config("debug"))

@@ -12,7 +12,7 @@ from PIL import Image
 from configs import digits_nest, digits_tnt
 from inference.explain import METHODS, create_explainer
 from inference.pictures.overlay import TITLES, draw_explanation
-from inference.predict import build_predictor
+from inference.predictor import Predictor
 from tasks.classification import normalize
 from tests.model_inputs import random_params
 from zoo.registry import create_model
@@ -48,9 +48,9 @@ def run(folder, *arguments):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_explanations_are_those_of_the_likeliest_class(folder, method):
-    predictor = build_predictor(digits_nest.get_config(), folder / "nest.safetensors")
+    predictor = Predictor.load(folder / "nest.safetensors", digits_nest.get_config())
     files = [folder / "a/digit.png", folder / "missing.png", folder / "b/digit.png"]
-    first, missing, second = predictor.predict(files, 2, explain=method)
+    first, missing, second = predictor.predict(files, batch_size=2, explain=method)
     assert missing.explanation is None and "cannot be read" in missing.problem
     explain = create_explainer(method, predictor.model, (16, 16, 1))
     for prediction in (first, second):
@@ -67,7 +67,7 @@ def test_explanations_are_those_of_the_likeliest_class(folder, method):
         assert figure.get_suptitle() == "3, 41.0%"
         figure.canvas.draw()
         assert np.asarray(figure.canvas.buffer_rgba()).std() > 10
-    plain = next(predictor.predict(files[:1], 1))
+    plain = predictor.predict(files[:1], batch_size=1)[0]
     np.testing.assert_allclose(plain.probabilities, first.probabilities, atol=1e-6)
     assert plain.explanation is None
 
@@ -82,10 +82,10 @@ def test_the_command_writes_a_picture_for_each_image(folder):
 
 def test_what_is_refused(folder, tmp_path):
     done = run(folder, "--explain=gradcam", "--explain_folder=nest.safetensors", "a")
-    assert done.returncode == 2 and done.stderr.endswith("File exists\n")
+    assert done.returncode == 2 and done.stderr.endswith("nest.safetensors is no folder\n")
     model = create_model(**digits_tnt.get_config().model.to_dict(), num_classes=10)
     params = random_params(model, np.zeros((1, 16, 16, 1), np.float32))
     write_weights(tmp_path / "tnt.safetensors", {"params": params}, model, (16, 16))
-    predictor = build_predictor(digits_tnt.get_config(), tmp_path / "tnt.safetensors")
+    predictor = Predictor.load(tmp_path / "tnt.safetensors", digits_tnt.get_config())
     with pytest.raises(ValueError, match="GradCAT needs the levels of a NesT; Tnt has none"):
-        predictor.predict([folder / "a/digit.png"], 1, explain="gradcat")
+        predictor.predict([folder / "a/digit.png"], batch_size=1, explain="gradcat")

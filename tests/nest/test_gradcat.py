@@ -196,7 +196,7 @@ def test_costs_less_than_four_forward_passes():
         (Nest(5, **THREE), 16, {"rule": "best"}, "rules are activation_gradient"),
         (Nest(5, **THREE), 16, {"sign": 0}, "signs 1 and -1"),
         (Nest(5, **THREE), 16, {"classes": [5]}, "there is no class 5; allowed: 0 to 4"),
-        (Nest(5, **THREE), 16, {"classes": np.array([1, 2])}, "one for each of 1 images"),
+        (Nest(5, **THREE), 16, {"classes": np.array([1, 2])}, "of classes is 2, of images 1"),
     ],
 )
 def test_errors_are_one_line(model, size, options, message):

@@ -22,7 +22,7 @@ MESHES = {
 def steps_of(run, state, batches):
     losses = []
     for _ in range(STEPS):
-        state, scalars = run.train_step(state, next(batches), run.key)
+        state, scalars = run.train_step(state, next(batches), run.key, run.hyperparameters)
         losses.append(scalars["loss"])
     return state, np.asarray(jax.device_get(losses))
 

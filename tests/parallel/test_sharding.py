@@ -15,7 +15,7 @@ def losses_and_state(config, steps=20):
     run = experiment.build(config)
     state, batches, losses = run.init(), run.data.train_batches(), []
     for _ in range(steps):
-        state, scalars = run.train_step(state, next(batches), run.key)
+        state, scalars = run.train_step(state, next(batches), run.key, run.hyperparameters)
         losses.append(scalars["loss"])
     return run, np.asarray(jax.device_get(losses)), state
 
@@ -60,8 +60,10 @@ def test_every_single_step_agrees_at_a_large_rate(small_config, data, fsdp):
         one.data.train_batches(), eight.data.train_batches(), range(12), strict=False
     ):
         same_state = jax.device_put(jax.device_get(state), eight.shardings)
-        state, scalars = one.train_step(state, batch_one, one.key)
-        other, other_scalars = eight.train_step(same_state, batch_eight, eight.key)
+        state, scalars = one.train_step(state, batch_one, one.key, one.hyperparameters)
+        other, other_scalars = eight.train_step(
+            same_state, batch_eight, eight.key, eight.hyperparameters
+        )
         assert float(scalars["loss"]) == pytest.approx(float(other_scalars["loss"]), abs=5e-6)
         moments, other_moments = state.opt_state[1][0].mu, other.opt_state[1][0].mu
         largest = max(float(abs(x).max()) for x in jax.tree.leaves(moments))

@@ -39,7 +39,7 @@ def losses_and_bytes(config, steps=10):
     run = experiment.build(config)
     state, batches, losses = run.init(), run.data.train_batches(), []
     for _ in range(steps):
-        state, scalars = run.train_step(state, next(batches), run.key)
+        state, scalars = run.train_step(state, next(batches), run.key, run.hyperparameters)
         losses.append(scalars["loss"])
     batches.close()
     return run, np.asarray(jax.device_get(losses)), bytes_per_device(state), state

@@ -8,11 +8,12 @@ import pytest
 from absl import logging
 
 from harness.errors import escaped, printable
+from inference.prediction import Guess
 from process.terminal import EscapingStream
 from tools.predict import as_json, as_table
 
 NASTY = "\x1b[31mred\x1b]0;title\x07\x9b2J\x7f\r\x08\u202ecod\u2066\udcff"
-ROW = {"label": 3, "name": NASTY, "probability": 0.5}
+ROW = Guess(3, NASTY, 0.5)
 
 
 class Terminal(io.StringIO):

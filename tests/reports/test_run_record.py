@@ -9,7 +9,7 @@ import pytest
 from harness.errors import ConfigError
 from reports.answer_sections import Choices
 from reports.page import render
-from reports.recipe import from_recipe, recipe_of
+from reports.recipe import command_line, from_recipe, recipe_of
 from reports.run_record import read_run
 from reports.run_sections import run_page
 from tests.reports.pages import check_self_contained
@@ -127,6 +127,12 @@ def test_wrong_types_in_the_config(tmp_path):
         record["versions"], record["command"] = [1], "train.py"
         (workdir / "config.json").write_text(json.dumps(record))
         assert "80.00 %" in shown(workdir).text
+
+
+def test_a_command_is_shown_as_one_types_it():
+    assert command_line(["train.py", "--config=a b"]) == "python train.py '--config=a b'"
+    assert command_line(["nest-tnt train", "--seed=1"]) == "nest-tnt train --seed=1"
+    assert command_line([]) == command_line("train.py") == ""
 
 
 def test_changes_from_the_recipe(tmp_path):

@@ -45,6 +45,25 @@ def test_a_damaged_best_checkpoint(run, capsys, name):
     assert states(run)["best/4"] == "sound"
 
 
+def test_the_best_of_other_evaluations_is_none(run, capsys):
+    """Of another split, for example. It stays until there is a new one."""
+
+    def best_after(step, value, split):
+        with Checkpoints(workdir=run, measured_with={"data.eval_split": split}) as saved:
+            saved.restore(SHAPES)
+            if value is not None:
+                saved.save_best(step, state_of(step), loop_of(step), {"top1_accuracy": value})
+            return saved.best(1).get("best_top1_accuracy")
+
+    assert best_after(4, 0.31, "test") == 0.31  # the one before does not say: it counts
+    assert best_after(5, None, "validation") is None
+    assert "best/4 was the best of other evaluations" in capsys.readouterr().err
+    assert best_after(5, None, "test") == 0.31
+    assert best_after(5, 0.2, "validation") == 0.2
+    assert best_after(6, 0.1, "validation") == 0.2
+    assert capsys.readouterr().err.count("other evaluations") == 1
+
+
 @pytest.mark.parametrize("has_checksums", [True, False])
 def test_a_renamed_best_checkpoint_is_refused(run, has_checksums):
     """Before training: its epoch would otherwise be written to DONE."""

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from harness.errors import ConfigError
-from harness.recipes import ROOT, load_config
+from harness.recipes import ROOT, recipe_config
 from sweeps.check import check_runs
 from sweeps.launchers.printing import Print
 from sweeps.plan import plan
@@ -161,7 +161,7 @@ def test_a_sweep_that_the_recipe_names(tmp_path):
         ("    yield None", "is not a dict of overrides"),
         ("    yield {1: 2}", "is not a dict of overrides"),
         ("    return None", "TypeError"),
-        ("    yield {'seed': nothing}", "NameError.*line 3"),
+        ("    yield {'seed': nothing}", r"NameError.*\.py:3\)"),
         ("    yield {'data.batch_size': 4}", "sets data.batch_size, and so does --config"),
     ],
 )
@@ -257,7 +257,7 @@ def test_the_sweeps_of_digits_build(name, number):
         ("configs/digits_nest.py", {"model.patch_size": "3"}, "patch_size"),
         ("configs/digits_nest.py", {"data.name": "folder:/nowhere"}, "nowhere"),
         ("configs/digits_nest.py:tny", {}, "'tny' is unknown"),
-        ("configs/digits_nset.py", {}, "there is no file"),
+        ("configs/digits_nset.py", {}, "no such file"),
     ],
 )
 def test_every_run_is_checked_before_the_first_one_starts(config, overrides, problem, tmp_path):
@@ -270,13 +270,13 @@ def test_every_run_is_checked_before_the_first_one_starts(config, overrides, pro
 
 def test_recipes_that_fail_say_where(tmp_path):
     for text, problem in (
-        ("def get_config():\n    return nothing\n", "NameError.*line 2"),
-        ("import nowhere_at_all\n", "ModuleNotFoundError.*line 1"),
-        ("def get_config(:\n", "SyntaxError.*line 1"),
-        ("x = 1\n", "has no get_config"),
+        ("def get_config():\n    return nothing\n", r"NameError.*recipe\.py:2\)"),
+        ("import nowhere_at_all\n", r"ModuleNotFoundError.*recipe\.py:1\)"),
+        ("def get_config(:\n", r"SyntaxError.*recipe\.py:1\)"),
+        ("x = 1\n", "has no function get_config"),
         ("def get_config(a=None):\n    raise ValueError('allowed: tiny')\n", "allowed: tiny"),
     ):
         recipe = tmp_path / "recipe.py"
         recipe.write_text(text)
         with pytest.raises(ConfigError, match=problem):
-            load_config(f"{recipe}:small" if "tiny" in text else str(recipe))
+            recipe_config(f"{recipe}:small" if "tiny" in text else str(recipe))

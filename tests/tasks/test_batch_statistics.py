@@ -30,7 +30,7 @@ def run_steps(config, steps):
     state, batches, losses = run.init(), run.data.train_batches(), []
     first = jax.device_get(state)
     for _ in range(steps):
-        state, scalars = run.train_step(state, next(batches), run.key)
+        state, scalars = run.train_step(state, next(batches), run.key, run.hyperparameters)
         losses.append(scalars["loss"])
     return run, np.asarray(jax.device_get(losses)), first, jax.device_get(state)
 

@@ -2,12 +2,12 @@
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax import linen as nn
 
 from tasks.classification import Classification
 from tasks.ema import ParameterEma
+from tasks.optimizers import create_optimizer
 
 
 class OneLayer(nn.Module):
@@ -19,8 +19,15 @@ class OneLayer(nn.Module):
 def task(**options):
     return Classification(
         model=OneLayer(),
-        optimizer=optax.sgd(0.5),
-        schedule=optax.constant_schedule(0.5),
+        optimizer=create_optimizer(
+            name="sgd",
+            momentum=0.0,
+            base_lr=0.5,
+            schedule="constant",
+            batch_size=8,
+            steps_per_epoch=1.0,
+            total_steps=9,
+        ),
         image_shape=(2, 2, 1),
         num_classes=3,
         mean=(0.5,),
@@ -44,7 +51,7 @@ def test_average_by_hand(warmup, decay):
     step = jax.jit(classification.train_step)
     average = np.asarray(state.params["head"]["kernel"], np.float64)
     for count in range(6):
-        state, _ = step(state, batch, jax.random.key(1))
+        state, _ = step(state, batch, jax.random.key(1), classification.hyperparameters)
         now = min(decay, (1 + count) / (10 + count)) if warmup else decay
         average = now * average + (1 - now) * np.asarray(state.params["head"]["kernel"])
         np.testing.assert_allclose(state.ema["head"]["kernel"], average, rtol=1e-5, atol=1e-6)
@@ -52,10 +59,10 @@ def test_average_by_hand(warmup, decay):
 
 def test_rate_far_into_the_run_is_exact():
     """Taken as 1 - decay in float32, it would be off by one in ten thousand."""
-    rate = jax.jit(ParameterEma(0.99996, warmup=True).rate)
+    rate = jax.jit(ParameterEma(0.99996, warmup=True).shares)
     for step in (0, 1, 1000, 200_000, 300_000, 10**8):
         expected = max(1 - 0.99996, 9 / (10 + step))
-        assert float(rate(np.int32(step))) == pytest.approx(expected, rel=1e-6)
+        assert float(rate(np.int32(step))[0]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_warmup_needs_an_average():

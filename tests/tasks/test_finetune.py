@@ -210,7 +210,7 @@ def test_linear_probe_moves_the_head_alone_on_features_of_evaluation(finetune_co
     norms = []
     for key in (1, 2):  # dropout and drop path would make them differ
         state = jax.tree.map(lambda x: x.copy(), start)
-        _, metrics = run.train_step(state, batch, jax.random.key(key))
+        _, metrics = run.train_step(state, batch, jax.random.key(key), run.hyperparameters)
         norms.append(float(metrics["grad_norm"]))
     assert norms[0] == norms[1]
 
@@ -237,7 +237,9 @@ def test_probing_compiles_no_backward_pass(finetune_config):
     def cost(config):
         run = experiment.build(config)
         batch = next(run.data.train_batches())
-        return run.train_step.lower(run.shapes, batch, run.key).cost_analysis()["flops"]
+        return run.train_step.lower(
+            run.shapes, batch, run.key, run.hyperparameters
+        ).cost_analysis()["flops"]
 
     whole = cost(finetune_config)
     finetune_config.task.linear_probe = True

@@ -115,7 +115,7 @@ def test_factors():
 def updates_of(**options):
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), parameter_shapes(VIT, 16))
     grads = jax.tree.map(lambda leaf: 0.3 * leaf, params)
-    optimizer, _ = create_optimizer(
+    optimizer = create_optimizer(
         base_lr=1e-2,
         schedule="constant",
         weight_decay=0.1,

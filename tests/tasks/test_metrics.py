@@ -7,7 +7,13 @@ from clu.metrics import Average
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from harness.errors import NonFiniteError
-from tasks.metrics import ClassificationMetrics, check_finite, label_rank, mean_scalars
+from tasks.metrics import (
+    ClassificationMetrics,
+    check_finite,
+    classification_metrics,
+    label_rank,
+    mean_scalars,
+)
 from tasks.protocol import Evaluation, Task
 from training.evaluation import evaluate
 
@@ -37,6 +43,17 @@ def test_metrics_equal_scikit_learn(predictions):
     assert summary["top5_accuracy"] == top_k_accuracy_score(labels, logits, k=5, labels=classes)
     assert summary["loss"] == pytest.approx(log_loss(labels, probabilities, labels=classes), 1e-5)
     assert summary["num_examples"] == 103
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 6])
+def test_no_top5_for_five_classes_or_fewer(num_classes):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(9, num_classes)), rng.integers(0, num_classes, 9)
+    kind = classification_metrics(num_classes)
+    summary = kind.of(logits, labels, np.ones(9)).summary()
+    assert summary["top1_accuracy"] == (logits.argmax(1) == labels).mean()
+    names = {"loss", "top1_accuracy", "num_examples"}
+    assert summary.keys() == (names if num_classes <= 5 else names | {"top5_accuracy"})
 
 
 def evaluated_in_parts(metrics, logits, labels, batch_size):

@@ -151,7 +151,7 @@ def losses_and_first_batch(config, steps):
     for _ in range(steps):
         batch = next(batches)
         first = first or jax.device_get(batch)
-        state, scalars = run.train_step(state, batch, run.key)
+        state, scalars = run.train_step(state, batch, run.key, run.hyperparameters)
         losses.append(float(scalars["loss"]))
     batches.close()
     return losses, first

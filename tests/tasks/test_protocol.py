@@ -17,7 +17,7 @@ class Mean(Task):
     def init(self, key):
         return {"mean": jnp.zeros(())}
 
-    def train_step(self, state, batch, key):
+    def train_step(self, state, batch, key, hyperparameters):
         return jax.tree.map(lambda x: x + 0.1 * (batch["image"].mean() - x), state), {}
 
     def eval_step(self, state, batch, key):

@@ -4,13 +4,15 @@ import json
 import re
 import subprocess
 import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from benchmarks import input_pipeline
+from benchmarks import input_pipeline, machine
 from configs import cifar_nest, digits_nest, imagenet_deit, imagenet_nest
 from data.augment import randaugment
 from training import batch_pictures, experiment
@@ -27,6 +29,24 @@ def run(environment, tool, *arguments):
         text=True,
         timeout=120,
     )
+
+
+def version_of_opencv():
+    return version("opencv-python-headless")
+
+
+def test_cores_that_are_busy():
+    """One that computes keeps one busy at most, one that sleeps none."""
+
+    def compute(seconds):
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            sum(range(1000))
+        return 7.0
+
+    speed, cores = machine.with_cores(compute)(0.3)
+    assert speed == 7.0 and 0.05 < cores < 1.1
+    assert machine.with_cores(lambda seconds: time.sleep(seconds))(0.2)[1] < 0.2
 
 
 def checked(config):
@@ -52,7 +72,15 @@ def test_benchmark_prints_every_stage(one_device, tmp_path):
     loader = "loader: read, decode"
     names = ["random_resized_crop", "flip", "randaugment", "color_jitter"]
     expected = [", ".join([loader, *names[:count]]) for count in range(1, 5)]
-    assert ours == ["decode", f"{loader}, centre crop", *expected]
+    assert ours == ["decode, one thread", "decode", f"{loader}, centre crop", *expected]
+    for record in records:
+        ratio = record["images_per_second"] / records[0]["images_per_second"]
+        assert record["times_one_core_decoding"] == pytest.approx(ratio)
+        each = record["images_per_second"] / record["cores_busy"]
+        assert record["per_busy_core"] == pytest.approx(each)
+        assert record["machine"] == records[0]["machine"]
+    first = result.stdout.splitlines()[0]
+    assert machine.processor() in first and f"opencv-python-headless {version_of_opencv()}" in first
     assert all(record["images_per_second"] > 1 for record in records)
     for record in records:
         assert record["stage"] in result.stdout
@@ -86,7 +114,7 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "command is missing"),
+        ((), r"batch\|operations is missing"),
         (("weights",), "'weights'; allowed: batch: .*operations: "),
         (("batch",), "--config=FILE.py or --workdir=FOLDER is needed"),
         (("batch", "--config=configs/digits_nest.py", "--batch=1", "--step=2"), "give one of them"),
@@ -99,6 +127,10 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
                 ),
                 (("--batch=999999",), "--batch=999999: out of range"),
             ]
+        ),
+        (
+            ("batch", "--config=configs/imagenet_nest.py", "--config.data.data_dir=/nowhere"),
+            "run: python tools/prepare_data.py .*; or see it on other images: --config.data.name=",
         ),
         (
             ("operations", "--config=configs/digits_nest.py"),
@@ -133,7 +165,8 @@ def test_visualize_writes_a_picture(one_device, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     step, wrote = result.stdout.splitlines()
-    assert step.startswith("step 1, ") and wrote == f"wrote {path}"
+    assert re.fullmatch(r"step 1, 96 records, the first 9:( \d+){9}", step)
+    assert wrote == f"wrote {path}"
     assert cv2.imread(str(path)).std() > 10
 
 
@@ -162,7 +195,7 @@ def test_the_batch_in_the_picture_is_what_the_training_step_sees(recipe, monkeyp
     state = run.init()
     state = state.replace(step=state.step + 3)
     with pytest.raises(ZeroDivisionError):
-        run.task.train_step(state, next(run.data.train_batches(3)), run.key)
+        run.task.train_step(state, next(run.data.train_batches(3)), run.key, run.hyperparameters)
     mean, std = run.data.statistics
     np.testing.assert_allclose(
         images,

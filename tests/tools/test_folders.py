@@ -55,7 +55,7 @@ def recipe(folder):
 TRAINING = {
     "train": ["train.py", "--workdir={out}"],
     "benchmark": ["tools/benchmark.py", "data", "--data=own"],
-    "visualize": ["tools/visualize.py", "batch", "--output={out}"],
+    "visualize": ["tools/visualize.py", "batch", "--output={out}.png"],
 }
 OTHERS = {
     "evaluate": ["evaluate.py", "--weights={weights}"],

@@ -14,7 +14,7 @@ from safetensors import safe_open
 import train
 from harness.errors import ConfigError
 from inference.flags import as_image_size
-from inference.predict import build_predictor
+from inference.predictor import Predictor
 from tools import convert_weights
 from zoo.load import load_variables, load_weights, parameter_shapes
 from zoo.registry import create_model
@@ -114,7 +114,7 @@ TANH = {**NEST, "fields": {**NEST["fields"], "gelu": "tanh"}}
     ("named", "more", "message"),
     [
         (NEST, {"output": "out.h5"}, "the name must end with .safetensors"),
-        (NEST, {"output": "none/out.safetensors"}, "the folder .*none does not exist"),
+        (NEST, {"output": "none/out.safetensors"}, "there is no such folder: .*none$"),
         (NEST, {"output": "there.safetensors"}, "exists already; --overwrite replaces it"),
         (NEST, {"output": None}, "--output is missing"),
         (NEST, {"input": "absent.npz"}, "no such file or folder"),
@@ -162,7 +162,7 @@ def test_a_workdir_tells_all(small_config, tmp_path):
     workdir, outputs = tmp_path / "run", [tmp_path / "run.npz", tmp_path / "run.safetensors"]
     small_config.loop.num_epochs = 2.0
     train.train_and_evaluate(small_config, workdir)
-    run = build_predictor(small_config, workdir, ema=True)
+    run = Predictor.load(workdir, small_config, ema=True)
     args = dict(workdir=str(workdir), ema=True)
     for output, to in zip(outputs, ("npz", "ours"), strict=True):
         convert_weights.main(flags(**args, output=str(output), to=to))

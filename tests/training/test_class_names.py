@@ -15,7 +15,7 @@ from configs import digits_nest
 from data import datasets
 from data.class_names import imagenet_names
 from harness.errors import ConfigError
-from inference.predict import build_predictor
+from inference.predictor import Predictor
 from training import experiment
 from training.trained_run import restore
 from workdirs.class_file import own_classes
@@ -249,17 +249,17 @@ def test_a_file_with_the_trained_names_in_another_order_is_refused(run, config, 
     with pytest.raises(ConfigError, match=message):
         evaluate.evaluate_workdir(config, run, classes_file=tmp_path / "names.txt")
     with pytest.raises(ConfigError, match=message):
-        build_predictor(config, run, classes_file=tmp_path / "names.txt")
+        Predictor.load(run, config, classes_file=tmp_path / "names.txt")
     (tmp_path / "names.txt").write_text("\n".join(f"colour {name}" for name in NAMES))
-    names = build_predictor(config, run, classes_file=tmp_path / "names.txt").class_names
+    names = Predictor.load(run, config, classes_file=tmp_path / "names.txt").class_names
     assert names[2] == "colour 2"  # other names are a translation
 
 
 def test_whoever_takes_an_order_for_granted_says_so(run, config, tmp_path):
     nameless = save(run, config, tmp_path / "nameless.npz", None)
     note = "in the order of the data set, 0, 1, 2, ..., 11, sorted as numbers"
-    assert any(note in text for text in build_predictor(config, nameless).report.notes)
-    assert not any(note in text for text in build_predictor(config, run).report.notes)
+    assert any(note in text for text in Predictor.load(nameless, config).report.notes)
+    assert not any(note in text for text in Predictor.load(run, config).report.notes)
     config.init_from = str(nameless)
     notes = experiment.build(config).read_weights()[1].notes
     assert any(f"{note}; others sort them as text; config.init.other_classes" in x for x in notes)

@@ -1,5 +1,7 @@
 """evaluate.py gives what train.py logged, and refuses what is not there."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from nest.convert_official import to_official
 from saving.checkpoints import Checkpoints
 from tests.training.test_trained_run import write_old_config
 from training import experiment
-from workdirs.config_file import read_config
+from workdirs.config_file import read_config, write_config
 from workdirs.results import read_metrics
 
 
@@ -68,18 +70,18 @@ def test_config_of_the_workdir(small_config, trained):
     assert evaluate.evaluate_workdir(config, workdir)["loss"] == metrics["loss"]
 
 
-def test_differences_from_training_are_noted(small_config, trained, tmp_path, capsys):
+def test_differences_from_training_are_noted(small_config, trained, tmp_path, run_script):
     """Also when an earlier version wrote the run's config."""
     workdir, metrics = trained(small_config)
     (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
     write_old_config(tmp_path, small_config)
-    capsys.readouterr()
-    assert evaluate.evaluate_workdir(small_config, tmp_path)["loss"] == metrics["loss"]
-    assert "not as trained" not in capsys.readouterr().err
-    small_config.task.label_smoothing = 0.2
-    evaluate.evaluate_workdir(small_config, tmp_path)
-    expected = "note: not as trained: task.label_smoothing: 0.1 there, 0.2 now\n"
-    assert capsys.readouterr().err == expected
+    (tmp_path / "now").mkdir()
+    write_config(tmp_path / "now", small_config.to_dict())
+    command = ("evaluate.py", f"--workdir={tmp_path}", f"--config={tmp_path}/now/config.json")
+    _, out, err = run_script(*command)
+    assert json.loads(out)["loss"] == metrics["loss"] and "not as trained" not in err
+    _, _, err = run_script(*command, "--config.task.label_smoothing=0.2")
+    assert err == "note: not as trained: task.label_smoothing: 0.1 there, 0.2 now\n"
 
 
 def test_more_devices_than_trained_on(small_config, trained):
@@ -117,12 +119,13 @@ def test_checkpoint_of_another_model(small_config, trained):
         evaluate.evaluate_workdir(small_config, workdir)
 
 
-def test_nothing_there(small_config, tmp_path):
+def test_nothing_there(small_config, tmp_path, run_script):
     with pytest.raises(ConfigError, match=f"^{tmp_path}/checkpoints/latest: no finished"):
         evaluate.evaluate_workdir(small_config, tmp_path)
     (tmp_path / "checkpoints" / "latest" / "3" / "state").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="not the folder of a run"):
-        evaluate.evaluate_workdir(small_config, tmp_path)
+    command = ("evaluate.py", "--config=configs/digits_nest.py", f"--workdir={tmp_path}")
+    code, _, err = run_script(*command)
+    assert code == 2 and "not the folder of a run" in err
     for path in (tmp_path / "none", "", tmp_path / "checkpoints"):
         with pytest.raises(ConfigError, match="weights"):
             evaluate.evaluate_weights(small_config, path)

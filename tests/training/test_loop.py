@@ -49,7 +49,7 @@ def test_the_guard_sees_a_transfer(guarded, small_config):
     run = experiment.build(small_config)
     batch = jax.tree.map(np.asarray, next(run.data.train_batches()))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        run.train_step(run.init(), batch, run.key)
+        run.train_step(run.init(), batch, run.key, run.hyperparameters)
 
 
 def test_profile_steps(small_config, tmp_path):

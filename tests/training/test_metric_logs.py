@@ -117,9 +117,9 @@ def test_a_service_that_fails_ends_no_run_and_catches_up(small_config, tmp_path,
         train.train_and_evaluate(small_config, tmp_path, log_to=["fake"])
     warning = "warning: logging to fake has ended, training goes on: OSError: no network"
     assert capsys.readouterr().out.count(warning) == 1
-    assert [what[:2] for what in fake.runs["run0"]["scalars"]] == [("train", 3)]
+    assert [what[:2] for what in fake.runs["run0"]["scalars"]] == _train(1, 3)
     assert fake.endings == []
-    assert [what[:2] for what in lines(tmp_path)] == [("train", 3), ("eval", 5), *_train(6, 9)]
+    assert [what[:2] for what in lines(tmp_path)] == [*_train(1, 3), ("eval", 5), *_train(6, 9)]
     fake.fails_at = None
     train.train_and_evaluate(small_config, tmp_path, log_to=["fake"])
     assert fake.runs["run0"]["scalars"] == lines(tmp_path)

@@ -153,7 +153,7 @@ def test_one_more_than_allowed_stops_the_run(skipping_config, tmp_path, monkeypa
 def test_a_line_without_any_update(skipping_config, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, [4, 5, 6])
     train.train_and_evaluate(skipping_config, tmp_path)
-    line = result(skipping_config, tmp_path)[2][2]  # after one and the evaluation of step 5
+    line = result(skipping_config, tmp_path)[2][3]  # after two and the evaluation of step 5
     assert line.keys() == {"kind", "step", SKIPPED, "faults"} and line["step"] == 6
     assert "step 5: left out, grad_norm not finite; its batch: python" in capsys.readouterr().out
 
@@ -181,8 +181,8 @@ def test_what_a_skipped_update_leaves(small_config, kind):
         config.mesh = {"data": 2, "fsdp": 2}
     run = experiment.build(config)
 
-    def poisoned(state, batch, key):
-        state, scalars = run.task.train_step(state, batch, key)
+    def poisoned(state, *inputs):
+        state, scalars = run.task.train_step(state, *inputs)
         is_bad = state.step == 2
         first = next(name for name in scalars if name.endswith("grad_norm"))
         return state, scalars | {first: jnp.where(is_bad, jnp.inf, scalars[first])}
@@ -193,17 +193,22 @@ def test_what_a_skipped_update_leaves(small_config, kind):
 
     step, plain = jitted(skipping(poisoned, run.task.skip)), jitted(run.task.train_step)
     batches = run.data.train_batches()
-    one, scalars = step(run.init(), next(batches), run.key)
+    one, scalars = step(run.init(), next(batches), run.key, run.hyperparameters)
     assert int(scalars[SKIPPED]) == 0
     chex.assert_trees_all_close(
-        one, plain(run.init(), run_batch(run, 0), run.key)[0], rtol=1e-3, atol=1e-6
+        one,
+        plain(run.init(), run_batch(run, 0), run.key, run.hyperparameters)[0],
+        rtol=1e-3,
+        atol=1e-6,
     )
-    two, scalars = step(one, next(batches), run.key)
+    two, scalars = step(one, next(batches), run.key, run.hyperparameters)
     assert int(scalars[SKIPPED]) == 1 and int(two.step) == 2
     chex.assert_trees_all_equal(two, skip_update(one))
     chex.assert_trees_all_equal(two.replace(step=one.step), without_schedule(one, two))
     assert jax.tree.map(lambda x: x.sharding, two) == jax.tree.map(lambda x: x.sharding, one)
-    three, scalars = step(two, next(batches), run.key)  # the schedules have gone on as well
+    three, scalars = step(
+        two, next(batches), run.key, run.hyperparameters
+    )  # the schedules have gone on as well
     assert int(scalars[SKIPPED]) == 0 and int(three.step) == 3
     batches.close()
 

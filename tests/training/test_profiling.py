@@ -12,7 +12,7 @@ from training.profiling import parse_steps, profiled
 
 
 @jax.jit
-def train_step(state, batch, key):
+def train_step(state, batch, key, hyperparameters):
     return state + batch, {"loss": state}
 
 
@@ -20,7 +20,7 @@ def run(folder, steps, *, first_step=0, total=8, stop_after=None):
     state = jnp.zeros(())
     with profiled(train_step, steps, first_step=first_step, folder=folder) as step:
         for _ in range(first_step + 1, (stop_after or total) + 1):
-            state, _ = step(state, 1.0, None)
+            state, _ = step(state, 1.0, None, ())
     return state, [
         event["args"]["step_num"]
         for path in folder.glob("plugins/profile/*/perfetto_trace.json.gz")

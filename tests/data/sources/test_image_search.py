@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from data import datasets, prepare
 from data.images import decode_image, endings, formats
 from data.sources.image_search import Tally, find_images
-from inference.image_files import find_files
+from inference.given_images import find_files
 
 PHOTO = Image.fromarray(np.ascontiguousarray(load_sample_image("china.jpg")[::8, ::8]))
 

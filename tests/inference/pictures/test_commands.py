@@ -11,8 +11,11 @@ from matplotlib.text import Text
 from PIL import Image
 
 from configs import digits_nest
+from harness.errors import ConfigError
 from inference.pictures import style
+from inference.pictures.subjects import from_text
 from tests.model_inputs import fill
+from workdirs.config_file import write_config
 from zoo.registry import create_model, variable_shapes
 from zoo.save import write_weights
 
@@ -210,7 +213,7 @@ def test_the_same_command_writes_the_same_file_in_a_process_of_its_own(
         (["features", *TNT, "--examples=0,1"], "2 images; this picture shows 1 at most"),
         (["features", *TNT, "nowhere.jpg"], "nowhere.jpg: it cannot be read"),
         (["features", *TNT, "--against=nothing"], "--against=nothing: no workdir, no recipe"),
-        (["features", *TNT, "--against=no.py"], "--against=no.py: there is no such recipe"),
+        (["features", *TNT, "--against=no.py"], "--against=no.py: no such file"),
         (["features", "--examples=0"], "name a model: --workdir"),
         (["features", "--model=tnt"], "--model=tnt: unknown"),
         (["tsne", *TNT, "--examples=0", "--image_size=4"], "t-SNE of 32 channels at 1 x 1"),
@@ -218,7 +221,7 @@ def test_the_same_command_writes_the_same_file_in_a_process_of_its_own(
         (["mosaic", *NEST, "{image}"], "--labels says which to explain"),
         (["attention", *TNT, "--examples=0", "--queries=2:0"], "--queries='2:0': no place"),
         (["filters", *NEST, "{image}"], "shows weights alone, no image"),
-        (["filters", *NEST, "--output=a.jpg"], "--output=a.jpg: the name must end with"),
+        (["filters", *NEST, "--output=a.jpg"], "a.jpg: the name must end with .png or .svg"),
         (["filter", *NEST], "unknown command 'filter'; allowed: gradcat"),
     ],
 )
@@ -230,6 +233,29 @@ def test_errors(run_script, tmp_path, image, arguments, words):
     assert code == 2
     assert re.search(words, stderr) and len(stderr.strip().splitlines()) == 1, stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config():\n    return nothing\n", "NameError.*mine.py:2"),
+        ("def get_config(:\n", "SyntaxError.*mine.py:1"),
+        ("import nothing_such\n", "ModuleNotFoundError.*mine.py:1"),
+        ("x = 1\n", "has no function get_config"),
+    ],
+)
+def test_a_broken_recipe_to_compare_with(tmp_path, text, words):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=f"^--against=.*{words}"):
+        from_text(f"{tmp_path}/mine.py", None, None)
+
+
+def test_what_to_compare_with_is_named_as_any_config(tmp_path, monkeypatch):
+    config = digits_nest.get_config("debug")
+    write_config(tmp_path, config.to_dict())
+    monkeypatch.chdir(tmp_path)
+    for text in ("configs/digits_nest.py:debug", "config.json"):
+        assert from_text(text, None, None).predictor.model.dims == tuple(config.model.dims)
 
 
 def test_an_existing_file_stays(run_script, tmp_path):

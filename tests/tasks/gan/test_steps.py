@@ -18,7 +18,8 @@ from tasks.gan.networks import GanNetworks
 from tasks.gan.options import GanOptions
 from tasks.gan.task import Gan
 from tasks.metrics import mean_scalars
-from tasks.optimizers import create_optimizer, parameter_paths
+from tasks.optimizers import Optimizer, create_optimizer, parameter_paths
+from tasks.schedules import create_schedule
 
 RATE = 0.05
 BATCH = 16
@@ -49,10 +50,14 @@ class DenseDiscriminator(nn.Module):
         return nn.Dense(1, name="head")(x)[:, 0]
 
 
+def sgd(**options):
+    given = {"batch_size": BATCH, "steps_per_epoch": 1.0, "total_steps": 9, "momentum": 0.0}
+    return create_optimizer(name="sgd", schedule="constant", base_lr=RATE, **given, **options)
+
+
 def create_task(optimizers=None, freeze=None, **options):
     num_classes = 10 if options.get("conditional") else None
-    schedule = optax.constant_schedule(RATE)
-    generator, discriminator = optimizers or (optax.sgd(schedule), optax.sgd(schedule))
+    generator, discriminator = optimizers or (sgd(), sgd())
     networks = GanNetworks(
         generator=DenseGenerator(num_classes),
         discriminator=DenseDiscriminator(num_classes),
@@ -65,8 +70,8 @@ def create_task(optimizers=None, freeze=None, **options):
         options=options,
         networks=networks,
         optimizers={
-            "generator": (generator, schedule),
-            "discriminator": (discriminator, schedule),
+            "generator": generator,
+            "discriminator": discriminator,
         },
         evaluator=GanEvaluator(options, networks, real_images={}),
         freeze=freeze or {"generator": (), "discriminator": ()},
@@ -84,7 +89,7 @@ def run_steps(task, count):
     step = jax.jit(task.train_step)
     states, scalars = [jax.jit(task.init)(jax.random.key(0))], []
     for _ in range(count):
-        state, metrics = step(states[-1], a_batch(), jax.random.key(1))
+        state, metrics = step(states[-1], a_batch(), jax.random.key(1), task.hyperparameters)
         states.append(state)
         scalars.append(jax.device_get(metrics))
     return states, scalars
@@ -286,15 +291,9 @@ def test_lazy_r1_and_the_moving_average():
 
 
 def test_frozen_parameters_stay_and_are_in_no_norm():
-    def optimizer(freeze):
-        given = {"batch_size": BATCH, "steps_per_epoch": 1.0, "total_steps": 9, "momentum": 0.0}
-        return create_optimizer(
-            name="sgd", schedule="constant", base_lr=RATE, freeze=freeze, **given
-        )[0]
-
     patterns = {"generator": ("kernel$",), "discriminator": ("^hidden/",)}
     task = create_task(
-        tuple(optimizer(freeze) for freeze in patterns.values()),
+        tuple(sgd(freeze=freeze) for freeze in patterns.values()),
         patterns,
     )
     states, scalars = run_steps(task, 1)
@@ -338,7 +337,9 @@ def windows(task, count):
     @jax.jit
     def hundred(state):
         return jax.lax.scan(
-            lambda s, _: task.train_step(s, batch, jax.random.key(1)), state, length=100
+            lambda s, _: task.train_step(s, batch, jax.random.key(1), task.hyperparameters),
+            state,
+            length=100,
         )
 
     state, batch = task.init(jax.random.key(0)), a_batch()
@@ -351,8 +352,12 @@ def windows(task, count):
 @pytest.mark.parametrize("loss", ["logistic", "hinge"])
 def test_a_frozen_generator_ends_the_run(loss):
     """With the settings of collapse as they are, and nothing that holds the discriminator back."""
-    adam = optax.adam(3e-2, b1=0.0, b2=0.99)
-    task = create_task((optax.set_to_zero(), adam), loss=loss, r1_weight=0.0, augment=())
+    schedule = create_schedule(kind="constant", peak=RATE, final=0.0, warmup_steps=0, total_steps=9)
+    optimizers = tuple(
+        Optimizer(lambda _, made=made: made, schedule, {"schedule": schedule.numbers})
+        for made in (optax.set_to_zero(), optax.adam(3e-2, b1=0.0, b2=0.99))
+    )
+    task = create_task(optimizers, loss=loss, r1_weight=0.0, augment=())
     with pytest.raises(NonFiniteError, match="the discriminator has collapsed, for [5-6]..? steps"):
         for step, scalars, state in windows(task, 15):
             task.check(scalars, step)

@@ -88,7 +88,7 @@ def test_devices_make_no_difference(gan_config, data, fsdp, design):
         start = jax.device_get(run.init()) if not found else start
         state, batches = jax.device_put(start, run.shardings), run.data.train_batches()
         for _ in range(2):  # the first has the lazy penalty
-            state, scalars = run.train_step(state, next(batches), run.key)
+            state, scalars = run.train_step(state, next(batches), run.key, run.hyperparameters)
         assert len(state.step.sharding.device_set) == mesh["data"] * mesh["fsdp"]
         split = [x for x in jax.tree.leaves(state) if not x.sharding.is_fully_replicated]
         assert bool(split) == (mesh["fsdp"] > 1)
@@ -281,3 +281,15 @@ def test_what_ends_a_run(gan_config, tmp_path, cause):
         assert step == max(kept) > min(kept) > 0
         assert step < records[-1]["step"]
         assert state.collapsed_steps == 0
+
+
+def test_other_rates_lengths_and_seeds_compile_nothing(gan_config, tmp_path, compiles):
+    train.train_and_evaluate(gan_config, tmp_path / "first")
+    gan_config.seed = 5
+    gan_config.loop.num_epochs = 3.0
+    gan_config.task.ema_decay = 0.9
+    gan_config.generator_optimizer.update(base_lr=5e-4, warmup_epochs=1.0)
+    gan_config.discriminator_optimizer.update(base_lr=3e-4, weight_decay=1e-3)
+    del compiles[:]
+    train.train_and_evaluate(gan_config, tmp_path / "second")
+    assert "compile_requests_use_cache" in compiles and "cache_misses" not in compiles

@@ -1,7 +1,7 @@
 """Measures everything on one GPU in one call, the most important first.
 
-    python tools/measure_gpu.py --output=gpu.jsonl --minutes=30
-    python tools/measure_gpu.py --output=gpu.jsonl --only=nest_tiny,digits
+    python benchmarks/measure_gpu.py --output=gpu.jsonl --minutes=30
+    python benchmarks/measure_gpu.py --output=gpu.jsonl --only=nest_tiny,digits
 
 Needs jax with CUDA, flax, optax and scikit-learn, and for the comparison torch and timm; no data,
 and none of what training needs besides. Each measurement is a process of its own, whose results are
@@ -53,7 +53,7 @@ LONGEST = 600  # seconds of one measurement: PyTorch compiles for minutes
 def measurements(args: flags.FlagValues) -> dict[str, list[str]]:
     """Returns name -> command, the most important first."""
     here = [sys.executable, str(Path(__file__).resolve())]
-    benchmark = [sys.executable, str(Path(__file__).with_name("benchmark.py"))]
+    benchmark = [sys.executable, str(Path(__file__).resolve().parents[1] / "tools/benchmark.py")]
     speed = [f"--seconds={args.seconds}", f"--rounds={args.rounds}", f"--dtype={args.dtype}"]
     if args.image_size:
         speed.append(f"--image_size={args.image_size}")
@@ -87,6 +87,7 @@ def run_here(args: flags.FlagValues) -> list[dict]:
 
 
 def define_flags() -> None:
+    """Defines the flags of this script."""
     flags.DEFINE_string("output", None, "File of the results, JSON lines; appended to.")
     flags.DEFINE_float("minutes", 30.0, "No measurement starts after this.", lower_bound=0.1)
     flags.DEFINE_list("only", [], "Only measurements whose name contains one of these.")
@@ -101,6 +102,7 @@ def define_flags() -> None:
 
 
 def main(args: flags.FlagValues) -> None:
+    """Measures what is missing, or with --run a part of it."""
     if args.output is None:
         raise ConfigError("--output=FILE is needed; see --help")
     output = local_path("--output", args.output)
