@@ -74,7 +74,7 @@ def test_the_commands_run(photos):
     printed = walk(photos, SHORTER, "--xla_backend_optimization_level=0")
     assert printed.keys() == {"train.py", "tools/predict.py", "tools/explain.py"}
     assert re.search(r"264_320.jpg +\d+\.\d+%  (temple|flower)", printed["tools/predict.py"])
-    picture = np.asarray(Image.open(photos.parent / "gradcat.png").convert("L"))
+    picture = np.asarray(Image.open(photos.parent / "photos.png").convert("L"))
     assert picture.shape[0] > 300 and picture.std() > 10
 
 
