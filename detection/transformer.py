@@ -56,9 +56,7 @@ class Attention(nn.Module):
         dim = query.shape[-1]
 
         def heads(x: Array, name: str) -> Array:
-            dense = nn.Dense(
-                dim, dtype=self.dtype, kernel_init=_glorot_uniform_of_three, name=name
-            )
+            dense = nn.Dense(dim, dtype=self.dtype, kernel_init=_glorot_uniform_of_three, name=name)
             return dense(x).reshape(*x.shape[:2], self.num_heads, -1)  # [b, n, h, d]
 
         query, key, value = heads(query, "query"), heads(key, "key"), heads(value, "value")
