@@ -28,6 +28,7 @@ ALLOWED = {
     "data": ("harness", "process", "data.sources", "data.augment"),
     "zoo.released": ("harness",),
     "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
+    "features": ("kernels", "layers", *MODELS, "zoo"),
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
