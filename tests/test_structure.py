@@ -26,6 +26,7 @@ ALLOWED = {
     "data.sources": ("harness", "data.images"),
     "data.augment": ("harness",),
     "data": ("harness", "process", "data.sources", "data.augment"),
+    "data.annotations": ("harness", "data", "data.sources", "data.augment"),
     "zoo.released": ("harness",),
     "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
     "features": ("kernels", "layers", *MODELS, "zoo"),
@@ -35,7 +36,10 @@ ALLOWED = {
         *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.schedules"),
         "tasks.skipping",
     ),
-    "tasks": (*FLOOR, "kernels", *MODELS, "data", "data.augment", "zoo", "tasks.gan"),
+    "tasks": (
+        *(*FLOOR, "kernels", *MODELS, "data", "data.annotations", "data.augment", "zoo"),
+        "tasks.gan",
+    ),
     "saving": (*FLOOR, "zoo"),
     "training": (
         *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "saving"),
