@@ -110,9 +110,7 @@ class TrainedRun:
         source = Subset(data.eval_source, list(indices))
         data = dataclasses.replace(data, num_workers=0, prefetch=0, sharding=None)
         data = dataclasses.replace(data, eval_batch_size=max(1, min(len(indices), 64)))
-        batches = data.batches_of(
-            source, data.dataset.num_channels, lambda bad: None, data.label_shape
-        )
+        batches = data.batches_of(source, lambda bad: None, data.form)
         images = np.concatenate([np.asarray(batch["image"]) for batch in batches])
         return images[: len(indices)]
 

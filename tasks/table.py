@@ -26,6 +26,7 @@ class TaskBuilder:
         sections: names of the sections that only this kind has.
         check: checks its sections and `task` without its name; returns them with their defaults.
         build: makes the Task.
+        data: what the section `data` makes: the kind's records and their augmentations.
         functions: section -> what documents its keys: a function or class, or the module that has
             one for each key.
         optional: sections that may be absent, as in runs older than the section: then empty.
@@ -35,6 +36,7 @@ class TaskBuilder:
     check: Callable[[dict[str, Any]], dict[str, Any]]
     build: Callable[[dict[str, Any], Data, Steps, Mesh], Task]
     functions: dict[str, Any]
+    data: type[Data] = Data
     optional: tuple[str, ...] = ()
 
 

@@ -26,15 +26,20 @@ ALLOWED = {
     "data.sources": ("harness", "data.images"),
     "data.augment": ("harness",),
     "data": ("harness", "process", "data.sources", "data.augment"),
+    "data.annotations": ("harness", "data", "data.sources", "data.augment"),
     "zoo.released": ("harness",),
     "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
+    "features": ("kernels", "layers", *MODELS, "zoo"),
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
         *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.schedules"),
         "tasks.skipping",
     ),
-    "tasks": (*FLOOR, "kernels", *MODELS, "data", "data.augment", "zoo", "tasks.gan"),
+    "tasks": (
+        *(*FLOOR, "kernels", *MODELS, "data", "data.annotations", "data.augment", "zoo"),
+        "tasks.gan",
+    ),
     "saving": (*FLOOR, "zoo"),
     "training": (
         *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "saving"),

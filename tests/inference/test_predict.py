@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 import zoo.load
 from configs import digits_nest, digits_nest_gan
 from data.class_names import imagenet_names, readable, short_name
+from data.loading import Labelled
 from data.pipeline import Data
 from data.sources.arrays import digits_source
 from harness.errors import ConfigError
@@ -165,7 +166,9 @@ def test_images_and_logits_are_those_of_evaluation(config, trained):
     workdir, run, state, _ = trained
     predictor = Predictor.load(workdir, config)
     files, _ = evaluation_files(run)
-    batches = predictor.data.batches_of(GivenImages(files, 3), 3, report_bad=None)
+    batches = predictor.data.batches_of(
+        GivenImages(files, 3), None, Labelled((*predictor.data.height_and_width, 3))
+    )
     logits = jax.jit(predictor.logits)
     for ours, theirs in zip(batches, run.data.eval_batches(), strict=True):
         np.testing.assert_array_equal(np.asarray(ours["image"]), np.asarray(theirs["image"]))

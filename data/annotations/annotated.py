@@ -1,0 +1,89 @@
+"""What is known about an image besides its pixels, and the two together."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+IGNORE = 255  # class of a pixel that counts for nothing
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The m objects of an image.
+
+    Attributes:
+        boxes: float32 [m, 4]: left, top, right, bottom in pixels of the image; they may reach
+            beyond it.
+        labels: int32 [m], from 0.
+        areas: float32 [m], in pixels of the image as it is stored, whatever becomes of it: COCO
+            tells small, medium and large objects by it.
+        is_crowd: bool [m]: a box of many objects that nobody told apart.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    is_crowd: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, which: np.ndarray) -> "Objects":
+        """Returns some of the objects: bool [m], or their indices."""
+        return Objects(**{name: array[which] for name, array in vars(self).items()})
+
+
+def objects_of(boxes: Any = (), labels: Any = (), areas: Any = (), is_crowd: Any = ()) -> Objects:
+    """Returns Objects of sequences of equal length; without any, an image without objects."""
+    return Objects(
+        np.asarray(boxes, np.float32).reshape(-1, 4),
+        np.asarray(labels, np.int32).reshape(-1),
+        np.asarray(areas, np.float32).reshape(-1),
+        np.asarray(is_crowd, bool).reshape(-1),
+    )
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A record's label.
+
+    Attributes:
+        image_id: as the data set numbers its images.
+        objects: what the image shows.
+        segments: class of each pixel, uint8 [h, w] with IGNORE; or a function without arguments
+            that reads it and raises BadImage; None: not known.
+    """
+
+    image_id: int = 0
+    objects: Objects = field(default_factory=objects_of)
+    segments: np.ndarray | Callable[[], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image with its annotations; the augmentations take and return it.
+
+    Attributes:
+        image: uint8 [h, w, c].
+        objects: their boxes lie on the image as it now is.
+        stored_size: height and width of the image before all augmentations, pixels.
+        segments: uint8 [h, w], None: not known.
+    """
+
+    image: np.ndarray
+    objects: Objects
+    stored_size: tuple[int, int]
+    segments: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image, pixels."""
+        return self.image.shape[:2]
+
+    def with_boxes(self, boxes: np.ndarray, **changes: Any) -> "Annotated":
+        """Returns a copy with other boxes, and with the changes."""
+        objects = dataclasses.replace(self.objects, boxes=boxes.astype(np.float32))
+        return dataclasses.replace(self, objects=objects, **changes)
