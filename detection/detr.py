@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from detection.heads import Heads, uniform
+from detection.matching import Classes
 from detection.positions import box_positions, map_positions
 from detection.transformer import (
     LAYER_NORM_EPSILON,
@@ -22,17 +24,23 @@ from detection.transformer import (
     EncoderLayer,
     glorot_uniform,
 )
-from kernels.precision import at_least_float32
-from layers.field_checks import check_choices, check_counts, check_divisor, check_rates
+from features.backbone import Backbone
+from features.padding import map_mask
+from layers.field_checks import (
+    check_choices,
+    check_counts,
+    check_divisor,
+    check_rates,
+    field_error,
+)
 from layers.layer_norm import LayerNorm
 from layers.shared_fields import shared_fields
 
 Queries = Literal["learned", "encoder"]
-_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's, of a linear map
-_ANCHOR_SIZE = 0.1  # side of the box that a place of the map starts from, in shares of the image
+_ANCHOR_SIZE = 0.1  # side of the box that each place of the map starts from, in shares of the image
 
 
-class Detections(NamedTuple):
+class Predictions(NamedTuple):
     """What DETR predicts, after each layer of the decoder.
 
     Attributes:
@@ -58,7 +66,7 @@ class Detr(nn.Module):
     and by whose box they are placed in attention (DAB-DETR).
 
     Attributes:
-        backbone: `backbone(images, image_mask, train)` gives a map [b, h, w, c], any stride.
+        backbone: whose last map is looked at.
         num_logits: a logit per class; with a softmax one more, the last, for no object.
         dim: channels of a token, a multiple of 8.
         num_heads: attention heads.
@@ -78,7 +86,7 @@ class Detr(nn.Module):
         arXiv 2010.04159, sections 4.2 and A.4; Liu et al., arXiv 2201.12329.
     """
 
-    backbone: nn.Module
+    backbone: Backbone
     num_logits: int
     dim: int = 256
     num_heads: int = 8
@@ -112,7 +120,7 @@ class Detr(nn.Module):
     @nn.compact
     def __call__(
         self, images: Array, image_mask: Array | None = None, train: bool = False
-    ) -> Detections:
+    ) -> Predictions:
         """Detects objects.
 
         Args:
@@ -123,23 +131,22 @@ class Detr(nn.Module):
         """
         if image_mask is None:
             image_mask = jnp.ones(images.shape[:3], bool)
-        x = self.backbone(images, image_mask, train)  # [b, h, w, c]
+        x = self.backbone(images, train)[-1]  # [b, h, w, c]
         x = nn.avg_pool(x, (self.pool, self.pool), (self.pool, self.pool))
         b, h, w, _ = x.shape
-        stride = images.shape[1] // h, images.shape[2] // w
-        map_mask = image_mask[:, :: stride[0], :: stride[1]][:, :h, :w]
-        x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=_uniform, name="projection")(x)
-        positions = map_positions(map_mask, self.dim, self.temperature)
+        places = map_mask(image_mask, (h, w))  # [b, h, w]
+        x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=uniform, name="projection")(x)
+        positions = map_positions(places, self.dim, self.temperature)
         x, positions = (y.reshape(b, h * w, self.dim) for y in (x, positions))  # [b, n, c]
-        mask = map_mask.reshape(b, h * w)  # [b, n]
+        mask = places.reshape(b, h * w)  # [b, n]
 
         shared = shared_fields(self, EncoderLayer)
         for layer in range(1, self.num_encoder_layers + 1):
             x = EncoderLayer(**shared, name=f"encoder{layer}")(x, positions, mask, train)
         if self.queries == "learned":
             return self._decode_learned(x, positions, mask, train)
-        places = _places(image_mask, (h, w), stride)
-        return self._decode_proposed(x, positions, mask, places, train)
+        anchors = _anchors(image_mask, (h, w))
+        return self._decode_proposed(x, positions, mask, anchors, train)
 
     def _decode_learned(self, memory: Array, positions: Array, mask: Array, train: bool):
         size = (self.num_queries, self.dim)
@@ -153,25 +160,25 @@ class Detr(nn.Module):
             of_classes, of_boxes = heads(norm(x))
             logits.append(of_classes)
             boxes.append(jax.nn.sigmoid(of_boxes))
-        return Detections(jnp.stack(logits), jnp.stack(boxes))
+        return Predictions(jnp.stack(logits), jnp.stack(boxes))
 
     def _decode_proposed(
-        self, memory: Array, positions: Array, mask: Array, places: Array, train: bool
+        self, memory: Array, positions: Array, mask: Array, anchors: Array, train: bool
     ):
         proposed = nn.Dense(
             self.dim, dtype=self.dtype, kernel_init=glorot_uniform, name="proposal_dense"
         )(memory)
         proposed = self._norm("proposal_norm")(proposed)  # [b, n, c]
         of_classes, of_boxes = Heads(**self._heads(), name="proposal_heads")(proposed)
-        proposals = of_classes, jax.nn.sigmoid(of_boxes + _logit(places))
+        proposals = of_classes, jax.nn.sigmoid(of_boxes + _logit(anchors))
         certainty = jnp.where(mask, of_classes.max(axis=-1), -jnp.inf)  # [b, n]
         chosen = jax.lax.top_k(certainty, self.num_queries)[1][..., None]  # [b, q, 1]
         x = jnp.take_along_axis(proposed, chosen, axis=1)  # [b, q, c]
         box = jax.lax.stop_gradient(jnp.take_along_axis(proposals[1], chosen, axis=1))  # [b, q, 4]
 
         norm, heads = self._norm("decoder_norm"), Heads(**self._heads(), name="heads")
-        place1 = nn.Dense(self.dim, dtype=self.dtype, kernel_init=_uniform, name="place_dense1")
-        place2 = nn.Dense(self.dim, dtype=self.dtype, kernel_init=_uniform, name="place_dense2")
+        place1 = nn.Dense(self.dim, dtype=self.dtype, kernel_init=uniform, name="place_dense1")
+        place2 = nn.Dense(self.dim, dtype=self.dtype, kernel_init=uniform, name="place_dense2")
         logits, boxes = [], []
         for layer in self._decoder_layers():
             placed = place2(nn.relu(place1(box_positions(box, self.dim, self.temperature))))
@@ -180,7 +187,7 @@ class Detr(nn.Module):
             logits.append(of_classes)
             boxes.append(jax.nn.sigmoid(of_boxes + _logit(box)))
             box = jax.lax.stop_gradient(boxes[-1])
-        return Detections(jnp.stack(logits), jnp.stack(boxes), proposals, mask)
+        return Predictions(jnp.stack(logits), jnp.stack(boxes), proposals, mask)
 
     def _decoder_layers(self):
         shared = shared_fields(self, DecoderLayer)
@@ -199,47 +206,12 @@ class Detr(nn.Module):
         }
 
 
-class Heads(nn.Module):
-    """The class, and a perceptron of three layers for the box.
-
-    Attributes:
-        num_logits, prior, dtype: see Detr.
-        moves: whether the box is where one is moved to, at first not at all.
-    """
-
-    num_logits: int
-    prior: float | None
-    moves: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Maps [..., c] to logits [..., k] and what gives boxes [..., 4] by a sigmoid, float32."""
-        bias = 0.0 if self.prior is None else float(jax.scipy.special.logit(self.prior))
-        logits = nn.Dense(
-            self.num_logits,
-            dtype=self.dtype,
-            kernel_init=_uniform,
-            bias_init=nn.initializers.constant(bias),
-            name="classes",
-        )(x)
-        y = x
-        for layer in (1, 2):
-            y = nn.Dense(
-                x.shape[-1], dtype=self.dtype, kernel_init=_uniform, name=f"box_dense{layer}"
-            )(y)
-            y = nn.relu(y)
-        last = nn.initializers.zeros if self.moves else _uniform
-        y = nn.Dense(4, dtype=self.dtype, kernel_init=last, name="box_dense3")(y)
-        return tuple(out.astype(at_least_float32(out)) for out in (logits, y))
-
-
-def _places(image_mask: Array, sides: tuple[int, int], stride: tuple[int, int]) -> Array:
-    """Returns a small box around the middle of each place of the map, [b, n, 4]."""
+def _anchors(image_mask: Array, sides: tuple[int, int]) -> Array:
+    """Returns a small box around the middle of each place of a map of (h, w), [b, n, 4]."""
     centers = []
     for axis, side in ((2, sides[1]), (1, sides[0])):  # x, y
         real = image_mask.any(axis=3 - axis).sum(axis=1)[:, None]  # [b, 1], pixels
-        center = (jnp.arange(side) + 0.5) * stride[axis - 1] / real  # [b, side]
+        center = (jnp.arange(side) + 0.5) * (image_mask.shape[axis] / side) / real  # [b, side]
         center = jnp.expand_dims(center, 3 - axis)  # [b, 1, w] or [b, h, 1]
         centers.append(jnp.broadcast_to(center, (len(image_mask), *sides)))
     centers = jnp.stack(centers, axis=-1).reshape(len(image_mask), -1, 2)  # [b, n, 2]
@@ -249,3 +221,57 @@ def _places(image_mask: Array, sides: tuple[int, int], stride: tuple[int, int]) 
 def _logit(shares: Array) -> Array:
     """The inverse of the sigmoid, where a box at the edge still moves."""
     return jax.scipy.special.logit(jnp.clip(shares, 1e-3, 1 - 1e-3))
+
+
+def create_detector(
+    classifier: nn.Module,
+    num_classes: int,
+    *,
+    classes: Classes = "softmax",
+    map_number: int | None = None,
+    pool: int = 1,
+    dim: int = 256,
+    num_heads: int = 8,
+    mlp_dim: int = 2048,
+    num_encoder_layers: int = 6,
+    num_decoder_layers: int = 6,
+    num_queries: int = 100,
+    queries: Queries = "learned",
+    prior: float = 0.01,
+    temperature: float = 10_000.0,
+    dropout_rate: float = 0.1,
+) -> Detr:
+    """Builds a detector; the config's section `detector` is the keyword arguments.
+
+    Args:
+        classifier: of zoo/registry.py; its computation type is the detector's.
+        num_classes: of objects.
+        classes: "softmax", with one logit more for no object, or a sigmoid for each class, see
+            losses.class_loss.
+        map_number: of the classifier's level (NesT), stage (ResNet, PyramidTNT), layer (TNT) or
+            block (ViT) whose map is taken, counted from 1; None: the last.
+        pool, dim, num_heads, mlp_dim, num_encoder_layers, num_decoder_layers: see `Detr`.
+        num_queries, queries, temperature, dropout_rate: see `Detr`.
+        prior: see `Detr`; without effect with "softmax".
+
+    Raises:
+        ValueError: values that do not fit each other or the classifier.
+    """
+    if not 0 < prior < 1:
+        raise field_error("prior", prior, "no probability", "above 0 and below 1")
+    return Detr(
+        backbone=Backbone(classifier, None if map_number is None else (map_number,)),
+        num_logits=num_classes + (classes == "softmax"),
+        pool=pool,
+        dim=dim,
+        num_heads=num_heads,
+        mlp_dim=mlp_dim,
+        num_encoder_layers=num_encoder_layers,
+        num_decoder_layers=num_decoder_layers,
+        num_queries=num_queries,
+        queries=queries,
+        prior=None if classes == "softmax" else prior,
+        temperature=temperature,
+        dropout_rate=dropout_rate,
+        dtype=classifier.dtype,
+    )

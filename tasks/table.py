@@ -6,11 +6,14 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from data.annotations.pipeline import BoxData
 from data.augment import mixing
 from data.pipeline import Data
+from detection.detr import create_detector
 from harness.steps import Steps
 from tasks.build_classification import build_classification, check_classification
 from tasks.classification import Classification
+from tasks.detection import Detection, build_detection, check_detection
 from tasks.gan.build import GAN_SECTIONS, build_gan, check_gan
 from tasks.gan.options import GanOptions
 from tasks.optimizers import create_optimizer
@@ -52,6 +55,18 @@ TASKS = {
             "task": Classification,
         },
         optional=("device_augment",),
+    ),
+    "detection": TaskBuilder(
+        sections=("model", "detector", "optimizer"),
+        check=check_detection,
+        build=build_detection,
+        data=BoxData,
+        functions={
+            "model": create_model,
+            "detector": create_detector,
+            "optimizer": create_optimizer,
+            "task": Detection,
+        },
     ),
     "gan": TaskBuilder(
         sections=GAN_SECTIONS,
