@@ -5,7 +5,7 @@ r"""DETR on TNT-S, trained on COCO 2017 for 50 epochs.
 
 Argument: debug. The paper (arXiv 2103.00112v3, section 4.3 and table 10) has AP 38.2 with it, 39 M
 parameters, and says: the settings of PVT, 2x2 average pooling after TNT, AdamW, batch 16, 50
-epochs; shorter side 640 to 800, longer at most 1333. What it leaves open is from PVT (arXiv 2102.12122,
+epochs; shorter side 640 to 800, longer at most 1333. The rest is from PVT (arXiv 2102.12122,
 section 5.2, and its detection/configs), which trains DETR as its authors do.
 """
 
