@@ -104,7 +104,10 @@ class ClassDecoder(nn.Module):
             is_last, name = layer == self.num_layers, f"layer{layer}"
             x, scores = ClassAttention(
                 self.num_heads, not is_last, self.dtype, name=f"{name}_attention"
-            )(self._norm(queries, f"{name}_norm_queries"), self._norm(tokens, f"{name}_norm_tokens"))
+            )(
+                self._norm(queries, f"{name}_norm_queries"),
+                self._norm(tokens, f"{name}_norm_tokens"),
+            )
             if is_last:
                 break
             queries, tokens = (

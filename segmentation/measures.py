@@ -69,8 +69,10 @@ class Confusion(Metric):
         segments = jnp.where(mask[:, None, None] > 0, segments, IGNORE)
         losses, counts = pixel_losses(logits, segments)
         cells = jnp.where(counts, segments, 0) * num_classes + jnp.argmax(logits, axis=-1)
-        pixels = jnp.zeros(num_classes**2, jnp.int32).at[cells.ravel()].add(
-            counts.ravel().astype(jnp.int32)
+        pixels = (
+            jnp.zeros(num_classes**2, jnp.int32)
+            .at[cells.ravel()]
+            .add(counts.ravel().astype(jnp.int32))
         )
         pixels = pixels.reshape(num_classes, num_classes)
         zeros = jnp.zeros_like(pixels)

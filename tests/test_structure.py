@@ -30,6 +30,7 @@ ALLOWED = {
     "zoo.released": ("harness",),
     "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
     "features": ("kernels", "layers", *MODELS, "zoo"),
+    "segmentation": ("kernels", "layers", "features"),
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
@@ -38,7 +39,7 @@ ALLOWED = {
     ),
     "tasks": (
         *(*FLOOR, "kernels", *MODELS, "data", "data.annotations", "data.augment", "zoo"),
-        "tasks.gan",
+        *("features", "segmentation", "tasks.gan"),
     ),
     "saving": (*FLOOR, "zoo"),
     "training": (
