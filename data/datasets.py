@@ -19,15 +19,8 @@ from types import MappingProxyType
 from typing import Any
 
 from data.pixel_statistics import default_statistics
-from data.sources import (
-    arrays,
-    digits_mosaic,
-    folders,
-    inaturalist,
-    npz,
-    tfds_prepared,
-    tfds_records,
-)
+from data.sources import arrays, digits_mosaic, folders, inaturalist, npz, tfds_prepared
+from data.sources.tfds_records import ArrayRecordSource
 from harness.arguments import problem, unknown
 from harness.errors import printable
 from harness.files import local_path
@@ -268,7 +261,7 @@ def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Datas
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> arrays.Source:
-        source = tfds_records.ArrayRecordSource(prepared, split)
+        source = ArrayRecordSource(prepared, split)
         height, width, _ = prepared.image_shape
         is_small = height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY
         # Turned images may have another shape, and boxes are read from the records.

@@ -243,9 +243,6 @@ class Data:
 
         Args:
             split: like "test" or "train[:50%]"; None is the recipe's `eval_split`.
-
-        Returns:
-            An iterable with a length in batches and `num_examples`.
         """
         source = self._source("eval_split", split) if split else self.eval_source
         bad = functools.partial(self.bad.add, split or self.eval_split)

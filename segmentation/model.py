@@ -62,11 +62,6 @@ class Segmenter(nn.Module):
             check_pyramid(self.strides, self.backbone.infos)
         super().__post_init__()
 
-    @property
-    def classifier(self) -> nn.Module:
-        """Whose weights can start the backbone, see zoo/start.py."""
-        return self.backbone.model
-
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         """Classifies pixels.

@@ -156,12 +156,13 @@ def create_optimizer(
         name: "adamw" or "sgd". Arguments of the other one have no effect.
         base_lr: learning rate after warm-up at `reference_batch`.
         reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
-        schedule: "cosine", "linear" or "poly" to final_lr, "constant", or "steps" down at step_epochs.
+        schedule: "cosine", "linear" or "poly" to final_lr, "constant", or "steps" down at
+            step_epochs.
         warmup_epochs: epochs of linear warm-up, the first of the run. Where warm-up and cool-down
             do not fit into the run, each has a tenth of it at most, which a note says.
         warmup_lr: rate that it starts from, scaled like base_lr.
-        decay_from: "warmup": "cosine", "linear" and "poly" start after the warm-up; "start": they count
-            from the start of the run, and the warm-up replaces their first epochs, as in timm.
+        decay_from: "warmup": "cosine", "linear" and "poly" start after the warm-up; "start": they
+            count from the start, and the warm-up replaces their first epochs, as in timm.
         cooldown_epochs: the last epochs of the run, in which the rate stays at final_lr; "constant"
             and "steps" have no other rate for them.
         final_lr: rate at the end, scaled like base_lr.

@@ -89,8 +89,8 @@ def create_schedule(
         peak, final, start: learning rates; "constant" and "steps" ignore `final`.
         warmup_steps, total_steps, cooldown_steps: in updates; warm-up and cool-down together are
             shorter than the run.
-        decay_from: where "cosine", "linear" and "poly" count from: the end of the warm-up, or the start of
-            the run, so that the warm-up stands in for their first part.
+        decay_from: where "cosine", "linear" and "poly" count from: the end of the warm-up, or the
+            start of the run, so that the warm-up stands in for their first part.
         drops, drop_factor: of "steps": the numbers of the updates after each of which the rate is
             multiplied by the factor.
         power: of "poly": the rate is (share of the decay that is left)^power above `final`.

@@ -30,6 +30,7 @@ ALLOWED = {
     "zoo.released": ("harness",),
     "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
     "features": ("kernels", "layers", *MODELS, "zoo"),
+    "detection": ("kernels", "layers", "features"),
     "segmentation": ("kernels", "layers", "features"),
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
@@ -39,7 +40,7 @@ ALLOWED = {
     ),
     "tasks": (
         *(*FLOOR, "kernels", *MODELS, "data", "data.annotations", "data.augment", "zoo"),
-        *("features", "segmentation", "tasks.gan"),
+        *("tasks.gan", "detection", "segmentation"),
     ),
     "saving": (*FLOOR, "zoo"),
     "training": (

@@ -50,8 +50,8 @@ def read_init_from(
     Args:
         path: config.init_from, also a name of released weights. None or "none": from scratch; "": a
             fine-tuning recipe that still lacks its weights.
-        model: of the run. One with a `classifier` starts from weights of that: they become its
-            "backbone", without what is in HEAD.
+        model: of the run. One with a `backbone` starts from weights of the classifier that this is
+            made of, without what is in HEAD.
         weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
         other_classes: whether the run's classes differ from those of the weights, so that the head
             is re-initialised even if their number is the same. None: decided by the class names.
@@ -82,8 +82,8 @@ def read_init_from(
         "ignore_fields": ignore_fields,
     }
     with input_errors():
-        if hasattr(model, "classifier"):
-            return _as_backbone(*load_variables(path, model.classifier, **options))
+        if (backbone := getattr(model, "backbone", None)) is not None:
+            return _as_backbone(*load_variables(path, backbone.model, **options))
         variables, report = load_variables(
             path, model, reinit_head=reinit_head, seed=seed, **options
         )
