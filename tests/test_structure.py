@@ -29,6 +29,9 @@ ALLOWED = {
     "data.annotations": ("harness", "data", "data.sources", "data.augment"),
     "zoo.released": ("harness",),
     "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
+    "features": ("kernels", "layers", *MODELS, "zoo"),
+    "detection": ("kernels", "layers", "features"),
+    "segmentation": ("kernels", "layers", "features"),
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
@@ -37,7 +40,7 @@ ALLOWED = {
     ),
     "tasks": (
         *(*FLOOR, "kernels", *MODELS, "data", "data.annotations", "data.augment", "zoo"),
-        "tasks.gan",
+        *("tasks.gan", "detection", "segmentation"),
     ),
     "saving": (*FLOOR, "zoo"),
     "training": (

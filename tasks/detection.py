@@ -1,0 +1,201 @@
+"""Detection: objects of an image, their boxes and classes, by DETR on any classifier's maps."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from data import pipeline
+from data.annotations import average_precision as ap
+from detection.detr import Detr, create_detector
+from detection.losses import box_losses, class_loss
+from detection.matching import Classes, match, matching_costs
+from detection.results import results_of
+from harness.arguments import check_range, problem
+from harness.errors import BadImage, ConfigError
+from harness.steps import Steps
+from harness.strict_config import check_model_section, check_section, field_errors
+from tasks.optimizers import PROVIDED, create_optimizer
+from tasks.protocol import Evaluation, Task
+from tasks.supervised import Supervised, TrainState, build_optimizer, normalize
+from zoo.registry import create_model
+
+# Arguments of Detection that the code gives, not the config.
+FROM_PARTS = (
+    *("model", "optimizer", "freeze", "classes"),
+    *("image_shape", "class_names", "mean", "std"),
+)
+_KINDS = ("class_loss", "l1_loss", "giou_loss")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Detection(Supervised):
+    """Each object is assigned to one prediction; the section `task` is the keyword arguments.
+
+    Every decoder layer's predictions are assigned and have losses of their own. Crowds are no
+    objects here, in evaluation they count as COCO counts them.
+
+    Attributes:
+        classes: how classes are compared, see losses.class_loss.
+        image_shape: (h, w, c) of an image with its padding.
+        class_names: of the objects.
+        mean, std: per channel, in units of 0..1.
+        class_weight, l1_weight, giou_weight: of the losses of class and box.
+        class_cost, l1_cost, giou_cost: weights of the same in the assignment.
+        no_object_weight: of the classes of predictions without an object, with "softmax".
+        proposal_repeats: predictions that each object is assigned to among the places of the map,
+            where these propose the queries (H-DETR, arXiv 2207.13080).
+
+    Reference:
+        The defaults are DETR's (arXiv 2005.12872, A.4, and main.py of the official code).
+    """
+
+    classes: Classes
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_weight: float = 1.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    class_cost: float = 1.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
+    no_object_weight: float = 0.1
+    proposal_repeats: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("config.task.proposal_repeats", self.proposal_repeats, 1)
+        for key in ("class", "l1", "giou"):
+            for name in (f"{key}_weight", f"{key}_cost"):
+                check_range(f"config.task.{name}", getattr(self, name), 0)
+        check_range("config.task.no_object_weight", self.no_object_weight, 0)
+
+    def initial_variables(self, key: jax.Array) -> dict[str, Any]:
+        return dict(self.model.init(key, jnp.zeros((1, *self.image_shape), jnp.float32)))
+
+    def augmented(self, batch, step: jax.Array | int, key: jax.Array):
+        """Returns the batch with its mean number of objects, which all its parts divide by."""
+        labels = jnp.where(batch["is_crowd"], -1, batch["labels"])
+        mean = jnp.maximum((labels >= 0).sum(), 1) / len(labels)
+        batch = {**batch, "labels": labels, "mean_objects": jnp.full(len(labels), mean)}
+        return super().augmented(batch, step, key)
+
+    def batch_loss(self, params, model_state, batch, key: jax.Array):
+        predictions, model_state = self.model.apply(
+            {"params": params, **model_state},
+            *self._inputs(batch),
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        labels, boxes = batch["labels"], batch["boxes"]
+        layers = zip(predictions.logits, predictions.boxes, strict=True)
+        losses = [self._losses(*layer, labels, boxes, batch["mean_objects"]) for layer in layers]
+        last = losses[-1]
+        if predictions.proposals is not None:
+            targets = (jnp.repeat(x, self.proposal_repeats, axis=1) for x in (labels, boxes))
+            mean_objects = self.proposal_repeats * batch["mean_objects"]
+            losses.append(self._losses(*predictions.proposals, *targets, mean_objects))
+        weights = jnp.stack([self.class_weight, self.l1_weight, self.giou_weight])
+        loss = (jnp.stack(losses) @ weights).sum()
+        scalars = dict(zip(_KINDS, last, strict=True))  # of the last layer, unweighted
+        return loss, (dict(model_state), {"loss": loss, **scalars})
+
+    def _losses(self, logits, boxes, labels, target_boxes, mean_objects) -> jax.Array:
+        """Returns the losses of a set of predictions, [3]: class, L1 and generalised IoU."""
+        costs = matching_costs(
+            *(logits, boxes, labels, target_boxes),
+            classes=self.classes,
+            weights={"class": self.class_cost, "l1": self.l1_cost, "giou": self.giou_cost},
+        )
+        assigned = match(jax.lax.stop_gradient(costs), labels >= 0)
+        l1, giou, overlaps = box_losses(boxes, assigned, labels, target_boxes)
+        of_classes = class_loss(
+            *(logits, assigned, labels, overlaps),
+            classes=self.classes,
+            no_object_weight=self.no_object_weight,
+        )
+        objects = mean_objects.sum()
+        compared = objects
+        if self.classes == "softmax":  # a weighted mean over all predictions
+            others = logits.shape[0] * logits.shape[1] - objects
+            compared = objects + self.no_object_weight * others
+        return jnp.stack([of_classes / compared, l1 / objects, giou / objects])
+
+    def eval_step(self, state: TrainState, batch, key: jax.Array):
+        names = ("boxes", "labels", "area", "is_crowd", "size", "mask")
+        rows = {"truth": {name: batch[name] for name in names}}
+        for name, variables in self.evaluated(state).items():
+            predictions = self.model.apply(variables, *self._inputs(batch), train=False)
+            found = results_of(
+                *(predictions.logits[-1], predictions.boxes[-1], batch["size"]),
+                classes=self.classes,
+            )
+            rows[name] = found._asdict()
+        return {}, rows
+
+    def summarize(self, sums, rows) -> Evaluation:
+        rows = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+        truth = rows.pop("truth")
+        real = np.flatnonzero(truth.pop("mask"))
+        if not real.size:
+            raise BadImage("no image was evaluated: none of the split's could be read")
+        objects = [ap.objects_of_row({key: x[row] for key, x in truth.items()}) for row in real]
+        metrics = {}
+        for name, found in rows.items():
+            answers = [ap.Detections(**{key: x[row] for key, x in found.items()}) for row in real]
+            prefix = f"{name}_".removeprefix("raw_")
+            measures = ap.average_precision(objects, answers, self.class_names)
+            metrics |= {f"{prefix}{key}": value for key, value in measures.items()}
+        return Evaluation(metrics | {"num_examples": len(real)})
+
+    def metric_names(self) -> tuple[str, ...]:
+        return ap.METRICS + tuple(f"ema_{name}" for name in ap.METRICS if self.ema.decay)
+
+    def _inputs(self, batch) -> tuple[jax.Array, jax.Array]:
+        """Returns the images normalised, with the mean colour where they are padded, and masks."""
+        images = normalize(batch["image"], self.mean, self.std)
+        return jnp.where(batch["image_mask"][..., None], images, 0), batch["image_mask"]
+
+
+def check_detection(config: dict[str, Any]) -> dict[str, Any]:
+    """Checks the sections that build_detection reads; returns them with their defaults."""
+    model = check_model_section(config["model"], "config.model", create_model, num_classes=1)
+    detector = check_section(config["detector"], create_detector, "config.detector")
+    with field_errors("config.detector"):
+        create_detector(create_model(**model, num_classes=1), 1, **detector)
+    return {
+        "model": model,
+        "detector": detector,
+        "optimizer": check_section(
+            config["optimizer"], create_optimizer, "config.optimizer", provided=PROVIDED
+        ),
+        "task": check_section(config["task"], Detection, "config.task", provided=FROM_PARTS),
+    }
+
+
+def build_detection(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh) -> Task:
+    """Builds the task of a detection from its sections."""
+    classifier = create_model(**config["model"], num_classes=1)
+    model: Detr = create_detector(classifier, data.num_classes, **config["detector"])
+    if model.num_queries < data.max_objects:
+        what = f"fewer than config.data.max_objects={data.max_objects}"
+        raise ConfigError(problem("config.detector.num_queries", model.num_queries, what))
+    freeze = config["optimizer"]["freeze"]
+    mean, std = data.statistics
+    return Detection(
+        model=model,
+        optimizer=build_optimizer(config, model, steps, mesh, freeze),
+        classes=config["detector"]["classes"],
+        image_shape=data.image_shape,
+        class_names=data.dataset.class_names,
+        mean=mean,
+        std=std,
+        freeze=freeze,
+        **config["task"],
+    )
