@@ -51,10 +51,13 @@ ALLOWED = {
     ),
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
+ALLOWED["inference.annotating"] = (*ALLOWED["inference"], "inference")
 ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")
 ALLOWED["sweeps"] = (*ALLOWED["training"], "training", "sweeps.launchers")
 ALLOWED["sweeps.launchers"] = (*ALLOWED["training"], "training", "sweeps")
-ALLOWED["reports"] = (*ALLOWED["inference.pictures"], "inference.pictures", "sweeps")
+ALLOWED["reports"] = (
+    *(*ALLOWED["inference.pictures"], "inference.pictures", "inference.annotating", "sweeps"),
+)
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
 ALLOWED["paper_tables"] = (*ALLOWED["benchmarks"], "benchmarks", "sweeps", "sweeps.launchers")

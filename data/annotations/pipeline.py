@@ -81,7 +81,8 @@ class Segments:
     """Form of the batches of segmentation.
 
     In each row image, uint8 [H, W, c], in its top left corner, and segments, int32 [H, W]: the
-    class of each pixel, IGNORE where it counts for nothing, as in the padding.
+    class of each pixel, IGNORE where it counts for nothing, as in the padding; image_mask and size
+    as in Boxes.
     """
 
     def __init__(self, image_shape: tuple[int, int, int]):
@@ -90,6 +91,7 @@ class Segments:
             "image": np.zeros(image_shape, np.uint8),
             "image_mask": np.zeros(image_shape[:2], bool),
             "segments": np.full(image_shape[:2], IGNORE, np.int32),
+            "size": np.zeros(2, np.int32),
         }
 
     def start(self, image: np.ndarray, label: Annotations) -> Annotated:
@@ -100,6 +102,7 @@ class Segments:
         height, width = item.size
         row["image"][:height, :width] = item.image
         row["image_mask"][:height, :width] = True
+        row["size"] = np.int32(item.stored_size)
         if item.segments is not None:
             row["segments"][:height, :width] = item.segments
         return row
@@ -136,7 +139,11 @@ class AnnotatedData(Data, Scenes):
         super().__post_init__()
 
     def _opened(self) -> datasets.Dataset:
-        return self.catalogue.open(self.name, self.data_dir, made=self._made())
+        dataset = self.catalogue.open(self.name, self.data_dir, made=self._made())
+        if self.class_names and dataset.class_names not in (None, self.class_names):
+            what = "its classes are others than those that were trained on, or in another order"
+            raise ValueError(problem("config.data.name", self.name, what))
+        return dataset
 
     def _made(self) -> dict[str, Any]:
         keys = (field.name for field in dataclasses.fields(Scenes))
