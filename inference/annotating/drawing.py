@@ -42,7 +42,7 @@ def in_words(found: Found, class_names: Sequence[str], min_score: float) -> str:
 def draw_boxes(
     image: np.ndarray, found: Detections, class_names: Sequence[str], min_score: float
 ) -> np.ndarray:
-    """Draws what was found, with the name of its class and its score.
+    """Draws boxes, with the name of their class, and the score of those that are not certain.
 
     Args:
         image: uint8 [h, w, 3].
@@ -63,7 +63,7 @@ def draw_boxes(
         color = color_of(int(label))
         left, top, right, bottom = (float(side) * factor for side in box)
         pen.rectangle((min(left, right), min(top, bottom), right, bottom), outline=color, width=2)
-        text = f"{class_names[int(label)]} {score:.2f}"
+        text = class_names[int(label)] + (f" {score:.2f}" if score < 1 else "")
         _write(pen, (left, top), text, color, font)
     return np.asarray(canvas)
 
