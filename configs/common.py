@@ -35,6 +35,24 @@ def base_config() -> ConfigDict:
     return config
 
 
+def segmentation_config() -> ConfigDict:
+    """Returns a config with the sections of a segmentation's run; recipes fill in the rest.
+
+    Those that a classification's run has not, or has otherwise:
+
+        decoder    segmentation/model.py           create_segmenter
+        data       data/annotations/pipeline.py    SegmentData
+        augment    data/annotations/transforms.py  TRANSFORMS
+        task       tasks/segmentation.py           Segmentation
+    """
+    config = base_config()
+    del config["device_augment"]
+    config.decoder = {}
+    config.task.name = "segmentation"
+    config.checkpoint.best_metric = "mean_iou"
+    return config
+
+
 def gan_config() -> ConfigDict:
     """Returns a config with the sections of a GAN's run; recipes fill in the rest.
 

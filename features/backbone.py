@@ -13,8 +13,8 @@ from jax import Array
 
 from features.map_infos import MapInfo, map_infos, offer_of
 from layers.layer_norm import LayerNorm
+from zoo.start import HEAD
 
-HEAD = ("norm", "head")  # what a classifier has above its last map
 EPSILON = 1e-6
 _NOT_STATE = ("intermediates", "perturbations")
 
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
             variables,
             images,
             train,
-            rngs={"dropout": self.make_rng("dropout")} if train else {},
+            rngs={"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {},
             mutable=["intermediates", *state],
         )
         for collection in state:

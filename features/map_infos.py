@@ -13,6 +13,7 @@ from layers.field_checks import field_error, is_count
 from nest.checks import side_step
 from nest.model import Nest
 from tnt.model import Tnt
+from tnt.pyramid import FIRST_STRIDE, PyramidTnt
 
 
 class MapInfo(NamedTuple):
@@ -95,10 +96,19 @@ def _wide_resnet(model: WideResNet) -> Offer:
     return Offer(tuple(maps), True, None, step, step, True)
 
 
+def _pyramid_tnt(model: PyramidTnt) -> Offer:
+    maps = [
+        MapInfo(f"stage{stage + 1}", dim, FIRST_STRIDE * 2**stage)
+        for stage, dim in enumerate(model.outer_dims)
+    ]
+    return Offer(tuple(maps), True, None, maps[-1].stride, maps[-1].stride, True)
+
+
 OFFERS: dict[type[nn.Module], Callable[[Any], Offer]] = {
     Nest: _nest,
     Vit: _vit,
     Tnt: _tnt,
+    PyramidTnt: _pyramid_tnt,
     ResNet: _resnet,
     WideResNet: _wide_resnet,
 }
@@ -121,8 +131,8 @@ def map_infos(model: nn.Module, maps: tuple[int, ...] | None = None) -> tuple[Ma
 
     Args:
         model: the classifier.
-        maps: numbers of levels (NesT), stages (ResNet), layers (TNT) or blocks (ViT), counted from
-            1, in increasing order. None: all of a pyramid, the last of the others.
+        maps: numbers of levels (NesT), stages (ResNet, PyramidTNT), layers (TNT) or blocks (ViT),
+            counted from 1, in increasing order. None: all of a pyramid, the last of the others.
 
     Raises:
         ValueError: the model offers no maps, or none of such a number.

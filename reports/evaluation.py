@@ -15,6 +15,7 @@ import tqdm
 
 from data.sources.arrays import Subset
 from harness.errors import ConfigError
+from inference.annotating.annotator import Annotator
 from inference.answers import AnswerSheet, evaluation_path, per_class_path, predictions_path
 from inference.trained_classifier import TrainedClassifier
 from training import experiment
@@ -103,6 +104,11 @@ class TrainedRun:
     def classifier(self) -> TrainedClassifier:
         """The model with its weights."""
         return TrainedClassifier.of_run(self.run, self.state, ema=self.ema)
+
+    @functools.cached_property
+    def annotator(self) -> Annotator:
+        """The model of a detection or segmentation with its weights."""
+        return Annotator.of_run(self.run, self.state, ema=self.ema)
 
     def images(self, indices: Sequence[int]) -> np.ndarray:
         """Returns images of the split as the model sees them, uint8 [n, h, w, c]."""

@@ -98,7 +98,7 @@ class MaskHead(nn.Module):
             Logits, [b, height, width, k], float32.
         """
         b, k, s, _ = scores.shape
-        h, w, c = coarse.shape[1:]
+        h, w = coarse.shape[1:3]
         scores = scores.reshape(b * k, s, h, w).transpose(0, 2, 3, 1).astype(self.dtype)
         each = partial(self._for_each_class, num_classes=k)
         x = jnp.concatenate([each(coarse), scores], axis=-1)  # [b * k, h, w, c + s]

@@ -127,16 +127,19 @@ class Detection(Supervised):
             compared = objects + self.no_object_weight * others
         return jnp.stack([of_classes / compared, l1 / objects, giou / objects])
 
+    def predict(self, variables, batch) -> dict[str, jax.Array]:
+        """Returns what is found in each image: the fields of results.Results."""
+        predictions = self.model.apply(variables, *self._inputs(batch), train=False)
+        found = results_of(
+            *(predictions.logits[-1], predictions.boxes[-1], batch["size"]), classes=self.classes
+        )
+        return found._asdict()
+
     def eval_step(self, state: TrainState, batch, key: jax.Array):
         names = ("boxes", "labels", "area", "is_crowd", "size", "mask")
         rows = {"truth": {name: batch[name] for name in names}}
         for name, variables in self.evaluated(state).items():
-            predictions = self.model.apply(variables, *self._inputs(batch), train=False)
-            found = results_of(
-                *(predictions.logits[-1], predictions.boxes[-1], batch["size"]),
-                classes=self.classes,
-            )
-            rows[name] = found._asdict()
+            rows[name] = self.predict(variables, batch)
         return {}, rows
 
     def summarize(self, sums, rows) -> Evaluation:

@@ -138,6 +138,7 @@ def create_optimizer(
     final_lr: float = 0.0,
     step_epochs: tuple[float, ...] = (),
     step_factor: float = 0.1,
+    poly_power: float = 0.9,
     weight_decay: float = 0.0,
     decay_exclude: tuple[str, ...] = (),
     b1: float = 0.9,
@@ -167,17 +168,20 @@ def create_optimizer(
         name: "adamw" or "sgd". Arguments of the other one have no effect.
         base_lr: learning rate after warm-up at `reference_batch`.
         reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
-        schedule: "cosine" or "linear" to final_lr, "constant", or "steps" down at step_epochs.
+        schedule: "cosine", "linear" or "poly" to final_lr, "constant", or "steps" down at
+            step_epochs.
         warmup_epochs: epochs of linear warm-up, the first of the run. Where warm-up and cool-down
             do not fit into the run, each has a tenth of it at most, which a note says.
         warmup_lr: rate that it starts from, scaled like base_lr.
-        decay_from: "warmup": "cosine" and "linear" start after the warm-up; "start": they count
-            from the start of the run, and the warm-up replaces their first epochs, as in timm.
+        decay_from: "warmup": "cosine", "linear" and "poly" start after the warm-up; "start": they
+            count from the start, and the warm-up replaces their first epochs, as in timm.
         cooldown_epochs: the last epochs of the run, in which the rate stays at final_lr; "constant"
             and "steps" have no other rate for them.
         final_lr: rate at the end, scaled like base_lr.
         step_epochs, step_factor: of "steps": after each of these epochs, counted from the start of
             the run, the rate is multiplied by the factor.
+        poly_power: of "poly": the share of the decay that is left, to this power, is the share of
+            the rate that is left.
         weight_decay: "adamw": decoupled, multiplied by the learning rate. "sgd": an L2 term in the
             loss, weight_decay / 2 * |params|^2: it enters the gradient before momentum.
         decay_exclude: regular expressions of parameter paths without weight decay.
@@ -219,6 +223,7 @@ def create_optimizer(
         "grad_clip_norm": grad_clip_norm or 0.0,
     }.items():
         check_range(f"{section}.{key}", value, 0)
+    check_range(f"{section}.poly_power", poly_power, above=0)
     if layer_decay:
         check_range(f"{section}.layer_decay", layer_decay, most=1, above=0)
     if nesterov and not momentum:
@@ -254,6 +259,7 @@ def create_optimizer(
         cooldown_steps=cooldown_steps,
         drops=drops,
         drop_factor=step_factor,
+        power=poly_power,
     )
 
     values = {"weight_decay": weight_decay}

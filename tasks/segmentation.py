@@ -63,6 +63,11 @@ class Segmentation(Supervised):
         accuracy = is_right.sum() / num_pixels
         return loss, (dict(model_state), {"loss": loss, "pixel_accuracy": accuracy})
 
+    def predict(self, variables, batch) -> jax.Array:
+        """Returns the class of each pixel, int32 [b, h, w]."""
+        logits = self.model.apply(variables, self._images(batch), train=False)
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
     def eval_step(self, state: TrainState, batch, key: jax.Array):
         images, sums = self._images(batch), {}
         for name, variables in self.evaluated(state).items():

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError
 from harness.steps import Steps
-from harness.trees import select
+from harness.trees import merged, select
 from parallel.sharding import num_batch_parts
 from tasks.ema import ParameterEma
 from tasks.optimizers import Optimizer, create_optimizer, trainable_mask
@@ -167,8 +167,9 @@ class Supervised(Task):
         return trainable_mask(state.params, self.freeze)
 
     def with_variables(self, state: TrainState, variables) -> TrainState:
-        model_state = {name: variables[name] for name in state.model_state}
-        params = variables["params"]
+        own = {"params": state.params, **state.model_state}
+        model_state = merged(own, variables)  # weights of a classifier lack those of the heads
+        params = model_state.pop("params")
         return state.replace(params=params, model_state=model_state, ema=self.ema.init(params))
 
     def _loss_of_trained(self, params, *others):

@@ -6,11 +6,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from data.annotations.pipeline import BoxData
+from data.annotations.pipeline import BoxData, SegmentData
 from data.augment import mixing
 from data.pipeline import Data
 from detection.detr import create_detector
 from harness.steps import Steps
+from segmentation.model import create_segmenter
 from tasks.build_classification import build_classification, check_classification
 from tasks.classification import Classification
 from tasks.detection import Detection, build_detection, check_detection
@@ -18,6 +19,7 @@ from tasks.gan.build import GAN_SECTIONS, build_gan, check_gan
 from tasks.gan.options import GanOptions
 from tasks.optimizers import create_optimizer
 from tasks.protocol import Task
+from tasks.segmentation import Segmentation, build_segmentation, check_segmentation
 from zoo.registry import create_discriminator, create_generator, create_model
 
 
@@ -55,6 +57,18 @@ TASKS = {
             "task": Classification,
         },
         optional=("device_augment",),
+    ),
+    "segmentation": TaskBuilder(
+        sections=("model", "decoder", "optimizer"),
+        check=check_segmentation,
+        build=build_segmentation,
+        data=SegmentData,
+        functions={
+            "model": create_model,
+            "decoder": create_segmenter,
+            "optimizer": create_optimizer,
+            "task": Segmentation,
+        },
     ),
     "detection": TaskBuilder(
         sections=("model", "detector", "optimizer"),

@@ -31,6 +31,7 @@ ALLOWED = {
     "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
     "features": ("kernels", "layers", *MODELS, "zoo"),
     "detection": ("kernels", "layers", "features"),
+    "segmentation": ("kernels", "layers", "features"),
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
@@ -39,7 +40,7 @@ ALLOWED = {
     ),
     "tasks": (
         *(*FLOOR, "kernels", *MODELS, "data", "data.annotations", "data.augment", "zoo"),
-        *("tasks.gan", "detection"),
+        *("tasks.gan", "detection", "segmentation"),
     ),
     "saving": (*FLOOR, "zoo"),
     "training": (
@@ -50,10 +51,13 @@ ALLOWED = {
     ),
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
+ALLOWED["inference.annotating"] = (*ALLOWED["inference"], "inference")
 ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")
 ALLOWED["sweeps"] = (*ALLOWED["training"], "training", "sweeps.launchers")
 ALLOWED["sweeps.launchers"] = (*ALLOWED["training"], "training", "sweeps")
-ALLOWED["reports"] = (*ALLOWED["inference.pictures"], "inference.pictures", "sweeps")
+ALLOWED["reports"] = (
+    *(*ALLOWED["inference.pictures"], "inference.pictures", "inference.annotating", "sweeps"),
+)
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
 ALLOWED["paper_tables"] = (*ALLOWED["benchmarks"], "benchmarks", "sweeps", "sweeps.launchers")

@@ -296,5 +296,6 @@ def _short(metrics: dict[str, float]) -> str:
             return f"{value:.2%}"
         return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
 
-    names = sorted(metrics, key=lambda name: name != "loss")  # jit returns dicts sorted by name
+    # jit returns dicts sorted by name; "iou/cat" is of one class of many.
+    names = sorted((n for n in metrics if "/" not in n), key=lambda name: name != "loss")
     return "  ".join(f"{name} {number(name, metrics[name])}" for name in names)

@@ -21,6 +21,7 @@ from layers.initializers import truncated_normal
 from nest.blocks import block, unblock
 from nest.model import Nest
 from tnt.model import Tnt
+from tnt.pyramid import FIRST_STRIDE, REDUCTIONS, PyramidTnt
 
 Resize = Literal["linear", "bicubic", "linear_in_blocks"]
 Reinit = Literal["zeros", "noise", "never"]
@@ -35,12 +36,14 @@ class PositionTable:
         grid: rows and columns of blocks; None: the table has no axis of blocks.
         num_class_tokens: rows before those of the plane, which are kept as they are.
         resize: how it is resized by default.
+        reduction: of a table [k, h * w, h/r * w/r] of pairs of places, r; None: of places.
     """
 
     plane: tuple[int, int]
     grid: tuple[int, int] | None
     num_class_tokens: int
     resize: Resize
+    reduction: int | None = None
 
 
 def position_tables(model: nn.Module, image_size: tuple[int, int]) -> dict[str, PositionTable]:
@@ -74,6 +77,15 @@ def position_tables(model: nn.Module, image_size: tuple[int, int]) -> dict[str, 
         plane = (image_size[0] // patch[0], image_size[1] // patch[1])
         num_class_tokens = int(model.pooling == "class_token")
         return {"position/embedding": PositionTable(plane, None, num_class_tokens, "bicubic")}
+    if isinstance(model, PyramidTnt):
+        height, width = (side // FIRST_STRIDE for side in image_size)
+        table = PositionTable((height, width), None, 0, "bicubic")
+        tables = {"sentence_position/embedding": table}
+        for stage, reduction in enumerate(REDUCTIONS):
+            plane = (height // 2**stage, width // 2**stage)
+            table = PositionTable(plane, None, 0, "bicubic", reduction)
+            tables[f"stage{stage + 1}_relative_position"] = table
+        return tables
     return {}
 
 
@@ -86,7 +98,7 @@ def resize_table(
     """Resizes a position table.
 
     Args:
-        array: [t, n, c] with blocks, else [class tokens + h * w, c].
+        array: [t, n, c] with blocks, [k, h * w, h/r * w/r] of pairs, else [class tokens + h * w, c].
         table: what it is to become.
         how: "linear": SciPy's linear zoom, which keeps the corners in place; "bicubic": with
             anti-aliasing and pixels as squares, as in timm; "linear_in_blocks": each block zoomed
@@ -102,6 +114,8 @@ def resize_table(
         resample_abs_pos_embed.
     """
     how = how or table.resize
+    if table.reduction is not None:
+        return _resize_pairs(array, table, source)
     grid = table.grid or (1, 1)
     if array.ndim != (2 if table.grid is None else 3):
         return None
@@ -121,6 +135,19 @@ def resize_table(
         return blocks.reshape(len(array), new_sides[0] * new_sides[1], -1)
     plane = unblock(array[None], sides, grid)  # [1, h, w, c]
     return np.asarray(block(_zoom(plane, table.plane, how), new_sides))[0]  # [t, n, c]
+
+
+def _resize_pairs(
+    array: np.ndarray, table: PositionTable, source: tuple[int, int] | None
+) -> np.ndarray | None:
+    """Resizes a table of pairs along both places of each, bicubic; None if it is of another r."""
+    r, sides = table.reduction, _sides(array.shape[1], source, (1, 1)) if array.ndim == 3 else None
+    if not sides or (sides[0] // r) * (sides[1] // r) != array.shape[2]:
+        return None
+    reduced, new = ((h // r, w // r) for h, w in (sides, table.plane))
+    pairs = array.reshape(-1, *sides, *reduced)  # [k, h, w, h/r, w/r]
+    pairs = jax.image.resize(pairs, (len(array), *table.plane, *new), "bicubic", antialias=True)
+    return np.asarray(pairs).reshape(len(array), np.prod(table.plane), np.prod(new))
 
 
 def _sides(
@@ -154,6 +181,7 @@ _FIRST = (
     "patch_embedding/kernel",  # NesT, ViT
     "word_embedding/projection/kernel",  # TNT
     "stem_conv/kernel",  # ResNet
+    "stem/common_conv/kernel",  # PyramidTNT
     "stem/kernel",  # Wide ResNet
 )
 
@@ -239,7 +267,8 @@ def fit(
         squares = _is_square(source) and _is_square(table.plane)
         if have == want and (squares or source == table.plane):
             continue
-        if not want or len(have) != len(want) or have[-1] != want[-1]:
+        of_pairs = table.reduction is not None
+        if not want or len(have) != len(want) or (have[-1] != want[-1] and not of_pairs):
             continue
         array = resize_table(arrays[name], table, resize, source)
         if array is not None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,8 @@ def start(image: np.ndarray, label: Annotations) -> Annotated:
     segments = label.segments() if callable(label.segments) else label.segments
     if segments is not None and segments.shape != image.shape[:2]:
         raise BadImage(f"its mask is {segments.shape}, the image {image.shape[:2]}, height first")
-    return Annotated(image, label.objects, image.shape[:2], segments)
+    objects = label.objects(image.shape[:2]) if callable(label.objects) else label.objects
+    return Annotated(image, objects, image.shape[:2], segments)
 
 
 class Boxes:
@@ -80,7 +81,8 @@ class Segments:
     """Form of the batches of segmentation.
 
     In each row image, uint8 [H, W, c], in its top left corner, and segments, int32 [H, W]: the
-    class of each pixel, IGNORE where it counts for nothing, as in the padding.
+    class of each pixel, IGNORE where it counts for nothing, as in the padding; image_mask and size
+    as in Boxes.
     """
 
     def __init__(self, image_shape: tuple[int, int, int]):
@@ -89,6 +91,7 @@ class Segments:
             "image": np.zeros(image_shape, np.uint8),
             "image_mask": np.zeros(image_shape[:2], bool),
             "segments": np.full(image_shape[:2], IGNORE, np.int32),
+            "size": np.zeros(2, np.int32),
         }
 
     def start(self, image: np.ndarray, label: Annotations) -> Annotated:
@@ -99,6 +102,7 @@ class Segments:
         height, width = item.size
         row["image"][:height, :width] = item.image
         row["image_mask"][:height, :width] = True
+        row["size"] = np.int32(item.stored_size)
         if item.segments is not None:
             row["segments"][:height, :width] = item.segments
         return row
@@ -135,9 +139,15 @@ class AnnotatedData(Data, Scenes):
         super().__post_init__()
 
     def _opened(self) -> datasets.Dataset:
+        dataset = self.catalogue.open(self.name, self.data_dir, made=self._made())
+        if self.class_names and dataset.class_names not in (None, self.class_names):
+            what = "its classes are others than those that were trained on, or in another order"
+            raise ValueError(problem("config.data.name", self.name, what))
+        return dataset
+
+    def _made(self) -> dict[str, Any]:
         keys = (field.name for field in dataclasses.fields(Scenes))
-        made = {"scenes": Scenes(**{key: getattr(self, key) for key in keys})}
-        return self.catalogue.open(self.name, self.data_dir, made=made)
+        return {"scenes": Scenes(**{key: getattr(self, key) for key in keys})}
 
     @functools.cached_property
     def _crop(self) -> Callable[[Annotated], Annotated]:
@@ -181,11 +191,25 @@ class BoxData(AnnotatedData):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentData(AnnotatedData):
-    """Of segmentation."""
+    """Of segmentation.
+
+    Attributes:
+        ignore_label: number of the pixels of masks:/path that count for nothing, besides 255; if it
+            is 0, as ADE20K's, the classes are 1, 2, ...
+    """
 
     catalogue: ClassVar[datasets.Catalogue] = catalogues.SEGMENTS
+
+    ignore_label: int = IGNORE
+
+    def __post_init__(self):
+        check_range("config.data.ignore_label", self.ignore_label, 0, IGNORE)
+        super().__post_init__()
 
     @functools.cached_property
     def form(self) -> Segments:
         """What records become in a batch."""
         return Segments(self.image_shape)
+
+    def _made(self) -> dict[str, Any]:
+        return super()._made() | {"ignore_label": self.ignore_label}
