@@ -79,6 +79,24 @@ def gan_config() -> ConfigDict:
     return config
 
 
+def detection_config() -> ConfigDict:
+    """Returns a config with the sections of a detection; recipes fill in the rest.
+
+    Apart from those that all runs have, each is the keyword arguments of one function:
+
+        detector    detection/detr.py     create_detector
+        data        data/annotations/pipeline.py      BoxData
+        augment     data/annotations/transforms.py    TRANSFORMS
+        task        tasks/detection.py    Detection
+    """
+    config = base_config()
+    del config.device_augment
+    config.task.name = "detection"
+    config.detector = {}
+    config.checkpoint.best_metric = "ap"
+    return config
+
+
 def parse_argument(argument: str | None, **choices: tuple[str, ...]) -> ConfigDict:
     """Parses a recipe argument such as "tiny,cifar100": one word of each choice at most.
 

@@ -117,16 +117,12 @@ class Catalogue:
             raise ValueError(f"config.data.name={name!r}: {unknown(name, self._known())}")
 
     def check_name(self, name: str, data_dir: str | None = None) -> None:
-        """Checks that a data set, named as for `open`, is there; reads none of its records.
-
-        Raises:
-            ValueError: malformed, or not there; one line that says what to do.
-        """
+        """Raises a ValueError unless a data set, named as for `open`, is there; reads no record."""
         self.check_form(name)
+        kind, _, path = name.partition(":")
         if name in self.built_in:
             return
         if self._is_path(name):
-            kind, _, path = name.partition(":")
             place = local_path("config.data.name", path) if path else None
             if place is None or not self.paths[kind][0](place):
                 what = f"there is no {'file' if self._is_file(kind) else 'folder'} {path!r}"
@@ -162,7 +158,7 @@ class Catalogue:
                 if need be: "downsampled_imagenet/64x64", "imagenet2012:5.1.0".
             data_dir: of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
             exif_orientation: whether images will be turned as their tags say.
-            made: how sets that ship are made, where that can be chosen.
+            made: what the section has on how sets of this kind are made or read.
 
         Returns:
             The data set; its splits are read when `load` is called.
@@ -175,7 +171,7 @@ class Catalogue:
         if name in self.built_in:
             return self.built_in[name](**made)
         if self._is_path(name):
-            return self.paths[kind][1](name, local_path("config.data.name", path))
+            return self.paths[kind][1](name, local_path("config.data.name", path), **made)
         return self.from_tfds(name, data_dir, exif_orientation)
 
     def _known(self) -> list[str]:
@@ -258,6 +254,8 @@ def _from_inaturalist(name: str, path: Path) -> Dataset:
 
 def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Dataset:
     prepared = tfds_prepared.open_prepared(name, data_dir)
+    if prepared.mask_key:
+        raise ValueError(f"data set {name!r} has masks, not classes: it is for segmentation")
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> arrays.Source:

@@ -1,8 +1,8 @@
 """What reads a class and a box off a token."""
 
+import math
 from typing import Any
 
-import jax
 from flax import linen as nn
 from jax import Array
 
@@ -27,7 +27,7 @@ class Heads(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Maps [..., c] to logits [..., k] and what gives boxes [..., 4] by a sigmoid, float32."""
-        bias = 0.0 if self.prior is None else float(jax.scipy.special.logit(self.prior))
+        bias = 0.0 if self.prior is None else math.log(self.prior / (1 - self.prior))
         logits = nn.Dense(
             self.num_logits,
             dtype=self.dtype,

@@ -48,11 +48,21 @@ def decay_mask(params, exclude: tuple[str, ...], section: str = SECTION):
     Raises:
         ValueError: not a regular expression, or none of them matches anything.
     """
-    paths, key = list(parameter_paths(params)), f"{section}.decay_exclude"
-    excluded = {path for path in paths if any(_matches(key, exclude, path))}
-    if exclude and not excluded:
-        raise _matches_nothing(key, exclude, paths)
-    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path) not in excluded, params)
+    excluded = _path_mask(params, exclude, f"{section}.decay_exclude")
+    return jax.tree.map(lambda is_excluded: not is_excluded, excluded)
+
+
+def _path_mask(params, patterns: tuple[str, ...], key: str):
+    paths = list(parameter_paths(params))
+    found = {path for path in paths if any(_matches(key, patterns, path))}
+    if patterns and not found:
+        raise _matches_nothing(key, patterns, paths)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path) in found, params)
+
+
+def _slow_multipliers(params, slow: tuple[str, ...], factor: float, section: str):
+    is_slow = _path_mask(params, slow, f"{section}.slow")
+    return jax.tree.map(lambda is_slow: factor if is_slow else 1.0, is_slow)
 
 
 def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
@@ -138,6 +148,8 @@ def create_optimizer(
     nesterov: bool = False,
     grad_clip_norm: float | None = None,
     layer_decay: float | None = None,
+    slow: tuple[str, ...] = (),
+    slow_factor: float = 0.1,
     freeze: tuple[str, ...] = (),
     model: nn.Module | None = None,
     batch_size: int,
@@ -179,6 +191,8 @@ def create_optimizer(
         grad_clip_norm: largest global gradient norm, an L2 term included; None: no clipping.
         layer_decay: a layer's rate is this times the rate of the layer above; the head has the full
             rate; see tasks/layer_decay.py. 0 or None: one rate for all.
+        slow, slow_factor: regular expressions of the paths of parameters whose rate is the factor
+            times that of the others, such as a pretrained backbone's.
         freeze: regular expressions of the paths of parameters that are not trained: no update, no
             weight decay, no state, no share in the gradient's norm. Their layers still run as in
             training: dropout and drop path act, batch statistics move.
@@ -202,6 +216,7 @@ def create_optimizer(
         "warmup_lr": warmup_lr,
         "cooldown_epochs": cooldown_epochs,
         "step_factor": step_factor,
+        "slow_factor": slow_factor,
         "weight_decay": weight_decay,
         "eps": eps,
         "reference_batch": reference_batch or 0,
@@ -250,6 +265,12 @@ def create_optimizer(
     values = {"weight_decay": weight_decay}
     values |= {"adamw": {"eps": eps}, "sgd": {"momentum": momentum}}[name]
 
+    rates = []  # of each parameter, as shares of the learning rate
+    if layer_decay:
+        rates.append(lambda params: layer_multipliers(model, params, layer_decay))
+    if slow:
+        rates.append(lambda params: _slow_multipliers(params, slow, slow_factor, section))
+
     def transformation(given: dict[str, Any]) -> optax.GradientTransformation:
         def mask(params):
             return decay_mask(params, decay_exclude, section)
@@ -265,13 +286,9 @@ def create_optimizer(
             l2, sgd = optax.add_decayed_weights(**decay), optax.sgd
             steps = [l2, *clip, sgd(rate, momentum=given["momentum"], nesterov=nesterov)]
         optimizer = optax.chain(*steps)
-        if layer_decay:
-            by_layer = optax.stateless(
-                lambda updates, _: optax.tree.mul(
-                    updates, layer_multipliers(model, updates, layer_decay)
-                )
-            )
-            optimizer = optax.chain(optimizer, by_layer)
+        for multipliers in rates:
+            scale_each = optax.stateless(lambda u, _, of=multipliers: optax.tree.mul(u, of(u)))
+            optimizer = optax.chain(optimizer, scale_each)
         if freeze:  # not optax.masked, which lets the gradients of the others through as updates
             optimizer = optax.partition(
                 {"trained": optimizer, "frozen": optax.set_to_zero()},

@@ -52,13 +52,14 @@ class Annotations:
 
     Attributes:
         image_id: as the data set numbers its images.
-        objects: what the image shows.
+        objects: what the image shows; or a function that returns it for an image of (height, width)
+            pixels.
         segments: class of each pixel, uint8 [h, w] with IGNORE; or a function without arguments
             that reads it and raises BadImage; None: not known.
     """
 
     image_id: int = 0
-    objects: Objects = field(default_factory=objects_of)
+    objects: Objects | Callable[[tuple[int, int]], Objects] = field(default_factory=objects_of)
     segments: np.ndarray | Callable[[], np.ndarray] | None = None
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,8 @@ def start(image: np.ndarray, label: Annotations) -> Annotated:
     segments = label.segments() if callable(label.segments) else label.segments
     if segments is not None and segments.shape != image.shape[:2]:
         raise BadImage(f"its mask is {segments.shape}, the image {image.shape[:2]}, height first")
-    return Annotated(image, label.objects, image.shape[:2], segments)
+    objects = label.objects(image.shape[:2]) if callable(label.objects) else label.objects
+    return Annotated(image, objects, image.shape[:2], segments)
 
 
 class Boxes:
@@ -135,9 +136,11 @@ class AnnotatedData(Data, Scenes):
         super().__post_init__()
 
     def _opened(self) -> datasets.Dataset:
+        return self.catalogue.open(self.name, self.data_dir, made=self._made())
+
+    def _made(self) -> dict[str, Any]:
         keys = (field.name for field in dataclasses.fields(Scenes))
-        made = {"scenes": Scenes(**{key: getattr(self, key) for key in keys})}
-        return self.catalogue.open(self.name, self.data_dir, made=made)
+        return {"scenes": Scenes(**{key: getattr(self, key) for key in keys})}
 
     @functools.cached_property
     def _crop(self) -> Callable[[Annotated], Annotated]:
@@ -181,11 +184,25 @@ class BoxData(AnnotatedData):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentData(AnnotatedData):
-    """Of segmentation."""
+    """Of segmentation.
+
+    Attributes:
+        ignore_label: number of the pixels of masks:/path that count for nothing, besides 255; if it
+            is 0, as ADE20K's, the classes are 1, 2, ...
+    """
 
     catalogue: ClassVar[datasets.Catalogue] = catalogues.SEGMENTS
+
+    ignore_label: int = IGNORE
+
+    def __post_init__(self):
+        check_range("config.data.ignore_label", self.ignore_label, 0, IGNORE)
+        super().__post_init__()
 
     @functools.cached_property
     def form(self) -> Segments:
         """What records become in a batch."""
         return Segments(self.image_shape)
+
+    def _made(self) -> dict[str, Any]:
+        return super()._made() | {"ignore_label": self.ignore_label}

@@ -147,7 +147,7 @@ def test_each_test_image_once_on_several_devices():
         ({"classes": (1, 2)}, r"config.data.classes=\(1, 2\): only for images with classes"),
         ({"exif_orientation": True}, r"config.data.exif_orientation=True: only for images with"),
         ({"max_objects": 0}, r"config.data.max_objects=0"),
-        ({"name": "digits"}, r"config.data.name='digits'.*digits_scenes"),
+        ({"name": "digits"}, r"data set 'digits' is not prepared.*did you mean 'digits_scenes'"),
     ],
 )
 def test_wrong_values(options, message):

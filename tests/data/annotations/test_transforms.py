@@ -21,18 +21,17 @@ def scene(height=80, width=120, crowd=(False, False, False)):
 
 
 def check_follows(item):
-    """Whether box, mask and colour of each object lie in one place, up to a pixel of rounding."""
+    """Whether box, mask and colour of each object lie in one place, up to rounding."""
     assert item.segments.shape == item.size
     for box, label in zip(item.objects.boxes, item.objects.labels, strict=True):
         rows, columns = np.nonzero(item.segments == label + 1)
         seen = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-        np.testing.assert_allclose(box, seen, atol=1.01)
+        np.testing.assert_allclose(box, seen, atol=2.01)  # two resizings
         is_inside = item.image[..., label] > 127
-        assert (is_inside != (item.segments == label + 1)).mean() < 0.02
-    missing = set(range(3)) - set(item.objects.labels.tolist())
-    for label in missing:  # at most the edge that rounding left
-        assert (item.segments == label + 1).sum(axis=0).max() < item.size[0]
-        assert min(np.ptp(np.nonzero(item.segments == label + 1), axis=1), default=0) <= 1
+        assert (is_inside != (item.segments == label + 1)).mean() < 0.04
+    for label in set(range(3)) - set(item.objects.labels.tolist()):
+        places = np.argwhere(item.segments == label + 1)  # at most an edge, by rounding
+        assert len(places) == 0 or min(np.ptp(places, axis=0)) <= 1
 
 
 AUGMENTS = {
