@@ -16,7 +16,8 @@ from data import datasets
 from data.pixel_statistics import default_statistics
 from harness.errors import ConfigError
 from tasks.by_images import open_keys
-from tasks.optimizers import create_optimizer, decay_mask, parameter_paths
+from tasks.optimizers import create_optimizer
+from tasks.parameter_masks import decay_mask, parameter_paths
 from training import experiment
 from workdirs.comparison import flatten
 from zoo.load import parameter_shapes
