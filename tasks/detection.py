@@ -1,6 +1,7 @@
 """Detection: objects of an image, their boxes and classes, by DETR on any classifier's maps."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -190,9 +191,7 @@ def build_detection(config: dict[str, Any], data: pipeline.Data, steps: Steps, m
     """Builds the task of a detection from its sections."""
     classifier = create_model(**config["model"], num_classes=1)
     model: Detr = create_detector(classifier, data.num_classes, **config["detector"])
-    if model.num_queries < data.max_objects:
-        what = f"fewer than config.data.max_objects={data.max_objects}"
-        raise ConfigError(problem("config.detector.num_queries", model.num_queries, what))
+    _check_counts(model, data, config["task"]["proposal_repeats"])
     freeze = config["optimizer"]["freeze"]
     mean, std = data.statistics
     return Detection(
@@ -206,3 +205,21 @@ def build_detection(config: dict[str, Any], data: pipeline.Data, steps: Steps, m
         freeze=freeze,
         **config["task"],
     )
+
+
+def _check_counts(model: Detr, data: pipeline.Data, repeats: int) -> None:
+    """Raises ConfigError unless there are as many predictions as objects to assign to them."""
+    objects, num_queries = data.max_objects, model.num_queries
+    if num_queries < objects:
+        what = f"fewer than config.data.max_objects={objects}"
+        raise ConfigError(problem("config.detector.num_queries", num_queries, what))
+    if model.queries == "learned":
+        return
+    stride = model.backbone.infos[-1].stride * model.pool
+    places = math.prod(side // stride for side in data.image_shape[:2])
+    counts = {"config.detector.num_queries": (num_queries, num_queries)}
+    counts["config.task.proposal_repeats"] = (repeats, repeats * objects)
+    for key, (value, needed) in counts.items():
+        if needed > places:
+            what = f"needs {needed} places of the map, which has {places}"
+            raise ConfigError(problem(key, value, what))
