@@ -42,7 +42,7 @@ class Detection(Supervised):
     Attributes:
         classes: how classes are compared, see losses.class_loss.
         image_shape: (h, w, c) of an image with its padding.
-        class_names: of the objects.
+        class_names: of the objects; those that nobody named are numbered.
         mean, std: per channel, in units of 0..1.
         class_weight, l1_weight, giou_weight: of the losses of class and box.
         class_cost, l1_cost, giou_cost: weights of the same in the assignment.
@@ -199,7 +199,7 @@ def build_detection(config: dict[str, Any], data: pipeline.Data, steps: Steps, m
         optimizer=build_optimizer(config, model, steps, mesh, freeze),
         classes=config["detector"]["classes"],
         image_shape=data.image_shape,
-        class_names=data.dataset.class_names,
+        class_names=data.dataset.class_names or tuple(map(str, range(data.num_classes))),
         mean=mean,
         std=std,
         freeze=freeze,
