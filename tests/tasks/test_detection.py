@@ -120,6 +120,7 @@ def test_evaluation_of_perfect_predictions(tiny_config):
         ("detector", {"num_queries": 17}, "num_queries=17: needs 17 places .* which has 16"),
         ("task", {"proposal_repeats": 6}, "proposal_repeats=6: needs 18 places .* which has 16"),
         ("detector", {"classes": "sofmax"}, "config.detector.classes='sofmax': unknown"),
+        ("detector", {"dim": 20}, "config.detector.dim=20: .*multiples of 8"),
         ("detector", {"map_number": 3}, "config.detector.maps=.*wrong"),
         ("task", {"giou_weight": -1.0}, "config.task.giou_weight"),
         ("optimizer", {"slow": ("^bone/",)}, "config.optimizer.slow=.*matches no parameter"),
