@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +10,10 @@ import numpy as np
 from data import datasets
 from data.annotations import catalogues, transforms
 from data.annotations.annotated import IGNORE, Annotated, Annotations
+from data.annotations.average_precision import Detections, in_pixels
 from data.annotations.digits_scenes import Scenes
+from data.annotations.drawing import draw_boxes, draw_segments
+from data.images import as_channels
 from data.pipeline import Data
 from harness.arguments import check_range, problem
 from harness.errors import BadImage
@@ -18,11 +21,10 @@ from harness.errors import BadImage
 
 def start(image: np.ndarray, label: Annotations) -> Annotated:
     """Returns an image with its annotations, before any augmentation."""
-    segments = label.segments() if callable(label.segments) else label.segments
+    segments = label.read_segments()
     if segments is not None and segments.shape != image.shape[:2]:
         raise BadImage(f"its mask is {segments.shape}, the image {image.shape[:2]}, height first")
-    objects = label.objects(image.shape[:2]) if callable(label.objects) else label.objects
-    return Annotated(image, objects, image.shape[:2], segments)
+    return Annotated(image, label.objects_in(image.shape[:2]), image.shape[:2], segments)
 
 
 class Boxes:
@@ -76,6 +78,13 @@ class Boxes:
         row["image_id"], row["size"] = np.int32(label.image_id), np.int32(item.stored_size)
         return row
 
+    def drawn(self, row: dict[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
+        """Returns the image of a row with its boxes, uint8 [h, w, 3], padding included."""
+        real = row["labels"] >= 0
+        boxes = in_pixels(row["boxes"][real], real_size(row))
+        objects = Detections(boxes, np.ones(len(boxes)), row["labels"][real])
+        return draw_boxes(as_channels(row["image"], 3), objects, class_names, 0.0)
+
 
 class Segments:
     """Form of the batches of segmentation.
@@ -106,6 +115,15 @@ class Segments:
         if item.segments is not None:
             row["segments"][:height, :width] = item.segments
         return row
+
+    def drawn(self, row: dict[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
+        """Returns the image of a row with its classes in colour, uint8 [h, w, 3]."""
+        return draw_segments(as_channels(row["image"], 3), row["segments"], class_names)
+
+
+def real_size(row: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Returns height and width of the image of a row without its padding."""
+    return int(row["image_mask"][:, 0].sum()), int(row["image_mask"][0].sum())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
