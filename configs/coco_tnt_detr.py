@@ -1,11 +1,11 @@
-"""DETR on TNT-S, trained on COCO 2017 for 50 epochs.
+r"""DETR on TNT-S, trained on COCO 2017 for 50 epochs.
 
-    python train.py --config=configs/coco_tnt_detr.py --workdir=runs/coco_tnt_detr \\
+    python train.py --config=configs/coco_tnt_detr.py --workdir=runs/coco_tnt_detr \
         --config.init_from=tnt_s_patch16_224.official
 
 Argument: debug. The paper (arXiv 2103.00112v3, section 4.3 and table 10) has AP 38.2 with it, 39 M
-parameters, and says: the settings of PVT, 2x2 average pooling after TNT, AdamW, batch 16, 50 epochs;
-shorter side 640 to 800, longer at most 1333. What it leaves open is from PVT (arXiv 2102.12122,
+parameters, and says: the settings of PVT, 2x2 average pooling after TNT, AdamW, batch 16, 50
+epochs; shorter side 640 to 800, longer at most 1333. The rest is from PVT (arXiv 2102.12122,
 section 5.2, and its detection/configs), which trains DETR as its authors do.
 """
 
@@ -15,7 +15,7 @@ from configs.common import detection_config, parse_argument, shrink
 def get_config(argument: str | None = None):
     arg = parse_argument(argument)
     config = detection_config()
-    config.init_from = ""  # weights of ImageNet: not the section's, but what the table is about
+    config.init_from = ""
 
     config.model.name = "tnt_s_patch16_224"
     config.model.drop_path_rate = 0.0  # not said; DETR has dropout

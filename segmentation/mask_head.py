@@ -12,8 +12,10 @@ from flax import linen as nn
 from jax import Array
 
 from kernels.precision import at_least_float32
+from layers.dense import Dense
 
-_conv_init = nn.initializers.he_normal()
+# PyTorch's default, which the released code keeps: uniform within 1 / sqrt(9), nine inputs each.
+_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def resize(x: Array, sides: tuple[int, int]) -> Array:
@@ -37,34 +39,47 @@ def _weights(source: int, target: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(source))).astype(np.float32)
 
 
+class Depthwise(nn.Module):
+    """3x3 convolution of each channel by itself, with the parameters of `nn.Conv`.
+
+    As nine products: XLA's own is several times slower on a CPU, and no faster elsewhere, where
+    memory limits both.
+
+    Attributes:
+        dtype: computation type; parameters stay float32.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [b, h, w, c] to the same."""
+        _, h, w, c = x.shape
+        kernel = self.param("kernel", _conv_init, (3, 3, 1, c)).astype(self.dtype)
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        places = [(row, column) for row in range(3) for column in range(3)]
+        return sum(x[:, i : i + h, j : j + w] * kernel[i, j, 0] for i, j in places)
+
+
 class ConvNorm(nn.Module):
     """Convolution without a bias, batch norm, ReLU.
 
     Attributes:
-        dim: channels of the result.
-        side: of the kernel.
-        depthwise: whether each channel is convolved by itself.
+        dim: channels of the result; None: a 3x3 convolution of each channel by itself instead of a
+            1x1 convolution.
         dtype: computation type; parameters and statistics stay float32.
     """
 
-    dim: int
-    side: int
-    depthwise: bool = False
-    dtype: Any = jnp.float32
+    dim: int | None
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [b, h, w, channels] to [b, h, w, dim]."""
-        x = nn.Conv(
-            self.dim,
-            (self.side, self.side),
-            padding=self.side // 2,
-            feature_group_count=self.dim if self.depthwise else 1,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=_conv_init,
-            name="conv",
-        )(x)
+        if self.dim is None:
+            x = Depthwise(self.dtype, name="conv")(x)
+        else:
+            x = Dense(self.dim, use_bias=False, dtype=self.dtype, name="conv")(x)
         # PyTorch's momentum of 0.1 and its epsilon, as in baselines/resnet.py.
         norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="norm")
         return nn.relu(norm(x))
@@ -106,16 +121,16 @@ class MaskHead(nn.Module):
         x = self._separable(x, "conv2", train)  # [b * k, h, w, dim]
         if fine is not None:
             x = resize(x, fine.shape[1:3])
-            detail = ConvNorm(self.dim, 1, dtype=self.dtype, name="fine")(fine, train)
+            detail = ConvNorm(self.dim, self.dtype, name="fine")(fine, train)
             x = x + each(detail)
         x = self._separable(x, "conv3", train)
-        x = nn.Dense(1, dtype=self.dtype, name="mask")(x)  # [b * k, height, width, 1]
+        x = Dense(1, dtype=self.dtype, name="mask")(x)  # [b * k, height, width, 1]
         x = x.reshape(b, k, *x.shape[1:3]).transpose(0, 2, 3, 1)  # [b, height, width, k]
         return x.astype(at_least_float32(x))
 
     def _separable(self, x: Array, name: str, train: bool) -> Array:
-        depthwise = ConvNorm(x.shape[-1], 3, True, self.dtype, name=f"{name}_depthwise")
-        pointwise = ConvNorm(self.dim, 1, dtype=self.dtype, name=f"{name}_pointwise")
+        depthwise = ConvNorm(None, self.dtype, name=f"{name}_depthwise")
+        pointwise = ConvNorm(self.dim, self.dtype, name=f"{name}_pointwise")
         return pointwise(depthwise(x, train), train)
 
     def _for_each_class(self, x: Array, num_classes: int) -> Array:

@@ -51,6 +51,12 @@ def has_words(layer: int, depth: int) -> bool:
     return layer == 1 or (layer == 2 and depth > _MANY_LAYERS)
 
 
+def stage_planes(image_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns the (h, w) of each stage's plane, for images of (height, width) pixels."""
+    h, w = (side // FIRST_STRIDE for side in image_size)
+    return [(h // 2**stage, w // 2**stage) for stage in range(len(REDUCTIONS))]
+
+
 def _dims(first: int) -> tuple[int, ...]:
     return (first, 2 * first, 4 * first, 4 * first)
 

@@ -4,11 +4,13 @@ Shape letters: b batch, h and w sides of a stage's plane in sentences, n = h * w
 words of a sentence, c channels of a word, d of a sentence, r reduction, k heads, e = d / k.
 """
 
+import math
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
@@ -70,6 +72,29 @@ class ReducedAttention(nn.Module):
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         x = jnp.einsum("bknm,bmke->bnke", weights, value)
         return Dense(d, num_axes=2, dtype=self.dtype, name="out")(x)
+
+
+def resize_relative(
+    array: np.ndarray, plane: tuple[int, int], new_plane: tuple[int, int], reduction: int
+) -> np.ndarray | None:
+    """Resizes a relative position table for another plane, along both places of each pair, bicubic.
+
+    Args:
+        array: [k, n, n / r^2].
+        plane, new_plane: (h, w) that it is for, and is to be for.
+        reduction: r.
+
+    Returns:
+        The table, or None if `array` is of another reduction.
+    """
+    r = reduction
+    keys, new_keys = ((h // r, w // r) for h, w in (plane, new_plane))
+    if array.shape[1:] != (math.prod(plane), math.prod(keys)):
+        return None
+    pairs = array.reshape(-1, *plane, *keys)  # [k, h, w, h/r, w/r]
+    shape = (len(array), *new_plane, *new_keys)
+    pairs = jax.image.resize(pairs, shape, "bicubic", antialias=True)
+    return np.asarray(pairs).reshape(len(array), math.prod(new_plane), math.prod(new_keys))
 
 
 class PyramidLayer(nn.Module):

@@ -39,6 +39,9 @@ RECIPES = {
     "digits_tnt": ["", "debug"],
     "imagenet_tnt": ["ti", "s", "b", "ti,384", "s,384", "b,384", "384,debug", "debug"],
     "digits_deit": ["", "debug"],
+    "digits_segment": ["nest", "tnt", "deit", "debug", "tnt,debug", "deit,debug"],
+    "ade20k_tnt": ["", "debug"],
+    "imagenet_pyramid_tnt": ["s", "ti", "m", "b", "debug"],
     "cifar_deit": [
         f"{size},{data}" for size in ("ti", "s", "b") for data in ("cifar10", "cifar100")
     ]

@@ -1,0 +1,142 @@
+"""The task of detection: its runs, its losses, its evaluation."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import train
+from configs import digits_detr
+from harness.errors import ConfigError, Interrupted
+from tests.tasks.test_batch_statistics import run_steps
+from tests.training.test_resume import assert_equal_runs, final_record, kill_when
+from training import experiment
+
+
+@pytest.fixture
+def tiny_config():
+    config = digits_detr.get_config("debug")
+    config.model.update(dims=(8, 16), depths=(1, 1), num_heads=(2, 2))
+    config.detector.update(dim=16, num_heads=2, mlp_dim=16, num_queries=8, num_encoder_layers=1)
+    config.detector.update(num_decoder_layers=2, dropout_rate=0.1)
+    config.data.update(train_split="train[:32]", eval_split="test[:12]", image_size=32)
+    config.data.update(scene_pixels=(8, 12), batch_size=8, eval_batch_size=8)
+    config.loop.update(num_epochs=2.0, evaluate_every_epochs=1.0, save_every_epochs=0.75)
+    config.optimizer.base_lr = 1e-2
+    config.mesh.data = 1
+    return config
+
+
+def plain_detr(config):
+    """Turns a config into one of the paper's DETR."""
+    config.detector.update(classes="softmax", queries="learned")
+
+
+@pytest.mark.usefixtures("compiled_once")
+def test_an_interrupted_run_is_the_same_bit_for_bit(tiny_config, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    metrics = train.train_and_evaluate(tiny_config, whole)
+    assert metrics["num_examples"] == 12  # in batches of 8: each counts once
+    assert {"ap", "ap50", "ema_ap", "ap_of/7", "best_ema_ap"} <= set(metrics)
+    with monkeypatch.context() as patch:
+        kill_when(patch, "step", 5)
+        with pytest.raises(Interrupted):
+            train.train_and_evaluate(tiny_config, parts)
+    assert train.train_and_evaluate(tiny_config, parts) == metrics
+    expected = final_record(tiny_config, whole)
+    assert_equal_runs(final_record(tiny_config, parts), expected)
+    losses = [record["loss"] for record in expected[3] if record["kind"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("change", [lambda config: None, plain_detr], ids=["proposed", "plain"])
+def test_one_device_equals_eight_and_parts_the_whole(tiny_config, change):
+    change(tiny_config)
+    tiny_config.detector.dropout_rate = 0.0
+    _, losses, _, last = run_steps(tiny_config, 3)
+    for changes in ({"mesh": {"data": 8}}, {"task": {"accumulation_steps": 2}}):
+        config = tiny_config.copy_and_resolve_references()
+        for section, values in changes.items():
+            config[section].update(values)
+        _, other_losses, _, other = run_steps(config, 3)
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
+        chex.assert_trees_all_close(other.params, last.params, atol=5e-3)
+
+
+def test_what_is_padded_changes_nothing(tiny_config):
+    """Neither rows of objects, nor crowds, nor pixels beyond the image."""
+    run = experiment.build(tiny_config)
+    batch = jax.device_get(next(iter(run.data.train_batches())))
+    batch["image_mask"] = np.broadcast_to(np.arange(32) < 24, (8, 32, 32)).copy()
+    state = run.task.init(run.key)
+    step = jax.jit(run.task.train_step)
+    _, expected = step(state, batch, run.key, run.hyperparameters)
+    changed = {name: array.copy() for name, array in batch.items()}
+    changed["image"][:, :, 24:] = 255
+    rows = batch["labels"] < 0
+    assert rows.any()
+    changed["boxes"][rows] = 0.3
+    changed["labels"][rows], changed["is_crowd"][rows] = 4, True
+    _, found = step(state, changed, run.key, run.hyperparameters)
+    assert found["loss"] == expected["loss"]
+
+
+def test_images_without_objects(tiny_config):
+    run = experiment.build(tiny_config)
+    batch = jax.device_get(next(iter(run.data.train_batches())))
+    batch["labels"] = np.full_like(batch["labels"], -1)
+    state, scalars = jax.jit(run.task.train_step)(
+        run.task.init(run.key), batch, run.key, run.hyperparameters
+    )
+    assert scalars["l1_loss"] == scalars["giou_loss"] == 0 < scalars["class_loss"]
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_evaluation_of_perfect_predictions(tiny_config):
+    run = experiment.build(tiny_config)
+    rows = []
+    for batch in run.data.eval_batches():
+        _, row = jax.device_get(run.eval_step(run.init(), batch, run.key))
+        truth = row["truth"]
+        half = truth["boxes"][..., 2:] / 2
+        corners = [truth["boxes"][..., :2] - half, truth["boxes"][..., :2] + half]
+        found = {
+            "scores": (truth["labels"] >= 0) * np.float32(0.9),
+            "labels": np.maximum(truth["labels"], 0),
+            "boxes": np.concatenate(corners, axis=-1) * 32,
+        }
+        rows.append({"truth": truth, "raw": found})
+    metrics = run.task.summarize({}, rows).metrics
+    assert metrics["ap"] == metrics["ap50"] == pytest.approx(1.0)
+    assert metrics["num_examples"] == 12
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("detector", {"num_queries": 3}, "config.detector.num_queries=3: fewer than .*=6"),
+        ("detector", {"classes": "sofmax"}, "config.detector.classes='sofmax': unknown"),
+        ("detector", {"map_number": 3}, "config.detector.maps=.*wrong"),
+        ("task", {"giou_weight": -1.0}, "config.task.giou_weight"),
+        ("optimizer", {"slow": ("^bone/",)}, "config.optimizer.slow=.*matches no parameter"),
+    ],
+)
+def test_wrong_values_are_named(tiny_config, section, values, message):
+    tiny_config[section].update(values)
+    with pytest.raises(ConfigError, match=message):
+        experiment.build(tiny_config)
+
+
+def test_a_slow_backbone_moves_by_its_share(tiny_config):
+    tiny_config.optimizer.update(warmup_epochs=0.0, weight_decay=0.0)
+    _, _, first, last = run_steps(tiny_config, 1)
+    tiny_config.optimizer.update(slow=("^backbone/",), slow_factor=0.25)
+    _, _, _, slow = run_steps(tiny_config, 1)
+    moved = jax.tree.map(lambda a, b: a - b, last.params, first.params)
+    slowly = jax.tree.map(lambda a, b: a - b, slow.params, first.params)
+    expected = {
+        name: jax.tree.map(lambda x: x * (0.25 if name == "backbone" else 1.0), tree)  # noqa: B023
+        for name, tree in moved.items()
+    }
+    chex.assert_trees_all_close(slowly, expected, atol=1e-6)
