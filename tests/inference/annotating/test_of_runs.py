@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module", params=["digits_detr", "digits_segment"])
 def workdir(request, tmp_path_factory):
     config = importlib.import_module(f"configs.{request.param}").get_config("debug")
+    config.mesh.data = 1
     folder = tmp_path_factory.mktemp(request.param)
     train.train_and_evaluate(ConfigDict(config), folder)
     return folder
@@ -65,6 +66,7 @@ def test_weights_without_the_data_set(workdir, monkeypatch):
     (expected,) = Annotator.load(workdir).iterate(image)
     config = read_config(workdir)
     config.data.channels = 1  # else taken to be in colour
+    config.mesh.data = -1  # as `load` without a config: the same bits
 
     def gone(self):
         raise FileNotFoundError("the data set")
