@@ -93,17 +93,21 @@ class Detection(Supervised):
             rngs={"dropout": key},
             mutable=list(model_state),
         )
-        labels, boxes = batch["labels"], batch["boxes"]
-        layers = zip(predictions.logits, predictions.boxes, strict=True)
-        losses = [self._losses(*layer, labels, boxes, batch["mean_objects"]) for layer in layers]
-        last = losses[-1]
-        if predictions.proposals is not None:
-            targets = (jnp.repeat(x, self.proposal_repeats, axis=1) for x in (labels, boxes))
-            mean_objects = self.proposal_repeats * batch["mean_objects"]
-            losses.append(self._losses(*predictions.proposals, *targets, mean_objects))
+        targets = batch["labels"], batch["boxes"]
+        each_layer = jax.vmap(self._losses, in_axes=(0, 0, None, None, None))
+        losses = each_layer(
+            *(predictions.logits, predictions.boxes, *targets, batch["mean_objects"])
+        )  # [l, 3]
+        scalars = dict(zip(_KINDS, losses[-1], strict=True))  # of the last layer, unweighted
         weights = jnp.stack([self.class_weight, self.l1_weight, self.giou_weight])
-        loss = (jnp.stack(losses) @ weights).sum()
-        scalars = dict(zip(_KINDS, last, strict=True))  # of the last layer, unweighted
+        loss = (losses @ weights).sum()
+        if predictions.proposals is not None:
+            repeats = self.proposal_repeats
+            targets = (jnp.repeat(x, repeats, axis=1) for x in targets)
+            of_proposals = self._losses(
+                *(*predictions.proposals, *targets, repeats * batch["mean_objects"])
+            )
+            loss += of_proposals @ weights
         return loss, (dict(model_state), {"loss": loss, **scalars})
 
     def _losses(self, logits, boxes, labels, target_boxes, mean_objects) -> jax.Array:

@@ -17,7 +17,8 @@ from harness.steps import Steps
 from harness.trees import merged, select
 from parallel.sharding import num_batch_parts
 from tasks.ema import ParameterEma
-from tasks.optimizers import Optimizer, create_optimizer, trainable_mask
+from tasks.optimizers import Optimizer, create_optimizer
+from tasks.parameter_masks import trainable_mask
 from tasks.protocol import Batch, Scalars, Task
 from tasks.schedules import Schedule
 from tasks.skipping import skip_update

@@ -36,7 +36,7 @@ ALLOWED = {
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
         *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.schedules"),
-        "tasks.skipping",
+        *("tasks.parameter_masks", "tasks.skipping"),
     ),
     "tasks": (
         *(*FLOOR, "kernels", *MODELS, "data", "data.annotations", "data.augment", "zoo"),
