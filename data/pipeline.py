@@ -217,18 +217,20 @@ class Data:
         return loading.Labelled(self.image_shape, several)
 
     @property
+    def eval_form(self) -> loading.Form:
+        """What they become in evaluation."""
+        return self.form
+
+    @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation per channel that normalise pixels scaled to 0..1."""
         return tuple(self.mean or self.dataset.mean), tuple(self.std or self.dataset.std)
 
     def train_batches(self, start: int = 0) -> Batches:
-        """Returns endless augmented training batches.
+        """Returns endless augmented training batches from number `start` on, at no cost.
 
         Each epoch holds every example once, in its own order. Epochs follow each other without a
         gap: a batch may hold the end of one and the start of the next.
-
-        Args:
-            start: number of batches to skip, at no cost.
         """
         options = (self.form, self._train_steps, self.exif_orientation, self.channels)
         records = self.train_order.random_map(loading.ReadTraining(self.train_source, *options))
@@ -246,16 +248,14 @@ class Data:
         """
         source = self._source("eval_split", split) if split else self.eval_source
         bad = functools.partial(self.bad.add, split or self.eval_split)
-        return self.batches_of(source, bad, self.form)
+        return self.batches_of(source, bad, self.eval_form)
 
     def batches_of(
         self, source: arrays.Source, report_bad: ReportBad, form: loading.Form
     ) -> BatchReader:
-        """Returns all records of any source as `eval_batches` does; needs no data set.
+        """Returns all records of any source, of images with as many channels as the form has.
 
-        Args:
-            source: of images with as many channels as the form, which says what they become.
-            report_bad: gets (index, name, reason) of each image that cannot be read.
+        Otherwise as `eval_batches`; needs no data set.
         """
         options = (form, self._crop, self.exif_orientation, self.channels)
         records = grain.MapDataset.range(len(source)).map(loading.ReadEvaluation(source, *options))

@@ -9,11 +9,12 @@ from absl import logging
 
 from data.annotations.annotated import IGNORE, Objects
 from data.annotations.average_precision import Detections, objects_of_row
+from data.annotations.drawing import draw_boxes, draw_segments
+from data.annotations.pipeline import real_size
 from data.images import as_channels
 from data.selection import evenly_spaced
 from harness.errors import ConfigError, one_line, printable
 from inference.annotating.annotator import Annotator, is_annotated
-from inference.annotating.drawing import draw_boxes, draw_segments
 from reports.answer_sections import Choices
 from reports.evaluation import TrainedRun
 from reports.page import Block, Image, Picture, Pictures, Text, data_uri
@@ -81,13 +82,13 @@ def look_at(trained: TrainedRun) -> list[Looked]:
     source = evenly_spaced(data.eval_source, MOST_IMAGES)
     if len(source) < len(numbers):
         numbers = np.arange(len(source)) * len(numbers) // len(source)
-    rows = annotator.rows(data.batches_of(source, lambda bad: None, data.form))
+    rows = annotator.rows(data.batches_of(source, lambda bad: None, data.eval_form))
     looked = []
     for number, row in zip(numbers.tolist(), rows, strict=False):  # the rest is padding
         if not row["mask"]:
             continue
-        image = row["image"][: int(row["image_mask"][:, 0].sum())]
-        image = as_channels(image[:, : int(row["image_mask"][0].sum())], 3)
+        height, width = real_size(row)
+        image = as_channels(row["image"][:height, :width], 3)
         truth, found, quality = compared(annotator, row, image.shape[:2])
         name = data.eval_source.describe(number)
         looked.append(Looked(number, name, image, truth, found, quality))

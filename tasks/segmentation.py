@@ -1,6 +1,7 @@
 """Semantic segmentation: a class for every pixel, by Trans2Seg on any classifier's maps."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from harness.strict_config import check_model_section, check_section, field_erro
 from segmentation.measures import Confusion, pixel_losses
 from segmentation.model import create_segmenter
 from tasks.optimizers import PROVIDED, create_optimizer
-from tasks.protocol import Evaluation, Task
+from tasks.protocol import Batch, Evaluation, Task
 from tasks.supervised import Supervised, TrainState, build_optimizer, normalize
 from zoo.registry import create_model
 
@@ -63,17 +64,22 @@ class Segmentation(Supervised):
         accuracy = is_right.sum() / num_pixels
         return loss, (dict(model_state), {"loss": loss, "pixel_accuracy": accuracy})
 
-    def predict(self, variables, batch) -> jax.Array:
-        """Returns the class of each pixel, int32 [b, h, w]."""
-        logits = self.model.apply(variables, self._images(batch), train=False)
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
     def eval_step(self, state: TrainState, batch, key: jax.Array):
         images, sums = self._images(batch), {}
         for name, variables in self.evaluated(state).items():
             logits = self.model.apply(variables, images, train=False)
             sums[name] = Confusion.of(logits, batch["segments"], batch["mask"])
         return sums, ()
+
+    def predict(self, variables: Mapping[str, Any], batch: Batch) -> jax.Array:
+        """Returns the likeliest class of each pixel, int32 [b, h, w].
+
+        Args:
+            variables: of `evaluated`.
+            batch: with "image" and "image_mask".
+        """
+        logits = self.model.apply(variables, self._images(batch), train=False)
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def summarize(self, sums, rows) -> Evaluation:
         metrics = {}

@@ -44,7 +44,8 @@ ALLOWED = {
     ),
     "saving": (*FLOOR, "zoo"),
     "training": (
-        *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "saving"),
+        *(*FLOOR, "kernels", "data", "data.annotations", "data.augment", "zoo", "zoo.released"),
+        *("tasks", "saving"),
     ),
     "preview": (
         *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "training"),

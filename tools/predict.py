@@ -45,7 +45,6 @@ from harness.errors import ConfigError, escaped, input_errors, printable
 from harness.files import check_folder, local_path, run_path, write_text
 from inference.annotating.annotator import Annotator, is_annotated
 from inference.annotating.coco_form import coco_form
-from inference.annotating.drawing import drawn, in_words
 from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
 from inference.flags import check_recipe_flags, define_predictor_flags, load_predictor
@@ -170,8 +169,8 @@ def annotate_all(annotator: Annotator, files: list[Path], args: flags.FlagValues
                 bar.write(f"{sys.argv[0]}: {what}", sys.stderr)
             else:
                 path, shown = pictures.place(one.path)
-                Image.fromarray(drawn(one, names, args.min_score)).save(path)
-                text = in_words(one, names, args.min_score)
+                Image.fromarray(one.drawn(names, args.min_score)).save(path)
+                text = one.in_words(names, args.min_score)
                 bar.write(printable(f"{one.path}  {text}  {shown}"), sys.stdout)
                 # Pixels stay behind: there may be many images.
                 found.append(dataclasses.replace(one, image=one.image[:, :, :0]))

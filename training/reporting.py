@@ -33,8 +33,8 @@ FAULTS_SAID = 3  # of a log line's; the others are in metrics.jsonl
 class Reporter:
     """Shows and records metrics. Only the first process does anything.
 
-    metrics.jsonl is a record: if it cannot be written, the run ends. All else is only for looking
-    at: if that fails, the run goes on.
+    metrics.jsonl is a record: if it cannot be written, the run ends. If all else, which is only for
+    looking at, fails, the run goes on.
 
     Args:
         workdir: receives metrics.jsonl, tensorboard/, curves.png, parameters.txt and the task's
@@ -292,10 +292,9 @@ class Reporter:
 
 def _short(metrics: dict[str, float]) -> str:
     def number(name, value):
-        if "accuracy" in name:
-            return f"{value:.2%}"
-        return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
+        form = ".2%" if "accuracy" in name else "d" if isinstance(value, int) else ".4g"
+        return f"{value:{form}}"
 
-    # jit returns dicts sorted by name; "iou/cat" is of one class of many.
-    names = sorted((n for n in metrics if "/" not in n), key=lambda name: name != "loss")
-    return "  ".join(f"{name} {number(name, metrics[name])}" for name in names)
+    names = sorted(metrics, key=lambda name: name != "loss")  # jit returns dicts sorted by name
+    # Not "iou/cat", which is of one class of many.
+    return "  ".join(f"{name} {number(name, metrics[name])}" for name in names if "/" not in name)

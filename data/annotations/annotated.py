@@ -1,11 +1,14 @@
 """What is known about an image besides its pixels, and the two together."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from harness.errors import BadImage
 
 IGNORE = 255  # class of a pixel that counts for nothing
 
@@ -46,7 +49,7 @@ def objects_of(boxes: Any = (), labels: Any = (), areas: Any = (), is_crowd: Any
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Annotations:
     """A record's label.
 
@@ -61,6 +64,27 @@ class Annotations:
     image_id: int = 0
     objects: Objects | Callable[[tuple[int, int]], Objects] = field(default_factory=objects_of)
     segments: np.ndarray | Callable[[], np.ndarray] | None = None
+
+    def objects_in(self, size: tuple[int, int]) -> Objects:
+        """Returns the objects in the image, of (height, width) pixels."""
+        return self.objects(size) if callable(self.objects) else self.objects
+
+    def read_segments(self) -> np.ndarray | None:
+        """Returns the class of each pixel; raises BadImage if it cannot be read."""
+        return self.segments() if callable(self.segments) else self.segments
+
+    def __repr__(self) -> str:
+        """Tells contents apart, and is the same everywhere: see data/digest.py."""
+        digest = hashlib.blake2b(digest_size=8)
+        arrays = [*vars(self.objects_in((1, 1))).values()]
+        try:
+            segments = self.read_segments()
+            arrays += [] if segments is None else [segments]
+        except (BadImage, OSError):  # as an image that cannot be read
+            arrays.append(np.zeros(0))
+        for array in arrays:
+            digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        return f"Annotations(image_id={self.image_id}, digest={digest.hexdigest()})"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,19 +10,21 @@ import numpy as np
 from data import datasets
 from data.annotations import catalogues, transforms
 from data.annotations.annotated import IGNORE, Annotated, Annotations
+from data.annotations.average_precision import Detections, in_pixels
 from data.annotations.digits_scenes import Scenes
+from data.annotations.drawing import draw_boxes, draw_segments
+from data.images import as_channels
 from data.pipeline import Data
-from harness.arguments import check_range, problem
+from harness.arguments import as_height_width, check_range, problem
 from harness.errors import BadImage
 
 
 def start(image: np.ndarray, label: Annotations) -> Annotated:
     """Returns an image with its annotations, before any augmentation."""
-    segments = label.segments() if callable(label.segments) else label.segments
+    segments = label.read_segments()
     if segments is not None and segments.shape != image.shape[:2]:
         raise BadImage(f"its mask is {segments.shape}, the image {image.shape[:2]}, height first")
-    objects = label.objects(image.shape[:2]) if callable(label.objects) else label.objects
-    return Annotated(image, objects, image.shape[:2], segments)
+    return Annotated(image, label.objects_in(image.shape[:2]), image.shape[:2], segments)
 
 
 class Boxes:
@@ -76,6 +78,13 @@ class Boxes:
         row["image_id"], row["size"] = np.int32(label.image_id), np.int32(item.stored_size)
         return row
 
+    def drawn(self, row: dict[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
+        """Returns the image of a row with its boxes, uint8 [h, w, 3], padding included."""
+        real = row["labels"] >= 0
+        boxes = in_pixels(row["boxes"][real], real_size(row))
+        objects = Detections(boxes, np.ones(len(boxes)), row["labels"][real])
+        return draw_boxes(as_channels(row["image"], 3), objects, class_names, 0.0)
+
 
 class Segments:
     """Form of the batches of segmentation.
@@ -107,6 +116,15 @@ class Segments:
             row["segments"][:height, :width] = item.segments
         return row
 
+    def drawn(self, row: dict[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
+        """Returns the image of a row with its classes in colour, uint8 [h, w, 3]."""
+        return draw_segments(as_channels(row["image"], 3), row["segments"], class_names)
+
+
+def real_size(row: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Returns height and width of the image of a row without its padding."""
+    return int(row["image_mask"][:, 0].sum()), int(row["image_mask"][0].sum())
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnnotatedData(Data, Scenes):
@@ -117,6 +135,7 @@ class AnnotatedData(Data, Scenes):
             fit: those that do not are made smaller.
         eval_short_side: length of the shorter side in evaluation, pixels; None: as it is stored.
         eval_longest_side: most that the longer side may have there; None: what fits.
+        eval_image_size: image_size in evaluation; None: the same.
     """
 
     augmentations: ClassVar[Mapping[str, Callable]] = transforms.TRANSFORMS
@@ -125,12 +144,15 @@ class AnnotatedData(Data, Scenes):
     batch_size: int
     eval_short_side: int | None = None
     eval_longest_side: int | None = None
+    eval_image_size: int | tuple[int, int] | None = None
 
     def __post_init__(self):
         Scenes.__post_init__(self)
         for key in ("eval_short_side", "eval_longest_side"):
             if (value := getattr(self, key)) is not None:
                 check_range(f"config.data.{key}", value, 1)
+        if self.eval_image_size is not None:
+            as_height_width("config.data.eval_image_size", self.eval_image_size)
         unset = {field.name: field.default for field in dataclasses.fields(Data)}
         for key in _FOR_CLASSES:
             if (value := getattr(self, key)) != unset[key]:
@@ -150,13 +172,33 @@ class AnnotatedData(Data, Scenes):
         return {"scenes": Scenes(**{key: getattr(self, key) for key in keys})}
 
     @functools.cached_property
+    def form(self) -> Boxes | Segments:
+        """What records become in a batch."""
+        return self._form(self.image_shape)
+
+    @functools.cached_property
+    def eval_form(self) -> Boxes | Segments:
+        """The same in evaluation."""
+        return self._form((*self._eval_size, self.dataset.num_channels))
+
+    @property
+    def _eval_size(self) -> tuple[int, int]:
+        size = self.eval_image_size
+        key = "config.data.eval_image_size"
+        return self.height_and_width if size is None else as_height_width(key, size)
+
+    @functools.cached_property
     def _crop(self) -> Callable[[Annotated], Annotated]:
-        limits, sides = self.height_and_width, (self.eval_short_side, self.eval_longest_side)
+        return self._resize_to(self._eval_size)
+
+    def _resize_to(self, limits: tuple[int, int]) -> Callable[[Annotated], Annotated]:
+        sides = self.eval_short_side, self.eval_longest_side
         return lambda item: transforms.resized(item, transforms.fitting(item.size, limits, *sides))
 
     @functools.cached_property
     def _train_steps(self) -> list[transforms.Transform]:
-        return transforms.create_transforms(self.augment, self.height_and_width, self._crop)
+        size = self.height_and_width
+        return transforms.create_transforms(self.augment, size, self._resize_to(size))
 
 
 # Keys of the section that ask for something of classes, or would move an image from under its
@@ -183,10 +225,8 @@ class BoxData(AnnotatedData):
         check_range("config.data.max_objects", self.max_objects, 1, 10_000)
         super().__post_init__()
 
-    @functools.cached_property
-    def form(self) -> Boxes:
-        """What records become in a batch."""
-        return Boxes(self.image_shape, self.max_objects)
+    def _form(self, image_shape: tuple[int, int, int]) -> Boxes:
+        return Boxes(image_shape, self.max_objects)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,10 +246,8 @@ class SegmentData(AnnotatedData):
         check_range("config.data.ignore_label", self.ignore_label, 0, IGNORE)
         super().__post_init__()
 
-    @functools.cached_property
-    def form(self) -> Segments:
-        """What records become in a batch."""
-        return Segments(self.image_shape)
+    def _form(self, image_shape: tuple[int, int, int]) -> Segments:
+        return Segments(image_shape)
 
     def _made(self) -> dict[str, Any]:
         return super()._made() | {"ignore_label": self.ignore_label}

@@ -83,13 +83,13 @@ def test_what_is_padded_or_ignored_changes_nothing(tiny_config):
 def test_evaluation_is_that_of_scikit_learn(tiny_config):
     run = experiment.build(tiny_config)
     state, sums, answers, truth = run.init(), None, [], []
+    predict = jax.jit(run.task.predict)
     for batch in run.data.eval_batches():
         step, _ = run.eval_step(state, batch, run.key)
         sums = step if sums is None else {name: sums[name].merge(step[name]) for name in sums}
-        images = run.task._images(batch)
         variables = {"params": state.params, **state.model_state}
         real = np.asarray(batch["mask"]) > 0
-        answers.append(np.asarray(run.task.model.apply(variables, images).argmax(-1))[real])
+        answers.append(np.asarray(predict(variables, batch))[real])
         truth.append(np.asarray(batch["segments"])[real])
     metrics = run.task.summarize(jax.device_get(sums), []).metrics
     answers, truth = (np.concatenate(parts).ravel() for parts in (answers, truth))

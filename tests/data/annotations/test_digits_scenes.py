@@ -117,6 +117,14 @@ def test_batches_of_segmentation():
     assert (shown[-1]["segments"][shown[-1]["mask"] == 0] == 255).all()
 
 
+def test_evaluation_may_have_larger_images():
+    options = {"eval_image_size": (64, 96), "eval_short_side": 56, "image_size": 48}
+    data = SegmentData(**SMALL | options | {"scene_pixels": (8, 20)}).open()
+    batch = next(iter(data.eval_batches()))
+    assert batch["image"].shape[1:3] == (64, 96) and batch["image_mask"][0].sum() == 56 * 56
+    assert take(data.train_batches(), 1)[0]["segments"].shape == (8, 48, 48)
+
+
 def test_any_position_workers_and_processes_give_the_same():
     whole = take(boxes_of(augment={"flip": {}}).train_batches(), 5)
     assert_same(take(boxes_of(augment={"flip": {}}).train_batches(3), 2), whole[3:])

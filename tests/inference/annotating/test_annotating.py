@@ -12,10 +12,10 @@ from pycocotools.coco import COCO
 
 from data.annotations.annotated import objects_of
 from data.annotations.average_precision import Detections
+from data.annotations.drawing import color_of, draw_boxes, draw_segments
 from data.annotations.pipeline import BoxData, SegmentData
 from inference.annotating.annotator import Annotator, Found
 from inference.annotating.coco_form import coco_form, run_lengths
-from inference.annotating.drawing import color_of, draw_boxes, draw_segments, drawn, in_words
 from reports.annotated import mean_iou, panoptic_quality
 
 NAMES = tuple("0123456789")
@@ -73,7 +73,7 @@ def test_boxes_lie_on_the_image_as_it_is_stored(tmp_path):
     np.testing.assert_allclose(small.detections.boxes, [(2, 5, 12, 25)], atol=1e-4)
     assert wide.image.shape == (100, 200, 3) and small.path.name == "small.png"
     assert broken.image is None and "not an image" in broken.problem
-    assert in_words(wide, NAMES, 0.5) == "3 0.75" and in_words(wide, NAMES, 0.8) == "nothing"
+    assert wide.in_words(NAMES, 0.5) == "3 0.75" and wide.in_words(NAMES, 0.8) == "nothing"
     (found,) = annotator.iterate(small.image)  # an array instead of a file
     np.testing.assert_array_equal(found.detections.boxes, small.detections.boxes)
     assert list(annotator.iterate([])) == []
@@ -87,7 +87,7 @@ def test_segments_have_the_size_of_the_image(tmp_path):
     expected[5:25, 2:12] = 4
     np.testing.assert_array_equal(small.segments, expected)
     assert abs((wide.segments == 4).sum() - 80 * 40) < 400
-    assert in_words(small, NAMES, 0.5) == "0 66.7%, 4 33.3%"
+    assert small.in_words(NAMES, 0.5) == "0 66.7%, 4 33.3%"
 
 
 def test_pictures():
@@ -110,7 +110,7 @@ def test_pictures():
     mixed = (30 + np.array(color_of(4))) / 2
     np.testing.assert_allclose(picture[factor, factor], mixed, atol=1)
     outside = Detections(np.array([(-30.0, -9.0, 900.0, 700.0)]), np.ones(1), np.array([1]))
-    assert drawn(Found(None, image, outside), NAMES, 0.0).shape == picture.shape
+    assert Found(None, image, outside).drawn(NAMES, 0.0).shape == picture.shape
 
 
 def test_cocos_form_is_read_by_pycocotools(tmp_path):

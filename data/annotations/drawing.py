@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.annotations.annotated import IGNORE
 from data.annotations.average_precision import Detections
-from inference.annotating.annotator import Found
 
 _LEAST_SIDE = 384  # smaller images are enlarged by a whole factor, so that words can be read
 _OPACITY = 0.5
@@ -18,25 +17,6 @@ def color_of(label: int) -> tuple[int, int, int]:
     """Returns the colour of a class: neighbours in number are far apart in hue."""
     hue = (label * 0.618034) % 1.0
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 1.0))
-
-
-def drawn(found: Found, class_names: Sequence[str], min_score: float) -> np.ndarray:
-    """Returns what was found on its image, uint8 [h, w, 3]; see draw_boxes and draw_segments."""
-    if found.detections is not None:
-        return draw_boxes(found.image, found.detections, class_names, min_score)
-    return draw_segments(found.image, found.segments, class_names)
-
-
-def in_words(found: Found, class_names: Sequence[str], min_score: float) -> str:
-    """Returns "3 0.98, 7 0.91", the most certain first; of pixels "sky 61.0%, tree 20.5%"."""
-    if found.detections is not None:
-        rows = zip(found.detections.labels, found.detections.scores, strict=True)
-        parts = [f"{class_names[i]} {score:.2f}" for i, score in rows if score >= min_score]
-        return ", ".join(parts) or "nothing"
-    counts = np.bincount(found.segments.ravel(), minlength=len(class_names))
-    shares = counts / max(1, counts.sum())
-    order = [label for label in np.argsort(-shares, kind="stable") if counts[label]]
-    return ", ".join(f"{class_names[label]} {shares[label]:.1%}" for label in order)
 
 
 def draw_boxes(
