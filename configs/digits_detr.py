@@ -75,10 +75,10 @@ def get_config(argument: str | None = None):
     config.optimizer.weight_decay = 1e-4
     config.optimizer.grad_clip_norm = 1.0
 
-    config.loop.num_epochs = 16.0
+    config.loop.num_epochs = 13.0
     config.loop.log_every_steps = 50
-    config.loop.evaluate_every_epochs = 4.0
-    config.loop.save_every_epochs = 4.0
+    config.loop.evaluate_every_epochs = 3.25
+    config.loop.save_every_epochs = 3.25
     config.checkpoint.best_metric = "ema_ap"
     if arg.debug:
         config.data.train_split = "train[:64]"

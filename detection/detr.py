@@ -113,6 +113,8 @@ class Detr(nn.Module):
             pool=self.pool,
         )
         check_divisor(self.dim, f"dim={self.dim}", num_heads=self.num_heads)
+        if self.dim % 8:
+            raise field_error("dim", self.dim, "sines of a box need another", "multiples of 8")
         check_choices(self)
         check_rates(dropout_rate=self.dropout_rate)
         super().__post_init__()

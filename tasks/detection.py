@@ -1,6 +1,7 @@
 """Detection: objects of an image, their boxes and classes, by DETR on any classifier's maps."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -41,7 +42,7 @@ class Detection(Supervised):
     Attributes:
         classes: how classes are compared, see losses.class_loss.
         image_shape: (h, w, c) of an image with its padding.
-        class_names: of the objects.
+        class_names: of the objects; those that nobody named are numbered.
         mean, std: per channel, in units of 0..1.
         class_weight, l1_weight, giou_weight: of the losses of class and box.
         class_cost, l1_cost, giou_cost: weights of the same in the assignment.
@@ -190,9 +191,7 @@ def build_detection(config: dict[str, Any], data: pipeline.Data, steps: Steps, m
     """Builds the task of a detection from its sections."""
     classifier = create_model(**config["model"], num_classes=1)
     model: Detr = create_detector(classifier, data.num_classes, **config["detector"])
-    if model.num_queries < data.max_objects:
-        what = f"fewer than config.data.max_objects={data.max_objects}"
-        raise ConfigError(problem("config.detector.num_queries", model.num_queries, what))
+    _check_counts(model, data, config["task"]["proposal_repeats"])
     freeze = config["optimizer"]["freeze"]
     mean, std = data.statistics
     return Detection(
@@ -200,9 +199,27 @@ def build_detection(config: dict[str, Any], data: pipeline.Data, steps: Steps, m
         optimizer=build_optimizer(config, model, steps, mesh, freeze),
         classes=config["detector"]["classes"],
         image_shape=data.image_shape,
-        class_names=data.dataset.class_names,
+        class_names=data.dataset.class_names or tuple(map(str, range(data.num_classes))),
         mean=mean,
         std=std,
         freeze=freeze,
         **config["task"],
     )
+
+
+def _check_counts(model: Detr, data: pipeline.Data, repeats: int) -> None:
+    """Raises ConfigError unless there are as many predictions as objects to assign to them."""
+    objects, num_queries = data.max_objects, model.num_queries
+    if num_queries < objects:
+        what = f"fewer than config.data.max_objects={objects}"
+        raise ConfigError(problem("config.detector.num_queries", num_queries, what))
+    if model.queries == "learned":
+        return
+    stride = model.backbone.infos[-1].stride * model.pool
+    places = math.prod(side // stride for side in data.image_shape[:2])
+    counts = {"config.detector.num_queries": (num_queries, num_queries)}
+    counts["config.task.proposal_repeats"] = (repeats, repeats * objects)
+    for key, (value, needed) in counts.items():
+        if needed > places:
+            what = f"needs {needed} places of the map, which has {places}"
+            raise ConfigError(problem(key, value, what))

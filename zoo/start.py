@@ -116,7 +116,8 @@ def _as_backbone(variables: dict[str, Any], report: Report) -> Weights:
         for collection, tree in variables.items()
     }
     names = (*report.loaded, *report.reinitialized)
-    left_out = tuple(name for name in names if any(f"/{part}/" in f"/{name}" for part in HEAD))
+    above = tuple(f"{part}/" for part in HEAD)
+    left_out = tuple(n for n in names if n.removeprefix("batch_stats/").startswith(above))
     notes = report.notes + ((note,) if (note := unfinished(report)) else ())
     report = dataclasses.replace(
         report,

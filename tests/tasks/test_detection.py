@@ -21,7 +21,8 @@ def tiny_config():
     config.detector.update(dim=16, num_heads=2, mlp_dim=16, num_queries=8, num_encoder_layers=1)
     config.detector.update(num_decoder_layers=2, dropout_rate=0.1)
     config.data.update(train_split="train[:32]", eval_split="test[:12]", image_size=32)
-    config.data.update(scene_pixels=(8, 12), batch_size=8, eval_batch_size=8)
+    config.data.update(scene_pixels=(8, 12), scene_digits=(1, 3), max_objects=3)
+    config.data.update(batch_size=8, eval_batch_size=8)
     config.loop.update(num_epochs=2.0, evaluate_every_epochs=1.0, save_every_epochs=0.75)
     config.optimizer.base_lr = 1e-2
     config.mesh.data = 1
@@ -115,8 +116,11 @@ def test_evaluation_of_perfect_predictions(tiny_config):
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        ("detector", {"num_queries": 3}, "config.detector.num_queries=3: fewer than .*=6"),
+        ("detector", {"num_queries": 2}, "config.detector.num_queries=2: fewer than .*=3"),
+        ("detector", {"num_queries": 17}, "num_queries=17: needs 17 places .* which has 16"),
+        ("task", {"proposal_repeats": 6}, "proposal_repeats=6: needs 18 places .* which has 16"),
         ("detector", {"classes": "sofmax"}, "config.detector.classes='sofmax': unknown"),
+        ("detector", {"dim": 20}, "config.detector.dim=20: .*multiples of 8"),
         ("detector", {"map_number": 3}, "config.detector.maps=.*wrong"),
         ("task", {"giou_weight": -1.0}, "config.task.giou_weight"),
         ("optimizer", {"slow": ("^bone/",)}, "config.optimizer.slow=.*matches no parameter"),
