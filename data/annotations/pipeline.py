@@ -78,6 +78,9 @@ class Boxes:
         row["image_id"], row["size"] = np.int32(label.image_id), np.int32(item.stored_size)
         return row
 
+    def classes(self, row: dict[str, np.ndarray]) -> Sequence[int]:
+        return row["labels"][row["labels"] >= 0]
+
     def drawn(self, row: dict[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
         """Returns the image of a row with its boxes, uint8 [h, w, 3], padding included."""
         real = row["labels"] >= 0
@@ -115,6 +118,9 @@ class Segments:
         if item.segments is not None:
             row["segments"][:height, :width] = item.segments
         return row
+
+    def classes(self, row: dict[str, np.ndarray]) -> Sequence[int]:
+        return np.setdiff1d(row["segments"], IGNORE)
 
     def drawn(self, row: dict[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
         """Returns the image of a row with its classes in colour, uint8 [h, w, 3]."""

@@ -161,3 +161,12 @@ def test_each_test_image_once_on_several_devices():
 def test_wrong_values(options, message):
     with pytest.raises(ValueError, match=message):
         boxes_of(**options)
+
+
+def test_a_dry_run_names_what_is_in_the_batch(capsys):
+    from configs import digits_detr, digits_segment
+    from preview.dry_run import dry_run
+
+    for recipe in (digits_detr, digits_segment):
+        dry_run("recipe", recipe.get_config("debug"), compiled=False)
+        assert "\nlabels         " in capsys.readouterr().out
