@@ -50,24 +50,24 @@ def get_config(argument: str | None = None):
     config.decoder.dim = 64
     config.decoder.num_layers = 2
     config.decoder.num_heads = 4
-    config.decoder.mask_dim = 32
+    config.decoder.mask_dim = 16
     if arg.model != "nest":
         config.decoder.maps = (2, 4)
         config.decoder.strides = (2, 8)
 
     config.data.name = "digits_scenes"
     config.data.image_size = 64
-    config.data.batch_size = 16
+    config.data.batch_size = 8
     config.data.eval_batch_size = 50
     config.data.num_threads = 1
 
     config.optimizer.base_lr = 2e-3
     config.optimizer.schedule = "poly"
-    config.optimizer.warmup_epochs = 0.2
+    config.optimizer.warmup_epochs = 0.1
     config.optimizer.weight_decay = 0.05
     config.optimizer.grad_clip_norm = 1.0
 
-    config.loop.num_epochs = 3.0
+    config.loop.num_epochs = 2.0
     config.loop.log_every_steps = 50
     config.loop.evaluate_every_epochs = 1.0
     config.loop.save_every_epochs = 1.0
