@@ -163,6 +163,7 @@ def test_wrong_values(options, message):
         boxes_of(**options)
 
 
+@pytest.mark.slow
 def test_a_dry_run_names_what_is_in_the_batch(capsys):
     from configs import digits_detr, digits_segment
     from preview.dry_run import dry_run
