@@ -48,6 +48,7 @@ def test_an_interrupted_run_is_the_same_bit_for_bit(tiny_config, tmp_path, monke
 @pytest.mark.parametrize("is_plain", [False, True], ids=["proposed", "plain"])
 def test_one_device_equals_eight_and_parts_the_whole(tiny_config, is_plain):
     tiny_config.detector.dropout_rate = 0.0
+    tiny_config.optimizer.name = "sgd"  # Adam would make much of the noise where a gradient is 0
     if is_plain:  # the paper's DETR, whose class loss is a weighted mean
         tiny_config.detector.update(classes="softmax", queries="learned")
     _, losses, _, last = run_steps(tiny_config, 3)
@@ -55,7 +56,7 @@ def test_one_device_equals_eight_and_parts_the_whole(tiny_config, is_plain):
     tiny_config.task.accumulation_steps = 2 if is_plain else 1
     _, other_losses, _, other = run_steps(tiny_config, 3)
     np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
-    chex.assert_trees_all_close(other.params, last.params, atol=5e-3)
+    chex.assert_trees_all_close(other.params, last.params, atol=1e-4)
 
 
 def loss_and_scalars(run, batch):
@@ -128,7 +129,7 @@ def test_wrong_values_are_named(tiny_config, section, values, message):
 
 
 def test_a_slow_backbone_moves_by_its_share(tiny_config):
-    tiny_config.optimizer.update(warmup_epochs=0.0, weight_decay=0.0)
+    tiny_config.optimizer.update(name="sgd", warmup_epochs=0.0, weight_decay=0.0)
     _, _, first, last = run_steps(tiny_config, 1)
     tiny_config.optimizer.update(slow=("^backbone/",), slow_factor=0.25)
     _, _, _, slow = run_steps(tiny_config, 1)
