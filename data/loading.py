@@ -47,6 +47,9 @@ class Form(Protocol):
     def finish(self, item: Any, label: Any) -> dict[str, np.ndarray]:
         """Returns the row of an augmented item."""
 
+    def classes(self, row: dict[str, np.ndarray]) -> Sequence[int]:
+        """Returns the labels that occur in a row."""
+
 
 class Labelled:
     """Images with a class, or several: the item is the image."""
@@ -69,6 +72,10 @@ class Labelled:
         row = self.empty["label"].copy()
         row[list(label) if row.shape else ()] = 1 if row.shape else label
         return {"image": item, "label": row}
+
+    def classes(self, row: dict[str, np.ndarray]) -> Sequence[int]:
+        label = row["label"]
+        return np.flatnonzero(label) if label.ndim else [label]
 
 
 def replacement(index: int, attempt: int, num_records: int) -> int:

@@ -217,11 +217,6 @@ class Data:
         return loading.Labelled(self.image_shape, several)
 
     @property
-    def eval_form(self) -> loading.Form:
-        """What they become in evaluation."""
-        return self.form
-
-    @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation per channel that normalise pixels scaled to 0..1."""
         return tuple(self.mean or self.dataset.mean), tuple(self.std or self.dataset.std)
@@ -248,7 +243,7 @@ class Data:
         """
         source = self._source("eval_split", split) if split else self.eval_source
         bad = functools.partial(self.bad.add, split or self.eval_split)
-        return self.batches_of(source, bad, self.eval_form)
+        return self.batches_of(source, bad, self.form)
 
     def batches_of(
         self, source: arrays.Source, report_bad: ReportBad, form: loading.Form

@@ -82,7 +82,7 @@ def look_at(trained: TrainedRun) -> list[Looked]:
     source = evenly_spaced(data.eval_source, MOST_IMAGES)
     if len(source) < len(numbers):
         numbers = np.arange(len(source)) * len(numbers) // len(source)
-    rows = annotator.rows(data.batches_of(source, lambda bad: None, data.eval_form))
+    rows = annotator.rows(data.batches_of(source, lambda bad: None, data.form))
     looked = []
     for number, row in zip(numbers.tolist(), rows, strict=False):  # the rest is padding
         if not row["mask"]:

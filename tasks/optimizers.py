@@ -217,8 +217,7 @@ def create_optimizer(
             steps = [l2, *clip, sgd(rate, momentum=given["momentum"], nesterov=nesterov)]
         optimizer = optax.chain(*steps)
         for multipliers in rates:
-            scale_each = optax.stateless(lambda u, _, of=multipliers: optax.tree.mul(u, of(u)))
-            optimizer = optax.chain(optimizer, scale_each)
+            optimizer = optax.chain(optimizer, _scale_each(multipliers))
         if freeze:  # not optax.masked, which lets the gradients of the others through as updates
             optimizer = optax.partition(
                 {"trained": optimizer, "frozen": optax.set_to_zero()},
@@ -232,3 +231,14 @@ def create_optimizer(
     hyperparameters = {key: np.float32(value) for key, value in values.items()}
     hyperparameters["schedule"] = learning_rate.numbers
     return Optimizer(transformation, learning_rate, hyperparameters, tuple(notes))
+
+
+def _scale_each(multipliers: Callable[[Any], Any]) -> optax.GradientTransformation:
+    def init(params):
+        multipliers(params)  # what is wrong with them is found before training
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        return optax.tree.mul(updates, multipliers(updates)), state
+
+    return optax.GradientTransformation(init, update)

@@ -15,7 +15,7 @@ from data.annotations.digits_scenes import Scenes
 from data.annotations.drawing import draw_boxes, draw_segments
 from data.images import as_channels
 from data.pipeline import Data
-from harness.arguments import as_height_width, check_range, problem
+from harness.arguments import check_range, problem
 from harness.errors import BadImage
 
 
@@ -78,6 +78,9 @@ class Boxes:
         row["image_id"], row["size"] = np.int32(label.image_id), np.int32(item.stored_size)
         return row
 
+    def classes(self, row: dict[str, np.ndarray]) -> Sequence[int]:
+        return row["labels"][row["labels"] >= 0]
+
     def drawn(self, row: dict[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
         """Returns the image of a row with its boxes, uint8 [h, w, 3], padding included."""
         real = row["labels"] >= 0
@@ -116,6 +119,9 @@ class Segments:
             row["segments"][:height, :width] = item.segments
         return row
 
+    def classes(self, row: dict[str, np.ndarray]) -> Sequence[int]:
+        return np.setdiff1d(row["segments"], IGNORE)
+
     def drawn(self, row: dict[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
         """Returns the image of a row with its classes in colour, uint8 [h, w, 3]."""
         return draw_segments(as_channels(row["image"], 3), row["segments"], class_names)
@@ -135,7 +141,6 @@ class AnnotatedData(Data, Scenes):
             fit: those that do not are made smaller.
         eval_short_side: length of the shorter side in evaluation, pixels; None: as it is stored.
         eval_longest_side: most that the longer side may have there; None: what fits.
-        eval_image_size: image_size in evaluation; None: the same.
     """
 
     augmentations: ClassVar[Mapping[str, Callable]] = transforms.TRANSFORMS
@@ -144,15 +149,12 @@ class AnnotatedData(Data, Scenes):
     batch_size: int
     eval_short_side: int | None = None
     eval_longest_side: int | None = None
-    eval_image_size: int | tuple[int, int] | None = None
 
     def __post_init__(self):
         Scenes.__post_init__(self)
         for key in ("eval_short_side", "eval_longest_side"):
             if (value := getattr(self, key)) is not None:
                 check_range(f"config.data.{key}", value, 1)
-        if self.eval_image_size is not None:
-            as_height_width("config.data.eval_image_size", self.eval_image_size)
         unset = {field.name: field.default for field in dataclasses.fields(Data)}
         for key in _FOR_CLASSES:
             if (value := getattr(self, key)) != unset[key]:
@@ -172,33 +174,13 @@ class AnnotatedData(Data, Scenes):
         return {"scenes": Scenes(**{key: getattr(self, key) for key in keys})}
 
     @functools.cached_property
-    def form(self) -> Boxes | Segments:
-        """What records become in a batch."""
-        return self._form(self.image_shape)
-
-    @functools.cached_property
-    def eval_form(self) -> Boxes | Segments:
-        """The same in evaluation."""
-        return self._form((*self._eval_size, self.dataset.num_channels))
-
-    @property
-    def _eval_size(self) -> tuple[int, int]:
-        size = self.eval_image_size
-        key = "config.data.eval_image_size"
-        return self.height_and_width if size is None else as_height_width(key, size)
-
-    @functools.cached_property
     def _crop(self) -> Callable[[Annotated], Annotated]:
-        return self._resize_to(self._eval_size)
-
-    def _resize_to(self, limits: tuple[int, int]) -> Callable[[Annotated], Annotated]:
-        sides = self.eval_short_side, self.eval_longest_side
+        limits, sides = self.height_and_width, (self.eval_short_side, self.eval_longest_side)
         return lambda item: transforms.resized(item, transforms.fitting(item.size, limits, *sides))
 
     @functools.cached_property
     def _train_steps(self) -> list[transforms.Transform]:
-        size = self.height_and_width
-        return transforms.create_transforms(self.augment, size, self._resize_to(size))
+        return transforms.create_transforms(self.augment, self.height_and_width, self._crop)
 
 
 # Keys of the section that ask for something of classes, or would move an image from under its
@@ -225,8 +207,10 @@ class BoxData(AnnotatedData):
         check_range("config.data.max_objects", self.max_objects, 1, 10_000)
         super().__post_init__()
 
-    def _form(self, image_shape: tuple[int, int, int]) -> Boxes:
-        return Boxes(image_shape, self.max_objects)
+    @functools.cached_property
+    def form(self) -> Boxes:
+        """What records become in a batch."""
+        return Boxes(self.image_shape, self.max_objects)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,8 +230,10 @@ class SegmentData(AnnotatedData):
         check_range("config.data.ignore_label", self.ignore_label, 0, IGNORE)
         super().__post_init__()
 
-    def _form(self, image_shape: tuple[int, int, int]) -> Segments:
-        return Segments(image_shape)
+    @functools.cached_property
+    def form(self) -> Segments:
+        """What records become in a batch."""
+        return Segments(self.image_shape)
 
     def _made(self) -> dict[str, Any]:
         return super()._made() | {"ignore_label": self.ignore_label}

@@ -167,7 +167,7 @@ class Annotator:
             problems.update((index, reason) for index, _, reason in entries)
 
         source = _Given(given, data.dataset.num_channels)
-        rows = self.rows(data.batches_of(source, report_bad, data.eval_form)) if given else ()
+        rows = self.rows(data.batches_of(source, report_bad, data.form)) if given else ()
         for index, (one, row) in enumerate(zip(given, rows, strict=False)):
             path = one if isinstance(one, Path) else None
             if index in problems:

@@ -117,12 +117,12 @@ def test_batches_of_segmentation():
     assert (shown[-1]["segments"][shown[-1]["mask"] == 0] == 255).all()
 
 
-def test_evaluation_may_have_larger_images():
-    options = {"eval_image_size": (64, 96), "eval_short_side": 56, "image_size": 48}
-    data = SegmentData(**SMALL | options | {"scene_pixels": (8, 20)}).open()
+def test_evaluation_resizes_and_pads():
+    data = SegmentData(**SMALL | {"eval_short_side": 40, "image_size": 48}).open()
     batch = next(iter(data.eval_batches()))
-    assert batch["image"].shape[1:3] == (64, 96) and batch["image_mask"][0].sum() == 56 * 56
-    assert take(data.train_batches(), 1)[0]["segments"].shape == (8, 48, 48)
+    assert batch["image"].shape[1:3] == (48, 48) and batch["image_mask"][0].sum() == 40 * 40
+    assert (batch["segments"][0][~batch["image_mask"][0]] == 255).all()
+    assert take(data.train_batches(), 1)[0]["image_mask"].sum() == 8 * 40 * 40
 
 
 def test_any_position_workers_and_processes_give_the_same():
@@ -161,3 +161,13 @@ def test_each_test_image_once_on_several_devices():
 def test_wrong_values(options, message):
     with pytest.raises(ValueError, match=message):
         boxes_of(**options)
+
+
+@pytest.mark.slow
+def test_a_dry_run_names_what_is_in_the_batch(capsys):
+    from configs import digits_detr, digits_segment
+    from preview.dry_run import dry_run
+
+    for recipe in (digits_detr, digits_segment):
+        dry_run("recipe", recipe.get_config("debug"), compiled=False)
+        assert "\nlabels         " in capsys.readouterr().out

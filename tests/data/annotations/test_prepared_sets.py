@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+import train
+from configs import ade20k_tnt, coco_tnt_detr
 from data import datasets, prepare
 from data.annotations.average_precision import objects_of_row
 from data.annotations.pipeline import BoxData, SegmentData
@@ -95,6 +97,23 @@ BOXES = {
 }
 
 
+def train_some_steps(recipe, workdir, **data):
+    """Trains the recipe as it is, but for small images, a small model and a few steps."""
+    config, debug = recipe.get_config(), recipe.get_config("debug")
+    for section in ("model", "detector", "decoder"):
+        if section in config:
+            config[section] = debug[section]
+    config.init_from = None
+    config.mesh.data = 1
+    config.data.update(image_size=64, batch_size=2, eval_batch_size=2, **data)
+    config.loop.update(num_epochs=4.0, log_every_steps=1, evaluate_every_epochs=4.0)
+    if "step_epochs" in config.optimizer:
+        config.optimizer.step_epochs = (2.0,)
+    metrics = train.train_and_evaluate(config, workdir)
+    assert metrics["num_examples"] == 2
+    return metrics
+
+
 def test_coco(tmp_path, monkeypatch, capsys):
     archives, annotations = {}, {}
     for split, boxes in BOXES.items():
@@ -124,6 +143,10 @@ def test_coco(tmp_path, monkeypatch, capsys):
     expected = [(6, 4, 36, 24), (0, 10, 12.5, 40)]
     np.testing.assert_allclose(objects.boxes, expected, atol=1e-4)
     assert next(data.train_batches())["image"].shape == (2, 64, 64, 3)
+    metrics = train_some_steps(
+        coco_tnt_detr, tmp_path / "run", data_dir=data_dir, max_objects=10, eval_short_side=48
+    )
+    assert 0 <= metrics["ap"] <= 1 and metrics["ap_of/class 0"] == -1
     with pytest.raises(ValueError, match="has no masks that are known here"):
         _ = SegmentData(name="coco/2017", **SMALL, data_dir=data_dir).open()
 
@@ -151,6 +174,10 @@ def test_scene_parse(tmp_path, monkeypatch):
     assert (segments[:20, :60] == 99).all() and (segments[20:30, :60] == 0).all()
     assert (segments[30:] == 255).all() and (segments[:, 60:] == 255).all()
     assert data.num_train_examples == 3 and next(data.train_batches())["segments"].max() == 255
+    metrics = train_some_steps(
+        ade20k_tnt, tmp_path / "run", data_dir=data_dir, name="scene_parse150", eval_split="test"
+    )
+    assert 0 <= metrics["mean_iou"] <= 1
     for kind in (datasets.CLASSES.open, BoxData.catalogue.open):
         with pytest.raises(ValueError, match="has masks, not classes|no boxes with a class"):
             kind("scene_parse150", data_dir)
