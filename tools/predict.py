@@ -192,7 +192,7 @@ def define_flags() -> None:
         "explain", None, METHODS, "Also draw what speaks for the likeliest class, by this method."
     )
     flags.DEFINE_string("explain_folder", "explained", "Where the pictures are written.")
-    flags.DEFINE_string("annotated_folder", "annotated", "Where what is found is drawn.")
+    flags.DEFINE_string("annotated_folder", "annotated", "Where what is found is written.")
     flags.DEFINE_float("min_score", 0.5, "Of boxes that are drawn.", 0.0, 1.0)
     flags.DEFINE_bool("json", False, "Print one JSON object per image, not a table.")
 
@@ -210,6 +210,7 @@ def _annotator(args: flags.FlagValues) -> Annotator | None:
     for name in ("weights", "classes", "explain"):
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name} is for classification; config.task.name says otherwise")
+    writable_folder("--annotated_folder", args.annotated_folder)  # before the model is loaded
     workdir = run_path("--workdir", args.workdir)
     return Annotator.load(workdir, config, checkpoint=args.checkpoint, ema=args.ema)
 
