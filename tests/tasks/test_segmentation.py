@@ -57,12 +57,14 @@ def test_an_interrupted_run_is_the_same_bit_for_bit(tiny_config, tmp_path, monke
 
 def test_one_device_equals_eight(tiny_config):
     """Batch statistics and the mean over the pixels are the whole batch's."""
+    # AdamW would turn the sign of a tiny gradient into a whole step.
+    tiny_config.optimizer.update(name="sgd", base_lr=0.1, weight_decay=0.0)
     _, losses, _, last = run_steps(tiny_config, 3)
     tiny_config.mesh.data = 8
     _, other_losses, _, other = run_steps(tiny_config, 3)
     np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
     chex.assert_trees_all_close(other.model_state, last.model_state, atol=1e-3)
-    chex.assert_trees_all_close(other.params, last.params, atol=5e-3)
+    chex.assert_trees_all_close(other.params, last.params, atol=2e-4)
 
 
 def test_what_is_padded_or_ignored_changes_nothing(tiny_config):
@@ -83,13 +85,17 @@ def test_what_is_padded_or_ignored_changes_nothing(tiny_config):
 def test_evaluation_is_that_of_scikit_learn(tiny_config):
     run = experiment.build(tiny_config)
     state, sums, answers, truth = run.init(), None, [], []
-    predict = jax.jit(run.task.predict)
+
+    @jax.jit
+    def both(state, batch):  # in one program: an untrained model's logits are almost equal
+        found = run.task.predict(run.task.evaluated(state)["raw"], batch)
+        return run.task.eval_step(state, batch, run.key)[0], found
+
     for batch in run.data.eval_batches():
-        step, _ = run.eval_step(state, batch, run.key)
+        step, found = both(state, batch)
         sums = step if sums is None else {name: sums[name].merge(step[name]) for name in sums}
-        variables = {"params": state.params, **state.model_state}
         real = np.asarray(batch["mask"]) > 0
-        answers.append(np.asarray(predict(variables, batch))[real])
+        answers.append(np.asarray(found)[real])
         truth.append(np.asarray(batch["segments"])[real])
     metrics = run.task.summarize(jax.device_get(sums), []).metrics
     answers, truth = (np.concatenate(parts).ravel() for parts in (answers, truth))
