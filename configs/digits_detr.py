@@ -3,8 +3,9 @@
     python train.py --config=configs/digits_detr.py --workdir=runs/digits_detr
 
 Argument: nest|tnt|deit, debug. Our own recipe, tried out with NesT on train[80%:] after training on
-train[:80%], whose digits are others: docs/detection.md. The paper's DETR learns hardly anything in this time; what makes the
-difference is in detection/detr.py (`queries`) and tasks/detection.py (`proposal_repeats`).
+train[:80%], whose digits are others: docs/detection.md. The paper's DETR learns hardly anything in
+this time; what makes the difference is in detection/detr.py (`queries`) and tasks/detection.py
+(`proposal_repeats`).
 """
 
 from configs.common import detection_config, parse_argument
