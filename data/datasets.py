@@ -25,7 +25,7 @@ from data.sources import (
     tfds_records,
 )
 from harness.arguments import problem, unknown
-from harness.errors import printable
+from harness.errors import NoSuchData, printable
 from harness.files import local_path
 
 # Names of TensorFlow Datasets that the recipes have.
@@ -112,7 +112,8 @@ def check_name(name: str, data_dir: str | None = None) -> None:
         data_dir: as `open_dataset` takes it.
 
     Raises:
-        ValueError: malformed, or not there; one line that says what to do.
+        NoSuchData: not there; one line that says what to do.
+        ValueError: malformed.
     """
     check_form(name)
     if name in BUILT_IN:
@@ -123,14 +124,14 @@ def check_name(name: str, data_dir: str | None = None) -> None:
         if place is None or not PATHS[kind][0](place):
             what = f"there is no {'file' if kind == 'npz' else 'folder'} {path!r}"
             what += "" if path else f"; give its path, --config.data.name={kind}:/path"
-            raise ValueError(problem("config.data.name", name, what))
+            raise NoSuchData(problem("config.data.name", name, what))
     else:
         try:
             tfds_prepared.open_prepared(name, data_dir)
-        except ValueError as error:
-            if tfds_prepared.find_folder(name, data_dir) or name in _USUAL:
+        except NoSuchData as error:
+            if name in _USUAL:
                 raise
-            raise ValueError(f"{error} ({unknown(name, _known())})") from None
+            raise NoSuchData(f"{error} ({unknown(name, _known())})") from None
 
 
 def absolute_name(name: str) -> str:

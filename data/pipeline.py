@@ -121,7 +121,7 @@ class Data:
         _ = self._train_steps  # raises what is wrong with the augmentation and the crop
 
     def check_there(self) -> None:
-        """Raises ValueError if the data set is not there; reads none of its records."""
+        """Raises NoSuchData if the data set is not there; reads none of its records."""
         datasets.check_name(self.name, self.data_dir)
 
     def open(self, *, training: bool = True) -> "Data":
