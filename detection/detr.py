@@ -30,8 +30,11 @@ from layers.field_checks import (
     check_choices,
     check_counts,
     check_divisor,
+    check_fields,
+    check_positive,
     check_rates,
     field_error,
+    is_count,
 )
 from layers.layer_norm import LayerNorm
 from layers.shared_fields import shared_fields
@@ -73,7 +76,8 @@ class Detr(nn.Module):
         mlp_dim: hidden width of the perceptrons.
         num_encoder_layers, num_decoder_layers: how many.
         num_queries: objects that an image can have at most.
-        pool: side of the squares of the map whose average is a token; 2 after a stride of 16.
+        pool: side of the squares of the map whose average is a token, a divisor of both sides of
+            the map; 2 after a stride of 16.
         queries: "learned": the paper's, the same for all images. "encoder": see above.
         prior: probability of each class at the start, where every class has a sigmoid of its own;
             None: the initial biases are 0.
@@ -115,6 +119,8 @@ class Detr(nn.Module):
         check_divisor(self.dim, f"dim={self.dim}", num_heads=self.num_heads)
         if self.dim % 8:
             raise field_error("dim", self.dim, "sines of a box need another", "multiples of 8")
+        check_fields(_is_amount, "0 or more", num_encoder_layers=self.num_encoder_layers)
+        check_positive(temperature=self.temperature)
         check_choices(self)
         check_rates(dropout_rate=self.dropout_rate)
         super().__post_init__()
@@ -134,6 +140,7 @@ class Detr(nn.Module):
         if image_mask is None:
             image_mask = jnp.ones(images.shape[:3], bool)
         x = self.backbone(images, train)[-1]  # [b, h, w, c]
+        check_pool(self.pool, x.shape[1:3])
         x = nn.avg_pool(x, (self.pool, self.pool), (self.pool, self.pool))
         b, h, w, _ = x.shape
         places = map_mask(image_mask, (h, w))  # [b, h, w]
@@ -218,6 +225,17 @@ def _anchors(image_mask: Array, sides: tuple[int, int]) -> Array:
         centers.append(jnp.broadcast_to(center, (len(image_mask), *sides)))
     centers = jnp.stack(centers, axis=-1).reshape(len(image_mask), -1, 2)  # [b, n, 2]
     return jnp.concatenate([centers, jnp.full_like(centers, _ANCHOR_SIZE)], axis=-1)
+
+
+def check_pool(pool: int, sides: tuple[int, int]) -> None:
+    """Raises ValueError unless squares of a side fill a map of (h, w) without a rest."""
+    if any(side % pool for side in sides):
+        rule = "a divisor of both its sides; or images with other sides"
+        raise field_error("pool", pool, f"does not divide the map of {sides}", rule)
+
+
+def _is_amount(value: Any) -> bool:
+    return is_count(value) or value == 0
 
 
 def _logit(shares: Array) -> Array:

@@ -20,6 +20,7 @@ def class_loss(
     assigned: Array,
     target_labels: Array,
     overlaps: Array,
+    is_place: Array,
     *,
     classes: Classes,
     no_object_weight: float,
@@ -31,6 +32,7 @@ def class_loss(
         assigned: [b, o], the prediction of each object; see match.
         target_labels: [b, o], -1 where padded.
         overlaps: [b, o], IoU of each object's box with the box predicted for it.
+        is_place: [b, q], False for predictions that count for nothing.
         classes: "softmax": cross entropy. "focal": each class has a sigmoid. "varifocal": also, and
             the probability of the object's class is to be the overlap, so that the score says how
             good the box is.
@@ -48,18 +50,19 @@ def class_loss(
         labels = jnp.full((b, q), k - 1).at[rows, places].set(target_labels, mode="drop")
         weights = jnp.where(labels == k - 1, no_object_weight, 1.0)
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
-        return -(weights * log_p).sum()
+        return -(weights * log_p * is_place).sum()
     shares = jnp.ones_like(overlaps) if classes == "focal" else overlaps
     targets = jnp.zeros_like(logits).at[rows, places, target_labels].set(shares, mode="drop")
     p = jax.nn.sigmoid(logits)
+    counts = is_place[..., None]
     entropy = -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
     if classes == "focal":
         off = jnp.where(targets > 0, 1 - p, p)
         alpha = jnp.where(targets > 0, FOCAL_ALPHA, 1 - FOCAL_ALPHA)
-        return (alpha * off**FOCAL_GAMMA * entropy).sum()
+        return (alpha * off**FOCAL_GAMMA * entropy * counts).sum()
     is_class = jnp.zeros_like(logits, bool).at[rows, places, target_labels].set(True, mode="drop")
     weights = jnp.where(is_class, targets, VARIFOCAL_ALPHA * p**VARIFOCAL_GAMMA)
-    return (jax.lax.stop_gradient(weights) * entropy).sum()
+    return (jax.lax.stop_gradient(weights) * entropy * counts).sum()
 
 
 def box_losses(

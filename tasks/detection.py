@@ -1,7 +1,6 @@
 """Detection: objects of an image, their boxes and classes, by DETR on any classifier's maps."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jax.sharding import Mesh
 
 from data import pipeline
 from data.annotations import average_precision as ap
-from detection.detr import Detr, create_detector
+from detection.detr import Detr, check_pool, create_detector
 from detection.losses import box_losses, class_loss
 from detection.matching import Classes, match, matching_costs
 from detection.results import results_of
@@ -30,6 +29,7 @@ FROM_PARTS = (
     *("image_shape", "class_names", "mean", "std"),
 )
 _KINDS = ("class_loss", "l1_loss", "giou_loss")
+_COST_OF_PADDING = 1e5  # more than any other, and finite, as the assignment needs it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +37,7 @@ class Detection(Supervised):
     """Each object is assigned to one prediction; the section `task` is the keyword arguments.
 
     Every decoder layer's predictions are assigned and have losses of their own. Crowds are no
-    objects here, in evaluation they count as COCO counts them.
+    objects here; in evaluation they count as COCO counts them.
 
     Attributes:
         classes: how classes are compared, see losses.class_loss.
@@ -106,29 +106,40 @@ class Detection(Supervised):
             repeats = self.proposal_repeats
             targets = (jnp.repeat(x, repeats, axis=1) for x in targets)
             of_proposals = self._losses(
-                *(*predictions.proposals, *targets, repeats * batch["mean_objects"])
+                *(*predictions.proposals, *targets, repeats * batch["mean_objects"]),
+                predictions.is_place,
             )
             loss += of_proposals @ weights
         return loss, (dict(model_state), {"loss": loss, **scalars})
 
-    def _losses(self, logits, boxes, labels, target_boxes, mean_objects) -> jax.Array:
-        """Returns the losses of a set of predictions, [3]: class, L1 and generalised IoU."""
+    def _losses(
+        self, logits, boxes, labels, target_boxes, mean_objects, is_place=None
+    ) -> jax.Array:
+        """Returns the losses of a set of predictions, [3]: class, L1 and generalised IoU.
+
+        Predictions of places in the padding, where `is_place` [b, q] is False, count for nothing.
+        """
+        if is_place is None:
+            is_place = jnp.ones(logits.shape[:2], bool)
         costs = matching_costs(
             *(logits, boxes, labels, target_boxes),
             classes=self.classes,
             weights={"class": self.class_cost, "l1": self.l1_cost, "giou": self.giou_cost},
         )
+        costs = jnp.where(is_place[..., None], costs, _COST_OF_PADDING)
         assigned = match(jax.lax.stop_gradient(costs), labels >= 0)
+        # Of more objects than places, those that are left over are not learned from.
+        labels = jnp.where(jnp.take_along_axis(is_place, assigned, axis=1), labels, -1)
         l1, giou, overlaps = box_losses(boxes, assigned, labels, target_boxes)
         of_classes = class_loss(
-            *(logits, assigned, labels, overlaps),
+            *(logits, assigned, labels, overlaps, is_place),
             classes=self.classes,
             no_object_weight=self.no_object_weight,
         )
         objects = mean_objects.sum()
         compared = objects
         if self.classes == "softmax":  # a weighted mean over all predictions
-            others = logits.shape[0] * logits.shape[1] - objects
+            others = is_place.sum() - objects
             compared = objects + self.no_object_weight * others
         return jnp.stack([of_classes / compared, l1 / objects, giou / objects])
 
@@ -213,10 +224,12 @@ def _check_counts(model: Detr, data: pipeline.Data, repeats: int) -> None:
     if num_queries < objects:
         what = f"fewer than config.data.max_objects={objects}"
         raise ConfigError(problem("config.detector.num_queries", num_queries, what))
+    height, width = (side // model.backbone.infos[-1].stride for side in data.image_shape[:2])
+    with field_errors("config.detector"):
+        check_pool(model.pool, (height, width))
     if model.queries == "learned":
         return
-    stride = model.backbone.infos[-1].stride * model.pool
-    places = math.prod(side // stride for side in data.image_shape[:2])
+    places = height * width // model.pool**2
     counts = {"config.detector.num_queries": (num_queries, num_queries)}
     counts["config.task.proposal_repeats"] = (repeats, repeats * objects)
     for key, (value, needed) in counts.items():

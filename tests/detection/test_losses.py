@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from detection.losses import box_losses, class_loss
+from tasks.detection import Detection
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(3, 5, 4)).astype(np.float32)
@@ -14,6 +15,19 @@ TARGETS = RNG.uniform(0.2, 0.5, size=(3, 3, 4)).astype(np.float32)
 LABELS = np.array([[2, 0, 1], [1, -1, -1], [-1, -1, -1]])
 ASSIGNED = np.array([[4, 0, 2], [3, 1, 0], [0, 1, 2]])
 OVERLAPS = RNG.uniform(size=(3, 3)).astype(np.float32)
+EVERYWHERE = np.ones((3, 5), bool)
+
+
+def task(classes):
+    """The task without a model, with DETR's weights."""
+    parts = {
+        "model": None,
+        "optimizer": None,
+        "image_shape": (32, 32, 1),
+        "mean": (0,),
+        "std": (1,),
+    }
+    return Detection(classes=classes, class_names=("a", "b", "c"), **parts)
 
 
 def assigned_objects():
@@ -50,7 +64,8 @@ def plain_class_loss(classes, no_object_weight):
 @pytest.mark.parametrize("classes", ["softmax", "focal", "varifocal"])
 def test_loss_of_the_classes(classes):
     options = {"classes": classes, "no_object_weight": 0.1}
-    found = jax.jit(lambda *args: class_loss(*args, **options))(LOGITS, ASSIGNED, LABELS, OVERLAPS)
+    args = LOGITS, ASSIGNED, LABELS, OVERLAPS, EVERYWHERE
+    found = jax.jit(lambda *args: class_loss(*args, **options))(*args)
     assert float(found) == pytest.approx(plain_class_loss(classes, 0.1), rel=1e-5)
 
 
@@ -83,7 +98,9 @@ def test_an_image_without_objects_has_a_loss_and_a_finite_gradient(classes):
     def loss(logits, boxes):
         l1, giou, overlaps = box_losses(boxes, ASSIGNED[:1], none, jnp.zeros((1, 3, 4)))
         of_classes = class_loss(
-            *(logits, ASSIGNED[:1], none, overlaps), classes=classes, no_object_weight=0.1
+            *(logits, ASSIGNED[:1], none, overlaps, EVERYWHERE[:1]),
+            classes=classes,
+            no_object_weight=0.1,
         )
         return of_classes + l1 + giou, (l1, giou)
 
@@ -91,3 +108,22 @@ def test_an_image_without_objects_has_a_loss_and_a_finite_gradient(classes):
     (of_logits, of_boxes), (l1, giou) = gradient(LOGITS[:1], BOXES[:1])
     assert l1 == 0 and giou == 0 and not of_boxes.any()
     assert jnp.isfinite(of_logits).all() and of_logits.any()
+
+
+@pytest.mark.parametrize("classes", ["softmax", "focal", "varifocal"])
+def test_places_in_the_padding_count_for_nothing(classes):
+    """However much padding there is, and whatever is predicted there."""
+    of = jax.jit(task(classes)._losses)
+    means = np.full(3, 4 / 3, np.float32)
+    expected = of(LOGITS, BOXES, LABELS, TARGETS, means)
+    rng = np.random.default_rng(1)
+    for extra in (1, 4):
+        # Predictions that are as good as any: the objects themselves.
+        logits = np.concatenate([LOGITS, rng.normal(size=(3, extra, 4)) + 3], axis=1)
+        boxes = np.concatenate([BOXES, np.resize(TARGETS, (3, extra, 4))], axis=1)
+        is_place = np.broadcast_to(np.arange(5 + extra) < 5, (3, 5 + extra))
+        found = of(logits.astype(np.float32), boxes, LABELS, TARGETS, means, is_place)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # More objects than places: one of each kind is left over.
+    few = np.broadcast_to(np.arange(5) < 2, (3, 5))
+    assert np.isfinite(of(LOGITS, BOXES, LABELS, TARGETS, means, few)).all()

@@ -10,9 +10,8 @@ from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 
 from detection.detr import Detr
-from detection.losses import box_losses, class_loss
-from detection.matching import match, matching_costs
 from detection.results import results_of
+from tests.detection.test_losses import task
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "detr_official.npz"
 DIM, HEADS = 16, 2
@@ -112,15 +111,8 @@ def test_logits_and_boxes_of_every_layer(official, predicted):
 @pytest.mark.parametrize("layer", [0, 1])
 def test_losses(official, layer):
     logits, boxes = official["logits"][layer], official["boxes"][layer]
-    weights = {"class": 1.0, "l1": 5.0, "giou": 2.0}
-    costs = matching_costs(logits, boxes, LABELS, TARGETS, classes="softmax", weights=weights)
-    assigned = match(costs, LABELS >= 0)
-    l1, giou, overlaps = box_losses(boxes, assigned, LABELS, TARGETS)
-    of_classes = class_loss(
-        *(logits, assigned, LABELS, overlaps), classes="softmax", no_object_weight=0.1
-    )
-    # 4 of the 10 predictions are assigned; torch divides by the sum of the weights.
-    found = {"ce": of_classes / (4 + 6 * 0.1), "bbox": l1 / 4, "giou": giou / 4}
+    values = task("softmax")._losses(logits, boxes, LABELS, TARGETS, np.array([2.0, 2.0]))
+    found = dict(zip(("ce", "bbox", "giou"), values, strict=True))
     for name, value in found.items():
         expected = official[f"losses/loss_{name}{'' if layer else '_0'}"]
         assert float(value) == pytest.approx(float(expected), rel=1e-5), name
