@@ -59,11 +59,13 @@ class Annotations:
             pixels.
         segments: class of each pixel, uint8 [h, w] with IGNORE; or a function without arguments
             that reads it and raises BadImage; None: not known.
+        size: (height, width) in pixels of the image that they are for; None: nobody says.
     """
 
     image_id: int = 0
     objects: Objects | Callable[[tuple[int, int]], Objects] = field(default_factory=objects_of)
     segments: np.ndarray | Callable[[], np.ndarray] | None = None
+    size: tuple[int, int] | None = None
 
     def objects_in(self, size: tuple[int, int]) -> Objects:
         """Returns the objects in the image, of (height, width) pixels."""

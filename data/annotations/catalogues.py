@@ -11,7 +11,7 @@ import functools
 import os
 from pathlib import Path
 
-from data.annotations.coco_files import open_coco
+from data.annotations.coco_files import CocoSource, open_coco
 from data.annotations.digits_scenes import Scenes, digits_scenes_source
 from data.annotations.mask_files import MaskSource, open_masks
 from data.annotations.prepared_sets import open_boxes, open_masks_of
@@ -31,13 +31,18 @@ def _digits_scenes(class_names: tuple[str, ...], scenes: Scenes, **others) -> Da
     )
 
 
-def _from_coco(name: str, path: Path, **others) -> Dataset:
+def _from_coco(name: str, path: Path, max_objects: int, **others) -> Dataset:
     folder = open_coco(path)
+
+    def load(split: str, image_size: object) -> CocoSource:
+        folder.sources[split].check_count(max_objects)
+        return folder.sources[split]
+
     return Dataset(
         name=name,
         num_classes=len(folder.class_names),
         num_channels=3,
-        load=lambda split, _: folder.sources[split],
+        load=load,
         splits=tuple(folder.sources),
         aliases=_one_evaluation(folder.sources),
         class_names=folder.class_names,

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.annotations.annotated import Annotations, Objects, objects_of
+from data.annotations.annotated import Annotations, objects_of
 from data.sources.arrays import Record, check_index
+from harness.arguments import problem
 from harness.errors import printable
 
 _ANNOTATIONS = "annotations"
@@ -35,19 +36,25 @@ MAX_ID = 2**31 - 1  # batches hold int32
 class CocoSource:
     """The images of one JSON file, in the order of their ids."""
 
-    def __init__(self, root: Path, files: list[str], ids: list[int], objects: list[Objects]):
+    def __init__(self, root: Path, files: list[str], labels: list[Annotations]):
         self._root = root
         self._files = files
-        self._ids = ids
-        self._objects = objects
+        self._labels = labels
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self))
-        label = Annotations(self._ids[index], self._objects[index])
-        return {"image": (self._root / self._files[index]).read_bytes(), "label": label}
+        encoded = (self._root / self._files[index]).read_bytes()
+        return {"image": encoded, "label": self._labels[index]}
+
+    def check_count(self, most: int) -> None:
+        """Raises ValueError if an image has more objects than config.data.max_objects."""
+        fullest = max(self._labels, key=lambda label: len(label.objects))
+        if (count := len(fullest.objects)) > most:
+            what = f"{self._root}: image {fullest.image_id} has {count} objects"
+            raise ValueError(problem("config.data.max_objects", most, what, f"from {count} on"))
 
     def describe(self, index: int) -> str:
         check_index(index, len(self))
@@ -128,12 +135,13 @@ def _categories(file: Path, content: Any) -> dict[int, str]:
     """Returns id -> name, in rising order of the ids."""
     try:
         rows = sorted((row["id"], str(row["name"])) for row in content["categories"])
+        names = dict(rows)
         for key in ("images", "annotations"):
             _ = content[key][:0]
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         what = f"COCO's form has images, annotations and categories ({error!r})"
         raise ValueError(f"{file}: {what}") from None
-    if len(dict(rows)) < len(rows) or not rows:
+    if len(names) < len(rows) or not rows:
         raise ValueError(f"{file}: its categories are {'none' if not rows else 'not unique'}")
     return {number: printable(name) for number, name in rows}
 
@@ -141,39 +149,66 @@ def _categories(file: Path, content: Any) -> dict[int, str]:
 def _source(file: Path, images: Path, content: Any, categories: list[int]) -> CocoSource:
     label_of = {number: label for label, number in enumerate(categories)}
     try:
-        names = {row["id"]: str(row["file_name"]) for row in content["images"]}
-    except (KeyError, TypeError) as error:
+        names = {row["id"]: str(row["file_name"] or "") for row in content["images"]}
+        sizes = {row["id"]: (row.get("height"), row.get("width")) for row in content["images"]}
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: an image lacks its id or file_name ({error!r})") from None
     if len(names) < len(content["images"]):
         raise ValueError(f"{file}: two images have the same id")
     if not names:
         raise ValueError(f"{file}: it lists no images")
-    for number in names:
+    for number, name in names.items():
         if type(number) is not int or not 0 <= number <= MAX_ID:
             raise ValueError(f"{file}: an image's id is {number!r}; allowed: 0 to {MAX_ID}")
+        if not name:
+            raise ValueError(f"{file}: image {number} has no file_name")
     rows = defaultdict(list)
     for row in content["annotations"]:
-        rows[row.get("image_id")].append(_object(file, row, names, label_of))
+        image, *columns = _object(file, row, names, label_of)
+        rows[image].append(columns)
     ids = sorted(names)
-    objects = [objects_of(*zip(*rows[number], strict=True)) for number in ids]
-    return CocoSource(images, [names[number] for number in ids], ids, objects)
+    return CocoSource(
+        images,
+        [names[number] for number in ids],
+        [
+            Annotations(number, objects_of(*zip(*rows[number], strict=True)), size=size)
+            for number, size in ((number, _stated(sizes[number])) for number in ids)
+        ],
+    )
 
 
-def _object(file: Path, row: dict, names: dict, label_of: dict) -> tuple:
-    """Returns box, label, area and whether it is a crowd."""
+def _stated(size: tuple[Any, Any]) -> tuple[int, int] | None:
+    """Returns (height, width) if a file states them."""
+    return size if all(type(side) is int and side > 0 for side in size) else None
+
+
+def _object(file: Path, row: Any, names: dict, label_of: dict) -> tuple:
+    """Returns id of the image, box, label, area and whether it is a crowd."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{file}: an annotation is {row!r:.80}; it must be an object of JSON")
     about = f"{file}: annotation {row.get('id')}"
-    if row.get("image_id") not in names:
-        raise ValueError(f"{about}: there is no image {row.get('image_id')!r}")
-    if row.get("category_id") not in label_of:
-        raise ValueError(f"{about}: there is no category {row.get('category_id')!r}")
-    try:
-        left, top, width, height = map(float, row["bbox"])
-        area = float(row.get("area", width * height))
-    except (KeyError, TypeError, ValueError):
-        left = math.nan
-    if not all(map(math.isfinite, (left, *((top, width, height, area) if left == left else ())))):
+    image, category = row.get("image_id"), row.get("category_id")
+    if type(image) is not int or image not in names:
+        raise ValueError(f"{about}: there is no image {image!r}")
+    if not isinstance(category, int | str) or category not in label_of:
+        raise ValueError(f"{about}: there is no category {category!r}")
+    numbers = _finite(row.get("bbox"))
+    if numbers is None or len(numbers) != 4:
         raise ValueError(f"{about}: bbox={row.get('bbox')!r}; it must be left, top, width, height")
+    left, top, width, height = numbers
     if width < 0 or height < 0:
         raise ValueError(f"{about}: bbox={row['bbox']!r}: a side is negative")
+    area = _finite([row.get("area", width * height)])
+    if area is None:
+        raise ValueError(f"{about}: area={row['area']!r}; it must be a number of pixels")
     box = (left, top, left + width, top + height)
-    return box, label_of[row["category_id"]], area, bool(row.get("iscrowd", 0))
+    return image, box, label_of[category], *area, bool(row.get("iscrowd", 0))
+
+
+def _finite(values: Any) -> list[float] | None:
+    """Returns the values as numbers, None if they are none."""
+    try:
+        numbers = list(map(float, values))
+    except (TypeError, ValueError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None

@@ -73,8 +73,9 @@ def as_segments(mask: np.ndarray, num_classes: int, ignore_label: int, name: str
     ignored = (mask == ignore_label) | (mask == IGNORE)
     classes = mask.astype(np.int64) - (mask > ignore_label)
     if (wrong := mask[~ignored & (classes >= num_classes)]).size:
-        first = 1 if ignore_label == 0 else 0
-        allowed = f"allowed: {first} to {num_classes - 1 + first}, {ignore_label} and {IGNORE}"
+        numbers = [n for n in range(num_classes + 1) if n != ignore_label]
+        others = " and ".join(map(str, sorted({ignore_label, IGNORE})))
+        allowed = f"allowed: {numbers[0]} to {numbers[num_classes - 1]}, {others}"
         raise ValueError(f"{name}: the mask has a pixel of class {wrong[0]}; {allowed}")
     return np.where(ignored, IGNORE, classes).astype(np.uint8)
 

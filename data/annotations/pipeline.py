@@ -21,6 +21,9 @@ from harness.errors import BadImage
 
 def start(image: np.ndarray, label: Annotations) -> Annotated:
     """Returns an image with its annotations, before any augmentation."""
+    if label.size not in (None, image.shape[:2]):  # such as a photo turned by its EXIF data
+        what = f"its annotations are for {label.size}, the image is {image.shape[:2]}"
+        raise BadImage(f"{what}, height first")
     segments = label.read_segments()
     if segments is not None and segments.shape != image.shape[:2]:
         raise BadImage(f"its mask is {segments.shape}, the image {image.shape[:2]}, height first")
@@ -206,6 +209,9 @@ class BoxData(AnnotatedData):
     def __post_init__(self):
         check_range("config.data.max_objects", self.max_objects, 1, 10_000)
         super().__post_init__()
+
+    def _made(self) -> dict[str, Any]:
+        return super()._made() | {"max_objects": self.max_objects}
 
     @functools.cached_property
     def form(self) -> Boxes:

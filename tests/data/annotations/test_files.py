@@ -111,6 +111,13 @@ def test_json_beside_the_images(tmp_path):
             content(IMAGES, [BOXES[0] | {"bbox": [0, 1, float("nan"), 2]}]),
             "annotation 1: bbox=.*it must be left, top, width, height",
         ),
+        (content(IMAGES, ["x"]), "an annotation is 'x'; it must be an object"),
+        (content(IMAGES, [BOXES[0] | {"image_id": [7]}]), r"annotation 1: there is no image .7."),
+        (content(IMAGES, [BOXES[0] | {"category_id": [1]}]), "annotation 1: .*no category .1."),
+        (content(IMAGES, [BOXES[0] | {"area": None}]), "annotation 1: area=None; it must be a num"),
+        (content(IMAGES, [BOXES[0] | {"bbox": None}]), "annotation 1: bbox=None; it must be left"),
+        (content([(7, None)], []), "image 7 has no file_name"),
+        (content(IMAGES, BOXES, (([1], "x"),)), "COCO's form has images, annotations and categ"),
         (content(IMAGES, BOXES, ((1, "x"), (3, "y"), (18, "z"))), "other categories in"),
     ],
 )
@@ -118,6 +125,29 @@ def test_what_is_not_in_cocos_form(tmp_path, written, message):
     write_coco(tmp_path, written)
     with pytest.raises(ValueError, match=message):
         coco_files.open_coco(tmp_path)
+
+
+def test_an_image_of_another_size_than_its_annotations_is_left_out(tmp_path):
+    """Such as a photo that was turned by its EXIF data where it was annotated."""
+    write_coco(tmp_path)
+    image_file(tmp_path / "val2017/b.png", height=40, width=30)
+    data = BoxData(name=f"coco:{tmp_path}", max_objects=3, **SMALL).open()
+    ids = np.concatenate([batch["image_id"] for batch in data.eval_batches()])
+    mask = np.concatenate([batch["mask"] for batch in data.eval_batches()])
+    assert ids[mask > 0].tolist() == [2, 5]
+    unstated = content(IMAGES, BOXES)
+    for row in unstated["images"]:
+        row |= {"height": None}
+    write_coco(tmp_path, unstated)
+    image_file(tmp_path / "val2017/b.png", height=40, width=30)
+    data = BoxData(name=f"coco:{tmp_path}", max_objects=3, **SMALL).open()
+    assert sum(batch["mask"].sum() for batch in data.eval_batches()) == 3
+
+
+def test_too_few_places_for_the_objects_are_found_at_the_start(tmp_path):
+    data = BoxData(name=f"coco:{write_coco(tmp_path)}", max_objects=1, **SMALL)
+    with pytest.raises(ValueError, match="max_objects=1: .*image 7 has 2 objects; .*from 2 on"):
+        data.open()
 
 
 def test_folders_without_json(tmp_path):
@@ -190,8 +220,10 @@ def test_masks_that_cannot_be_used(tmp_path):
         mask_files.decode_mask(cv2.imencode(".png", np.zeros((2, 2, 3)))[1].tobytes())
     with pytest.raises(BadImage, match="the mask cannot be read"):
         mask_files.decode_mask(b"\x89PNG nothing")
-    with pytest.raises(ValueError, match="a.png: .* class 4; allowed: 0 to 3, 255 and 255"):
+    with pytest.raises(ValueError, match="a.png: .* class 4; allowed: 0 to 3, 255"):
         mask_files.as_segments(np.full((2, 2), 4, np.uint8), 4, 255, "a.png")
+    with pytest.raises(ValueError, match="a.png: .* class 9; allowed: 1 to 4, 0 and 255"):
+        mask_files.as_segments(np.full((2, 2), 9, np.uint8), 4, 0, "a.png")
     # One of another size than its image is left out, as an image that cannot be read.
     Image.fromarray(MASK[:5]).save(tmp_path / "annotations/validation/1.png")
     data = SegmentData(name=f"masks:{tmp_path}", **SMALL).open()
