@@ -274,14 +274,14 @@ def main(args: flags.FlagValues) -> None:
         written = evaluation_path(written, result["split"])
         try:
             write_record(written, line + "\n")
-            others = per_class.write(written, result) if per_class else []
+            files = [written, *(per_class.write(written, result) if per_class else ())]
             if "faithfulness" in result:
                 # Importing matplotlib takes a while, which only its pictures should cost.
                 from inference.pictures.faithfulness import save_faithfulness
 
-                others.append(written.with_name(f"{written.stem}_faithfulness.png"))
-                save_faithfulness(result["faithfulness"], others[-1])
-            for path in others:
+                files.append(written.with_name(f"{written.stem}_faithfulness.png"))
+                save_faithfulness(result["faithfulness"], files[-1])
+            for path in files:
                 print(f"written: {path}", file=sys.stderr)
         except OSError as error:
             print(f"evaluate.py: the result is not written: {error}", file=sys.stderr)

@@ -23,9 +23,8 @@ LARGEST = "largest: "  # begins the rows of the largest batch
 CASES = (
     *(("v5e:4x4", "–"), ("v5e:16x16", "–"), ("v6e:4x4", "–")),
     *(("v5e:4x4", "remat"), ("v5e:4x4", "FSDP"), (LARGEST + "v5e:4x4", "–")),
-    *(("v5e:16x16", "FSDP"), ("v6e:4x4", "FSDP"), ("v5e:4x4", "FSDP, remat")),
-    *(("v5e:16x16", "remat"), ("v6e:4x4", "remat")),
-    *(("v5e:16x16", "FSDP, remat"), ("v6e:4x4", "FSDP, remat")),
+    *(("v5e:16x16", "FSDP"), ("v6e:4x4", "FSDP"), ("v6e:4x4", "remat"), ("v5e:16x16", "remat")),
+    *(("v5e:4x4", "FSDP, remat"), ("v5e:16x16", "FSDP, remat"), ("v6e:4x4", "FSDP, remat")),
 )
 # Images a chip where that search begins: on a line through the rows of 64 and of 4 images a chip.
 FIRST = {"NesT-T": 1107, "TNT-S": 1489, "NesT-S": 1003, "NesT-B": 955, "TNT-B": 1102}

@@ -22,7 +22,7 @@ from data.pixel_statistics import default_statistics
 from data.sources import arrays, digits_mosaic, folders, inaturalist, npz, tfds_prepared
 from data.sources.tfds_records import ArrayRecordSource
 from harness.arguments import problem, unknown
-from harness.errors import printable
+from harness.errors import NoSuchData, printable
 from harness.files import local_path
 
 SOURCE_FILE = "source.json"  # of a smaller copy, see data/copy_sources.py
@@ -117,7 +117,7 @@ class Catalogue:
             raise ValueError(f"config.data.name={name!r}: {unknown(name, self._known())}")
 
     def check_name(self, name: str, data_dir: str | None = None) -> None:
-        """Raises a ValueError unless a data set, named as for `open`, is there; reads no record."""
+        """Raises NoSuchData unless a data set, named as for `open`, is there; reads no record."""
         self.check_form(name)
         kind, _, path = name.partition(":")
         if name in self.built_in:
@@ -127,14 +127,14 @@ class Catalogue:
             if place is None or not self.paths[kind][0](place):
                 what = f"there is no {'file' if self._is_file(kind) else 'folder'} {path!r}"
                 what += "" if path else f"; give its path, --config.data.name={kind}:/path"
-                raise ValueError(problem("config.data.name", name, what))
+                raise NoSuchData(problem("config.data.name", name, what))
         else:
             try:
                 tfds_prepared.open_prepared(name, data_dir)
-            except ValueError as error:
-                if tfds_prepared.find_folder(name, data_dir) or name in self.usual:
+            except NoSuchData as error:
+                if name in self.usual:
                     raise
-                raise ValueError(f"{error} ({unknown(name, self._known())})") from None
+                raise NoSuchData(f"{error} ({unknown(name, self._known())})") from None
 
     def absolute_name(self, name: str) -> str:
         """Returns the name with an absolute path, if it has one, so that runs go on anywhere."""

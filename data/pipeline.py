@@ -126,7 +126,7 @@ class Data:
         _ = self._train_steps  # raises what is wrong with the augmentation and the crop
 
     def check_there(self) -> None:
-        """Raises ValueError if the data set is not there; reads no record."""
+        """Raises NoSuchData if the data set is not there; reads no record."""
         self.catalogue.check_name(self.name, self.data_dir)
 
     def open(self, *, training: bool = True) -> "Data":

@@ -124,15 +124,14 @@ class BucketPath(gpath.PosixGPath):
         return [name for name in names if name and name[-1] != "/"]  # some mark a folder
 
     @_guarded
-    def rmtree(self) -> None:
+    def rmtree(self, missing_ok: bool = True) -> None:  # a folder without objects is no folder
         for blob in self._blobs():
             remove(f"gs://{blob.bucket.name}/{blob.name}")
 
     @_guarded
     def rename(self, target: "BucketPath") -> "BucketPath":
         """Copies each object and then deletes all: what is cut short leaves the old ones."""
-        blobs = self._blobs() or [_blob(self)]
-        for blob in blobs:
+        for blob in self._blobs() or [_blob(self)]:
             name = target._key + blob.name.removeprefix(self._key)
             blob.bucket.copy_blob(blob, blob.bucket, name, timeout=30, retry=_retry())
         self.rmtree()
@@ -217,7 +216,8 @@ def _prepare() -> None:
 
     # Listings are not kept: TensorStore and other processes write there as well.
     fsspec.config.conf.setdefault("gs", {}).update(use_listings_cache=False)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs whole tracebacks
+    for name in ("gcsfs", "fsspec"):  # they log whole tracebacks of what they raise, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # A minute in all (1 + 2 + 4 + ... s), like the others; TensorStore's own is a quarter of an
     # hour, which the end of a run would wait for. Orbax has no argument for it.
     for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):

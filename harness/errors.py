@@ -29,6 +29,10 @@ class BadImage(ConfigError, ValueError):
     """The bytes are not a readable image; the message says why, in one line."""
 
 
+class NoSuchData(ValueError):
+    """A data set is not where it should be; the message says what to do."""
+
+
 class NonFiniteError(RunError):
     """Something is not finite, or training has collapsed. The last good checkpoint stays."""
 

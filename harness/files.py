@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.arguments import problem
 from harness.errors import ConfigError
 from harness.leases import check_leases, in_bucket
-from harness.processes import has_ended, machine_token
+from process.identity import has_ended, machine_token
 
 # Also with one slash, which is what pathlib makes of two; a single letter is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf(-hub)?:")

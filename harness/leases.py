@@ -3,8 +3,9 @@
 A lease is a small file that its holder rewrites every few seconds. Others take it when it has
 not changed for EXPIRY seconds of their own clock, so that no two clocks are compared, or at once
 when they see that its process is gone. In a bucket the storage itself sees to it that of several
-one gets it. Elsewhere a rename does; a holder that is stopped in the middle of a renewal, for
-longer than EXPIRY, could undo that, and then the other finds that it has lost its lease.
+one gets it. Elsewhere a file that one of them can make does (lease_files.py); a holder that is
+stopped in the middle of a renewal, for longer than EXPIRY, could undo that, and then the other
+finds that it has lost its lease.
 """
 
 import contextlib
@@ -19,8 +20,10 @@ from typing import Any
 
 from absl import logging
 
+from harness import lease_files
 from harness.errors import ConfigError, Unavailable
-from harness.processes import machine, started
+from harness.lease_files import in_bucket
+from process.identity import machine, started
 
 HEARTBEAT, EXPIRY = 10.0, 60.0  # seconds
 
@@ -32,11 +35,6 @@ class LostLock(ConfigError):
 def _clock() -> float:
     """Returns seconds that go on while a machine is suspended, where there is such a clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def in_bucket(path: str | os.PathLike) -> bool:
-    """Returns whether a path leads into a bucket."""
-    return os.fspath(path).startswith("gs://")
 
 
 class Lease:
@@ -67,9 +65,9 @@ class Lease:
             begun, content = _clock(), _content(self._record, beat=True)
             try:
                 try:
-                    self._version = _write(self._path, content, self._version, own=True)
-                except _Taken:
-                    found = _read(self._path)
+                    self._version = lease_files.write(self._path, content, self._version, own=True)
+                except lease_files.Taken:
+                    found = lease_files.read(self._path)
                     if found is None and self._record["flock"]:  # or its folder has moved
                         self._closed.set()
                         return
@@ -105,7 +103,7 @@ class Lease:
         """
         if not in_bucket(self._path):
             with self._lock, contextlib.suppress(OSError):  # the heartbeats go on
-                found = _read(self._path)
+                found = lease_files.read(self._path)
                 if found is None or found[1] != self._version:
                     self._renewed = -EXPIRY  # look again, and closer
         self.check()
@@ -118,7 +116,7 @@ class Lease:
                 _held.remove(self)
                 if not self._lost:
                     with contextlib.suppress(OSError):  # it will expire
-                        _remove(self._path, self._version)
+                        lease_files.remove(self._path, self._version)
 
     def __enter__(self):
         return self
@@ -152,7 +150,7 @@ def take_lease(path: Path, seconds: float, *, flock: bool = False) -> Lease | No
     """
     deadline, seen, since, changes = _clock() + seconds, None, _clock(), 0
     while True:
-        found, now = _read(path), _clock()
+        found, now = lease_files.read(path), _clock()
         version = found[1] if found else None
         if version != seen:
             changes, seen, since = changes + 1, version, now
@@ -161,8 +159,12 @@ def take_lease(path: Path, seconds: float, *, flock: bool = False) -> Lease | No
             record = {"host": socket.gethostname(), "machine": machine(), "pid": os.getpid()}
             record |= {"started": started(os.getpid()), "token": secrets.token_hex(8)}
             record |= {"flock": flock}
-            with contextlib.suppress(_Taken):
-                return Lease(path, _write(path, _content(record), version), record, now)
+            try:
+                return Lease(path, lease_files.write(path, _content(record), version), record, now)
+            except lease_files.Taken:
+                if now - since > 2 * EXPIRY:  # who was about to take it has crashed
+                    lease_files.forget_claim(path, version)
+            time.sleep(0.01)
             continue
         if (alive or changes > 1) and now >= deadline:
             return None
@@ -178,7 +180,7 @@ def take_lease(path: Path, seconds: float, *, flock: bool = False) -> Lease | No
 
 def is_leased(path: Path, *, flock: bool = False) -> bool:
     """Returns whether a process seems to hold a lease, see `locks.is_locked` and `take_lease`."""
-    found = _read(path)
+    found = lease_files.read(path)
     if found is None:
         return False
     alive = _is_alive(found[0], flock)
@@ -211,89 +213,3 @@ def _content(record: dict[str, Any], beat: bool = False) -> bytes:
     if beat:
         record["beat"] = record.get("beat", 0) + 1
     return json.dumps(record).encode()
-
-
-class _Taken(Exception):
-    """The file is not as it was."""
-
-
-# A version is an object's generation in a bucket and the file's content elsewhere.
-
-
-def _read(path: Path) -> tuple[dict[str, Any], Any] | None:
-    if in_bucket(path):
-        from harness import buckets
-
-        found = buckets.download(path)
-        if found is None:
-            return None
-        content, version = found
-    else:
-        try:
-            content = version = path.read_bytes()
-        except FileNotFoundError:
-            return None
-    try:
-        record = json.loads(content)
-    except ValueError:  # half written
-        record = None
-    return record if isinstance(record, dict) else {}, version
-
-
-def _write(path: Path, content: bytes, version: Any, *, own: bool = False) -> Any:
-    """Writes a lease that is as `version` says, None: not there; returns its new version.
-
-    Args:
-        path, content: of the file.
-        version: that it must have.
-        own: it is this process's already. Outside of buckets nobody else writes it then.
-
-    Raises:
-        _Taken: it is otherwise.
-    """
-    if in_bucket(path):
-        from harness import buckets
-
-        try:
-            return buckets.upload(path, content, generation=version or 0)
-        except buckets.Changed:
-            raise _Taken from None
-    try:
-        if version is None:
-            return _create(path, content)
-        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        if own:
-            if path.read_bytes() != version:
-                raise _Taken
-            aside.write_bytes(content)
-            aside.replace(path)
-            return content
-        path.rename(aside)  # of several that take an expired lease, one gets the file
-        found = aside.read_bytes()
-        aside.unlink()
-        if found != version:  # another has been faster, and this is its lease
-            _create(path, found)
-            raise _Taken
-        return _create(path, content)
-    except (FileExistsError, FileNotFoundError):
-        raise _Taken from None
-
-
-def _create(path: Path, content: bytes) -> bytes:
-    with path.open("xb") as file:
-        try:
-            file.write(content)
-            file.flush()
-        except OSError:  # of a full disk; an empty one would be waited for
-            path.unlink(missing_ok=True)
-            raise
-    return content
-
-
-def _remove(path: Path, version: Any) -> None:
-    if in_bucket(path):
-        from harness import buckets
-
-        buckets.remove(path, generation=version, seconds=5)
-    elif path.read_bytes() == version:
-        path.unlink()

@@ -169,7 +169,8 @@ def export_onnx(file: Path, predictor: Predictor, *, batch_size: int | None = No
         ConfigError: jax2onnx is not installed, or cannot translate the model.
     """
     jax2onnx = import_jax2onnx()
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # one warning per constant
+    for name in ("onnx_ir", "jax2onnx"):  # a warning per constant, and per example of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
     function, images = _inference_function(predictor), _input_shape(predictor, batch_size)
     try:
         with compiling_for("any"):

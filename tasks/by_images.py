@@ -96,21 +96,18 @@ def complete(
             nothing is trained: the image size is the model's own, the rest stands for nothing.
 
     Raises:
-        ValueError: the data set is not there.
+        NoSuchData: the data set is not there.
     """
     plain = {key: dict(v) if isinstance(v, dict) else v for key, v in plain.items()}
     if not (left := open_keys(plain)):
         return plain
-    section = plain["model"] if "model" in plain else None
-    own = default_image_size(section["name"]) if section else 32
-    stand_ins = {"image_size": own, "batch_size": 1, "eval_batch_size": 1}
+    size = plain["data"]["image_size"] or default_image_size(plain["model"]["name"])
+    stand_ins = {"image_size": size, "batch_size": 1, "eval_batch_size": 1}
     train, shown = _sources(kind, plain["data"] | stand_ins, needs_data=needs_data)
     if "data.image_size" in left:
-        plain["data"]["image_size"] = own
-        if section:
-            model = create_model(**section, num_classes=1)
-            side = shown and short_side_of(shown)
-            plain["data"]["image_size"] = image_size_for(model, own, side)
+        model = create_model(**plain["model"], num_classes=1)
+        side = shown and short_side_of(shown)
+        plain["data"]["image_size"] = image_size_for(model, size, side)
     if "data.batch_size" in left:
         size = batch_size_for(len(train)) if train else plain["data"]["eval_batch_size"]
         plain["data"]["batch_size"] = size

@@ -18,7 +18,7 @@ ALLOWED = {
     "harness": ("process",),
     "process": ("harness.errors", "harness.arguments", "harness.files"),
     "parallel": ("harness", "process.streams"),
-    "workdirs": ("harness",),
+    "workdirs": ("harness", "process.identity"),
     "nest": ("kernels", "layers"),
     "nest.gan": ("nest", "kernels", "layers"),
     "tnt": ("kernels", "layers"),

@@ -24,10 +24,9 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from data.images import decode_image
-from data.sources.tfds_prepared import NotPrepared
 from harness import commandline
 from harness.arguments import problem
-from harness.errors import ConfigError, input_errors
+from harness.errors import ConfigError, NoSuchData, input_errors
 from harness.files import check_writable, local_path, replacing, run_path
 from preview.recipe_flag import define_config_flag
 from training import batch_pictures, experiment
@@ -45,7 +44,7 @@ def batch(args: flags.FlagValues) -> Figure:
         try:
             run = experiment.build(_config(args), class_names=classes)
         except ConfigError as error:
-            if not isinstance(error.__cause__, NotPrepared):
+            if not isinstance(error.__cause__, NoSuchData):
                 raise
             others = "--config.data.name=folder:IMAGES or --config.data.name=synthetic"
             raise ConfigError(f"{error}; or see it on other images: {others}") from error

@@ -150,9 +150,8 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
         if plain["data"]["data_dir"]:
             data_dir = local_path("config.data.data_dir", plain["data"]["data_dir"])
             plain["data"]["data_dir"] = str(data_dir)
-        checked = TASKS[name].check(plain) if "model" in plain else {}  # the image size is for it
-        plain = by_images.complete(plain | checked, kind, needs_data=needs_data)
-        plain |= checked or TASKS[name].check(plain)
+        plain |= TASKS[name].check(plain)
+        plain = by_images.complete(plain, kind, needs_data=needs_data)
         plain["task"] = {"name": name} | plain["task"]
         data = kind(**plain["data"], augment=plain["augment"])  # checks, reads nothing
         if needs_data:

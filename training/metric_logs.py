@@ -22,7 +22,7 @@ import numpy as np
 from harness.arguments import unknown
 from harness.errors import ConfigError, Interrupted, one_line
 from harness.files import replacing
-from harness.leases import in_bucket
+from harness.lease_files import in_bucket
 from training.services import SERVICES
 from workdirs.comparison import flatten
 from workdirs.records import read_json, write_record

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from harness.errors import ConfigError, Interrupted, one_line
-from harness.leases import in_bucket
+from harness.lease_files import in_bucket
 from harness.locks import locked
 from workdirs.plain_path import plain_path
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from harness.leases import in_bucket
+from harness.lease_files import in_bucket
 from harness.trees import flatten
 from workdirs.regular_files import open_regular
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from harness.errors import ConfigError
-from harness.processes import machine, machine_token, started
+from process.identity import machine, machine_token, started
 
 _PLAIN = re.compile(r"[A-Za-z0-9_ ./+,=@~-]*")
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any
 
 from harness.errors import ConfigError
-from harness.leases import in_bucket
+from harness.lease_files import in_bucket
 from workdirs.records import CHECKSUMS, read_json, write_record
 from workdirs.step_files import is_there, patiently, steps_in
 

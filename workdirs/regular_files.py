@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import IO
 
-from harness.leases import in_bucket
+from harness.lease_files import in_bucket
 
 
 class NoRegularFile(IsADirectoryError):

@@ -22,7 +22,7 @@ from typing import Any
 
 from harness.errors import NO_SUCH_PATH, ConfigError, RunError, StorageError, one_line
 from harness.files import sync, write_text
-from harness.leases import in_bucket
+from harness.lease_files import in_bucket
 from harness.trees import listed
 from workdirs.checksums import file_checksums, files_in
 from workdirs.regular_files import NoRegularFile, read_regular

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from harness.files import run_path
-from harness.leases import in_bucket
+from harness.lease_files import in_bucket
 from harness.strict_config import check_arguments
 from harness.trees import listed
 from workdirs.step_files import is_step, steps_in

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.errors import NoSuchData
 from harness.files import local_path, read_lines
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>\w[\w.\-]*))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -26,10 +27,6 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 FORMAT = "array_record"
 PREPARE = "python tools/prepare_data.py"
-
-
-class NotPrepared(ValueError):
-    """A data set of that name is not in the folder; the message says what makes it."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
     """As `open_prepared`, for a set in any file format."""
     folder = find_folder(name, data_dir)
     if folder is None:
-        raise NotPrepared(
+        raise NoSuchData(
             f"data set {name!r} is not prepared under {resolve_data_dir(data_dir)}"
             f"{_configs_hint(name, data_dir)}; run: {_command(name, data_dir)}"
         )

@@ -1,6 +1,7 @@
 """Paths in a bucket, against a storage server on this machine; and URLs that are no paths."""
 
 import concurrent.futures
+import inspect
 import re
 import subprocess
 import sys
@@ -251,3 +252,26 @@ def test_a_lease_that_cannot_be_renewed_is_no_longer_trusted(server, folder, mon
         server.set("ok")
         time.sleep(2.5)
         lease.check()  # nobody has taken it meanwhile
+
+
+@buckets_only
+def test_methods_take_what_those_of_other_paths_take():
+    """Orbax calls them by whatever it knows of etils' paths."""
+    from harness.buckets import BucketPath
+
+    base = BucketPath.__mro__[1]
+    for name, method in vars(BucketPath).items():
+        if callable(method) and hasattr(base, name) and not name.startswith("_"):
+            takes, asked = (inspect.signature(f).parameters for f in (method, getattr(base, name)))
+            assert list(takes)[: len(asked)] == list(asked), name
+            for key, parameter in asked.items():
+                assert takes[key].kind == parameter.kind, (name, key)
+
+
+@buckets_only
+def test_a_folder_is_removed_with_what_is_in_it(folder):
+    for options in ({}, {"missing_ok": True}, {"missing_ok": False}):
+        write_text(folder / "below" / "file", "a")
+        folder.rmtree(**options)
+        assert not folder.exists()
+    folder.rmtree(missing_ok=True)

@@ -175,7 +175,7 @@ def test_with_flock_a_lease_that_cannot_be_renewed_ends_nothing(tmp_path, monkey
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patched:
-            patched.setattr(leases, "_write", full)
+            patched.setattr("harness.lease_files.write", full)
             check_leases()
         (tmp_path / "lock.lease").unlink()
         confirm_leases()

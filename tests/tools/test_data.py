@@ -128,9 +128,22 @@ def test_a_loader_that_sleeps_is_measured_as_slow():
                 (("--batch=999999",), "--batch=999999: out of range"),
             ]
         ),
-        (
-            ("batch", "--config=configs/imagenet_nest.py", "--config.data.data_dir=/nowhere"),
-            "run: python tools/prepare_data.py .*; or see it on other images: --config.data.name=",
+        *(
+            (("batch", *given), f"{words}.*; or see it on other images: --config.data.name=")
+            for given, words in [
+                (
+                    ("--config=configs/imagenet_nest.py", "--config.data.data_dir=/nowhere"),
+                    "run: python tools/prepare_data.py ",
+                ),
+                (
+                    ("--config=configs/cifar_nest.py", "--config.data.name=folder:/nowhere"),
+                    "there is no folder '/nowhere'",
+                ),
+                (
+                    ("--config=configs/cifar_nest.py", "--config.data.name=cifar11"),
+                    "did you mean 'cifar10'",
+                ),
+            ]
         ),
         (
             ("operations", "--config=configs/digits_nest.py"),

@@ -194,8 +194,8 @@ def test_one_trainer_a_workdir(server):
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 2 and "runs/two/.lock is no longer this process's" in stderr
     other.send_signal(signal.SIGTERM)
-    other.communicate(timeout=100)
-    assert other.returncode == 75
+    _, stderr = other.communicate(timeout=100)
+    assert other.returncode == 75, stderr
 
 
 def test_storage_that_goes_away_ends_the_run_for_now(server):
@@ -206,7 +206,7 @@ def test_storage_that_goes_away_ends_the_run_for_now(server):
     _, stderr = process.communicate(timeout=400)
     assert process.returncode == 75, stderr
     assert "the same command resumes from the last checkpoint" in stderr.splitlines()[-1]
-    assert "Traceback" not in stderr
+    assert "Traceback" not in stderr, stderr
     server.set("ok")
     process = start(server, "train.py", *flags)
     wait_for(server, "runs/away/checkpoints/latest/8/commit_success.txt", process)

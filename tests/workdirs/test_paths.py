@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.errors import Interrupted
-from harness.processes import started
+from process.identity import started
 from tests.workdirs import runs
 from training import running
 from workdirs.plain_path import plain_path

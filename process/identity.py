@@ -1,4 +1,4 @@
-"""Which processes live: of this machine, and told apart from those of others."""
+"""Which processes live: of this machine, told apart from those of others."""
 
 import os
 import zlib
