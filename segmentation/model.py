@@ -11,9 +11,10 @@ from flax import linen as nn
 from jax import Array
 
 from features.backbone import Backbone
-from features.neck import Pyramid, check_pyramid
+from features.map_infos import offer_of
+from features.neck import Pyramid, check_pyramid, sources
 from layers.dense import Dense
-from layers.field_checks import check_counts, check_divisor, check_mlp_ratio
+from layers.field_checks import check_counts, check_divisor, check_mlp_ratio, field_error
 from segmentation.decoder import ClassDecoder
 from segmentation.mask_head import MaskHead, resize
 
@@ -28,7 +29,8 @@ class Segmenter(nn.Module):
     Attributes:
         num_classes: k.
         backbone: whose maps are taken.
-        strides: a neck brings the maps to these strides in pixels first; None: as they are.
+        strides: a neck brings the maps to these strides in pixels first, one or two; None: as they
+            are.
         dim: channels of the decoder.
         num_layers: of the decoder.
         num_heads: attention heads of the decoder.
@@ -58,8 +60,14 @@ class Segmenter(nn.Module):
         check_counts(**{name: getattr(self, name) for name in counts})
         check_divisor(self.dim, f"dim={self.dim}", num_heads=self.num_heads)
         check_mlp_ratio(self.mlp_ratio, (self.dim,))
+        infos = used = self.backbone.infos
         if self.strides is not None:
-            check_pyramid(self.strides, self.backbone.infos)
+            check_pyramid(self.strides, infos)
+            used = sources(self.strides, infos)
+        if len(used) > 2 or set(used) != set(infos):
+            field = "maps" if self.strides is None else "strides"
+            what = "leaves maps unused: " + ", ".join(info.name for info in infos)
+            raise field_error(field, getattr(self, field, self.backbone.maps), what, "one or two")
         super().__post_init__()
 
     @nn.compact
@@ -114,13 +122,16 @@ def create_segmenter(
         classifier: of zoo/registry.py; its computation type is the segmenter's.
         num_classes: of pixels.
         maps: numbers of the classifier's levels (NesT), stages (ResNet, PyramidTNT), layers (TNT)
-            or blocks (ViT) whose maps are taken, lowest first, counted from 1. None: all of a
-            pyramid, the last of the others.
+            or blocks (ViT) whose maps are taken, lowest first, counted from 1: one or two. None:
+            the first and the last of a pyramid, the last of the others.
         strides, dim, num_layers, num_heads, mlp_ratio, mask_dim: see `Segmenter`.
 
     Raises:
         ValueError: values that do not fit each other or the classifier.
     """
+    offer = offer_of(classifier)
+    if maps is None and offer.is_pyramid:
+        maps = (1, len(offer.maps))
     return Segmenter(
         num_classes=num_classes,
         backbone=Backbone(classifier, maps),

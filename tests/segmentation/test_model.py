@@ -108,6 +108,8 @@ def test_corners_stay_in_place():
         ({"num_heads": 3}, "num_heads=3: does not divide dim=16"),
         ({"strides": (8, 2)}, r"strides=\(8, 2\)"),
         ({"maps": (4,)}, r"maps=\(4,\)"),
+        ({"maps": (1, 2, 3)}, r"maps=\(1, 2, 3\): leaves maps unused"),
+        ({"strides": (2, 4, 8)}, r"strides=\(2, 4, 8\): leaves maps unused"),
         ({"dim": 0}, "dim=0"),
     ],
 )
