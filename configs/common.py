@@ -82,12 +82,12 @@ def gan_config() -> ConfigDict:
 def detection_config() -> ConfigDict:
     """Returns a config with the sections of a detection; recipes fill in the rest.
 
-    Apart from those that all runs have, each is the keyword arguments of one function:
+    Those that a classification's run has not, or has otherwise:
 
-        detector    detection/detr.py     create_detector
-        data        data/annotations/pipeline.py      BoxData
-        augment     data/annotations/transforms.py    TRANSFORMS
-        task        tasks/detection.py    Detection
+        detector    detection/detr.py               create_detector
+        data        data/annotations/pipeline.py    BoxData
+        augment     data/annotations/transforms.py  TRANSFORMS
+        task        tasks/detection.py              Detection
     """
     config = base_config()
     del config.device_augment

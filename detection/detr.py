@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax import Array
 
 from detection.heads import Heads, uniform
-from detection.matching import Classes
+from detection.losses import Classes
 from detection.positions import box_positions, map_positions
 from detection.transformer import (
     LAYER_NORM_EPSILON,

@@ -5,13 +5,16 @@ Each is a sum over a batch, for the caller to divide by the number of objects.
 Shape letters: b batch, q predictions, o objects of an image with padding, k logits.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from detection.boxes import corners, generalized_iou, iou
-from detection.matching import FOCAL_ALPHA, FOCAL_GAMMA, Classes
 
+Classes = Literal["softmax", "focal", "varifocal"]
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # of arXiv 1708.02002, as in Deformable DETR
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0  # of arXiv 2008.13367
 
 

@@ -3,17 +3,13 @@
 Shape letters: b batch, q predictions, o objects of an image with padding, k logits.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 from optax.assignment import hungarian_algorithm
 
 from detection.boxes import corners, generalized_iou
-
-Classes = Literal["softmax", "focal", "varifocal"]
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # of arXiv 1708.02002, as in Deformable DETR
+from detection.losses import FOCAL_ALPHA, FOCAL_GAMMA, Classes
 
 
 def match(costs: Array, is_object: Array) -> Array:

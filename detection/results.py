@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from detection.boxes import corners
-from detection.matching import Classes
+from detection.losses import Classes
 
 
 class Results(NamedTuple):

@@ -72,7 +72,7 @@ class Backbone(nn.Module):
             ValueError: the image does not fit the classifier.
         """
         maps = self._maps(images, train)
-        if not offer_of(self.model).has_norm:
+        if not offer_of(self.model).needs_norm:
             return maps
         dtype = self.model.dtype
         return [

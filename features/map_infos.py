@@ -41,7 +41,7 @@ class Offer:
             maps are planes already.
         step: the sides of an image are multiples of this in pixels, or `smallest` and multiples.
         smallest: side of the smallest image in pixels.
-        has_norm: whether the classifier normalises its last map only where its head begins, so
+        needs_norm: whether the classifier normalises its last map only where its head begins, so
             that a map needs a norm of its own.
     """
 
@@ -50,7 +50,7 @@ class Offer:
     first_patch: int | None
     step: int
     smallest: int
-    has_norm: bool
+    needs_norm: bool
 
 
 def _nest(model: Nest) -> Offer:

@@ -11,16 +11,15 @@ from jax.sharding import Mesh
 from data import pipeline
 from data.annotations import average_precision as ap
 from detection.detr import Detr, check_pool, create_detector
-from detection.losses import box_losses, class_loss
-from detection.matching import Classes, match, matching_costs
+from detection.losses import Classes, box_losses, class_loss
+from detection.matching import match, matching_costs
 from detection.results import results_of
 from harness.arguments import check_range, problem
 from harness.errors import BadImage, ConfigError
 from harness.steps import Steps
-from harness.strict_config import check_model_section, check_section, field_errors
-from tasks.optimizers import PROVIDED, create_optimizer
+from harness.strict_config import field_errors
 from tasks.protocol import Evaluation, Task
-from tasks.supervised import Supervised, TrainState, build_optimizer, normalize
+from tasks.supervised import Supervised, TrainState, build_optimizer, check_on_maps, normalize
 from zoo.registry import create_model
 
 # Arguments of Detection that the code gives, not the config.
@@ -184,18 +183,7 @@ class Detection(Supervised):
 
 def check_detection(config: dict[str, Any]) -> dict[str, Any]:
     """Checks the sections that build_detection reads; returns them with their defaults."""
-    model = check_model_section(config["model"], "config.model", create_model, num_classes=1)
-    detector = check_section(config["detector"], create_detector, "config.detector")
-    with field_errors("config.detector"):
-        create_detector(create_model(**model, num_classes=1), 1, **detector)
-    return {
-        "model": model,
-        "detector": detector,
-        "optimizer": check_section(
-            config["optimizer"], create_optimizer, "config.optimizer", provided=PROVIDED
-        ),
-        "task": check_section(config["task"], Detection, "config.task", provided=FROM_PARTS),
-    }
+    return check_on_maps(config, "detector", create_detector, Detection, FROM_PARTS)
 
 
 def build_detection(config: dict[str, Any], data: pipeline.Data, steps: Steps, mesh: Mesh) -> Task:

@@ -11,12 +11,10 @@ from jax.sharding import Mesh
 from data import pipeline
 from harness.errors import BadImage
 from harness.steps import Steps
-from harness.strict_config import check_model_section, check_section, field_errors
 from segmentation.measures import Confusion, pixel_losses
 from segmentation.model import create_segmenter
-from tasks.optimizers import PROVIDED, create_optimizer
 from tasks.protocol import Batch, Evaluation, Task
-from tasks.supervised import Supervised, TrainState, build_optimizer, normalize
+from tasks.supervised import Supervised, TrainState, build_optimizer, check_on_maps, normalize
 from zoo.registry import create_model
 
 # Arguments of Segmentation that the code gives, not the config.
@@ -106,18 +104,7 @@ class Segmentation(Supervised):
 
 def check_segmentation(config: dict[str, Any]) -> dict[str, Any]:
     """Checks the sections that build_segmentation reads; returns them with their defaults."""
-    model = check_model_section(config["model"], "config.model", create_model, num_classes=1)
-    decoder = check_section(config["decoder"], create_segmenter, "config.decoder")
-    with field_errors("config.decoder"):
-        create_segmenter(create_model(**model, num_classes=1), 1, **decoder)
-    return {
-        "model": model,
-        "decoder": decoder,
-        "optimizer": check_section(
-            config["optimizer"], create_optimizer, "config.optimizer", provided=PROVIDED
-        ),
-        "task": check_section(config["task"], Segmentation, "config.task", provided=FROM_PARTS),
-    }
+    return check_on_maps(config, "decoder", create_segmenter, Segmentation, FROM_PARTS)
 
 
 def build_segmentation(

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,14 +15,16 @@ from jax.sharding import Mesh
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError
 from harness.steps import Steps
+from harness.strict_config import check_model_section, check_section, field_errors
 from harness.trees import merged, select
 from parallel.sharding import num_batch_parts
 from tasks.ema import ParameterEma
-from tasks.optimizers import Optimizer, create_optimizer
+from tasks.optimizers import PROVIDED, Optimizer, create_optimizer
 from tasks.parameter_masks import trainable_mask
 from tasks.protocol import Batch, Scalars, Task
 from tasks.schedules import Schedule
 from tasks.skipping import skip_update
+from zoo.registry import create_model
 
 
 @flax.struct.dataclass
@@ -205,6 +208,36 @@ class Supervised(Task):
         )
         mean_grads = jax.tree.map(lambda x: x / parts, total)
         return mean_grads, model_state, jax.tree.map(jnp.mean, metrics)
+
+
+def check_on_maps(
+    config: dict[str, Any],
+    section: str,
+    create: Callable[..., nn.Module],
+    task: Callable[..., Supervised],
+    from_parts: tuple[str, ...],
+) -> dict[str, Any]:
+    """Checks the sections of a task on a classifier's maps; returns them with their defaults.
+
+    Args:
+        config: of the run.
+        section: the one whose keys are the arguments of `create`.
+        create: makes the model, given the classifier and the number of classes.
+        task: whose arguments are the keys of the section `task`, without `from_parts`.
+        from_parts: arguments that the code gives.
+    """
+    model = check_model_section(config["model"], "config.model", create_model, num_classes=1)
+    above = check_section(config[section], create, f"config.{section}")
+    with field_errors(f"config.{section}"):
+        create(create_model(**model, num_classes=1), 1, **above)
+    return {
+        "model": model,
+        section: above,
+        "optimizer": check_section(
+            config["optimizer"], create_optimizer, "config.optimizer", provided=PROVIDED
+        ),
+        "task": check_section(config["task"], task, "config.task", provided=from_parts),
+    }
 
 
 def build_optimizer(

@@ -17,15 +17,17 @@ With --explain, a picture of what speaks for the likeliest class is written for 
 
 A run of detection or segmentation draws what it finds on each image, into --annotated_folder, as
 NAME.annotated.png, and writes all of it there as predictions.json, in COCO's form; boxes that are
-less certain than --min_score are in the file alone. Of these runs --workdir is needed.
+less certain than --min_score are in the file alone. Its ids are its own: category 1 is the first
+class of the run, image 1 the first image. Of these runs --workdir is needed; --json and --top_k
+are for classes of whole images.
 
 Exit codes: 0 done; 2 wrong input, or an image could not be read: it is named on stderr, and the
 others are predicted.
 """
 
-import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
@@ -43,7 +45,7 @@ from data.class_names import short_name
 from harness import commandline
 from harness.errors import ConfigError, escaped, input_errors, printable
 from harness.files import check_folder, local_path, run_path, write_text
-from inference.annotating.annotator import Annotator, is_annotated
+from inference.annotating.annotator import Annotator, Found, is_annotated
 from inference.annotating.coco_form import coco_form
 from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
@@ -160,11 +162,14 @@ def annotate_all(annotator: Annotator, files: list[Path], args: flags.FlagValues
         How many cannot be read.
     """
     pictures = PictureFolder("--annotated_folder", args.annotated_folder, "annotated")
-    names, found = annotator.class_names, []
+    names, bad = annotator.class_names, 0
     bar = tqdm.tqdm(total=len(files), unit="image", leave=False, disable=not sys.stderr.isatty())
-    with bar:
+
+    def drawn() -> Iterator[Found]:  # one after the other: pixels of all may be too many
+        nonlocal bad
         for one in annotator.iterate(files, batch_size=args.batch_size):
             if one.problem:
+                bad += 1
                 what = printable(f"{one.path}: {one.problem}")
                 bar.write(f"{sys.argv[0]}: {what}", sys.stderr)
             else:
@@ -172,21 +177,23 @@ def annotate_all(annotator: Annotator, files: list[Path], args: flags.FlagValues
                 Image.fromarray(one.drawn(names, args.min_score)).save(path)
                 text = one.in_words(names, args.min_score)
                 bar.write(printable(f"{one.path}  {text}  {shown}"), sys.stdout)
-                # Pixels stay behind: there may be many images.
-                found.append(dataclasses.replace(one, image=one.image[:, :, :0]))
+                yield one
             bar.update()
+
+    with bar:
+        content = coco_form(drawn(), names)
     folder = writable_folder("--annotated_folder", args.annotated_folder)
-    text = escaped(json.dumps(coco_form(found, names), ensure_ascii=False))
+    text = escaped(json.dumps(content, ensure_ascii=False))
     with input_errors():
         write_text(folder / "predictions.json", f"{text}\n")
     print(f"written: {Path(args.annotated_folder) / 'predictions.json'}", file=sys.stderr)
-    return len(files) - len(found)
+    return bad
 
 
 def define_flags() -> None:
     define_predictor_flags()
     flags.DEFINE_string("exported", None, "File of tools/export.py, instead of all these.")
-    flags.DEFINE_integer("top_k", 5, "Classes to name per image.", lower_bound=1)
+    flags.DEFINE_integer("top_k", None, "Classes to name per image; 5 if not given.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 32, "Images that are predicted at once.", lower_bound=1)
     flags.DEFINE_enum(
         "explain", None, METHODS, "Also draw what speaks for the likeliest class, by this method."
@@ -207,8 +214,8 @@ def _annotator(args: flags.FlagValues) -> Annotator | None:
         config = stored_config(run_path("--workdir", args.workdir), mesh={"data": -1, "fsdp": 1})
     if not is_annotated(str(config.task.name)):
         return None
-    for name in ("weights", "classes", "explain"):
-        if getattr(args, name) is not None:
+    for name in ("weights", "classes", "explain", "json", "top_k"):
+        if getattr(args, name) not in (None, False):
             raise ConfigError(f"--{name} is for classification; config.task.name says otherwise")
     writable_folder("--annotated_folder", args.annotated_folder)  # before the model is loaded
     workdir = run_path("--workdir", args.workdir)
@@ -248,7 +255,7 @@ def main(args: flags.FlagValues, images: list[str]) -> None:
         bad = predict_all(
             predictor,
             files,
-            top_k=args.top_k,
+            top_k=args.top_k or 5,
             batch_size=args.batch_size,
             as_lines=args.json,
             explain=args.explain,

@@ -33,8 +33,8 @@ FAULTS_SAID = 3  # of a log line's; the others are in metrics.jsonl
 class Reporter:
     """Shows and records metrics. Only the first process does anything.
 
-    metrics.jsonl is a record: if it cannot be written, the run ends. If all else, which is only for
-    looking at, fails, the run goes on.
+    metrics.jsonl is a record: if it cannot be written, the run ends. All else is only for looking
+    at: if that fails, the run goes on.
 
     Args:
         workdir: receives metrics.jsonl, tensorboard/, curves.png, parameters.txt and the task's

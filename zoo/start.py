@@ -51,7 +51,8 @@ def read_init_from(
         path: config.init_from, also a name of released weights. None or "none": from scratch; "": a
             fine-tuning recipe that still lacks its weights.
         model: of the run. One with a `backbone` starts from weights of the classifier that this is
-            made of, without what is in HEAD.
+            made of, without what is in HEAD: `reinit_head` and `other_classes` have no effect, and
+            weights of such a model start no other.
         weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
         other_classes: whether the run's classes differ from those of the weights, so that the head
             is re-initialised even if their number is the same. None: decided by the class names.

@@ -83,8 +83,8 @@ def average_precision(
             "images": [{"id": image + 1} for image in range(len(truth))],
             "categories": names,
             "annotations": [
-                {"id": number, "iscrowd": int(crowd), "area": float(area), **_as_coco(*found)}
-                for number, (crowd, area, found) in enumerate(_gold_rows(truth), 1)
+                {"id": number, "iscrowd": int(crowd), "area": float(area), **_as_coco(*row)}
+                for number, (crowd, area, row) in enumerate(_gold_rows(truth), 1)
             ],
         }
     )

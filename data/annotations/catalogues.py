@@ -58,9 +58,23 @@ def _from_masks(name: str, path: Path, ignore_label: int, **others) -> Dataset:
         num_channels=3,
         load=lambda split, _: MaskSource(folder.pairs[split], count, ignore_label),
         splits=tuple(folder.pairs),
+        note=_numbering(folder.class_names, ignore_label),
         aliases=_one_evaluation(folder.pairs),
         class_names=folder.class_names,
     )
+
+
+def _numbering(class_names: tuple[str, ...], ignore_label: int) -> str:
+    """Returns a note on which number the names begin with, where that is easily mistaken, or ""."""
+    number, key = None, f"config.data.ignore_label={ignore_label}"
+    if ignore_label == 0 and class_names[0].lower() in ("background", "unlabeled", "void"):
+        number = 1
+    elif 0 < ignore_label < len(class_names):
+        number = ignore_label + 1
+    if number is not None:
+        name = class_names[number - 1]
+        return f"{key} has no name: {name!r} is that of pixels of number {number}"
+    return ""
 
 
 def _one_evaluation(splits) -> dict[str, str]:

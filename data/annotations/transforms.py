@@ -50,7 +50,7 @@ def within(item: Annotated) -> Annotated:
     return dataclasses.replace(item, objects=item.objects.select(remains))
 
 
-def told_apart(item: Annotated, rng: np.random.Generator) -> Annotated:
+def without_crowds(item: Annotated, rng: np.random.Generator) -> Annotated:
     """Leaves out crowds, from which nothing can be learned, and what lies outside the image."""
     return within(dataclasses.replace(item, objects=item.objects.select(~item.objects.is_crowd)))
 
@@ -229,7 +229,7 @@ def create_transforms(
     Raises:
         ValueError: a value is out of range.
     """
-    steps: list[Transform] = [told_apart]
+    steps: list[Transform] = [without_crowds]
     is_resized = False
     for name, create in TRANSFORMS.items():
         if (options := (augment or {}).get(name)) is not None:

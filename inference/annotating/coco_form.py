@@ -3,7 +3,7 @@
 Reference: https://cocodataset.org/#format-data and #format-results
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from data.annotations.annotated import IGNORE
 from inference.annotating.annotator import Found
 
 
-def coco_form(found: Sequence[Found], class_names: Sequence[str]) -> dict[str, Any]:
+def coco_form(found: Iterable[Found], class_names: Sequence[str]) -> dict[str, Any]:
     """Returns the images, the categories and what was found, ready for JSON.
 
     Args:
-        found: of images that could be read.
-        class_names: in the order of the labels; category 1 is the first.
+        found: of images that could be read; none is kept.
+        class_names: in the order of the labels; category 1 is the first, whatever its id in the
+            data set.
 
     Returns:
         "images", "categories" and "annotations": of a detection all answers, with their "score";

@@ -144,3 +144,13 @@ def test_wrong_values_are_named(tiny_config, section, values, message):
     tiny_config[section].update(values)
     with pytest.raises(ConfigError, match=message):
         experiment.build(tiny_config)
+
+
+def test_weights_of_a_segmentation_are_said_to_start_no_other(tiny_config, tmp_path):
+    run = experiment.build(tiny_config)
+    weights = {"params": jax.device_get(run.init().params)}
+    classifier = create_model(**tiny_config.model.to_dict(), num_classes=7)
+    write_weights(tmp_path / "weights.npz", weights, classifier, (32, 32))
+    tiny_config.init_from = str(tmp_path / "weights.npz")
+    with pytest.raises(ConfigError, match="of a detection or segmentation, from which no other"):
+        experiment.build(tiny_config).read_weights()

@@ -199,10 +199,22 @@ def test_masks(tmp_path, mode):
 def test_masks_in_which_zero_counts_for_nothing(tmp_path):
     write_masks(tmp_path, names="objectInfo150.txt")
     data = SegmentData(name=f"masks:{tmp_path}", ignore_label=0, **SMALL).open()
-    assert data.dataset.class_names == ("wall", "sky", "owl")
+    assert data.dataset.class_names == ("wall", "sky", "owl") and not data.dataset.notes
     batch = next(iter(data.eval_batches()))
     expected = np.where(MASK == 0, 255, np.where(MASK == 255, 255, MASK - 1))
     np.testing.assert_array_equal(batch["segments"][0, :20, :30], expected)
+
+
+@pytest.mark.parametrize(
+    ("ignored", "message"),
+    [(0, "'Background' is that of pixels of number 1"), (2, "'owl' .* number 3")],
+)
+def test_names_that_are_easily_shifted_are_noted(tmp_path, ignored, message):
+    write_masks(tmp_path)
+    (tmp_path / "classes.txt").write_text("Background\nsky\nowl\ntree\n")
+    data = SegmentData(name=f"masks:{tmp_path}", ignore_label=ignored, **SMALL).open()
+    (note,) = data.dataset.notes
+    assert re.search(message, note)
 
 
 def test_a_mask_that_is_all_ignored(tmp_path):

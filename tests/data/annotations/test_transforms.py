@@ -88,7 +88,7 @@ def test_color_jitter_leaves_places_alone():
 def test_what_cannot_be_learned_is_left_out():
     item = scene(crowd=(False, True, False))
     boxes = np.array([(-5, -5, 6, 6), (0, 0, 9, 9), (200, 10, 300, 20)], np.float32)
-    found = transforms.told_apart(item.with_boxes(boxes), np.random.default_rng(0))
+    found = transforms.without_crowds(item.with_boxes(boxes), np.random.default_rng(0))
     np.testing.assert_array_equal(found.objects.boxes, [(0, 0, 6, 6)])
     assert found.objects.labels.tolist() == [0]
     empty = Annotated(item.image, objects_of(), item.size)

@@ -12,6 +12,7 @@ from PIL import Image
 import train
 from data.annotations.digits_scenes import Scenes, SceneSource
 from data.annotations.pipeline import AnnotatedData
+from harness.errors import ConfigError
 from inference.annotating.annotator import Annotator
 from reports.run_record import read_run
 from reports.run_sections import run_page
@@ -35,7 +36,7 @@ def predict_images(workdir, images, folder, **options):
     """Calls the tool's functions as its flags would."""
     flags = {"config": None, "workdir": str(workdir), "weights": None, "checkpoint": "latest"}
     flags |= {"ema": False, "classes": None, "exported": None, "explain": None, "batch_size": 3}
-    flags |= {"annotated_folder": str(folder), "min_score": 0.02, "json": False, "top_k": 5}
+    flags |= {"annotated_folder": str(folder), "min_score": 0.02, "json": False, "top_k": None}
     args = type("Flags", (), flags | {"explain_folder": "explained"} | options)
     predict.main(args, [str(image) for image in images])
 
@@ -60,11 +61,19 @@ def test_predict_draws_and_writes(workdir, tmp_path, capsys):
         assert picture.shape == (384, 384, 3)
 
 
+@pytest.mark.parametrize("flag", [{"json": True}, {"top_k": 1}])
+def test_flags_of_classification_are_refused(workdir, tmp_path, flag):
+    with pytest.raises(ConfigError, match=f"--{next(iter(flag))} is for classification"):
+        predict_images(workdir, [tmp_path], tmp_path / "out", **flag)
+
+
 def test_weights_without_the_data_set(workdir, monkeypatch):
     """All that a model needs of it are its names and its channels."""
     image = SceneSource("test", (64, 64), Scenes())[0]["image"]
     (expected,) = Annotator.load(workdir).iterate(image)
     config = read_config(workdir)
+    kind = {"detection": "coco", "segmentation": "masks"}[config.task.name]
+    config.data.name = f"{kind}:/nowhere"
     config.data.channels = 1  # else taken to be in colour
     config.mesh.data = -1  # as `load` without a config: the same bits
 
