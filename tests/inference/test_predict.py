@@ -384,7 +384,9 @@ def test_only_imagenets_synonyms_are_cut():
     assert short_name("tench, Tinca tinca") == "tench" and short_name("tench, other") != "tench"
     text = batch_pictures.label_text(np.float32([0.6, 0.4]), names)
     assert text == "Lab, black 0.60 + Lab, yellow 0.40"
-    assert dry_run._labels(jax.numpy.arange(2), names) == "Lab, black, Lab, yellow, ..."
+    data = SimpleNamespace(form=Labelled(()), dataset=SimpleNamespace(class_names=names))
+    batch = {"image": jax.numpy.zeros((2, 1)), "label": jax.numpy.arange(2)}
+    assert dry_run._labels(batch, data) == "Lab, black, Lab, yellow, ..."
     assert Subject("any", SimpleNamespace(class_names=names)).class_name(1) == "Lab, yellow"
 
 
