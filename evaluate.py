@@ -191,7 +191,7 @@ def _metrics(
     def watched(batches):
         for batch in batches:
             yield batch
-            if jax.process_count() == 1:
+            if jax.process_count() == 1 and "label" in batch:
                 labels = np.asarray(batch["label"])[np.asarray(batch["mask"]) > 0]
                 if labels.ndim == 2:  # of 0 and 1, several an image
                     labels = np.nonzero(labels)[1]

@@ -35,6 +35,24 @@ def base_config() -> ConfigDict:
     return config
 
 
+def segmentation_config() -> ConfigDict:
+    """Returns a config with the sections of a segmentation's run; recipes fill in the rest.
+
+    Those that a classification's run has not, or has otherwise:
+
+        decoder    segmentation/model.py           create_segmenter
+        data       data/annotations/pipeline.py    SegmentData
+        augment    data/annotations/transforms.py  TRANSFORMS
+        task       tasks/segmentation.py           Segmentation
+    """
+    config = base_config()
+    del config["device_augment"]
+    config.decoder = {}
+    config.task.name = "segmentation"
+    config.checkpoint.best_metric = "mean_iou"
+    return config
+
+
 def gan_config() -> ConfigDict:
     """Returns a config with the sections of a GAN's run; recipes fill in the rest.
 
@@ -58,6 +76,24 @@ def gan_config() -> ConfigDict:
         }
     config.checkpoint.best_metric = ""
     config.checkpoint.best_mode = None  # distances: min; shares: max
+    return config
+
+
+def detection_config() -> ConfigDict:
+    """Returns a config with the sections of a detection; recipes fill in the rest.
+
+    Those that a classification's run has not, or has otherwise:
+
+        detector    detection/detr.py               create_detector
+        data        data/annotations/pipeline.py    BoxData
+        augment     data/annotations/transforms.py  TRANSFORMS
+        task        tasks/detection.py              Detection
+    """
+    config = base_config()
+    del config.device_augment
+    config.task.name = "detection"
+    config.detector = {}
+    config.checkpoint.best_metric = "ap"
     return config
 
 

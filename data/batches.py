@@ -18,15 +18,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data import loading
 from harness.arguments import check_range, problem
-from process.shared_memory import check_room, worker_errors
+from process.shared_memory import check_room, end_with_parent, worker_errors
 from process.signals import STOPPING
 
 # Of images that one task of a thread or worker makes: 27 of 224 x 224 pixels, all of CIFAR's.
 PART_BYTES = 2**22
 
 ReportBad = Callable[[list[tuple[int, str, str]]], None]  # of (index, name, reason)
-# image uint8 [b, h, w, c], mask float32 [b] and label int32 [b]; with several labels an image,
-# label is [b, num_classes] of 0 and 1.
+# mask float32 [b] and what the records' loading.Form gives: of classification image, uint8
+# [b, h, w, c], and label, int32 [b]; with several labels an image [b, num_classes] of 0 and 1.
 Batch = dict[str, Any]
 
 
@@ -97,8 +97,7 @@ class BatchReader:
 
     Attributes:
         records: Grain's random-access list of loading.Sample, which may be practically endless.
-        image_shape: (height, width, channels).
-        label_shape: of a label in the batch, see loading.MakePart.
+        empty: name -> array of a row without a record, see loading.Form.
         batch_size: global.
         layout: which rows are loaded here, and where they go.
         num_threads: threads that make parts of batches, in each worker process if there are any; 0
@@ -109,8 +108,7 @@ class BatchReader:
     """
 
     records: grain.MapDataset
-    image_shape: tuple[int, int, int]
-    label_shape: tuple[int, ...]
+    empty: dict[str, np.ndarray]
     batch_size: int
     layout: Layout
     num_threads: int
@@ -135,11 +133,10 @@ class BatchReader:
         rows = self.layout.local_rows(self.batch_size)
         # A task per small image would cost more than the image, and a thread that makes a whole
         # batch of large ones too much memory: 16 threads, each with several of 150 MB.
-        size = max(1, PART_BYTES // math.prod(self.image_shape))
+        row_bytes = sum(array.nbytes for array in self.empty.values())
+        size = max(1, PART_BYTES // row_bytes)
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        make = loading.MakePart(
-            self.records, self.image_shape, self.label_shape, self.batch_size, parts
-        )
+        make = loading.MakePart(self.records, self.empty, self.batch_size, parts)
         stop = min(len(self) * len(parts), sys.maxsize)  # endless lists are as long as can be
         tasks = grain.MapDataset.range(start * len(parts), stop).map(make)
         ahead = 2 * self.num_threads
@@ -151,13 +148,13 @@ class BatchReader:
                 flags.FLAGS.mark_as_parsed()
             # Parts come back in order, whichever worker made them.
             per_worker = max(2, math.ceil(2 * len(parts) / self.num_workers))
-            part_bytes = min(size, len(rows)) * math.prod(self.image_shape)
+            part_bytes = min(size, len(rows)) * row_bytes
             check_room(self.num_workers, self.num_workers * per_worker * part_bytes)
             loaded = loaded.mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self.num_workers, per_worker_buffer_size=per_worker
                 ),
-                worker_init_fn=loading.end_with_parent,
+                worker_init_fn=end_with_parent,
             )
         batches = loaded.batch(len(parts), batch_fn=loading.join_parts).map(self._place)
         return iter(

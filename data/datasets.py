@@ -1,5 +1,7 @@
 """Data sets by name: how each is loaded, its classes and its statistics.
 
+Those with classes are below; data/annotations/catalogues.py has those with boxes and masks.
+
 digits, digits_mosaic, synthetic    ship with the code
 folder:/path        a folder of images per class (data/sources/folders.py)
 npz:/path.npz       arrays in one file (data/sources/npz.py)
@@ -13,23 +15,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from data.pixel_statistics import default_statistics
-from data.sources import (
-    arrays,
-    digits_mosaic,
-    folders,
-    inaturalist,
-    npz,
-    tfds_prepared,
-    tfds_records,
-)
+from data.sources import arrays, digits_mosaic, folders, inaturalist, npz, tfds_prepared
+from data.sources.tfds_records import ArrayRecordSource
 from harness.arguments import problem, unknown
 from harness.errors import NoSuchData, printable
 from harness.files import local_path
 
-# Names of TensorFlow Datasets that the recipes have.
-_USUAL = ("cifar10", "cifar100", "imagenet2012")
 SOURCE_FILE = "source.json"  # of a smaller copy, see data/copy_sources.py
 # A split whose pixels take no more than this is decoded once and kept: CIFAR takes 154 MB.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
@@ -93,85 +88,95 @@ class Dataset:
         return default_statistics(self.name, self.num_channels)[1]
 
 
-def _is_path(name: str) -> bool:
-    kind, colon, _ = name.partition(":")
-    return bool(colon) and kind in PATHS
+@dataclass(frozen=True)
+class Catalogue:
+    """The data sets that a kind of training can name.
 
-
-def check_form(name: str) -> None:
-    """Raises a ValueError for what can't be the name of a data set, without looking for it."""
-    if not (_is_path(name) or name in BUILT_IN or tfds_prepared.is_name(name)):
-        raise ValueError(f"config.data.name={name!r}: {unknown(name, _known())}")
-
-
-def check_name(name: str, data_dir: str | None = None) -> None:
-    """Checks that a data set of this name is there, without reading any of its records.
-
-    Args:
-        name: as `open_dataset` takes it.
-        data_dir: as `open_dataset` takes it.
-
-    Raises:
-        NoSuchData: not there; one line that says what to do.
-        ValueError: malformed.
+    Attributes:
+        built_in: name -> what opens a set that ships with the code; one's own may be added.
+        paths: kind of a name with a path, "kind:/path" -> (what the path has to be, what opens it).
+        from_tfds: opens a prepared set by its name, folder and the options of `open`.
+        usual: names of TensorFlow Datasets that the recipes have.
     """
-    check_form(name)
-    if name in BUILT_IN:
-        return
-    if _is_path(name):
+
+    built_in: Mapping[str, Callable[..., Dataset]]
+    paths: Mapping[str, tuple[Callable[[Path], bool], Callable[[str, Path], Dataset]]]
+    from_tfds: Callable[..., Dataset]
+    usual: tuple[str, ...]
+
+    def _is_path(self, name: str) -> bool:
+        kind, colon, _ = name.partition(":")
+        return bool(colon) and kind in self.paths
+
+    def _is_file(self, kind: str) -> bool:
+        return self.paths[kind][0] is os.path.isfile
+
+    def check_form(self, name: str) -> None:
+        """Raises a ValueError for what can't be the name of a data set, without looking for it."""
+        if not (self._is_path(name) or name in self.built_in or tfds_prepared.is_name(name)):
+            raise ValueError(f"config.data.name={name!r}: {unknown(name, self._known())}")
+
+    def check_name(self, name: str, data_dir: str | None = None) -> None:
+        """Raises NoSuchData unless a data set, named as for `open`, is there; reads no record."""
+        self.check_form(name)
         kind, _, path = name.partition(":")
-        place = local_path("config.data.name", path) if path else None
-        if place is None or not PATHS[kind][0](place):
-            what = f"there is no {'file' if kind == 'npz' else 'folder'} {path!r}"
-            what += "" if path else f"; give its path, --config.data.name={kind}:/path"
-            raise NoSuchData(problem("config.data.name", name, what))
-    else:
-        try:
-            tfds_prepared.open_prepared(name, data_dir)
-        except NoSuchData as error:
-            if name in _USUAL:
-                raise
-            raise NoSuchData(f"{error} ({unknown(name, _known())})") from None
+        if name in self.built_in:
+            return
+        if self._is_path(name):
+            place = local_path("config.data.name", path) if path else None
+            if place is None or not self.paths[kind][0](place):
+                what = f"there is no {'file' if self._is_file(kind) else 'folder'} {path!r}"
+                what += "" if path else f"; give its path, --config.data.name={kind}:/path"
+                raise NoSuchData(problem("config.data.name", name, what))
+        else:
+            try:
+                tfds_prepared.open_prepared(name, data_dir)
+            except NoSuchData as error:
+                if name in self.usual:
+                    raise
+                raise NoSuchData(f"{error} ({unknown(name, self._known())})") from None
 
+    def absolute_name(self, name: str) -> str:
+        """Returns the name with an absolute path, if it has one, so that runs go on anywhere."""
+        kind, _, path = name.partition(":")
+        if not self._is_path(name) or not path:
+            return name
+        return f"{kind}:{local_path('config.data.name', path)}"
 
-def absolute_name(name: str) -> str:
-    """Returns the name with its path, if any, made absolute, so that runs go on from anywhere."""
-    kind, _, path = name.partition(":")
-    if not _is_path(name) or not path:
-        return name
-    return f"{kind}:{local_path('config.data.name', path)}"
+    def open(
+        self,
+        name: str,
+        data_dir: str | None = None,
+        exif_orientation: bool = False,
+        made: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Dataset:
+        """Opens a data set: what is known about it, and how its splits are loaded.
 
+        Args:
+            name: of one that ships, "kind:/path" of one of the `paths`, or the name of a set
+                that TensorFlow Datasets prepared as ArrayRecord, with its configuration and version
+                if need be: "downsampled_imagenet/64x64", "imagenet2012:5.1.0".
+            data_dir: of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+            exif_orientation: whether images will be turned as their tags say.
+            made: what the section has on how sets of this kind are made or read.
 
-def _known() -> list[str]:
-    others = "any other set of TensorFlow Datasets"
-    return [*BUILT_IN, "folder:/path", "npz:/path.npz", "inat:/path", *_USUAL, others]
+        Returns:
+            The data set; its splits are read when `load` is called.
 
+        Raises:
+            ValueError: as `check_name`, or what is there is not a data set.
+        """
+        self.check_name(name, data_dir)
+        kind, _, path = name.partition(":")
+        if name in self.built_in:
+            return self.built_in[name](**made)
+        if self._is_path(name):
+            return self.paths[kind][1](name, local_path("config.data.name", path), **made)
+        return self.from_tfds(name, data_dir, exif_orientation)
 
-def open_dataset(
-    name: str, data_dir: str | None = None, *, exif_orientation: bool = False
-) -> Dataset:
-    """Opens a data set: what is known about it, and how its splits are loaded.
-
-    Args:
-        name: of one that ships, "folder:/path", "npz:/path.npz", "inat:/path", or the name of a
-            set prepared by TensorFlow Datasets as ArrayRecord: "cifar10",
-            "downsampled_imagenet/64x64", with a version if need be ("imagenet2012:5.1.0").
-        data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        exif_orientation: whether images will be turned as their tags say.
-
-    Returns:
-        The data set; its splits are read when `load` is called.
-
-    Raises:
-        ValueError: as `check_name`, or what is there is not a data set.
-    """
-    check_name(name, data_dir)
-    kind, _, path = name.partition(":")
-    if name in BUILT_IN:
-        return BUILT_IN[name]()
-    if _is_path(name):
-        return PATHS[kind][1](name, local_path("config.data.name", path))
-    return _from_tfds(name, data_dir, exif_orientation)
+    def _known(self) -> list[str]:
+        paths = [f"{kind}:/path{f'.{kind}' * self._is_file(kind)}" for kind in self.paths]
+        return [*self.built_in, *paths, *self.usual, "any other set of TensorFlow Datasets"]
 
 
 def _digits() -> Dataset:
@@ -249,10 +254,12 @@ def _from_inaturalist(name: str, path: Path) -> Dataset:
 
 def _from_tfds(name: str, data_dir: str | None, exif_orientation: bool) -> Dataset:
     prepared = tfds_prepared.open_prepared(name, data_dir)
+    if prepared.mask_key:
+        raise ValueError(f"data set {name!r} has masks, not classes: it is for segmentation")
 
     @functools.cache  # slices of one split share what is in memory
     def load(split: str) -> arrays.Source:
-        source = tfds_records.ArrayRecordSource(prepared, split)
+        source = ArrayRecordSource(prepared, split)
         height, width, _ = prepared.image_shape
         is_small = height and width and len(source) * height * width * 3 <= MAX_BYTES_IN_MEMORY
         # Turned images may have another shape, and boxes are read from the records.
@@ -283,3 +290,8 @@ PATHS = {
     "npz": (os.path.isfile, _from_npz),
     "inat": (os.path.isdir, _from_inaturalist),
 }
+
+# Images with a class, or several.
+CLASSES = Catalogue(BUILT_IN, PATHS, _from_tfds, ("cifar10", "cifar100", "imagenet2012"))
+check_form, check_name = CLASSES.check_form, CLASSES.check_name
+absolute_name, open_dataset = CLASSES.absolute_name, CLASSES.open

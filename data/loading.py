@@ -3,23 +3,17 @@
 What runs in the loader's threads and worker processes is here; it never touches JAX.
 """
 
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 
-from data.augment.transforms import Transform
 from data.images import UndecodedJpeg, as_channels, decode_image, open_image
 from data.sources.arrays import Label, Source
 from harness.arguments import problem
 from harness.errors import BadImage, one_line
-from process.signals import STOPPING
 
 # A record that cannot be read is replaced by others, of which this many may be unreadable too.
 REPLACEMENTS = 10
@@ -27,36 +21,61 @@ REPLACEMENTS = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """An image on its way into a batch.
+    """A record on its way into a batch.
 
     Attributes:
-        image: uint8 [h, w, c]; None in evaluation if it cannot be read.
-        label: its class, or its classes as a tuple.
+        row: array name -> what goes into the batch; None in evaluation if it cannot be read.
         bad: (index in the source, name, reason) of each record that could not be read.
     """
 
-    image: np.ndarray | None
-    label: Label
+    row: dict[str, np.ndarray] | None
     bad: tuple[tuple[int, str, str], ...] = ()
 
 
-def end_with_parent(worker: int, num_workers: int) -> None:
-    """Makes a worker process end with the run, also if that is killed, and at no signal before.
+class Form(Protocol):
+    """What records become: an item, which the augmentations change, and then rows of a batch.
 
-    To inherit blocked signals is not enough: multiprocessing unblocks SIGINT and SIGTERM in the
-    thread that starts its resource tracker.
+    Attributes:
+        empty: name -> array of a row without a record, all of the shapes and dtypes of a row.
     """
-    del worker, num_workers
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(5.0)
-        os._exit(1)
+    empty: dict[str, np.ndarray]
 
-    threading.Thread(target=watch, daemon=True, name="end_with_parent").start()
+    def start(self, image: np.ndarray | UndecodedJpeg, label: Any) -> Any:
+        """Returns the item of a decoded image and its record's label; may raise BadImage."""
+
+    def finish(self, item: Any, label: Any) -> dict[str, np.ndarray]:
+        """Returns the row of an augmented item."""
+
+    def classes(self, row: dict[str, np.ndarray]) -> Sequence[int]:
+        """Returns the labels that occur in a row."""
+
+
+class Labelled:
+    """Images with a class, or several: the item is the image."""
+
+    def __init__(self, image_shape: tuple[int, int, int], label_shape: tuple[int, ...] = ()):
+        """Takes the shapes.
+
+        Args:
+            image_shape: (height, width, channels).
+            label_shape: of a record's label in the batch: () for its number, (num_classes,) for 1
+                at each of its classes and 0 elsewhere.
+        """
+        label = np.zeros(label_shape, np.int32)
+        self.empty = {"image": np.zeros(image_shape, np.uint8), "label": label}
+
+    def start(self, image: np.ndarray | UndecodedJpeg, label: Label) -> np.ndarray | UndecodedJpeg:
+        return image
+
+    def finish(self, item: np.ndarray, label: Label) -> dict[str, np.ndarray]:
+        row = self.empty["label"].copy()
+        row[list(label) if row.shape else ()] = 1 if row.shape else label
+        return {"image": item, "label": row}
+
+    def classes(self, row: dict[str, np.ndarray]) -> Sequence[int]:
+        label = row["label"]
+        return np.flatnonzero(label) if label.ndim else [label]
 
 
 def replacement(index: int, attempt: int, num_records: int) -> int:
@@ -122,11 +141,13 @@ class ReadTraining(grain.transforms.RandomMap):
     def __init__(
         self,
         source: Source,
-        steps: Sequence[Transform],
+        form: Form,
+        steps: Sequence[Callable[[Any, np.random.Generator], Any]],
         exif_orientation: bool,
         channels: int | None = None,
     ):
         self._source = source
+        self._form = form
         self._steps = steps
         self._exif_orientation = exif_orientation
         self._channels = channels
@@ -143,7 +164,7 @@ class ReadTraining(grain.transforms.RandomMap):
                 image, label = _read(
                     self._source, index, self._exif_orientation, decode, self._channels
                 )
-                image = first(image, rng)
+                item = first(self._form.start(image, label), rng)
                 break
             except (BadImage, OSError) as error:
                 rng.bit_generator.state = unused
@@ -154,8 +175,8 @@ class ReadTraining(grain.transforms.RandomMap):
                     ) from None
                 index = replacement(wanted, len(bad), len(self._source))
         for step in others:
-            image = step(image, rng)
-        return Sample(image, label, tuple(bad))
+            item = step(item, rng)
+        return Sample(self._form.finish(item, label), tuple(bad))
 
 
 class ReadEvaluation(grain.transforms.Map):
@@ -164,20 +185,23 @@ class ReadEvaluation(grain.transforms.Map):
     def __init__(
         self,
         source: Source,
-        crop: Callable[[np.ndarray], np.ndarray],
+        form: Form,
+        crop: Callable[[Any], Any],
         exif_orientation: bool,
         channels: int | None = None,
     ):
         self._source = source
+        self._form = form
         self._crop = crop
         self._options = (exif_orientation, decode_image, channels)
 
     def map(self, index: int) -> Sample:
         try:
             image, label = _read(self._source, index, *self._options)
+            item = self._form.start(image, label)
         except (BadImage, OSError) as error:
-            return Sample(None, 0, (_bad(self._source, index, error),))
-        return Sample(self._crop(image), label)
+            return Sample(None, (_bad(self._source, index, error),))
+        return Sample(self._form.finish(self._crop(item), label))
 
 
 class Repeat(grain.transforms.Map):
@@ -226,10 +250,8 @@ class MakePart(grain.transforms.Map):
     and small enough that many threads do not hold many batches.
 
     Args:
-        records: list of Samples; rows past its end are zeros with mask 0.
-        image_shape: (height, width, channels).
-        label_shape: of a record's label in the batch: () for its number, (num_classes,) for 1 at
-            each of its classes and 0 elsewhere.
+        records: list of Samples; rows past its end are `empty` with mask 0.
+        empty: of the records' Form.
         batch_size: global.
         parts: rows of the global batch in each part.
     """
@@ -237,23 +259,22 @@ class MakePart(grain.transforms.Map):
     def __init__(
         self,
         records: grain.MapDataset,
-        image_shape: tuple[int, int, int],
-        label_shape: tuple[int, ...],
+        empty: dict[str, np.ndarray],
         batch_size: int,
         parts: list[list[int]],
     ):
         self._records = records
         self._num_records = len(records)
-        self._image_shape = image_shape
-        self._label_shape = label_shape
+        self._empty = empty
         self._batch_size = batch_size
         self._parts = parts
 
     def map(self, t: int) -> dict[str, Any]:
         k, part = divmod(t, len(self._parts))
         rows = self._parts[part]
-        images = np.zeros((len(rows), *self._image_shape), np.uint8)
-        labels = np.zeros((len(rows), *self._label_shape), np.int32)
+        arrays = {
+            name: np.repeat(empty[None], len(rows), axis=0) for name, empty in self._empty.items()
+        }
         mask = np.zeros(len(rows), np.float32)
         bad = []
         for position, row in enumerate(rows):
@@ -262,20 +283,17 @@ class MakePart(grain.transforms.Map):
                 continue
             record = self._records[index]
             bad.extend(record.bad)
-            if record.image is not None:
-                images[position] = record.image
-                if self._label_shape:
-                    labels[position, list(record.label)] = 1
-                else:
-                    labels[position] = record.label
+            if record.row is not None:
+                for name, value in record.row.items():
+                    arrays[name][position] = value
                 mask[position] = 1.0
-        return {"image": images, "label": labels, "mask": mask, "bad": bad}
+        return {**arrays, "mask": mask, "bad": bad}
 
 
 def join_parts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Puts the parts of a batch together."""
-    joined = {"bad": [entry for part in parts for entry in part["bad"]]}
-    for key in ("image", "label", "mask"):
+    joined = {"bad": [entry for part in parts for entry in part.pop("bad")]}
+    for key in parts[0]:
         arrays = [part[key] for part in parts]
         joined[key] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     return joined

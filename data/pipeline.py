@@ -10,8 +10,8 @@ processes make it, or at which batch a run resumes.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import grain
 from jax.sharding import NamedSharding
@@ -34,7 +34,8 @@ FROM_ZERO = ("examples_seed", "num_threads", "num_workers", "prefetch", "max_bad
 class Data:
     """The data of one run: the config's section `data` with `augment` and `seed`.
 
-    Making it checks all values, reads nothing and looks for nothing; `open` opens the data set.
+    Making it checks all values and looks for nothing; `open` opens the data set. These are images
+    with classes; what else a task may learn from has a subclass.
 
     Attributes:
         name: of the data set, as datasets.open_dataset takes it.
@@ -77,6 +78,10 @@ class Data:
         ValueError: a value is out of range, or several do not go together.
     """
 
+    # The data sets that it can name, and its augmentations: a subclass has others.
+    catalogue: ClassVar[datasets.Catalogue] = datasets.CLASSES
+    augmentations: ClassVar[Mapping[str, Callable]] = transforms.TRANSFORMS
+
     name: str
     image_size: int | tuple[int, int] | None
     batch_size: int | None
@@ -117,12 +122,12 @@ class Data:
         for key, least in (("mean", 0.0), ("std", 1e-6)):
             for value in getattr(self, key) or ():
                 check_range(f"config.data.{key}", value, least, 1.0)
-        datasets.check_form(self.name)
+        self.catalogue.check_form(self.name)
         _ = self._train_steps  # raises what is wrong with the augmentation and the crop
 
     def check_there(self) -> None:
-        """Raises NoSuchData if the data set is not there; reads none of its records."""
-        datasets.check_name(self.name, self.data_dir)
+        """Raises NoSuchData if the data set is not there; reads no record."""
+        self.catalogue.check_name(self.name, self.data_dir)
 
     def open(self, *, training: bool = True) -> "Data":
         """Opens the evaluation split and, for training, the training split.
@@ -148,9 +153,7 @@ class Data:
     @functools.cached_property
     def dataset(self) -> datasets.Dataset:
         """What is known about the data set: classes, channels, splits."""
-        dataset = datasets.open_dataset(
-            self.name, self.data_dir, exif_orientation=self.exif_orientation
-        )
+        dataset = self._opened()
         if self.channels is not None:
             dataset = dataclasses.replace(dataset, num_channels=self.channels)
         if self.classes is not None:
@@ -207,10 +210,11 @@ class Data:
         """Number of classes."""
         return self.dataset.num_classes
 
-    @property
-    def label_shape(self) -> tuple[int, ...]:
-        """Shape of a label in a batch: (), or (num_classes,) with several labels an image."""
-        return (self.num_classes,) if self.dataset.multi_label else ()
+    @functools.cached_property
+    def form(self) -> loading.Form:
+        """What records become in a batch."""
+        several = (self.num_classes,) if self.dataset.multi_label else ()
+        return loading.Labelled(self.image_shape, several)
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -218,52 +222,40 @@ class Data:
         return tuple(self.mean or self.dataset.mean), tuple(self.std or self.dataset.std)
 
     def train_batches(self, start: int = 0) -> Batches:
-        """Returns endless augmented training batches.
+        """Returns endless augmented training batches from number `start` on, at no cost.
 
         Each epoch holds every example once, in its own order. Epochs follow each other without a
         gap: a batch may hold the end of one and the start of the next.
-
-        Args:
-            start: number of batches to skip, at no cost.
         """
-        options = (self._train_steps, self.exif_orientation, self.channels)
-        read = loading.ReadTraining(self.train_source, *options)
-        records = self.train_order.random_map(read)
+        options = (self.form, self._train_steps, self.exif_orientation, self.channels)
+        records = self.train_order.random_map(loading.ReadTraining(self.train_source, *options))
         bad = functools.partial(self.bad.add, self.train_split)
-        shapes = (self.dataset.num_channels, self.label_shape)
-        return Batches(self._reader(records, self.batch_size, *shapes, bad), start)
+        return Batches(self._reader(records, self.batch_size, self.form, bad), start)
 
     def eval_batches(self, split: str | None = None) -> BatchReader:
         """Returns all examples of a split, once each, in order, without augmentation.
 
-        The last batch is padded with zeros; their mask is 0, as is that of unreadable images. The
-        batch size is rounded up to a multiple of the number of devices (or processes).
+        The last batch is padded; the mask of padding and of unreadable images is 0. The batch size
+        is rounded up to a multiple of the number of devices (or processes).
 
         Args:
             split: like "test" or "train[:50%]"; None is the recipe's `eval_split`.
-
-        Returns:
-            An iterable with a length in batches and `num_examples`.
         """
         source = self._source("eval_split", split) if split else self.eval_source
         bad = functools.partial(self.bad.add, split or self.eval_split)
-        return self.batches_of(source, self.dataset.num_channels, bad, self.label_shape)
+        return self.batches_of(source, bad, self.form)
 
     def batches_of(
-        self, source: arrays.Source, num_channels: int, report_bad: ReportBad, label_shape=()
+        self, source: arrays.Source, report_bad: ReportBad, form: loading.Form
     ) -> BatchReader:
-        """Returns all records of any source as `eval_batches` does; needs no data set.
+        """Returns all records of any source, of images with as many channels as the form has.
 
-        Args:
-            source: of images with `num_channels` channels.
-            num_channels: 1 or 3.
-            report_bad: gets (index, name, reason) of each image that cannot be read.
-            label_shape: of the source's labels, as the property `label_shape`.
+        Otherwise as `eval_batches`; needs no data set.
         """
-        read = loading.ReadEvaluation(source, self._crop, self.exif_orientation, self.channels)
-        records = grain.MapDataset.range(len(source)).map(read)
+        options = (form, self._crop, self.exif_orientation, self.channels)
+        records = grain.MapDataset.range(len(source)).map(loading.ReadEvaluation(source, *options))
         size = self.layout.round_up(self.eval_batch_size)
-        return self._reader(records, size, num_channels, label_shape, report_bad)
+        return self._reader(records, size, form, report_bad)
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -279,18 +271,20 @@ class Data:
         )
 
     @functools.cached_property
-    def _train_steps(self) -> list[transforms.Transform]:
+    def _train_steps(self) -> list[Callable]:
         return transforms.create_transforms(self.augment, self.height_and_width, self._crop)
 
     def _source(self, key: str, split: str) -> arrays.Source:
         return splits.load_for(f"config.data.{key}", self.dataset, split, self.height_and_width)
 
-    def _reader(self, records, batch_size, num_channels, label_shape, report_bad) -> BatchReader:
+    def _opened(self) -> datasets.Dataset:
+        return self.catalogue.open(self.name, self.data_dir, self.exif_orientation)
+
+    def _reader(self, records, batch_size, form, report_bad) -> BatchReader:
         per_process = max(1, num_cores() // max(1, self.num_workers))
         return BatchReader(
             records=records,
-            image_shape=(*self.height_and_width, num_channels),
-            label_shape=label_shape,
+            empty=form.empty,
             batch_size=batch_size,
             layout=self.layout,
             num_threads=per_process if self.num_threads is None else self.num_threads,

@@ -1,6 +1,6 @@
 """Trees of arrays as names and shapes: comparing two of them, and listing what differs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,13 @@ def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str
 def select(mask: Any, new: Any, old: Any) -> Any:
     """Returns the leaves of `new` where those of `mask` are True, and of `old` elsewhere."""
     return jax.tree.map(lambda chosen, x, y: x if chosen else y, mask, new, old)
+
+
+def merged(old: Any, new: Any) -> Any:
+    """Returns nested dicts with the leaves of `new`, and those of `old` that it lacks."""
+    if not isinstance(old, Mapping):
+        return new
+    return {key: merged(old[key], new[key]) if key in new else old[key] for key in old}
 
 
 def shape_of(leaf: Any) -> tuple[int, ...]:

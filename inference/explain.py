@@ -31,6 +31,7 @@ from nest.blocks import block, unblock
 from nest.gradcat import check_traversable, gradcat
 from nest.model import Nest
 from tnt.model import Tnt
+from tnt.pyramid import PyramidTnt
 
 Method = Literal["gradcat", "cam", "gradcam", "rollout"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -125,7 +126,7 @@ def planes_of(model: nn.Module, image_size: tuple[int, int]) -> Planes:
         layers = [f"level{level}_layer{i + 1}" for level, depth in levels for i in range(depth)]
         attentions = tuple((layer, "attention") for layer in layers)
         return Planes("level", _numbered("level{}", len(model.depths)), attentions=attentions)
-    if isinstance(model, ResNet):
+    if isinstance(model, ResNet | PyramidTnt):
         return Planes("stage", _numbered("stage{}", len(model.depths)))
     if isinstance(model, WideResNet):
         return Planes("group", _numbered("group{}", len(GROUP_DIMS)))
@@ -171,9 +172,8 @@ def cam(planes: Planes, model, variables, images, classes) -> Array:
     maps = state["intermediates"]
     pooled = maps["norm"]["__call__"][0] if "norm" in maps else maps[planes.last][0]
     pooled = nn.relu(pooled) if isinstance(model, WideResNet) else pooled
-    plane = planes.plane(pooled.astype(jnp.float32))  # [b, h, w, c]
     weights = variables["params"]["head"]["kernel"][:, classes]  # [c, b]
-    return jnp.einsum("bhwc,cb->bhw", plane, weights)
+    return jnp.einsum("bhwc,cb->bhw", planes.plane(pooled.astype(jnp.float32)), weights)
 
 
 def grad_cam(planes: Planes, model, variables, images, classes) -> Array:

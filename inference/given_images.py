@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from data.images import as_channels, decode_image
+from data.loading import Labelled
 from data.pipeline import Data
 from data.sources.arrays import Record
 from data.sources.image_search import Tally, find_images
@@ -183,7 +184,8 @@ def compute_rows(
 
     source = GivenImages(images, num_channels, exif_orientation=data.exif_orientation)
     first = 0
-    for batch in data.batches_of(source, num_channels, report_bad):
+    form = Labelled((*data.height_and_width, num_channels))
+    for batch in data.batches_of(source, report_bad, form):
         outputs = jax.device_get(compute(batch["image"], first))
         pixels = np.asarray(batch["image"])
         for row, given in enumerate(images[first : first + len(pixels)]):  # the rest is padding

@@ -32,8 +32,8 @@ from inference.prediction import Explanation, Prediction
 from layers.intermediates import as_classes
 from nest.gradcat import gradcat
 from parallel import sharding
-from tasks.classification import normalize
 from tasks.losses import PROBABILITIES, Loss
+from tasks.supervised import normalize
 from zoo.load import Report
 
 

@@ -21,8 +21,8 @@ from harness.errors import input_errors
 from inference.explain import create_explainer
 from nest.gradcat import gradcat
 from parallel import sharding
-from tasks.classification import normalize
 from tasks.losses import PROBABILITIES
+from tasks.supervised import normalize
 from training.experiment import Experiment
 from workdirs.class_file import read_classes
 from zoo.load import Report

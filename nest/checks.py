@@ -29,12 +29,12 @@ def check_block_size(
     if not is_sides(block_size):
         allowed = "None, a positive integer or a pair of them"
         raise field_error("block_size", block_size, "wrong", allowed)
-    if any(side % _side_step(aggregation, levels) for side in height_and_width(block_size)):
+    if any(side % side_step(aggregation, levels) for side in height_and_width(block_size)):
         what = f"odd, but {aggregation=} halves each block by itself"
         raise field_error("block_size", block_size, what, "even sides")
 
 
-def _side_step(aggregation: AggregationName, levels: int) -> int:
+def side_step(aggregation: AggregationName, levels: int) -> int:
     """Returns what the sides of a block in tokens must be multiples of."""
     return 2 if aggregation == "conv_norm_maxpool_in_block" and levels > 1 else 1
 
@@ -65,7 +65,7 @@ def block_sides(
     height, width = image_size
     unit = patch_size * 2 ** (levels - 1)  # pixels of the image per token of a block's side
     if block_size is None:
-        step = unit * _side_step(aggregation, levels)
+        step = unit * side_step(aggregation, levels)
         check_image_size(
             image_size,
             step,

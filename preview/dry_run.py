@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data.class_names import short_name
+from data.pipeline import Data
 from harness.errors import printable
 from kernels.target import compiling_for
 from parallel.sharding import num_batch_parts
@@ -78,7 +79,7 @@ def _lines(recipe, plain, run: experiment.Experiment, compiled: bool) -> Iterato
     batches.close()
     inputs = run.shapes, batch, run.key, run.hyperparameters
     yield "first batch", f"in {time.perf_counter() - started:.1f} s: {_shapes(batch)}"
-    yield "labels", _labels(batch["label"], data.dataset.class_names)
+    yield "labels", _labels(batch, data)
     if model is None:
         with compiling_for("any"):
             traced = jax.make_jaxpr(run.task.train_step)(*inputs)
@@ -146,12 +147,14 @@ def _shapes(batch: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value.dtype} {list(value.shape)}" for key, value in batch.items())
 
 
-def _labels(labels: jax.Array, names: tuple[str, ...] | None) -> str:
-    """Returns the first labels, with their names."""
-    rows = np.asarray(labels.addressable_shards[0].data)[:_LABELS]
-    classes = [np.nonzero(row)[0] if row.ndim else [row] for row in rows]  # of 0 and 1: several
+def _labels(batch: dict[str, jax.Array], data: Data) -> str:
+    """Returns the labels of the first rows, with their names."""
+    first = {key: np.asarray(x.addressable_shards[0].data)[:_LABELS] for key, x in batch.items()}
+    names = data.dataset.class_names
 
     def named(label) -> str:
         return short_name(names[label]) if names else str(label)
 
-    return ", ".join(" + ".join(map(named, each)) for each in classes) + ", ..."
+    rows = ({key: x[i] for key, x in first.items()} for i in range(len(first["image"])))
+    classes = (data.form.classes(row) for row in rows)
+    return ", ".join(" + ".join(map(named, each)) or "none" for each in classes) + ", ..."

@@ -16,7 +16,8 @@ from training.experiment import FUNCTIONS
 def documented(task: str) -> dict[str, Any]:
     """Returns section -> the function of its keys, or the module that has one for each key."""
     common = {section: function for section, function, _ in FUNCTIONS}
-    return TASKS[task].functions | common | {"augment": transforms}
+    common |= {"data": TASKS[task].data, "augment": transforms}
+    return common | TASKS[task].functions
 
 
 def list_sections(config: ConfigDict) -> list[tuple[str, str]]:

@@ -4,11 +4,14 @@ import contextlib
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.arguments import problem
 from harness.errors import ConfigError, RunError
+from process.signals import STOPPING
 
 FOLDER = Path("/dev/shm")
 REMEDY = "0, which needs none; or give the container more, as docker run --shm-size=8g does"
@@ -64,3 +67,22 @@ def worker_errors(num_workers: int) -> Iterator[None]:
             how = f"signal {-code}{', memory ran out?' if -code == signal.SIGKILL else ''}"
         what = f"a worker process has died ({how})"
         raise WorkerDied(problem("config.data.num_workers", num_workers, what)) from error
+
+
+def end_with_parent(worker: int, num_workers: int) -> None:
+    """Makes a worker process end with the run, also if that is killed, and at no signal before.
+
+    To inherit blocked signals is not enough: multiprocessing unblocks SIGINT and SIGTERM in the
+    thread that starts its resource tracker.
+    """
+    del worker, num_workers
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(5.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end_with_parent").start()

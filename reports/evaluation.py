@@ -15,6 +15,7 @@ import tqdm
 
 from data.sources.arrays import Subset
 from harness.errors import ConfigError
+from inference.annotating.annotator import Annotator
 from inference.answers import AnswerSheet, evaluation_path, per_class_path, predictions_path
 from inference.trained_classifier import TrainedClassifier
 from training import experiment
@@ -104,15 +105,18 @@ class TrainedRun:
         """The model with its weights."""
         return TrainedClassifier.of_run(self.run, self.state, ema=self.ema)
 
+    @functools.cached_property
+    def annotator(self) -> Annotator:
+        """The model of a detection or segmentation with its weights."""
+        return Annotator.of_run(self.run, self.state, ema=self.ema)
+
     def images(self, indices: Sequence[int]) -> np.ndarray:
         """Returns images of the split as the model sees them, uint8 [n, h, w, c]."""
         data = self.run.data
         source = Subset(data.eval_source, list(indices))
         data = dataclasses.replace(data, num_workers=0, prefetch=0, sharding=None)
         data = dataclasses.replace(data, eval_batch_size=max(1, min(len(indices), 64)))
-        batches = data.batches_of(
-            source, data.dataset.num_channels, lambda bad: None, data.label_shape
-        )
+        batches = data.batches_of(source, lambda bad: None, data.form)
         images = np.concatenate([np.asarray(batch["image"]) for batch in batches])
         return images[: len(indices)]
 

@@ -11,6 +11,7 @@ from absl import logging
 
 from harness.errors import ConfigError, printable
 from reports import answer_sections
+from reports.annotated import best_and_worst
 from reports.answer_sections import EVERYTHING, Choices
 from reports.curves import curve_figures, speed_figures
 from reports.evaluation import Evaluation, TrainedRun
@@ -40,6 +41,7 @@ from workdirs.config_file import read_config
 SAMPLES_SHOWN = 4
 SHOWN_FIRST = (
     *("top1_accuracy", "set_accuracy", "classes_named", "top5_accuracy"),
+    *("ap", "ap50", "ap75", "mean_iou", "pixel_accuracy"),
     *("frechet_distance", "inception_score", "loss"),
 )
 
@@ -55,6 +57,7 @@ def run_page(run: RunRecord, choices: Choices = EVERYTHING) -> Page:
         ("Samples", lambda: samples(run)),
         ("Classes", lambda: answer_sections.classes(evaluation, sentence)),
         ("Mistakes", lambda: answer_sections.mistakes(evaluation, trained)),
+        ("Best and worst", lambda: best_and_worst(run, trained, choices)),
         ("Calibration", lambda: answer_sections.calibration(evaluation)),
         ("Explanations", lambda: answer_sections.explanations(evaluation, trained, choices)),
         ("Config", lambda: config(run)),

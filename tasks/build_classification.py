@@ -6,14 +6,12 @@ from jax.sharding import Mesh
 
 from data import pipeline
 from data.augment import mixing
-from harness.arguments import problem
-from harness.errors import ConfigError
 from harness.steps import Steps
 from harness.strict_config import check_model_section, check_section, check_subsections
-from parallel.sharding import num_batch_parts
 from tasks.classification import Classification
 from tasks.optimizers import PROVIDED, create_optimizer
 from tasks.protocol import Task
+from tasks.supervised import build_optimizer
 from zoo.registry import create_model
 
 ALL_BUT_HEAD = ("^(?!head/)",)  # what config.task.linear_probe freezes
@@ -46,24 +44,9 @@ def build_classification(
 ) -> Task:
     """Builds the task of a classification from its sections."""
     task, freeze = config["task"], config["optimizer"]["freeze"]
-    parts = task["accumulation_steps"]
-    devices = num_batch_parts(mesh)
-    if parts > 0 and steps.batch_size % (parts * devices):
-        what = (
-            f"does not split into config.task.accumulation_steps={parts} parts "
-            f"on {devices} device(s)"
-        )
-        allowed = f"multiples of {parts * devices}"
-        raise ConfigError(problem("config.data.batch_size", steps.batch_size, what, allowed))
     model = create_model(**config["model"], num_classes=data.num_classes)
     freeze += ALL_BUT_HEAD if task["linear_probe"] else ()
-    optimizer = create_optimizer(
-        **config["optimizer"] | {"freeze": freeze},
-        model=model,
-        batch_size=steps.batch_size,
-        steps_per_epoch=steps.per_epoch,
-        total_steps=steps.total,
-    )
+    optimizer = build_optimizer(config, model, steps, mesh, freeze)
     mean, std = data.statistics
     return Classification(
         model=model,

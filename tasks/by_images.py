@@ -84,11 +84,14 @@ def open_keys(config: Mapping[str, Any]) -> list[str]:
     return [key for key in BY_IMAGES if key in flat and flat[key] is None]
 
 
-def complete(plain: Mapping[str, Any], *, needs_data: bool) -> dict[str, Any]:
+def complete(
+    plain: Mapping[str, Any], kind: type[Data] = Data, *, needs_data: bool
+) -> dict[str, Any]:
     """Returns a checked config with what it leaves to the images filled in.
 
     Args:
         plain: sections as dicts.
+        kind: what the section `data` makes.
         needs_data: whether the data set has to be there. Where it is not, or has no training split,
             nothing is trained: the image size is the model's own, the rest stands for nothing.
 
@@ -100,7 +103,7 @@ def complete(plain: Mapping[str, Any], *, needs_data: bool) -> dict[str, Any]:
         return plain
     size = plain["data"]["image_size"] or default_image_size(plain["model"]["name"])
     stand_ins = {"image_size": size, "batch_size": 1, "eval_batch_size": 1}
-    train, shown = _sources(plain["data"] | stand_ins, needs_data=needs_data)
+    train, shown = _sources(kind, plain["data"] | stand_ins, needs_data=needs_data)
     if "data.image_size" in left:
         model = create_model(**plain["model"], num_classes=1)
         side = shown and short_side_of(shown)
@@ -114,22 +117,22 @@ def complete(plain: Mapping[str, Any], *, needs_data: bool) -> dict[str, Any]:
     return plain
 
 
-def unknown(left: Sequence[str], plain: Mapping[str, Any]) -> list[str]:
+def unknown(left: Sequence[str], plain: Mapping[str, Any], kind: type[Data] = Data) -> list[str]:
     """Returns which of the open keys of a config have no images that could choose them.
 
     Args:
         left: its open_keys.
         plain: the same config from `complete`, which gives them values that stand for nothing.
     """
-    train, shown = _sources(plain["data"], needs_data=False)
+    train, shown = _sources(kind, plain["data"], needs_data=False)
     return [key for key in left if (shown if key == "data.image_size" else train) is None]
 
 
-def _sources(section: Mapping[str, Any], *, needs_data: bool) -> tuple[Any, Any]:
+def _sources(kind: type[Data], section: Mapping[str, Any], *, needs_data: bool) -> tuple[Any, Any]:
     """Returns the training images, and those that show the size; None for those not there."""
     train = shown = None
     try:
-        data = Data(**section)
+        data = kind(**section)
         data.check_there()
     except (ValueError, OSError):
         if needs_data:

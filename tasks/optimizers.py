@@ -1,7 +1,6 @@
 """Optimizers and learning-rate schedules, composed from optax."""
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,71 +10,12 @@ import optax
 from flax import linen as nn
 
 from harness.arguments import check_range, problem
-from harness.trees import flatten, path_name
 from tasks.layer_decay import layer_multipliers
+from tasks.parameter_masks import SECTION, decay_mask, slow_multipliers, trainable_mask
 from tasks.schedules import Kind, Schedule, create_schedule
 
-SECTION = "config.optimizer"  # that a message is about, by default
 # Arguments of create_optimizer that the code gives, not the config.
 PROVIDED = ("model", "batch_size", "steps_per_epoch", "total_steps", "section")
-
-
-def parameter_paths(params) -> dict[str, jax.Array]:
-    """Returns `flatten` of parameters, with those that optax.partition hides from an optimizer."""
-    return flatten(params, lambda leaf: isinstance(leaf, optax.MaskedNode))
-
-
-def _matches(key: str, patterns: tuple[str, ...], path: str) -> list[bool]:
-    try:
-        return [bool(re.search(pattern, path)) for pattern in patterns]
-    except re.error as error:
-        raise ValueError(problem(key, patterns, f"no regular expression: {error}")) from None
-
-
-def _matches_nothing(key: str, value, paths: list[str]) -> ValueError:
-    what = f"matches no parameter; they are called {', '.join(paths[:3])}, ..."
-    return ValueError(problem(key, value, what))
-
-
-def decay_mask(params, exclude: tuple[str, ...], section: str = SECTION):
-    """Returns a tree of bools: True where weight decay applies.
-
-    Args:
-        params: pytree of parameters.
-        exclude: regular expressions, searched in the "/"-joined path of each parameter.
-        section: of the config, for messages.
-
-    Raises:
-        ValueError: not a regular expression, or none of them matches anything.
-    """
-    paths, key = list(parameter_paths(params)), f"{section}.decay_exclude"
-    excluded = {path for path in paths if any(_matches(key, exclude, path))}
-    if exclude and not excluded:
-        raise _matches_nothing(key, exclude, paths)
-    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path) not in excluded, params)
-
-
-def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
-    """Returns a tree of bools: False for the parameters that stay as they are.
-
-    Args:
-        params: pytree of parameters.
-        freeze: regular expressions, searched in the "/"-joined path of each parameter.
-        section: of the config, for messages.
-
-    Raises:
-        ValueError: not a regular expression, one that matches nothing, or all is frozen.
-    """
-    paths, key = list(parameter_paths(params)), f"{section}.freeze"
-    matches = {path: _matches(key, freeze, path) for path in paths}
-    for pattern, found in zip(freeze, zip(*matches.values(), strict=True), strict=True):
-        if not any(found):
-            raise _matches_nothing(key, pattern, paths)
-    if all(any(found) for found in matches.values()):
-        raise ValueError(problem(key, freeze, "leaves no parameter to train"))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: not any(matches[path_name(path)]), params
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +68,7 @@ def create_optimizer(
     final_lr: float = 0.0,
     step_epochs: tuple[float, ...] = (),
     step_factor: float = 0.1,
+    poly_power: float = 0.9,
     weight_decay: float = 0.0,
     decay_exclude: tuple[str, ...] = (),
     b1: float = 0.9,
@@ -137,6 +78,8 @@ def create_optimizer(
     nesterov: bool = False,
     grad_clip_norm: float | None = None,
     layer_decay: float | None = None,
+    slow: tuple[str, ...] = (),
+    slow_factor: float = 0.1,
     freeze: tuple[str, ...] = (),
     model: nn.Module | None = None,
     batch_size: int,
@@ -155,17 +98,20 @@ def create_optimizer(
         name: "adamw" or "sgd". Arguments of the other one have no effect.
         base_lr: learning rate after warm-up at `reference_batch`.
         reference_batch: the rate is scaled by batch_size / reference_batch; 0 or None: not scaled.
-        schedule: "cosine" or "linear" to final_lr, "constant", or "steps" down at step_epochs.
+        schedule: "cosine", "linear" or "poly" to final_lr, "constant", or "steps" down at
+            step_epochs.
         warmup_epochs: epochs of linear warm-up, the first of the run. Where warm-up and cool-down
             do not fit into the run, each has a tenth of it at most, which a note says.
         warmup_lr: rate that it starts from, scaled like base_lr.
-        decay_from: "warmup": "cosine" and "linear" start after the warm-up; "start": they count
-            from the start of the run, and the warm-up replaces their first epochs, as in timm.
+        decay_from: "warmup": "cosine", "linear" and "poly" start after the warm-up; "start": they
+            count from the start, and the warm-up replaces their first epochs, as in timm.
         cooldown_epochs: the last epochs of the run, in which the rate stays at final_lr; "constant"
             and "steps" have no other rate for them.
         final_lr: rate at the end, scaled like base_lr.
         step_epochs, step_factor: of "steps": after each of these epochs, counted from the start of
             the run, the rate is multiplied by the factor.
+        poly_power: of "poly": the share of the decay that is left, to this power, is the share of
+            the rate that is left.
         weight_decay: "adamw": decoupled, multiplied by the learning rate. "sgd": an L2 term in the
             loss, weight_decay / 2 * |params|^2: it enters the gradient before momentum.
         decay_exclude: regular expressions of parameter paths without weight decay.
@@ -175,6 +121,8 @@ def create_optimizer(
         grad_clip_norm: largest global gradient norm, an L2 term included; None: no clipping.
         layer_decay: a layer's rate is this times the rate of the layer above; the head has the full
             rate; see tasks/layer_decay.py. 0 or None: one rate for all.
+        slow, slow_factor: regular expressions of the paths of parameters whose rate is the factor
+            times that of the others, such as a pretrained backbone's.
         freeze: regular expressions of the paths of parameters that are not trained: no update, no
             weight decay, no state, no share in the gradient's norm. Their layers still run as in
             training: dropout and drop path act, batch statistics move.
@@ -198,12 +146,14 @@ def create_optimizer(
         "warmup_lr": warmup_lr,
         "cooldown_epochs": cooldown_epochs,
         "step_factor": step_factor,
+        "slow_factor": slow_factor,
         "weight_decay": weight_decay,
         "eps": eps,
         "reference_batch": reference_batch or 0,
         "grad_clip_norm": grad_clip_norm or 0.0,
     }.items():
         check_range(f"{section}.{key}", value, 0)
+    check_range(f"{section}.poly_power", poly_power, above=0)
     if layer_decay:
         check_range(f"{section}.layer_decay", layer_decay, most=1, above=0)
     if nesterov and not momentum:
@@ -239,10 +189,17 @@ def create_optimizer(
         cooldown_steps=cooldown_steps,
         drops=drops,
         drop_factor=step_factor,
+        power=poly_power,
     )
 
     values = {"weight_decay": weight_decay}
     values |= {"adamw": {"eps": eps}, "sgd": {"momentum": momentum}}[name]
+
+    rates = []  # of each parameter, as shares of the learning rate
+    if layer_decay:
+        rates.append(lambda params: layer_multipliers(model, params, layer_decay))
+    if slow:
+        rates.append(lambda params: slow_multipliers(params, slow, slow_factor, section))
 
     def transformation(given: dict[str, Any]) -> optax.GradientTransformation:
         def mask(params):
@@ -259,13 +216,8 @@ def create_optimizer(
             l2, sgd = optax.add_decayed_weights(**decay), optax.sgd
             steps = [l2, *clip, sgd(rate, momentum=given["momentum"], nesterov=nesterov)]
         optimizer = optax.chain(*steps)
-        if layer_decay:
-            by_layer = optax.stateless(
-                lambda updates, _: optax.tree.mul(
-                    updates, layer_multipliers(model, updates, layer_decay)
-                )
-            )
-            optimizer = optax.chain(optimizer, by_layer)
+        for multipliers in rates:
+            optimizer = optax.chain(optimizer, _scale_each(multipliers))
         if freeze:  # not optax.masked, which lets the gradients of the others through as updates
             optimizer = optax.partition(
                 {"trained": optimizer, "frozen": optax.set_to_zero()},
@@ -279,3 +231,14 @@ def create_optimizer(
     hyperparameters = {key: np.float32(value) for key, value in values.items()}
     hyperparameters["schedule"] = learning_rate.numbers
     return Optimizer(transformation, learning_rate, hyperparameters, tuple(notes))
+
+
+def _scale_each(multipliers: Callable[[Any], Any]) -> optax.GradientTransformation:
+    def init(params):
+        multipliers(params)  # what is wrong with them is found before training
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        return optax.tree.mul(updates, multipliers(updates)), state
+
+    return optax.GradientTransformation(init, update)

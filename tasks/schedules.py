@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Kind = Literal["cosine", "linear", "constant", "steps"]
+Kind = Literal["cosine", "linear", "poly", "constant", "steps"]
+_DECAYS = ("cosine", "linear", "poly")  # from the peak to the final rate
 Numbers = dict[str, Any]  # name -> float32 or int32 scalar, or a tuple of them
 
 
@@ -30,7 +31,7 @@ class Schedule:
     @property
     def ends(self) -> bool:
         """Whether it depends on the length of the run."""
-        return self.kind in ("cosine", "linear")
+        return self.kind in _DECAYS
 
     def __call__(self, count: jax.Array | int, numbers: Numbers | None = None) -> jax.Array:
         """Returns the learning rate.
@@ -57,6 +58,9 @@ class Schedule:
         if self.kind == "linear":
             to_go = 1 - steps * given["share_of_decay"]
             return given["peak_minus_final"] * to_go + given["final"]
+        if self.kind == "poly":
+            to_go = jnp.maximum(1 - steps * given["share_of_decay"], 0)  # rounding
+            return given["peak_minus_final"] * to_go ** given["power"] + given["final"]
         cosine = 0.5 * (1 + jnp.cos(steps * given["radians_a_step"]))
         return given["peak"] * (given["falling_share"] * cosine + given["final_share"])
 
@@ -73,6 +77,7 @@ def create_schedule(
     cooldown_steps: int = 0,
     drops: tuple[int, ...] = (),
     drop_factor: float = 1.0,
+    power: float = 1.0,
 ) -> Schedule:
     """Linear warm-up from `start` to `peak`, then `kind` from there to `final`, then `final`.
 
@@ -80,23 +85,26 @@ def create_schedule(
     never wastes a step on rate 0, and the last update of a cosine to 0 does nothing.
 
     Args:
-        kind: "cosine", "linear", "constant", or "steps": constant between the drops.
+        kind: "cosine", "linear", "poly", "constant", or "steps": constant between the drops.
         peak, final, start: learning rates; "constant" and "steps" ignore `final`.
         warmup_steps, total_steps, cooldown_steps: in updates; warm-up and cool-down together are
             shorter than the run.
-        decay_from: where "cosine" and "linear" count from: the end of the warm-up, or the start of
-            the run, so that the warm-up stands in for their first part.
+        decay_from: where "cosine", "linear" and "poly" count from: the end of the warm-up, or the
+            start of the run, so that the warm-up stands in for their first part.
         drops, drop_factor: of "steps": the numbers of the updates after each of which the rate is
             multiplied by the factor.
+        power: of "poly": the rate is (share of the decay that is left)^power above `final`.
 
     Reference: official libml/utils.py, get_learning_rate; decay_from="start" and the cool-down:
-    timm 0.3, scheduler/cosine_lr.py (without warmup_prefix) and scheduler_factory.py.
+    timm 0.3, scheduler/cosine_lr.py (without warmup_prefix) and scheduler_factory.py; "poly": Chen
+    et al., DeepLab, arXiv 1606.00915, section 4.1.
     """
     skipped = warmup_steps if decay_from == "start" else 0  # of the decay, by the warm-up
     decay_after = warmup_steps - skipped
     of_kind = {
         "cosine": {"falling_share": 1 - final / peak, "final_share": final / peak},
         "linear": {"peak_minus_final": peak - final, "final": final},
+        "poly": {"peak_minus_final": peak - final, "final": final, "power": power},
         "constant": {},
         "steps": {"drop_factor": drop_factor},
     }[kind]
@@ -104,7 +112,7 @@ def create_schedule(
     numbers = {name: np.float32(rate) for name, rate in rates.items()}
     numbers["warmup_steps"] = np.int32(warmup_steps)
     numbers["share_of_warmup"] = _reciprocal(max(warmup_steps, 1))
-    if kind in ("cosine", "linear"):
+    if kind in _DECAYS:
         decay_steps = total_steps - cooldown_steps - decay_after
         numbers["decay_after"] = np.int32(decay_after)
         numbers["decay_steps"] = np.int32(decay_steps)

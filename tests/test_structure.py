@@ -26,28 +26,39 @@ ALLOWED = {
     "data.sources": ("harness", "data.images"),
     "data.augment": ("harness",),
     "data": ("harness", "process", "data.sources", "data.augment"),
+    "data.annotations": ("harness", "data", "data.sources", "data.augment"),
     "zoo.released": ("harness",),
     "zoo": ("harness", "workdirs", "kernels", "layers", *MODELS, "zoo.released"),
+    "features": ("kernels", "layers", *MODELS, "zoo"),
+    "detection": ("kernels", "layers", "features"),
+    "segmentation": ("kernels", "layers", "features"),
     # The GAN is one of the kinds that tasks/table.py lists; it stands on what all kinds share.
     "tasks.gan": (
         *(*FLOOR, "nest.gan", "data", "zoo"),
         *("tasks.metrics", "tasks.ema", "tasks.optimizers", "tasks.protocol", "tasks.schedules"),
-        "tasks.skipping",
+        *("tasks.parameter_masks", "tasks.skipping"),
     ),
-    "tasks": (*FLOOR, "kernels", *MODELS, "data", "data.augment", "zoo", "tasks.gan"),
+    "tasks": (
+        *(*FLOOR, "kernels", *MODELS, "data", "data.annotations", "data.augment", "zoo"),
+        *("tasks.gan", "detection", "segmentation"),
+    ),
     "saving": (*FLOOR, "zoo"),
     "training": (
-        *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "saving"),
+        *(*FLOOR, "kernels", "data", "data.annotations", "data.augment", "zoo", "zoo.released"),
+        *("tasks", "saving"),
     ),
     "preview": (
         *(*FLOOR, "kernels", "data", "data.augment", "zoo", "zoo.released", "tasks", "training"),
     ),
 }
 ALLOWED["inference"] = tuple(room for room in ALLOWED if room != "configs")
+ALLOWED["inference.annotating"] = (*ALLOWED["inference"], "inference")
 ALLOWED["inference.pictures"] = (*ALLOWED["inference"], "inference")
 ALLOWED["sweeps"] = (*ALLOWED["training"], "training", "sweeps.launchers")
 ALLOWED["sweeps.launchers"] = (*ALLOWED["training"], "training", "sweeps")
-ALLOWED["reports"] = (*ALLOWED["inference.pictures"], "inference.pictures", "sweeps")
+ALLOWED["reports"] = (
+    *(*ALLOWED["inference.pictures"], "inference.pictures", "inference.annotating", "sweeps"),
+)
 ALLOWED["benchmarks"] = (*ALLOWED["inference"], "inference")
 ALLOWED["benchmarks.compiled"] = (*ALLOWED["benchmarks"], "benchmarks")
 ALLOWED["paper_tables"] = (*ALLOWED["benchmarks"], "benchmarks", "sweeps", "sweeps.launchers")

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from data.annotations.pipeline import AnnotatedData
 from data.augment import crops, randaugment
 from data.class_names import short_name
 from harness.errors import printable
@@ -46,6 +47,17 @@ def augmented_batch(run: experiment.Experiment, start: int) -> tuple[np.ndarray,
     return images, (np.asarray(batch["target"]) - smoothing / classes) / (1 - smoothing)
 
 
+def annotated_batch(run: experiment.Experiment, start: int) -> tuple[list[np.ndarray], list[str]]:
+    """Returns the images of a training batch with their boxes or classes drawn, and no labels."""
+    batches = run.data.train_batches(start)
+    batch = jax.device_get(next(batches))
+    batches.close()
+    names = run.data.dataset.class_names or list(map(str, range(run.data.num_classes)))
+    count = len(batch["image"])
+    rows = ({name: array[index] for name, array in batch.items()} for index in range(count))
+    return [run.data.form.drawn(row, names) for row in rows], [""] * count
+
+
 def label_text(target: np.ndarray, names: tuple[str, ...] | None) -> str:
     """Returns "cat", "cat 0.70 + dog 0.30", or "cat + dog + owl" where shares are equal."""
     order = np.argsort(-target, kind="stable")
@@ -65,8 +77,12 @@ def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Fi
         num_images: how many of the batch at most.
         start: number of the batch.
     """
-    images, targets = augmented_batch(run, start)
     data, records = run.data, run.records_of(start + 1)
+    if isinstance(data, AnnotatedData):
+        images, labels = annotated_batch(run, start)
+    else:
+        images, targets = augmented_batch(run, start)
+        labels = [label_text(target, data.dataset.class_names) for target in targets]
     count = min(num_images, len(images))
     # The halves of a mixed batch show the same pairs: take from the start.
     columns = min(COLUMNS, count)
@@ -77,8 +93,7 @@ def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Fi
     for position in range(count):
         axes = figure.add_subplot(rows, columns, position + 1)
         axes.imshow(_shown(images[position]), interpolation="nearest")
-        label = label_text(targets[position], data.dataset.class_names)
-        axes.set_title(f"{label}\n{records[position]}", fontsize=8)
+        axes.set_title(f"{labels[position]}\n{records[position]}", fontsize=8)
         axes.axis("off")
     return figure
 

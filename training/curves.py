@@ -24,7 +24,8 @@ def draw_curves(records: list[dict], path: Path, steps_per_epoch: float) -> None
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in records:
         for name, value in record.items():
-            if name in _NOT_DRAWN or not isinstance(value, int | float):
+            # "iou/cat": of one class of many.
+            if name in _NOT_DRAWN or "/" in name or not isinstance(value, int | float):
                 continue
             panel = name.removeprefix("ema_")
             curve = record["kind"] + (" EMA" if name != panel else "")

@@ -10,8 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data import datasets, pipeline
-from data.augment import transforms
+from data import pipeline
 from harness.arguments import check_range, problem
 from harness.errors import ConfigError, input_errors
 from harness.files import local_path
@@ -101,7 +100,6 @@ FUNCTIONS = (
     ("loop", plan_steps, ("num_examples", "batch_size")),
     ("checkpoint", Checkpoints, ("workdir", "is_good", "measured_with", "read_only")),
     ("faults", NumericFaults, FAULTS_PROVIDED),
-    ("data", pipeline.Data, DATA_PROVIDED),
 )
 VALUES = {"seed": int, "init_from": str | None}  # the keys that are no sections
 SECTIONS = ("init", "task", "data", "augment", "mesh", "sharding", "loop", "checkpoint", "faults")
@@ -138,22 +136,24 @@ def check_config(config: ConfigDict, *, needs_data: bool = True) -> dict[str, An
     check_init_from(plain["init_from"])
     for key, function, provided in FUNCTIONS:
         plain[key] = check_section(plain[key], function, f"config.{key}", provided=provided)
+    kind = TASKS[name].data
+    plain["data"] = check_section(plain["data"], kind, "config.data", provided=DATA_PROVIDED)
     plain["augment"] = check_subsections(
-        plain["augment"], transforms.TRANSFORMS, "config.augment", provided=("image_size",)
+        plain["augment"], kind.augmentations, "config.augment", provided=("image_size",)
     )
     if plain["init_from"] not in (None, "", FROM_SCRATCH):
         plain["init_from"] = str(weights_path("config.init_from", plain["init_from"]))
     with input_errors():
         check_range("config.checkpoint.keep_last", plain["checkpoint"]["keep_last"], 1)
         NumericFaults(**plain["faults"], records_of=lambda step: [], workdir=Path())
-        plain["data"]["name"] = datasets.absolute_name(plain["data"]["name"])
+        plain["data"]["name"] = kind.catalogue.absolute_name(plain["data"]["name"])
         if plain["data"]["data_dir"]:
             data_dir = local_path("config.data.data_dir", plain["data"]["data_dir"])
             plain["data"]["data_dir"] = str(data_dir)
         plain |= TASKS[name].check(plain)
-        plain = by_images.complete(plain, needs_data=needs_data)
+        plain = by_images.complete(plain, kind, needs_data=needs_data)
         plain["task"] = {"name": name} | plain["task"]
-        data = pipeline.Data(**plain["data"], augment=plain["augment"])  # checks, reads nothing
+        data = kind(**plain["data"], augment=plain["augment"])  # checks, reads nothing
         if needs_data:
             data.check_there()
     return plain
@@ -183,14 +183,18 @@ def build(
     plain = check_config(config) if plain is None else plain
     with input_errors():
         mesh = sharding.create_mesh(**plain["mesh"])
-        data = pipeline.Data(
-            **plain["data"],
-            augment=plain["augment"],
-            seed=plain["seed"],
-            class_names=class_names,
-            among=among,
-            sharding=sharding.batch_sharding(mesh),
-        ).open(training=training)
+        data = (
+            TASKS[plain["task"]["name"]]
+            .data(
+                **plain["data"],
+                augment=plain["augment"],
+                seed=plain["seed"],
+                class_names=class_names,
+                among=among,
+                sharding=sharding.batch_sharding(mesh),
+            )
+            .open(training=training)
+        )
     check_same_everywhere(plain, data, training=training)
     data.bad.deferred = peers.current() is not None
     # Made on the devices: with several processes none can put it on the others' devices.

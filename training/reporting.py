@@ -292,9 +292,9 @@ class Reporter:
 
 def _short(metrics: dict[str, float]) -> str:
     def number(name, value):
-        if "accuracy" in name:
-            return f"{value:.2%}"
-        return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
+        form = ".2%" if "accuracy" in name else "d" if isinstance(value, int) else ".4g"
+        return f"{value:{form}}"
 
     names = sorted(metrics, key=lambda name: name != "loss")  # jit returns dicts sorted by name
-    return "  ".join(f"{name} {number(name, metrics[name])}" for name in names)
+    # Not "iou/cat", which is of one class of many.
+    return "  ".join(f"{name} {number(name, metrics[name])}" for name in names if "/" not in name)

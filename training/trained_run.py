@@ -7,11 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data.datasets import PATHS
 from harness.arguments import problem
 from harness.errors import ConfigError, input_errors
 from saving.checkpoints import Checkpoints
 from tasks.by_images import open_keys
+from tasks.table import TASKS
 from training.experiment import Experiment, check_config
 from workdirs.comparison import LENGTH, RESUMABLE_KEYS, config_changes, in_words
 from workdirs.config_file import read_config, read_record
@@ -157,7 +157,8 @@ def _may_differ(workdir: Path, config: ConfigDict) -> tuple[str, ...]:
     old = str(stored["name"]) if "name" in stored else ""
     new = config.data.name
     kind = new.partition(":")[0]
-    is_there_too = kind in PATHS and old.startswith(f"{kind}:")
+    paths = TASKS[config.task.name].data.catalogue.paths
+    is_there_too = kind in paths and old.startswith(f"{kind}:")
     return ("data.name",) if record.get("data_digest") and is_there_too else ()
 
 

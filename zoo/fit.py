@@ -21,6 +21,8 @@ from layers.initializers import truncated_normal
 from nest.blocks import block, unblock
 from nest.model import Nest
 from tnt.model import Tnt
+from tnt.pyramid import REDUCTIONS, PyramidTnt, stage_planes
+from tnt.pyramid_layer import resize_relative
 
 Resize = Literal["linear", "bicubic", "linear_in_blocks"]
 Reinit = Literal["zeros", "noise", "never"]
@@ -35,18 +37,18 @@ class PositionTable:
         grid: rows and columns of blocks; None: the table has no axis of blocks.
         num_class_tokens: rows before those of the plane, which are kept as they are.
         resize: how it is resized by default.
+        reduction: of a table [k, h * w, h/r * w/r] of pairs of places, r; None: of places.
     """
 
     plane: tuple[int, int]
-    grid: tuple[int, int] | None
-    num_class_tokens: int
-    resize: Resize
+    grid: tuple[int, int] | None = None
+    num_class_tokens: int = 0
+    resize: Resize = "bicubic"
+    reduction: int | None = None
 
 
 def position_tables(model: nn.Module, image_size: tuple[int, int]) -> dict[str, PositionTable]:
-    """Returns the position tables of a model that depend on the image's size.
-
-    TNT's table of words is not among them: it depends on the patch alone.
+    """Returns the position tables of a model that depend on the image's size, unlike that of words.
 
     Args:
         model: any model; one of a class not listed here has none.
@@ -66,14 +68,19 @@ def position_tables(model: nn.Module, image_size: tuple[int, int]) -> dict[str, 
     if isinstance(model, Tnt):
         stride = model.patch_stride or model.patch_size
         height, width = ((side - model.patch_size) // stride + 1 for side in image_size)
-        table = PositionTable((height, width), None, 1, "bicubic")
-        return {"sentence_position/embedding": table}
+        return {"sentence_position/embedding": PositionTable((height, width), None, 1)}
     if isinstance(model, Vit):
         size = model.patch_size
         patch = (size, size) if isinstance(size, int) else size
         plane = (image_size[0] // patch[0], image_size[1] // patch[1])
         num_class_tokens = int(model.pooling == "class_token")
-        return {"position/embedding": PositionTable(plane, None, num_class_tokens, "bicubic")}
+        return {"position/embedding": PositionTable(plane, None, num_class_tokens)}
+    if isinstance(model, PyramidTnt):
+        planes = stage_planes(image_size)
+        tables = {"sentence_position/embedding": PositionTable(planes[0])}
+        for n, r in enumerate(REDUCTIONS):
+            tables[f"stage{n + 1}_relative_position"] = PositionTable(planes[n], reduction=r)
+        return tables
     return {}
 
 
@@ -86,7 +93,7 @@ def resize_table(
     """Resizes a position table.
 
     Args:
-        array: [t, n, c] with blocks, else [class tokens + h * w, c].
+        array: [t, n, c] with blocks, [k, n, n / r^2] of pairs, else [class tokens + h * w, c].
         table: what it is to become.
         how: "linear": SciPy's linear zoom, which keeps the corners in place; "bicubic": with
             anti-aliasing and pixels as squares, as in timm; "linear_in_blocks": each block zoomed
@@ -102,6 +109,9 @@ def resize_table(
         resample_abs_pos_embed.
     """
     how = how or table.resize
+    if table.reduction is not None:
+        sides = array.ndim == 3 and _sides(array.shape[1], source, (1, 1))
+        return resize_relative(array, sides, table.plane, table.reduction) if sides else None
     grid = table.grid or (1, 1)
     if array.ndim != (2 if table.grid is None else 3):
         return None
@@ -140,8 +150,7 @@ def _is_square(plane: tuple[int, int] | None) -> bool:
 
 
 def _zoom(planes: np.ndarray, sides: tuple[int, int], how: Resize) -> np.ndarray:
-    """Maps [k, h, w, c] to [k, *sides, c]."""
-    k, h, w, c = planes.shape
+    k, h, w, c = planes.shape  # to [k, *sides, c]
     if how == "bicubic":
         return np.asarray(jax.image.resize(planes, (k, *sides, c), "bicubic", antialias=True))
     import scipy.ndimage  # here: it would cost every start a good part of a second
@@ -154,6 +163,7 @@ _FIRST = (
     "patch_embedding/kernel",  # NesT, ViT
     "word_embedding/projection/kernel",  # TNT
     "stem_conv/kernel",  # ResNet
+    "stem/common_conv/kernel",  # PyramidTNT
     "stem/kernel",  # Wide ResNet
 )
 
@@ -161,7 +171,7 @@ _FIRST = (
 def with_channels(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Returns the first kernel of a model for images of other channels: 3 to 1, or 1 to 3.
 
-    A grey image, shown in the three channels of a colour image, gives the same either way.
+    A grey image, shown in three equal channels, gives the same either way.
 
     Args:
         kernel: [h, w, channels of the image, c], or with the first three in one axis.
@@ -171,8 +181,7 @@ def with_channels(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | No
         The kernel of that shape, or None if they do not differ in these channels alone.
 
     Reference:
-        timm: models/_manipulate.py, adapt_input_conv, which sums over the colours; from 1 to 3,
-        which it does not know, it is the inverse: a third for each.
+        timm: models/_manipulate.py, adapt_input_conv; from 1 to 3, its inverse: a third for each.
     """
     sizes = [int(np.prod(side[:-1])) for side in (kernel.shape, shape)]
     alike = len(kernel.shape) == len(shape) > 1 and kernel.shape[-1:] == shape[-1:]
@@ -239,7 +248,8 @@ def fit(
         squares = _is_square(source) and _is_square(table.plane)
         if have == want and (squares or source == table.plane):
             continue
-        if not want or len(have) != len(want) or have[-1] != want[-1]:
+        same_channels = table.reduction is not None or have[-1:] == want[-1:]  # of pairs: none
+        if not want or len(have) != len(want) or not same_channels:
             continue
         array = resize_table(arrays[name], table, resize, source)
         if array is not None:

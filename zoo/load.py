@@ -166,6 +166,9 @@ def load_variables(
     height, width, channels = as_image_shape(image_size)
     expected = variable_shapes(model, (height, width, channels))
     shapes = _names(expected)
+    if "backbone" in stored.variables["params"]:
+        what = "of a detection or segmentation, from which no other run can start"
+        raise ValueError(f"weights {file}: {what}; give those that its own backbone began with")
     # Before the head is re-initialised: what diverged is refused, wherever it shows.
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
         arrays = {n: np.asarray(array, np.float32) for n, array in _names(stored.variables).items()}

@@ -25,6 +25,8 @@ from nest.gan.variants import GENERATORS as NEST_GENERATORS
 from nest.model import Nest
 from nest.variants import VARIANTS as NEST_VARIANTS
 from tnt.model import Tnt
+from tnt.pyramid import VARIANTS as PYRAMID_VARIANTS
+from tnt.pyramid import PyramidTnt
 from tnt.variants import VARIANTS as TNT_VARIANTS
 
 # name -> (class, the variant's fields)
@@ -35,6 +37,7 @@ MODELS: Table = {
     **{name: (ResNet, fields) for name, fields in RESNET_VARIANTS.items()},
     **{name: (WideResNet, fields) for name, fields in WIDE_RESNET_VARIANTS.items()},
     **{name: (Tnt, fields) for name, fields in TNT_VARIANTS.items()},
+    **{name: (PyramidTnt, fields) for name, fields in PYRAMID_VARIANTS.items()},
 }
 
 GENERATORS: Table = {

@@ -21,6 +21,7 @@ from zoo.stored_weights import Which
 Weights = tuple[dict[str, Any], Report]  # as load_variables returns them
 # Arguments of read_init_from that the code gives rather than the section `init`.
 INIT_PROVIDED = ("image_shape", "class_names", "seed")
+HEAD = ("norm", "head")  # what a classifier has above its last map
 FROM_SCRATCH = "none"  # for the command line, where None cannot be given
 
 
@@ -49,7 +50,9 @@ def read_init_from(
     Args:
         path: config.init_from, also a name of released weights. None or "none": from scratch; "": a
             fine-tuning recipe that still lacks its weights.
-        model: of the run.
+        model: of the run. One with a `backbone` starts from weights of the classifier that this is
+            made of, without what is in HEAD: `reinit_head` and `other_classes` have no effect, and
+            weights of such a model start no other.
         weights, checkpoint, resize, reinit_head, ignore_fields: see `load_variables`.
         other_classes: whether the run's classes differ from those of the weights, so that the head
             is re-initialised even if their number is the same. None: decided by the class names.
@@ -72,17 +75,18 @@ def read_init_from(
             f"of tools/weights.py list, or --config.init_from={FROM_SCRATCH} to train from scratch"
         )
         raise ConfigError(problem("config.init_from", path, what))
+    options = {
+        "image_size": image_shape,
+        "weights": weights,
+        "checkpoint": checkpoint,
+        "resize": resize,
+        "ignore_fields": ignore_fields,
+    }
     with input_errors():
+        if (backbone := getattr(model, "backbone", None)) is not None:
+            return _as_backbone(*load_variables(path, backbone.model, **options))
         variables, report = load_variables(
-            path,
-            model,
-            image_size=image_shape,
-            weights=weights,
-            checkpoint=checkpoint,
-            resize=resize,
-            reinit_head=reinit_head,
-            seed=seed,
-            ignore_fields=ignore_fields,
+            path, model, reinit_head=reinit_head, seed=seed, **options
         )
         if note := unfinished(report):
             report = dataclasses.replace(report, notes=(*report.notes, note))
@@ -104,6 +108,26 @@ def read_init_from(
                 raise ValueError(problem("config.init.reinit_head", reinit_head, what))
             variables, report = _with_new_head(variables, report, seed)
     return variables, report
+
+
+def _as_backbone(variables: dict[str, Any], report: Report) -> Weights:
+    """Returns the weights of a classifier as those of a model's backbone, without its head."""
+    below = {
+        collection: {"backbone": {name: tree[name] for name in tree if name not in HEAD}}
+        for collection, tree in variables.items()
+    }
+    names = (*report.loaded, *report.reinitialized)
+    above = tuple(f"{part}/" for part in HEAD)
+    left_out = tuple(n for n in names if n.removeprefix("batch_stats/").startswith(above))
+    notes = report.notes + ((note,) if (note := unfinished(report)) else ())
+    report = dataclasses.replace(
+        report,
+        loaded=tuple(name for name in report.loaded if name not in left_out),
+        reinitialized={},
+        skipped=(*report.skipped, *left_out),
+        notes=(*notes, "weights of the backbone; all else starts anew"),
+    )
+    return below, report
 
 
 def unfinished(report: Report) -> str:

@@ -1,7 +1,7 @@
 """PyTorch state dicts: which codebase one comes from, and the model fields which that implies.
 
 How the names map to this repository's is in the model's own room (nest/convert_timm.py,
-tnt/convert.py).
+tnt/convert.py, tnt/convert_pyramid.py).
 """
 
 import dataclasses
@@ -18,8 +18,10 @@ from harness.trees import listed
 from nest import convert_timm as nest_timm
 from nest.model import Nest
 from tnt import convert as tnt_weights
+from tnt import convert_pyramid as pyramid_weights
 from tnt.model import Tnt
 from tnt.names import FIELDS as TNT_FIELDS
+from tnt.pyramid import PyramidTnt
 from zoo.state_dict_copies import Copy, find_copy
 from zoo.stored_weights import StoredWeights
 
@@ -114,6 +116,13 @@ def _tnt(file: Path, state: State, model: Tnt, architecture: str | None) -> Stor
     return StoredWeights(f"{naming} TNT", variables, TNT_FIELDS[naming], skipped)
 
 
+def _pyramid_tnt(
+    file: Path, state: State, model: PyramidTnt, architecture: str | None
+) -> StoredWeights:
+    variables = pyramid_weights.from_official(state, model)
+    return StoredWeights("official PyramidTNT", variables, pyramid_weights.FIELDS)
+
+
 def _timm_architecture(file: Path) -> str | None:
     """Finds timm's name of a NesT in the folder's config.json or the names of file and folder."""
     try:
@@ -138,4 +147,5 @@ def _timm_name(text: str) -> str | None:
 STATE_DICTS: dict[type[nn.Module], tuple[Callable, tuple[str, ...], Callable]] = {
     Nest: (_nest, (nest_timm.MARK,), nest_timm.names_of),
     Tnt: (_tnt, tnt_weights.MARKS, tnt_weights.names_of),
+    PyramidTnt: (_pyramid_tnt, (pyramid_weights.MARK,), pyramid_weights.names_of),
 }

@@ -59,7 +59,12 @@ def recipe_step(
         data.layout.check("config.data.batch_size", data.batch_size)
     key = _key(everywhere)
     run = experiment.assemble(plain, mesh, data, key)
-    batch = _batch(data.batch_size, data.image_shape, batch_sharding, label_shape=data.label_shape)
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (data.batch_size, *row.shape), row.dtype, sharding=batch_sharding
+        )
+        for name, row in data.form.empty.items()
+    }
     model = run.task.model
     return Step(
         name=name,

@@ -48,6 +48,7 @@ class Prepared:
         image_key: feature that holds the encoded image.
         image_shape: (height, width, channels), None where it differs from image to image.
         label_key: feature that holds the label, None in a set without labels.
+        mask_key: feature that holds the class of each pixel, in place of a label, or None.
         boxes_key: feature that holds the objects' boxes, such as "bbox" or "objects/bbox", None in
             a set without boxes.
         box_labels_key: feature that holds the class of each box, None: they are the image's.
@@ -55,7 +56,7 @@ class Prepared:
         multi_label: whether the feature is a sequence of labels.
         class_names: their names, where known.
         splits: name -> number of records of each shard.
-        info: dataset_info.json as it is.
+        info, features: dataset_info.json and, of features.json, what says what a record holds.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Prepared:
     image_key: str
     image_shape: tuple[int | None, ...]
     label_key: str | None
+    mask_key: str | None
     boxes_key: str | None
     box_labels_key: str | None
     num_classes: int
@@ -71,6 +73,7 @@ class Prepared:
     class_names: tuple[str, ...] | None
     splits: dict[str, tuple[int, ...]]
     info: dict[str, Any]
+    features: dict[str, Any]
 
     def shards(self, split: str, file_format: str = FORMAT) -> list[Shard]:
         """Lists the files of a split in the order of its records."""
@@ -165,7 +168,7 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} does not describe a data set: {error!r}") from None
-    image_key, label_key = _keys(name, info, features)
+    image_key, label_key, mask_key = _keys(name, info, features)
     boxes_key, box_labels_key = _box_keys(features, label_key)
     class_names, num_classes = None, 1
     if label_key is not None:
@@ -181,6 +184,7 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         image_key=image_key,
         image_shape=tuple(int(side) if int(side) > 0 else None for side in shape),
         label_key=label_key,
+        mask_key=mask_key,
         boxes_key=boxes_key,
         box_labels_key=box_labels_key,
         num_classes=num_classes,
@@ -188,11 +192,12 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
         class_names=class_names,
         splits={split: lengths for split, lengths in splits.items() if sum(lengths)},
         info=info,
+        features=features,
     )
 
 
-def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
-    """Returns the names of the features that hold the image and the label."""
+def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None, str | None]:
+    """Returns the names of the features that hold the image, and the label or the mask."""
     stated = info.get("supervisedKeys", {})
     supervised = [item.get("featureKey") for item in stated.get("tuple", {}).get("items", ())]
     supervised = supervised or [stated[key] for key in ("input", "output") if key in stated]
@@ -202,12 +207,14 @@ def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None]:
         labels = [key for key in labels if "classLabel" in features[key]] or labels
     image_key = _choose(images, supervised[:1], "image")
     label_key = _choose(labels, supervised[1:2], "label")
+    if image_key is not None and supervised[1:] and supervised[1] in images:
+        return image_key, None, supervised[1]
     if image_key is None or (label_key is None and (labels or supervised[1:])):
         raise ValueError(
             f"data set {name!r} is not one of images with their classes; its records hold: "
             f"{', '.join(features)}"
         )
-    return image_key, label_key
+    return image_key, label_key, None
 
 
 def _box_keys(features: dict, label_key: str | None) -> tuple[str | None, str | None]:

@@ -66,7 +66,7 @@ class ArrayRecordSource:
         return self._boxes
 
     def _boxes(self, index: int) -> np.ndarray:
-        features = self._read(index)
+        features = self.features(index)
         boxes = np.reshape(features[self._about.boxes_key].float_list.value, (-1, 4))
         if self._about.box_labels_key is not None:
             labels = features[self._about.box_labels_key].int64_list.value
@@ -75,7 +75,7 @@ class ArrayRecordSource:
         column = np.broadcast_to(np.reshape(labels, (-1, 1)), (len(boxes), 1))
         return np.concatenate([column, boxes], axis=1).astype(np.float32)
 
-    def _read(self, index: int) -> Mapping[str, Any]:
+    def features(self, index: int) -> Mapping[str, Any]:
         """Returns the features of a record."""
         check_index(index, len(self))
         try:
@@ -98,7 +98,7 @@ class ArrayRecordSource:
         return label
 
     def __getitem__(self, index: int) -> Record:
-        features = self._read(index)
+        features = self.features(index)
         label = self._label(index, features)
         (encoded,) = features[self._about.image_key].bytes_list.value
         return {"image": encoded, "label": label}

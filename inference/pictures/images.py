@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.loading import Labelled
 from data.pipeline import Data
 from data.sources.arrays import Record, Source, Subset
 from harness.errors import ConfigError, input_errors
@@ -104,7 +105,8 @@ def prepare(
             raise ConfigError(f"{name}: {reason}")
 
     with input_errors():
-        batch = next(iter(data.batches_of(source, predictor.num_channels, report_bad)))
+        form = Labelled((*data.height_and_width, predictor.num_channels))
+        batch = next(iter(data.batches_of(source, report_bad, form)))
     return np.asarray(batch["image"])[: len(chosen)]
 
 

@@ -18,7 +18,7 @@ from harness.errors import ConfigError, input_errors, printable
 from harness.files import run_path
 from inference.loading import NUM_IMAGENET_CLASSES
 from inference.predictor import Predictor
-from tasks.classification import normalize
+from tasks.supervised import normalize
 from training.experiment import check_config
 from workdirs.config_file import load_config, read_config
 from zoo.find import weights_path

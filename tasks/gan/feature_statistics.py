@@ -113,8 +113,7 @@ def real_statistics(data: pipeline.Data, embedding: Embedding, neighbors: int) -
     check_count("config.data.train_split", data.train_split, len(source), neighbors)
     report_bad = functools.partial(data.bad.add, data.train_split)
     real, probabilities, fingerprints = embedded(data.eval_batches())
-    channels, label_shape = data.dataset.num_channels, data.label_shape
-    train, *_ = embedded(data.batches_of(source, channels, report_bad, label_shape))
+    train, *_ = embedded(data.batches_of(source, report_bad, data.form))
     precision, recall = precision_recall(real, train, neighbors=neighbors)
     protocol = embedding.protocol | real_images(data) | floor_images(data, neighbors)
     protocol["floor.num_images"] = len(train)

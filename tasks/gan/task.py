@@ -18,7 +18,8 @@ from tasks.gan.gradients import GanGradients
 from tasks.gan.losses import count_collapsed
 from tasks.gan.networks import GanNetworks
 from tasks.gan.options import GanOptions
-from tasks.optimizers import Optimizer, trainable_mask
+from tasks.optimizers import Optimizer
+from tasks.parameter_masks import trainable_mask
 from tasks.protocol import Evaluation, Task
 from tasks.schedules import Schedule
 from tasks.skipping import skip_update

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tasks.optimizers import parameter_paths
+from tasks.parameter_masks import parameter_paths
 from zoo.registry import create_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "baseline_logits.json"

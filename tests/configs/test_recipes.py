@@ -16,7 +16,9 @@ from data import datasets
 from data.pixel_statistics import default_statistics
 from harness.errors import ConfigError
 from tasks.by_images import open_keys
-from tasks.optimizers import create_optimizer, decay_mask, parameter_paths
+from tasks.optimizers import create_optimizer
+from tasks.parameter_masks import decay_mask, parameter_paths
+from tasks.table import TASKS
 from training import experiment
 from workdirs.comparison import flatten
 from zoo.load import parameter_shapes
@@ -39,6 +41,11 @@ RECIPES = {
     "digits_tnt": ["", "debug"],
     "imagenet_tnt": ["ti", "s", "b", "ti,384", "s,384", "b,384", "384,debug", "debug"],
     "digits_deit": ["", "debug"],
+    "digits_detr": ["nest", "tnt", "deit", "debug", "tnt,debug", "deit,debug"],
+    "coco_tnt_detr": ["", "debug"],
+    "digits_segment": ["nest", "tnt", "deit", "debug", "tnt,debug", "deit,debug"],
+    "ade20k_tnt": ["", "debug"],
+    "imagenet_pyramid_tnt": ["s", "ti", "m", "b", "debug"],
     "cifar_deit": [
         f"{size},{data}" for size in ("ti", "s", "b") for data in ("cifar10", "cifar100")
     ]
@@ -66,11 +73,17 @@ NUM_CLASSES = {  # of the data sets that have to be prepared
     "oxford_iiit_pet": 37,
     "inat:": 1010,
     "folder:": 5,
+    "masks:": 150,
+    "coco/2017": 80,
 }
 
 
 def get_config(name, argument):
     return importlib.import_module(f"configs.{name}").get_config(argument)
+
+
+def catalogue(config):
+    return TASKS[config.task.name].data.catalogue
 
 
 def checked_config(name, argument):
@@ -100,7 +113,7 @@ def recipe(request):
             data = dataclasses.replace(
                 datasets.open_dataset("synthetic"), name=config.data.name, num_classes=num_classes
             )
-            patch.setitem(datasets.BUILT_IN, config.data.name, lambda: data)
+            patch.setitem(catalogue(config).built_in, config.data.name, lambda **_: data)
         run = experiment.build(config)
     return name, argument, run
 
@@ -144,11 +157,11 @@ def test_builds(recipe):
 @pytest.mark.parametrize(("name", "argument"), ALL)
 def test_says_how_to_prepare_its_data(name, argument, tmp_path):
     config = get_config(name, argument)
-    if config.data.name in datasets.BUILT_IN:
+    if config.data.name in catalogue(config).built_in:
         experiment.check_config(config)
         return
     config.data.data_dir = str(tmp_path)
-    if config.data.name in ("inat:", "folder:"):
+    if config.data.name in ("inat:", "folder:", "masks:"):
         message = f"'{config.data.name}': there is no folder ''; give its path, --con"
         with pytest.raises(ConfigError, match=message):
             experiment.check_config(config)

@@ -16,6 +16,7 @@ from data.batches import PART_BYTES
 from data.pipeline import Data
 from workdirs.results import BadImagesFile
 
+ROW_BYTES = 16 * 16 * 3 + 4  # the image and its label
 FLIP = {"flip": {"probability": 0.5}}
 
 
@@ -57,7 +58,7 @@ def assert_same(left, right):
 @pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_change_nothing_and_resume_in_epoch_two(tmp_path, num_workers, monkeypatch):
     # Parts of three images: several workers make one batch.
-    monkeypatch.setattr("data.batches.PART_BYTES", 3 * 16 * 16 * 3)
+    monkeypatch.setattr("data.batches.PART_BYTES", 3 * ROW_BYTES)
     name = write_folder(tmp_path)
     whole = take(open_folder(name, augment=FLIP, num_threads=0).train_batches(), 11)
     data = open_folder(name, augment=FLIP, num_workers=num_workers, num_threads=1)
@@ -89,9 +90,9 @@ def test_an_error_in_a_worker_reaches_the_caller(tmp_path):
 def test_parts_of_batches_change_nothing(tmp_path, monkeypatch, images_in_a_part):
     name = write_folder(tmp_path)
     expected = open_folder(name, augment=FLIP)
-    assert PART_BYTES > 40 * 16 * 16 * 3  # all in one part
+    assert PART_BYTES > 40 * ROW_BYTES  # all in one part
     whole, evaluated = take(expected.train_batches(), 6), list(expected.eval_batches())
-    monkeypatch.setattr("data.batches.PART_BYTES", images_in_a_part * 16 * 16 * 3)
+    monkeypatch.setattr("data.batches.PART_BYTES", images_in_a_part * ROW_BYTES)
     data = open_folder(name, augment=FLIP, num_threads=3)
     assert_same(take(data.train_batches(), 6), whole)
     assert_same(take(data.train_batches(start=3), 3), whole[3:])

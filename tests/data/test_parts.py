@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 from data import images
 from data.augment.crops import random_resized_crop
 from data.images import UndecodedJpeg, decode_image, open_image
-from data.loading import ReadTraining
+from data.loading import Labelled, ReadTraining
 from harness.errors import BadImage
 
 PHOTO = np.ascontiguousarray(load_sample_image("flower.jpg")[::4, ::4])  # 107 x 160
@@ -157,6 +157,9 @@ def test_pixels_that_run_out(capfd):
 # --- in training ----------------------------------------------------------------------------------
 
 
+FORM = Labelled((32, 32, 3))
+
+
 def source_of(*encoded):
     records = [{"image": image, "label": label} for label, image in enumerate(encoded)]
 
@@ -172,14 +175,14 @@ def source_of(*encoded):
 def test_a_seed_gives_the_crop_of_the_whole_image(rule, exif_orientation):
     crop = random_resized_crop(image_size=32, rule=rule, interpolation=("bilinear", "bicubic"))
     source = source_of(*(encode(orientation=o) for o in range(1, 9)))
-    read = ReadTraining(source, [crop], exif_orientation)
+    read = ReadTraining(source, FORM, [crop], exif_orientation)
     for seed in range(40):
         record = source[seed % 8]
         whole = decode_image(record["image"], exif_orientation=exif_orientation)
         expected = crop(whole, np.random.default_rng(seed))
         found = read.random_map(seed % 8, np.random.default_rng(seed))
-        np.testing.assert_array_equal(found.image, expected)
-        assert found.label == seed % 8 and found.bad == ()
+        np.testing.assert_array_equal(found.row["image"], expected)
+        assert found.row["label"] == seed % 8 and found.bad == ()
 
 
 def test_a_replacement_gets_the_draws_of_the_record():
@@ -189,9 +192,11 @@ def test_a_replacement_gets_the_draws_of_the_record():
     assert isinstance(open_image(bytes(damaged)), UndecodedJpeg)
     crop = random_resized_crop(image_size=32)
     good = encode(PHOTO[::-1])
-    read = ReadTraining(source_of(bytes(damaged), *[good] * 30), [crop], False)
+    read = ReadTraining(source_of(bytes(damaged), *[good] * 30), FORM, [crop], False)
     found = read.random_map(0, np.random.default_rng(5))
-    np.testing.assert_array_equal(found.image, crop(decode_image(good), np.random.default_rng(5)))
+    np.testing.assert_array_equal(
+        found.row["image"], crop(decode_image(good), np.random.default_rng(5))
+    )
     assert [entry[0] for entry in found.bad] == [0]
 
 
@@ -202,5 +207,6 @@ def test_other_first_steps_get_pixels():
         seen.append(image)
         return image
 
-    ReadTraining(source_of(encode()), [step], False).random_map(0, np.random.default_rng(0))
+    read = ReadTraining(source_of(encode()), FORM, [step], False)
+    read.random_map(0, np.random.default_rng(0))
     assert isinstance(seen[0], np.ndarray)

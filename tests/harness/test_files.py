@@ -103,9 +103,10 @@ NO_PATHS = {
 
 # Functions that get the values of flags which a script reads late.
 LATE = {
+    "annotated_folder": lambda path: PictureFolder("--annotated_folder", path, "annotated"),
     "against": lambda path: subjects.from_text(path, None, None),
     "classes": lambda path: classes_in_file(path, None),
-    "explain_folder": lambda path: PictureFolder(path, "cam"),
+    "explain_folder": lambda path: PictureFolder("--explain_folder", path, "cam"),
     "features": lambda path: load_embedding(path, num_channels=3, dataset="digits"),
     "official": lambda path: performance._run(["-"], path),
 }

@@ -20,7 +20,8 @@ from zoo.registry import create_model
 
 CLASSES = np.array([3, 7])
 SHAPE = (32, 32, 3)
-ATTENTIVE = [case for case in CASES if "resnet" not in case]
+WITHOUT_ROLLOUT = ("resnet", "wide_resnet", "pyramid_tnt")
+ATTENTIVE = [case for case in CASES if case not in WITHOUT_ROLLOUT]
 
 
 def explained(case, method, classes=CLASSES, **fields):
@@ -64,7 +65,7 @@ def test_grad_cam_by_hand(case):
             weight = slopes[image, :, :, channel].mean()
             expected[image] += weight * activations[image, :, :, channel]
     expected = np.maximum(expected, 0)
-    assert expected.max() > 0
+    assert expected.max() > 0 or expected[0].size == 1  # PyramidTNT's last map, of small images
     own = coarse(model, variables, images, "gradcam")
     np.testing.assert_allclose(own, expected, rtol=1e-3, atol=1e-5 * expected.max())
     # Enlarged linearly: no pixel beyond the map's own range.
@@ -238,7 +239,7 @@ def test_which_methods_fit():
     for case in CASES:
         model, *_ = build(case)
         fits = {"cam", "gradcam", "rollout", "gradcat"}
-        fits -= {"rollout"} if "resnet" in case else set()
+        fits -= {"rollout"} if case in WITHOUT_ROLLOUT else set()
         fits -= {"gradcat"} if case != "nest" else set()
         assert set(methods_of(model, (32, 32))) == fits
     one = create_model("deit_ti_patch16_224", num_classes=2, dim=12, depth=1, num_heads=3)

@@ -15,7 +15,7 @@ from inference.explanation_flags import Explanations
 from inference.localization import score_localization
 from inference.trained_classifier import TrainedClassifier
 from nest.gradcat import gradcat
-from tasks.classification import normalize
+from tasks.supervised import normalize
 from training import experiment
 
 

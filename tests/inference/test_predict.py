@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 import zoo.load
 from configs import digits_nest, digits_nest_gan
 from data.class_names import imagenet_names, readable, short_name
+from data.loading import Labelled
 from data.pipeline import Data
 from data.sources.arrays import digits_source
 from harness.errors import ConfigError
@@ -165,7 +166,9 @@ def test_images_and_logits_are_those_of_evaluation(config, trained):
     workdir, run, state, _ = trained
     predictor = Predictor.load(workdir, config)
     files, _ = evaluation_files(run)
-    batches = predictor.data.batches_of(GivenImages(files, 3), 3, report_bad=None)
+    batches = predictor.data.batches_of(
+        GivenImages(files, 3), None, Labelled((*predictor.data.height_and_width, 3))
+    )
     logits = jax.jit(predictor.logits)
     for ours, theirs in zip(batches, run.data.eval_batches(), strict=True):
         np.testing.assert_array_equal(np.asarray(ours["image"]), np.asarray(theirs["image"]))
@@ -381,7 +384,9 @@ def test_only_imagenets_synonyms_are_cut():
     assert short_name("tench, Tinca tinca") == "tench" and short_name("tench, other") != "tench"
     text = batch_pictures.label_text(np.float32([0.6, 0.4]), names)
     assert text == "Lab, black 0.60 + Lab, yellow 0.40"
-    assert dry_run._labels(jax.numpy.arange(2), names) == "Lab, black, Lab, yellow, ..."
+    data = SimpleNamespace(form=Labelled(()), dataset=SimpleNamespace(class_names=names))
+    batch = {"image": jax.numpy.zeros((2, 1)), "label": jax.numpy.arange(2)}
+    assert dry_run._labels(batch, data) == "Lab, black, Lab, yellow, ..."
     assert Subject("any", SimpleNamespace(class_names=names)).class_name(1) == "Lab, yellow"
 
 

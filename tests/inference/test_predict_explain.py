@@ -13,7 +13,7 @@ from configs import digits_nest, digits_tnt
 from inference.explain import METHODS, create_explainer
 from inference.pictures.overlay import TITLES, draw_explanation
 from inference.predictor import Predictor
-from tasks.classification import normalize
+from tasks.supervised import normalize
 from tests.model_inputs import random_params
 from zoo.registry import create_model
 from zoo.save import write_weights

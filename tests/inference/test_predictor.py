@@ -12,7 +12,7 @@ from harness.errors import ConfigError
 from inference.explain import create_explainer
 from inference.predictor import Predictor
 from nest.gradcat import gradcat
-from tasks.classification import normalize
+from tasks.supervised import normalize
 from tests.inference.test_export import random_weights, recipe
 
 CLASSES = "abcd"

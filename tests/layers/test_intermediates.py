@@ -12,6 +12,7 @@ import baselines.vit
 import baselines.wide_resnet
 import nest.model
 import tnt.model
+import tnt.pyramid
 from tests.model_inputs import fill, random_array
 from zoo.load import load_weights
 from zoo.registry import MODELS, create_model
@@ -19,6 +20,10 @@ from zoo.registry import MODELS, create_model
 NEST = {"patch_size": 4, "dims": (8, 16, 32), "depths": (1, 1, 2), "num_heads": (2, 4, 8)}
 TNT = {"inner_dim": 8, "outer_dim": 32, "num_inner_heads": 2, "num_outer_heads": 4, "depth": 2}
 VIT = {"dim": 12, "depth": 2, "num_heads": 3}
+PYRAMID_TNT = {
+    **{"depths": (1, 1, 1, 1), "inner_dims": (2, 2, 2, 2), "outer_dims": (4, 4, 8, 8)},
+    **{"num_inner_heads": (1, 1, 1, 1), "num_outer_heads": (2, 2, 2, 2)},
+}
 # Every class of MODELS, with each pooling: (name, fields, last map, how it is pooled).
 CASES = {
     "nest": ("nest_tiny_s196_224", NEST, "level3", "plane"),
@@ -36,6 +41,7 @@ CASES = {
         "block2_tokens",
         "all",
     ),
+    "pyramid_tnt": ("ptnt_ti_patch16_192", PYRAMID_TNT, "stage4", "plane"),
     "resnet": ("resnet50", {"depths": (1, 1), "dims": (4, 8)}, "stage2", "plane"),
     "wide_resnet": ("wrn28_10", {"depth": 10, "width": 1}, "group3", "plane"),
 }
@@ -52,7 +58,7 @@ def build(case, **overrides):
     name, fields, _, _ = CASES[case]
     model, images = (
         create_model(name, num_classes=10, **fields, **overrides),
-        random_array(2, 32, 32, 3),
+        random_array(2, *(2 * [64 if case == "pyramid_tnt" else 32]), 3),
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = jax.tree_util.tree_map_with_path(
@@ -71,11 +77,11 @@ def last_norm(variables, x):
     params = variables["params"]
     if "norm" not in params:  # ResNet
         return x
-    if "batch_stats" in variables:
+    if "norm" in variables.get("batch_stats", {}):  # WideResNet
         stats = variables["batch_stats"]["norm"]
         x = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
         return np.maximum(x * params["norm"]["scale"] + params["norm"]["bias"], 0)
-    epsilon = 1e-5 if "sentence_embedding" in params else 1e-6  # TNT's
+    epsilon = 1e-5 if "word_position" in params else 1e-6  # TNT's
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
     return x * params["norm"]["scale"] + params["norm"]["bias"]
 
@@ -138,7 +144,8 @@ def test_unused_maps_are_free(case, monkeypatch):
         return re.sub(r"0x[0-9a-f]+", "", str(jaxpr))
 
     exposing = program()
-    for module in (nest.model, tnt.model, baselines.vit, baselines.resnet, baselines.wide_resnet):
+    baselines_of = (baselines.vit, baselines.resnet, baselines.wide_resnet)
+    for module in (nest.model, tnt.model, tnt.pyramid, *baselines_of):
         monkeypatch.setattr(module, "expose", lambda module, name, x: x)
     monkeypatch.setattr(type(model), "sow", lambda *_: None)
     assert program() == exposing

@@ -15,7 +15,7 @@ import train
 from configs import imagenet_resnet50
 from harness.errors import ConfigError, Interrupted
 from saving.checkpoints import Checkpoints
-from tasks.optimizers import parameter_paths
+from tasks.parameter_masks import parameter_paths
 from training import experiment
 from training.interrupts import Interrupts
 from zoo.load import load_weights

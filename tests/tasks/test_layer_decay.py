@@ -7,7 +7,8 @@ import pytest
 from flax import linen as nn
 
 from tasks.layer_decay import layer_groups, layer_multipliers
-from tasks.optimizers import create_optimizer, parameter_paths
+from tasks.optimizers import create_optimizer
+from tasks.parameter_masks import parameter_paths
 from zoo.load import parameter_shapes
 from zoo.registry import create_model
 

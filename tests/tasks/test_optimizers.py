@@ -41,7 +41,7 @@ def test_schedule_is_the_official_one(kind):
     np.testing.assert_allclose(ours, official, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["cosine", "linear"])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "poly"])
 @pytest.mark.parametrize("decay_from", ["warmup", "start"])
 def test_cool_down_stays_at_the_final_rate(kind, decay_from):
     parts = dict(kind=kind, peak=1.0, final=0.1, warmup_steps=5, start=0.5, decay_from=decay_from)
@@ -55,8 +55,8 @@ def test_cool_down_stays_at_the_final_rate(kind, decay_from):
 
 
 def decay_at(kind, share):
-    cosine = 0.1 + 0.9 * (1 + np.cos(np.pi * share)) / 2
-    return pytest.approx(cosine if kind == "cosine" else 1 - 0.9 * share, rel=1e-6)
+    left = {"cosine": (1 + np.cos(np.pi * share)) / 2, "linear": 1 - share, "poly": 1 - share}
+    return pytest.approx(0.1 + 0.9 * left[kind], rel=1e-6)
 
 
 @pytest.mark.parametrize("warmup_epochs", [0.0, 1.0])
@@ -76,6 +76,16 @@ def test_steps_drop_after_their_epochs(warmup_epochs, decay_from):
 def make(**changes):
     arguments = dict(base_lr=1e-2, batch_size=64, steps_per_epoch=10.0, total_steps=100)
     return create_optimizer(**(arguments | changes))
+
+
+def test_poly_is_the_rate_of_pytorch():
+    """PyTorch's PolynomialLR with power 0.9: the update after `count` has its rate of count + 1."""
+    optimizer = make(schedule="poly", warmup_epochs=2.0, final_lr=1e-3)
+    ours = [float(optimizer.learning_rate(count)) for count in range(100)]
+    np.testing.assert_allclose(ours[:20], 1e-2 * np.arange(1, 21) / 20, rtol=1e-6)
+    left = 1 - np.arange(1, 81) / 80
+    np.testing.assert_allclose(ours[20:], 1e-3 + 9e-3 * left**0.9, rtol=1e-5)
+    assert float(make(schedule="poly", poly_power=2.0).learning_rate(49)) == pytest.approx(2.5e-3)
 
 
 def test_rate_scales_with_the_batch():

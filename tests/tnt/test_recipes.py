@@ -5,7 +5,7 @@ import pytest
 
 from configs import digits_tnt, imagenet_tnt
 from harness.errors import ConfigError
-from tasks.optimizers import decay_mask, parameter_paths
+from tasks.parameter_masks import decay_mask, parameter_paths
 from training import experiment
 
 

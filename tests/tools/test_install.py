@@ -35,7 +35,7 @@ def test_the_command_lists_every_script(tmp_path):
     listed = dict(re.findall(r"^  (\w+) +(\S.*)$", done.stdout, re.M))
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"__init__"}
     assert listed.keys() == {"train", "evaluate"} | tools and done.returncode == 0
-    assert listed["predict"] == "Names the classes of images."
+    assert listed["predict"] == "Names the classes of images, or finds what lies where in them."
     assert "JAX" not in done.stderr
 
 

@@ -26,6 +26,9 @@ OUTPUTS = {
     ("tools/explain.py", "output"): ["gradcat", NOWHERE, "--output={}.png"],
     ("tools/export.py", "output"): [NOWHERE, "--output={}.jax"],
     ("benchmarks/measure_gpu.py", "output"): ["--minutes=0.1", "--only=nothing", "--output={}"],
+    ("tools/predict.py", "annotated_folder"): [
+        *(NOWHERE, "--config=configs/digits_detr.py:debug", "--annotated_folder={}", "/nowhere.png")
+    ],
     ("tools/predict.py", "explain_folder"): [
         *(NOWHERE, "--explain=gradcat", "--explain_folder={}", "/nowhere.png")
     ],

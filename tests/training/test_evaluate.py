@@ -81,7 +81,9 @@ def test_differences_from_training_are_noted(small_config, trained, tmp_path, ru
     _, out, err = run_script(*command)
     assert json.loads(out)["loss"] == metrics["loss"] and "not as trained" not in err
     _, _, err = run_script(*command, "--config.task.label_smoothing=0.2")
-    assert err == "note: not as trained: task.label_smoothing: 0.1 there, 0.2 now\n"
+    note, written = err.splitlines()
+    assert note == "note: not as trained: task.label_smoothing: 0.1 there, 0.2 now"
+    assert written.startswith("written: ")
 
 
 def test_more_devices_than_trained_on(small_config, trained):

@@ -76,6 +76,11 @@ COUNTS = {
     "tnt_s_heads4": (1000, 224, 23_768_584),
     "tnt_s_heads6": (1000, 224, 23_768_584),
     "tnt_s_heads8": (1000, 224, 23_768_584),
+    # The official code, which agrees with the paper's 10.6, 32.0, 85.0 and 157.0M.
+    "ptnt_ti_patch16_192": (1000, 192, 10_578_529),
+    "ptnt_s_patch16_256": (1000, 256, 31_953_200),
+    "ptnt_m_patch16_256": (1000, 256, 84_943_572),
+    "ptnt_b_patch16_256": (1000, 256, 156_990_072),
 }
 
 # name -> (image size, channels, parameters without and with 10 classes), all by `count_generator`

@@ -20,7 +20,7 @@ from data.augment.mixing import create_device_augment, mixup_cutmix
 from data.pipeline import Data
 from harness.errors import ConfigError
 from parallel.sharding import create_mesh
-from tasks.classification import normalize
+from tasks.supervised import normalize
 from training import experiment
 
 BATCH, GROUPS = 24, 4

@@ -18,7 +18,8 @@ from tasks.gan.networks import GanNetworks
 from tasks.gan.options import GanOptions
 from tasks.gan.task import Gan
 from tasks.metrics import mean_scalars
-from tasks.optimizers import Optimizer, create_optimizer, parameter_paths
+from tasks.optimizers import Optimizer, create_optimizer
+from tasks.parameter_masks import parameter_paths
 from tasks.schedules import create_schedule
 
 RATE = 0.05
