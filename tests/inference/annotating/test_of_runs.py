@@ -12,6 +12,7 @@ from PIL import Image
 import train
 from data.annotations.digits_scenes import Scenes, SceneSource
 from data.annotations.pipeline import AnnotatedData
+from data.pixel_statistics import default_statistics
 from harness.errors import ConfigError
 from inference.annotating.annotator import Annotator
 from reports.run_record import read_run
@@ -75,6 +76,8 @@ def test_weights_without_the_data_set(workdir, monkeypatch):
     kind = {"detection": "coco", "segmentation": "masks"}[config.task.name]
     config.data.name = f"{kind}:/nowhere"
     config.data.channels = 1  # else taken to be in colour
+    with config.data.ignore_type():  # else of the new name
+        config.data.mean, config.data.std = default_statistics("digits_scenes", 1)
     config.mesh.data = -1  # as `load` without a config: the same bits
 
     def gone(self):
