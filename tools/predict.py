@@ -17,9 +17,9 @@ With --explain, a picture of what speaks for the likeliest class is written for 
 
 A run of detection or segmentation draws what it finds on each image, into --annotated_folder, as
 NAME.annotated.png, and writes all of it there as predictions.json, in COCO's form; boxes that are
-less certain than --min_score are in the file alone. Its ids are its own: category 1 is the first
-class of the run, image 1 the first image. Of these runs --workdir is needed; --json and --top_k
-are for classes of whole images.
+less certain than --min_score are in the file alone. Categories and images are counted from 1, or
+have the ids of --ids, a data set's own JSON file. Of these runs --workdir is needed; --json and
+--top_k are for classes of whole images.
 
 Exit codes: 0 done; 2 wrong input, or an image could not be read: it is named on stderr, and the
 others are predicted.
@@ -46,7 +46,7 @@ from harness import commandline
 from harness.errors import ConfigError, escaped, input_errors, printable
 from harness.files import check_folder, local_path, run_path, write_text
 from inference.annotating.annotator import Annotator, Found, is_annotated
-from inference.annotating.coco_form import coco_form
+from inference.annotating.coco_form import Ids, coco_form
 from inference.explain import METHODS, check_method
 from inference.export import Exported, load_exported
 from inference.flags import check_recipe_flags, define_predictor_flags, load_predictor
@@ -162,7 +162,10 @@ def annotate_all(annotator: Annotator, files: list[Path], args: flags.FlagValues
         How many cannot be read.
     """
     pictures = PictureFolder("--annotated_folder", args.annotated_folder, "annotated")
-    names, bad = annotator.class_names, 0
+    names, bad, ids = annotator.class_names, 0, None
+    if args.ids is not None:
+        with input_errors():
+            ids = Ids.read(local_path("--ids", args.ids), names, files)
     bar = tqdm.tqdm(total=len(files), unit="image", leave=False, disable=not sys.stderr.isatty())
 
     def drawn() -> Iterator[Found]:  # one after the other: pixels of all may be too many
@@ -181,7 +184,7 @@ def annotate_all(annotator: Annotator, files: list[Path], args: flags.FlagValues
             bar.update()
 
     with bar:
-        content = coco_form(drawn(), names)
+        content = coco_form(drawn(), names, ids)
     folder = writable_folder("--annotated_folder", args.annotated_folder)
     text = escaped(json.dumps(content, ensure_ascii=False))
     with input_errors():
@@ -200,6 +203,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("explain_folder", "explained", "Where the pictures are written.")
     flags.DEFINE_string("annotated_folder", "annotated", "Where what is found is written.")
+    flags.DEFINE_string("ids", None, "COCO-style JSON file whose ids predictions.json takes.")
     flags.DEFINE_float("min_score", 0.5, "Of boxes that are drawn.", 0.0, 1.0)
     flags.DEFINE_bool("json", False, "Print one JSON object per image, not a table.")
 
@@ -225,6 +229,8 @@ def _annotator(args: flags.FlagValues) -> Annotator | None:
 def _predictor(args: flags.FlagValues) -> Predictor | Exported:
     if jax.process_count() > 1:
         raise ConfigError("predict.py runs in one process; split the images instead")
+    if args.ids is not None:
+        raise ConfigError("--ids is for a run of detection or segmentation")
     if args.exported is None:
         return load_predictor(args)
     if args.explain:

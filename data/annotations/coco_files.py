@@ -103,11 +103,7 @@ def open_coco(path: Path) -> CocoFolder:
         )
     sources = {}
     for split, (file, images) in found.items():
-        try:
-            content = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{file} is not JSON: {error}") from None
-        categories[split] = _categories(file, content)
+        content, categories[split] = _read(file)
         sources[split] = _source(file, images, content, list(categories[split]))
     (first, names), *others = categories.items()
     for split, theirs in others:
@@ -115,6 +111,33 @@ def open_coco(path: Path) -> CocoFolder:
             what = f"other categories in {found[split][0]} than in {found[first][0]}"
             raise ValueError(f"{path}: {what}")
     return CocoFolder(tuple(names.values()), sources)
+
+
+def read_ids(file: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns name -> id of the categories of a file, and of its images, without their folders.
+
+    Raises:
+        ValueError: it is not in COCO's form, or a name is there twice.
+    """
+    content, categories = _read(file)
+    results = []
+    images = {number: Path(name).name for number, name in _names(file, content).items()}
+    for kind, names in (("categories", categories), ("images", images)):
+        ids = {name: number for number, name in names.items()}
+        if len(ids) < len(names):
+            twice = next(name for number, name in names.items() if ids[name] != number)
+            raise ValueError(f"{file}: two {kind} are called {twice!r}")
+        results.append(ids)
+    return results[0], results[1]
+
+
+def _read(file: Path) -> tuple[Any, dict[int, str]]:
+    """Returns what a file has, and id -> name of its categories."""
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    return content, _categories(file, content)
 
 
 def _files_of(path: Path) -> list[tuple[Path, Path]]:
@@ -146,11 +169,10 @@ def _categories(file: Path, content: Any) -> dict[int, str]:
     return {number: printable(name) for number, name in rows}
 
 
-def _source(file: Path, images: Path, content: Any, categories: list[int]) -> CocoSource:
-    label_of = {number: label for label, number in enumerate(categories)}
+def _names(file: Path, content: Any) -> dict[int, str]:
+    """Returns id -> file_name of the images."""
     try:
         names = {row["id"]: str(row["file_name"] or "") for row in content["images"]}
-        sizes = {row["id"]: (row.get("height"), row.get("width")) for row in content["images"]}
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: an image lacks its id or file_name ({error!r})") from None
     if len(names) < len(content["images"]):
@@ -162,6 +184,13 @@ def _source(file: Path, images: Path, content: Any, categories: list[int]) -> Co
             raise ValueError(f"{file}: an image's id is {number!r}; allowed: 0 to {MAX_ID}")
         if not name:
             raise ValueError(f"{file}: image {number} has no file_name")
+    return names
+
+
+def _source(file: Path, images: Path, content: Any, categories: list[int]) -> CocoSource:
+    label_of = {number: label for label, number in enumerate(categories)}
+    names = _names(file, content)
+    sizes = {row["id"]: (row.get("height"), row.get("width")) for row in content["images"]}
     rows = defaultdict(list)
     for row in content["annotations"]:
         image, *columns = _object(file, row, names, label_of)

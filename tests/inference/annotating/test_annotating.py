@@ -3,19 +3,21 @@
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from data.annotations.annotated import objects_of
 from data.annotations.average_precision import Detections
 from data.annotations.drawing import color_of, draw_boxes, draw_segments
 from data.annotations.pipeline import BoxData, SegmentData
 from inference.annotating.annotator import Annotator, Found
-from inference.annotating.coco_form import coco_form, run_lengths
+from inference.annotating.coco_form import Ids, coco_form, run_lengths
 from reports.annotated import mean_iou, panoptic_quality
 
 NAMES = tuple("0123456789")
@@ -135,6 +137,41 @@ def test_cocos_form_is_read_by_pycocotools(tmp_path):
         assert row["area"] == (segments == label).sum()
     assert run_lengths(np.ones((2, 2), bool)) == {"size": [2, 2], "counts": [0, 4]}
     assert run_lengths(np.zeros((2, 2), bool)) == {"size": [2, 2], "counts": [4]}
+
+
+def test_ids_of_a_data_set(tmp_path):
+    """Its own numbers, so that pycocotools compares what was found with what is there."""
+    truth = {
+        "images": [{"id": 7, "file_name": "x/a.png"}, {"id": 3, "file_name": "b.png"}],
+        "categories": [{"id": 90, "name": "cat"}, {"id": 4, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 90, "bbox": [1, 2, 10, 20]}
+            | {"area": 200, "iscrowd": 0}
+        ],
+    }
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(truth))
+    names, a = ("dog", "cat"), Path("elsewhere/a.png")
+    boxes = Detections(np.array([(1.0, 2.0, 11.0, 22.0)]), np.array([0.5]), np.array([1]))
+    content = coco_form(
+        [Found(a, np.zeros((30, 50, 3), np.uint8), boxes)], names, Ids.read(file, names, [a])
+    )
+    assert content["categories"] == [{"id": 4, "name": "dog"}, {"id": 90, "name": "cat"}]
+    assert content["images"][0]["id"] == 7
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(file)
+        evaluation = COCOeval(coco, coco.loadRes(content["annotations"]), "bbox")
+        for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+            step()
+    assert evaluation.stats[0] == pytest.approx(1)
+    with pytest.raises(ValueError, match="has no category 'cow' \\(1 are missing"):
+        Ids.read(file, ("dog", "cow"), [a])
+    with pytest.raises(ValueError, match=r"has no image 'c.png' \(2 are"):
+        Ids.read(file, names, [Path("c.png"), a, Path("d.png")])
+    truth["images"].append({"id": 8, "file_name": "y/a.png"})
+    file.write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match="two images are called 'a.png'"):
+        Ids.read(file, names, [a])
 
 
 def test_how_well_an_image_is_found():
