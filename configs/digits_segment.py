@@ -35,7 +35,7 @@ _MODELS = {
     "deit": {
         "name": "deit_ti_patch16_224",
         "patch_size": 4,
-        "dim": 72,
+        "dim": 68,
         "num_heads": 4,
         "depth": 4,
     },
@@ -49,7 +49,7 @@ def get_config(argument: str | None = None):
     config.model = _MODELS[arg.model] | {"drop_path_rate": 0.0, "dtype": "float32"}
     config.decoder.dim = 64
     config.decoder.num_layers = 2
-    config.decoder.num_heads = 4
+    config.decoder.num_heads = 8  # maps of scores; with 4, digits are told apart much later
     config.decoder.mask_dim = 16
     if arg.model != "nest":
         config.decoder.maps = (2, 4)

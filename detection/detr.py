@@ -8,6 +8,7 @@ Shape letters: b batch, h and w sides of the map, n = h * w tokens of the image,
 l predictions one after the other, c channels, k logits.
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,15 +16,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from detection.heads import Heads, uniform
+from detection.heads import Heads
 from detection.losses import Classes
 from detection.positions import box_positions, map_positions
-from detection.transformer import (
-    LAYER_NORM_EPSILON,
-    DecoderLayer,
-    EncoderLayer,
-    glorot_uniform,
-)
+from detection.transformer import LAYER_NORM_EPSILON, DecoderLayer, EncoderLayer
 from features.backbone import Backbone
 from features.padding import map_mask
 from layers.field_checks import (
@@ -36,6 +32,7 @@ from layers.field_checks import (
     field_error,
     is_count,
 )
+from layers.initializers import fan_in_uniform, glorot_uniform
 from layers.layer_norm import LayerNorm
 from layers.shared_fields import shared_fields
 
@@ -144,7 +141,7 @@ class Detr(nn.Module):
         x = nn.avg_pool(x, (self.pool, self.pool), (self.pool, self.pool))
         b, h, w, _ = x.shape
         places = map_mask(image_mask, (h, w))  # [b, h, w]
-        x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=uniform, name="projection")(x)
+        x = nn.Dense(self.dim, dtype=self.dtype, kernel_init=fan_in_uniform, name="projection")(x)
         positions = map_positions(places, self.dim, self.temperature)
         x, positions = (y.reshape(b, h * w, self.dim) for y in (x, positions))  # [b, n, c]
         mask = places.reshape(b, h * w)  # [b, n]
@@ -186,8 +183,8 @@ class Detr(nn.Module):
         box = jax.lax.stop_gradient(jnp.take_along_axis(proposals[1], chosen, axis=1))  # [b, q, 4]
 
         norm, heads = self._norm("decoder_norm"), Heads(**self._heads(), name="heads")
-        place1 = nn.Dense(self.dim, dtype=self.dtype, kernel_init=uniform, name="place_dense1")
-        place2 = nn.Dense(self.dim, dtype=self.dtype, kernel_init=uniform, name="place_dense2")
+        dense = partial(nn.Dense, self.dim, dtype=self.dtype, kernel_init=fan_in_uniform)
+        place1, place2 = dense(name="place_dense1"), dense(name="place_dense2")
         logits, boxes = [], []
         for layer in self._decoder_layers():
             placed = place2(nn.relu(place1(box_positions(box, self.dim, self.temperature))))

@@ -7,8 +7,7 @@ from flax import linen as nn
 from jax import Array
 
 from kernels.precision import at_least_float32
-
-uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's, of a linear map
+from layers.initializers import fan_in_uniform
 
 
 class Heads(nn.Module):
@@ -31,16 +30,16 @@ class Heads(nn.Module):
         logits = nn.Dense(
             self.num_logits,
             dtype=self.dtype,
-            kernel_init=uniform,
+            kernel_init=fan_in_uniform,
             bias_init=nn.initializers.constant(bias),
             name="classes",
         )(x)
         y = x
         for layer in (1, 2):
             y = nn.Dense(
-                x.shape[-1], dtype=self.dtype, kernel_init=uniform, name=f"box_dense{layer}"
+                x.shape[-1], dtype=self.dtype, kernel_init=fan_in_uniform, name=f"box_dense{layer}"
             )(y)
             y = nn.relu(y)
-        last = nn.initializers.zeros if self.moves else uniform
+        last = nn.initializers.zeros if self.moves else fan_in_uniform
         y = nn.Dense(4, dtype=self.dtype, kernel_init=last, name="box_dense3")(y)
         return tuple(out.astype(at_least_float32(out)) for out in (logits, y))

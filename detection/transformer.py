@@ -14,10 +14,10 @@ from flax import linen as nn
 from jax import Array
 
 from kernels.precision import at_least_float32
+from layers.initializers import glorot_uniform
 from layers.layer_norm import LayerNorm
 
 LAYER_NORM_EPSILON = 1e-5
-glorot_uniform = nn.initializers.glorot_uniform()
 # The official code initialises query, key and value as one matrix, three times as wide.
 _glorot_uniform_of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 

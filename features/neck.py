@@ -13,7 +13,7 @@ from jax import Array
 from features.backbone import EPSILON
 from features.map_infos import MapInfo
 from layers.field_checks import check_counts, check_fields, field_error, is_count, is_counts
-from layers.initializers import truncated_normal
+from layers.initializers import glorot_uniform
 from layers.layer_norm import LayerNorm
 
 
@@ -91,7 +91,7 @@ class Pyramid(nn.Module):
         return results
 
     def _conv(self, kind, kernel_size, strides, name) -> nn.Module:
-        options = {"dtype": self.dtype, "kernel_init": truncated_normal, "name": name}
+        options = {"dtype": self.dtype, "kernel_init": glorot_uniform, "name": name}
         return kind(self.dim, kernel_size, strides, **options)
 
     def _norm(self, x: Array, name: str) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.nn.initializers import Initializer
 
 from layers.initializers import truncated_normal
 
@@ -22,12 +23,14 @@ class Dense(nn.Module):
         num_axes: how many axes of the input are mapped.
         use_bias: whether a bias is added.
         dtype: computation type; parameters stay float32.
+        kernel_init: of the weights, as a matrix.
     """
 
     features: int | tuple[int, ...]
     num_axes: int = 1
     use_bias: bool = True
     dtype: Any = jnp.float32
+    kernel_init: Initializer = truncated_normal
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -36,7 +39,7 @@ class Dense(nn.Module):
         leading, inputs = x.shape[: -self.num_axes], x.shape[-self.num_axes :]
         flat = (math.prod(inputs), math.prod(features))
         kernel = self.param(
-            "kernel", lambda key: truncated_normal(key, flat).reshape(*inputs, *features)
+            "kernel", lambda key: self.kernel_init(key, flat).reshape(*inputs, *features)
         )
         x = x.reshape(*leading, -1).astype(self.dtype)
         x = jnp.matmul(x, kernel.reshape(flat).astype(self.dtype))

@@ -7,6 +7,7 @@ Words of the paper (arXiv 2101.08461):
 Shape letters: b batch, k classes, n tokens of the image, h heads, d channels of a head, c = h * d.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax import Array
 
 from kernels.precision import at_least_float32
 from layers.dense import Dense
-from layers.initializers import truncated_normal
+from layers.initializers import glorot_uniform, truncated_normal
 from layers.layer_norm import LayerNorm
 from layers.mlp import Mlp
 
@@ -48,9 +49,10 @@ class ClassAttention(nn.Module):
         """
         b, k, c = queries.shape
         h, d = self.num_heads, c // self.num_heads
+        dense = partial(Dense, dtype=self.dtype, kernel_init=glorot_uniform)
 
         def project(x: Array, features: int | tuple[int, int], name: str) -> Array:
-            return Dense(features, use_bias=False, dtype=self.dtype, name=name)(x)
+            return dense(features, use_bias=False, name=name)(x)
 
         # As released: the vectors of all classes, one after the other, are cut into h parts, so
         # that a head's query of a class comes from the vector of another. Below they are put
@@ -64,7 +66,7 @@ class ClassAttention(nn.Module):
             value = project(tokens, (h, d), "value")  # [b, n, h, d]
             weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
             x = jnp.einsum("bhkn,bnhd->bhkd", weights, value).reshape(b, k, c)
-            x = Dense(c, dtype=self.dtype, name="out")(x)
+            x = dense(c, name="out")(x)
         return x, scores.transpose(0, 2, 1, 3)
 
 
@@ -73,6 +75,7 @@ class ClassDecoder(nn.Module):
 
     As released, what a layer finds takes the place of the queries, and wherever the paper has a
     residual branch without a function of its own, the released code adds its input to itself.
+    Dense layers start by Xavier, as PVT (arXiv 2102.12122, section 5.3) says of all that is new.
     Released weights that lead to no result (the values of the last layer, the perceptrons on the
     scores of the others) are left out.
 
@@ -123,4 +126,5 @@ class ClassDecoder(nn.Module):
 
     def _mlp(self, x: Array, hidden_dim: float, name: str) -> Array:
         x = self._norm(x, f"{name}_norm")
-        return Mlp(int(hidden_dim), dtype=self.dtype, name=name)(x, deterministic=True)
+        mlp = Mlp(int(hidden_dim), dtype=self.dtype, kernel_init=glorot_uniform, name=name)
+        return mlp(x, deterministic=True)

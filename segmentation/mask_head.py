@@ -13,9 +13,7 @@ from jax import Array
 
 from kernels.precision import at_least_float32
 from layers.dense import Dense
-
-# PyTorch's default, which the released code keeps: uniform within 1 / sqrt(9), nine inputs each.
-_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+from layers.initializers import fan_in_uniform
 
 
 def resize(x: Array, sides: tuple[int, int]) -> Array:
@@ -55,7 +53,7 @@ class Depthwise(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [b, h, w, c] to the same."""
         _, h, w, c = x.shape
-        kernel = self.param("kernel", _conv_init, (3, 3, 1, c)).astype(self.dtype)
+        kernel = self.param("kernel", fan_in_uniform, (3, 3, 1, c)).astype(self.dtype)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
         places = [(row, column) for row in range(3) for column in range(3)]
         return sum(x[:, i : i + h, j : j + w] * kernel[i, j, 0] for i, j in places)
@@ -79,7 +77,8 @@ class ConvNorm(nn.Module):
         if self.dim is None:
             x = Depthwise(self.dtype, name="conv")(x)
         else:
-            x = Dense(self.dim, use_bias=False, dtype=self.dtype, name="conv")(x)
+            options = {"dtype": self.dtype, "kernel_init": fan_in_uniform}
+            x = Dense(self.dim, use_bias=False, **options, name="conv")(x)
         # PyTorch's momentum of 0.1 and its epsilon, as in baselines/resnet.py.
         norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="norm")
         return nn.relu(norm(x))
@@ -87,6 +86,8 @@ class ConvNorm(nn.Module):
 
 class MaskHead(nn.Module):
     """A mask for each class, out of its scores, the map they were computed on, and a finer map.
+
+    Weights start as PyTorch's, which the released code keeps.
 
     Attributes:
         dim: channels inside.
@@ -124,7 +125,9 @@ class MaskHead(nn.Module):
             detail = ConvNorm(self.dim, self.dtype, name="fine")(fine, train)
             x = x + each(detail)
         x = self._separable(x, "conv3", train)
-        x = Dense(1, dtype=self.dtype, name="mask")(x)  # [b * k, height, width, 1]
+        x = Dense(1, dtype=self.dtype, kernel_init=fan_in_uniform, name="mask")(
+            x
+        )  # [b * k, height, width, 1]
         x = x.reshape(b, k, *x.shape[1:3]).transpose(0, 2, 3, 1)  # [b, height, width, k]
         return x.astype(at_least_float32(x))
 

@@ -15,6 +15,7 @@ from features.map_infos import offer_of
 from features.neck import Pyramid, check_pyramid, sources
 from layers.dense import Dense
 from layers.field_checks import check_counts, check_divisor, check_mlp_ratio, field_error
+from layers.initializers import glorot_uniform
 from segmentation.decoder import ClassDecoder
 from segmentation.mask_head import MaskHead, resize
 
@@ -90,7 +91,10 @@ class Segmenter(nn.Module):
         if self.strides is not None:
             neck = Pyramid(self.backbone.infos, self.dim, self.strides, self.dtype, name="neck")
             maps = neck(maps)
-        coarse = Dense(self.dim, dtype=self.dtype, name="projection")(maps[-1])  # [b, h, w, c]
+        projection = Dense(
+            self.dim, dtype=self.dtype, kernel_init=glorot_uniform, name="projection"
+        )
+        coarse = projection(maps[-1])  # [b, h, w, c]
         fine = maps[0] if len(maps) > 1 else None
         scores = ClassDecoder(
             self.num_classes,

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from detection.detr import Detr
+from configs import coco_tnt_detr
+from detection.detr import Detr, create_detector
 from detection.results import results_of
 from tests.detection.test_losses import task
+from zoo.registry import create_model, variable_shapes
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "detr_official.npz"
 DIM, HEADS = 16, 2
@@ -128,3 +130,28 @@ def test_results(official):
         expected = official[f"post/{name}"]
         for ours, theirs, rows in zip(values, expected, order, strict=True):
             np.testing.assert_allclose(ours, theirs[rows], rtol=1e-5, atol=1e-3)
+
+
+def test_number_of_parameters_of_detr_on_resnet_50():
+    """As the released run logs it: without norms, stem and first stage of the ResNet (frozen)."""
+    model = create_detector(create_model("resnet50", num_classes=1), 91)
+    params = flatten_dict(variable_shapes(model, 64)["params"], sep="/")
+    frozen = ("backbone/stem_", "backbone/stage1_")
+    trained = [
+        leaf
+        for name, leaf in params.items()
+        if not name.startswith(frozen) and ("backbone" not in name or len(leaf.shape) == 4)
+    ]
+    assert sum(leaf.size for leaf in trained) == 41_302_368
+
+
+def test_number_of_parameters_of_the_recipe_for_coco():
+    """As docs/detection.md has them; the paper says 39 M."""
+    config = coco_tnt_detr.get_config()
+    classifier = create_model(**config.model.to_dict(), num_classes=1)
+    detector = create_detector(classifier, 80, **config.detector)
+    counts = [
+        sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(detector, size)["params"]))
+        for size in (224, 1344)
+    ]
+    assert counts == [41_024_629, 43_658_869]

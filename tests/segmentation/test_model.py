@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
+from configs import ade20k_tnt
 from features.backbone import Backbone
 from layers.dense import Dense
 from segmentation.decoder import ClassDecoder
 from segmentation.mask_head import MaskHead, resize
 from segmentation.model import Segmenter, create_segmenter
 from tests.model_inputs import fill, random_array
-from zoo.registry import create_model
+from zoo.registry import create_model, variable_shapes
 
 SMALL = {
     "nest_tiny_s16_32": {
@@ -123,3 +124,13 @@ def test_the_defaults_are_the_released_ones():
     assert isinstance(model, Segmenter)
     released = {"dim": 256, "num_layers": 4, "num_heads": 8, "mlp_ratio": 3, "mask_dim": 64}
     assert {name: getattr(model, name) for name in released} == released
+
+
+def test_number_of_parameters_of_the_recipe_for_ade20k():
+    """As docs/segmentation.md has them; the paper says 32.1 M."""
+    config = ade20k_tnt.get_config()
+    classifier = create_model(**config.model.to_dict(), num_classes=1)
+    shapes = variable_shapes(create_segmenter(classifier, 150, **config.decoder), 512)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 33_456_825
+    over_places = shapes["decoder"]["scores_mlp"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(over_places)) == 6_295_552

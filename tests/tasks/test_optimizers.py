@@ -78,6 +78,22 @@ def make(**changes):
     return create_optimizer(**(arguments | changes))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_slow_parameters_move_by_their_share(name):
+    params = {"backbone": {"a": jnp.ones(3)}, "heads": {"backbone": jnp.ones(2)}}
+    gradients = jax.tree.map(lambda x: x * jnp.arange(1.0, 1 + len(x)), params)
+
+    def moved(**changes):
+        optimizer = make(name=name, warmup_epochs=0.0, weight_decay=0.1, **changes)
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    all_alike = moved()
+    slowly = moved(slow=("^backbone/",), slow_factor=0.25)
+    np.testing.assert_allclose(slowly["backbone"]["a"], 0.25 * all_alike["backbone"]["a"])
+    np.testing.assert_array_equal(slowly["heads"]["backbone"], all_alike["heads"]["backbone"])
+    assert float(jnp.abs(all_alike["backbone"]["a"]).min()) > 0
+
+
 def test_poly_is_the_rate_of_pytorch():
     """PyTorch's PolynomialLR with power 0.9: the update after `count` has its rate of count + 1."""
     optimizer = make(schedule="poly", warmup_epochs=2.0, final_lr=1e-3)

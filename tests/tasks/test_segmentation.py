@@ -59,12 +59,23 @@ def test_one_device_equals_eight(tiny_config):
     """Batch statistics and the mean over the pixels are the whole batch's."""
     # AdamW would turn the sign of a tiny gradient into a whole step.
     tiny_config.optimizer.update(name="sgd", base_lr=0.1, weight_decay=0.0)
-    _, losses, _, last = run_steps(tiny_config, 3)
+    run, losses, _, last = run_steps(tiny_config, 3)
     tiny_config.mesh.data = 8
-    _, other_losses, _, other = run_steps(tiny_config, 3)
+    other_run, other_losses, _, other = run_steps(tiny_config, 3)
     np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
     chex.assert_trees_all_close(other.model_state, last.model_state, atol=1e-3)
     chex.assert_trees_all_close(other.params, last.params, atol=2e-4)
+    sums = []
+    for one in (run, other_run):  # the last batch is filled up
+        state = jax.device_put(last, one.shardings)
+        sums.append([one.eval_step(state, b, one.key)[0]["raw"] for b in one.data.eval_batches()])
+    for ours, theirs in zip(*sums, strict=True):
+        assert int(ours.num_examples) == int(theirs.num_examples)
+        ours_pixels, theirs_pixels = ours.pixels(), theirs.pixels()
+        np.testing.assert_array_equal(ours_pixels.sum(axis=1), theirs_pixels.sum(axis=1))
+        # An untrained model's logits are almost equal: another one of them may be the largest.
+        assert np.abs(ours_pixels - theirs_pixels).sum() < 0.01 * ours_pixels.sum()
+        np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-4)
 
 
 def test_what_is_padded_or_ignored_changes_nothing(tiny_config):

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import ade20k_tnt
 from data.annotations import coco_files, mask_files
 from data.annotations.annotated import IGNORE
 from data.annotations.average_precision import objects_of_row
 from data.annotations.pipeline import BoxData, SegmentData
 from harness.errors import BadImage
+from tests.data.annotations.recipes import train_some_steps
 
 SMALL = {"batch_size": 2, "eval_batch_size": 2, "image_size": 48, "eval_split": "validation"}
 
@@ -215,6 +217,26 @@ def test_names_that_are_easily_shifted_are_noted(tmp_path, ignored, message):
     data = SegmentData(name=f"masks:{tmp_path}", ignore_label=ignored, **SMALL).open()
     (note,) = data.dataset.notes
     assert re.search(message, note)
+
+
+def test_the_recipe_of_ade20k_on_a_folder_laid_out_as_published(tmp_path):
+    root = tmp_path / "ADEChallengeData2016"
+    for folder, split, count in (("training", "train", 3), ("validation", "val", 2)):
+        for kind in ("images", "annotations"):
+            (root / kind / folder).mkdir(parents=True)
+        for number in range(1, count + 1):
+            name, mask = f"{folder}/ADE_{split}_{number:08d}", np.zeros((40, 60), np.uint8)
+            mask[:20], mask[20:30] = 150, number
+            image = np.full((40, 60, 3), 90, np.uint8)
+            Image.fromarray(image).save(root / "images" / f"{name}.jpg")
+            Image.fromarray(mask).save(root / "annotations" / f"{name}.png")
+    rows = [f"{n}\t0.01\t10\t1\t0\tthing {n}, also {n}" for n in range(1, 151)]
+    heading = "Idx\tRatio\tTrain\tVal\tStuff\tName"
+    (root / "objectInfo150.txt").write_text("\n".join([heading, *rows]) + "\n")
+    metrics = train_some_steps(ade20k_tnt, tmp_path / "run", name=f"masks:{root}")
+    assert 0 <= metrics["mean_iou"] <= 1 and metrics["num_examples"] == 2
+    names = (tmp_path / "run" / "classes.txt").read_text().splitlines()
+    assert len(names) == 150 and names[149].startswith("thing 150")
 
 
 def test_a_mask_that_is_all_ignored(tmp_path):

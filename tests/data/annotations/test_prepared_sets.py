@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-import train
 from configs import ade20k_tnt, coco_tnt_detr
 from data import datasets, prepare
 from data.annotations.average_precision import objects_of_row
 from data.annotations.pipeline import BoxData, SegmentData
+from tests.data.annotations.recipes import train_some_steps
 
 pytestmark = pytest.mark.tensorflow
 SMALL = {"batch_size": 2, "eval_batch_size": 3, "image_size": 64}
@@ -95,23 +95,6 @@ BOXES = {
     "train2017": [(1, 0, [6, 4, 30, 20], 500, 0), (2, 79, [0, 0, 60, 40], 2000, 1)],
     "val2017": [(7, 79, [6, 4, 30, 20], 500, 0), (7, 5, [0, 10, 12.5, 30], 300, 1)],
 }
-
-
-def train_some_steps(recipe, workdir, **data):
-    """Trains the recipe as it is, but for small images, a small model and a few steps."""
-    config, debug = recipe.get_config(), recipe.get_config("debug")
-    for section in ("model", "detector", "decoder"):
-        if section in config:
-            config[section] = debug[section]
-    config.init_from = None
-    config.mesh.data = 1
-    config.data.update(image_size=64, batch_size=2, eval_batch_size=2, **data)
-    config.loop.update(num_epochs=4.0, log_every_steps=1, evaluate_every_epochs=4.0)
-    if "step_epochs" in config.optimizer:
-        config.optimizer.step_epochs = (2.0,)
-    metrics = train.train_and_evaluate(config, workdir)
-    assert metrics["num_examples"] == 2
-    return metrics
 
 
 def test_coco(tmp_path, monkeypatch, capsys):
