@@ -67,7 +67,7 @@ def get_config(argument: str | None = None):
     config.optimizer.weight_decay = 0.05
     config.optimizer.grad_clip_norm = 1.0
 
-    config.loop.num_epochs = 2.0
+    config.loop.num_epochs = 4.0
     config.loop.log_every_steps = 50
     config.loop.evaluate_every_epochs = 1.0
     config.loop.save_every_epochs = 1.0
