@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from data.annotations import coco_files, mask_files
 from data.annotations.annotated import IGNORE
 from data.annotations.average_precision import objects_of_row
 from data.annotations.pipeline import BoxData, SegmentData
+from data.digest import data_digest, digest_differences
 from harness.errors import BadImage
 from tests.data.annotations.recipes import train_some_steps
 
@@ -217,6 +219,27 @@ def test_names_that_are_easily_shifted_are_noted(tmp_path, ignored, message):
     data = SegmentData(name=f"masks:{tmp_path}", ignore_label=ignored, **SMALL).open()
     (note,) = data.dataset.notes
     assert re.search(message, note)
+
+
+@pytest.mark.parametrize("kind", ["coco", "masks"])
+def test_moved_data_are_the_same_and_other_annotations_are_not(tmp_path, kind):
+    """What resuming a run compares."""
+    write = {"coco": write_coco, "masks": write_masks}[kind]
+
+    def digest(root):
+        form = {"coco": BoxData, "masks": SegmentData}[kind]
+        return data_digest(form(name=f"{kind}:{root}", **SMALL).open())
+
+    before = digest(write(tmp_path / "old"))
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert digest(tmp_path / "new") == before
+    if kind == "coco":
+        boxes = [BOXES[0] | {"bbox": [4.5, 3, 10, 20]}, *BOXES[1:]]
+        write_coco(tmp_path / "new", val=content(IMAGES, boxes))
+    else:
+        Image.fromarray(MASK[::-1]).save(tmp_path / "new/annotations/validation/1.png")
+    (difference,) = digest_differences(before, digest(tmp_path / "new"))
+    assert difference.startswith("eval: other ") and "contents" in difference
 
 
 def test_the_recipe_of_ade20k_on_a_folder_laid_out_as_published(tmp_path):
