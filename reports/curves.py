@@ -58,7 +58,9 @@ def panels(run: RunRecord) -> dict[str, dict[str, list[tuple[float, float]]]]:
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for record in (*run.train, *run.evaluations):
         for name, value in record.items():
-            if name in (*NO_METRICS, *TIMINGS) or not isinstance(value, int | float):
+            # "iou/cat": of one class of many; the table of the last evaluation has them.
+            left_out = name in (*NO_METRICS, *TIMINGS) or "/" in name
+            if left_out or not isinstance(value, int | float):
                 continue
             panel = name.removeprefix("ema_")
             curve = record["kind"] + (" EMA" if name != panel else "")

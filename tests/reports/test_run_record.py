@@ -8,6 +8,7 @@ import pytest
 
 from harness.errors import ConfigError
 from reports.answer_sections import Choices
+from reports.curves import panels
 from reports.page import render
 from reports.recipe import command_line, from_recipe, recipe_of
 from reports.run_record import read_run
@@ -40,6 +41,15 @@ def test_a_finished_run(tmp_path):
     assert page.sections[:3] == ["summary", "curves", "speed"]
     titles = {figure["layout"]["xaxis"]["title"]["text"] for figure in page.figures}
     assert titles == {"epoch"}
+
+
+def test_metrics_of_single_classes_have_no_curves(tmp_path):
+    """A segmentation has hundreds; the table of the last evaluation lists them."""
+    lines = [r | ({"iou/cat": 0.5} if r["kind"] == "eval" else {}) for r in records(20)]
+    run = read_run(write_run(tmp_path / "run", lines=lines))
+    assert run.metrics["iou/cat"] == 0.5 and "loss" in panels(run)
+    assert not [name for name in panels(run) if "/" in name]
+    assert "iou/cat" in shown(run.workdir).text
 
 
 def test_under_way(tmp_path):
