@@ -193,4 +193,5 @@ def picture(one: Looked, class_names: tuple[str, ...]) -> Picture:
         size=pair[0].shape[:2],
         lines=[f"{one.quality:.2f}"],
         hint=f"{printable(one.name)} (number {one.number})",
+        is_large=True,  # what is written in it has to be read
     )

@@ -55,14 +55,15 @@ def draw_segments(
 
     Args:
         image: uint8 [h, w, 3].
-        segments: int [h, w]; IGNORE stays as it is.
+        segments: int [h, w]; IGNORE and a class called "background" stay as they are.
         class_names: in the order of the labels.
 
     Returns:
         uint8 [h, w, 3], larger by a whole factor if the image is small.
     """
     colors = np.array([color_of(label) for label in range(len(class_names))], np.float32)
-    known = segments != IGNORE
+    plain = [label for label, name in enumerate(class_names) if name.lower() == "background"]
+    known = ~np.isin(segments, [IGNORE, *plain])
     mixed = image.astype(np.float32)
     mixed[known] += _OPACITY * (colors[segments[known]] - mixed[known])
     canvas, factor = _enlarged(mixed.astype(np.uint8))
@@ -90,4 +91,5 @@ def _write(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colo
     x = min(max(0, place[0]), max(0, width - right))
     y = min(max(0, place[1] - bottom), max(0, height - bottom))
     pen.rectangle((x, y, x + right, y + bottom), fill=color)
-    pen.text((x, y), text, fill=(0, 0, 0), font=font)
+    is_bright = np.dot(color, (0.299, 0.587, 0.114)) > 128  # Rec. 601
+    pen.text((x, y), text, fill=(0, 0, 0) if is_bright else (255, 255, 255), font=font)

@@ -111,6 +111,9 @@ def test_pictures():
     assert (picture[:, 25 * factor :] == 30).mean() > 0.99
     mixed = (30 + np.array(color_of(4))) / 2
     np.testing.assert_allclose(picture[factor, factor], mixed, atol=1)
+    names = ("Background", *NAMES[1:])
+    segments[:] = 0
+    assert (draw_segments(image, segments, names) == 30).all()
     outside = Detections(np.array([(-30.0, -9.0, 900.0, 700.0)]), np.ones(1), np.array([1]))
     assert Found(None, image, outside).drawn(NAMES, 0.0).shape == picture.shape
 
