@@ -222,6 +222,8 @@ def _annotator(args: flags.FlagValues) -> Annotator | None:
         if getattr(args, name) not in (None, False):
             raise ConfigError(f"--{name} is for classification; config.task.name says otherwise")
     writable_folder("--annotated_folder", args.annotated_folder)  # before the model is loaded
+    if args.ids is not None and not local_path("--ids", args.ids).is_file():
+        raise ConfigError(f"--ids={args.ids}: there is no such file")
     workdir = run_path("--workdir", args.workdir)
     return Annotator.load(workdir, config, checkpoint=args.checkpoint, ema=args.ema)
 

@@ -153,6 +153,7 @@ def lines_with_paths():
         ("tools/predict.py --workdir={} a.png", "--workdir"),
         ("tools/predict.py --config=configs/digits_nest.py --weights={} a.png", "--weights"),
         ("tools/predict.py --exported={} a.png", "--exported"),
+        ("tools/predict.py --config=configs/digits_detr.py --workdir=. --ids={} a.png", "--ids"),
         ("tools/sample.py --workdir={} --grid=a.png", "--workdir"),
         ("tools/sample.py --workdir=. --grid={}", "--grid"),
         ("tools/sample.py --workdir=. --compare --statistics={}", "--statistics"),

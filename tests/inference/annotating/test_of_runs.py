@@ -38,6 +38,7 @@ def predict_images(workdir, images, folder, **options):
     flags = {"config": None, "workdir": str(workdir), "weights": None, "checkpoint": "latest"}
     flags |= {"ema": False, "classes": None, "exported": None, "explain": None, "batch_size": 3}
     flags |= {"annotated_folder": str(folder), "min_score": 0.02, "json": False, "top_k": None}
+    flags["ids"] = None
     args = type("Flags", (), flags | {"explain_folder": "explained"} | options)
     predict.main(args, [str(image) for image in images])
 
@@ -60,6 +61,20 @@ def test_predict_draws_and_writes(workdir, tmp_path, capsys):
     for number in range(4):
         picture = np.asarray(Image.open(tmp_path / f"out/{number}.png.annotated.png"))
         assert picture.shape == (384, 384, 3)
+
+    names = [{"id": 90 - row["id"], "name": row["name"]} for row in written["categories"]]
+    images = [{"id": 100 - n, "file_name": f"train/{n}.png"} for n in range(4)]
+    file = tmp_path / "ids.json"
+    file.write_text(json.dumps({"images": images, "categories": names, "annotations": []}))
+    predict_images(workdir, [tmp_path], tmp_path / "out", ids=str(file))
+    content = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [image["id"] for image in content["images"]] == [100, 99, 98, 97]
+    for row, before in zip(content["annotations"], rows, strict=True):
+        assert row["category_id"] == 90 - before["category_id"]
+        assert row["image_id"] == 101 - before["image_id"]
+    for wrong, message in (("nowhere.json", "no such file"), (str(tmp_path / "0.png"), "not JSON")):
+        with pytest.raises(ConfigError, match=message):
+            predict_images(workdir, [tmp_path], tmp_path / "out", ids=wrong)
 
 
 @pytest.mark.parametrize("flag", [{"json": True}, {"top_k": 1}])
