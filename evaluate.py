@@ -69,7 +69,7 @@ def evaluate_workdir(
     """Evaluates a run's checkpoint; returns metrics, split, step and checkpoint.
 
     The data set's classes are matched with the trained ones by name, in any order; it may have only
-    a part of them.
+    a part of them. Those of boxes and masks have to be the trained ones, in their order.
 
     Args:
         config: the recipe, as a config or by its name.

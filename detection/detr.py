@@ -49,12 +49,16 @@ class Predictions(NamedTuple):
         proposals: of `queries="encoder"`: the logits [b, n, k] and boxes [b, n, 4] of the places of
             the map, from which the queries are taken; None otherwise.
         is_place: [b, n], True for places with image; None without proposals.
+        is_query: [b, q], False for queries from places in the padding, which are taken where an
+            image has fewer places than there are queries, and count for nothing; None without
+            proposals.
     """
 
     logits: Array
     boxes: Array
     proposals: tuple[Array, Array] | None = None
     is_place: Array | None = None
+    is_query: Array | None = None
 
 
 class Detr(nn.Module):
@@ -178,7 +182,9 @@ class Detr(nn.Module):
         of_classes, of_boxes = Heads(**self._heads(), name="proposal_heads")(proposed)
         proposals = of_classes, jax.nn.sigmoid(of_boxes + _logit(anchors))
         certainty = jnp.where(mask, of_classes.max(axis=-1), -jnp.inf)  # [b, n]
-        chosen = jax.lax.top_k(certainty, self.num_queries)[1][..., None]  # [b, q, 1]
+        chosen = jax.lax.top_k(certainty, self.num_queries)[1]  # [b, q]
+        is_query = jnp.take_along_axis(mask, chosen, axis=1)
+        chosen = chosen[..., None]
         x = jnp.take_along_axis(proposed, chosen, axis=1)  # [b, q, c]
         box = jax.lax.stop_gradient(jnp.take_along_axis(proposals[1], chosen, axis=1))  # [b, q, 4]
 
@@ -188,12 +194,12 @@ class Detr(nn.Module):
         logits, boxes = [], []
         for layer in self._decoder_layers():
             placed = place2(nn.relu(place1(box_positions(box, self.dim, self.temperature))))
-            x = layer(x, placed, memory, positions, mask, train)
+            x = layer(x, placed, memory, positions, mask, train, is_query)
             of_classes, of_boxes = heads(norm(x))
             logits.append(of_classes)
             boxes.append(jax.nn.sigmoid(of_boxes + _logit(box)))
             box = jax.lax.stop_gradient(boxes[-1])
-        return Predictions(jnp.stack(logits), jnp.stack(boxes), proposals, mask)
+        return Predictions(jnp.stack(logits), jnp.stack(boxes), proposals, mask, is_query)
 
     def _decoder_layers(self):
         shared = shared_fields(self, DecoderLayer)

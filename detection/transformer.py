@@ -129,6 +129,7 @@ class DecoderLayer(_Layer):
         positions: Array,
         mask: Array | None,
         train: bool,
+        query_mask: Array | None = None,
     ) -> Array:
         """Maps the queries' features [b, q, c].
 
@@ -138,10 +139,11 @@ class DecoderLayer(_Layer):
             memory, positions: of the image's tokens, [b, n, c].
             mask: [b, n], see Attention.
             train: whether dropout acts.
+            query_mask: [b, q], the same for the queries.
         """
         query_positions = query_positions.astype(x.dtype)
         placed = x + query_positions
-        y = self._attention("self_attention")(placed, placed, x, None, train)
+        y = self._attention("self_attention")(placed, placed, x, query_mask, train)
         x = self._add(x, y, train, "norm_self_attention")
         y = self._attention("attention")(
             x + query_positions, memory + positions.astype(x.dtype), memory, mask, train

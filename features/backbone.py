@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from features.map_infos import MapInfo, map_infos, offer_of
+from features.map_infos import MapInfo, map_infos, map_sides, offer_of
 from layers.layer_norm import LayerNorm
 from zoo.start import HEAD
 
@@ -103,8 +103,9 @@ class Backbone(nn.Module):
         for collection in state:
             for name, leaf in without_head(new)[collection].items():
                 self.put_variable(collection, name, leaf)
+        size = images.shape[1:3]
         return [
-            _as_plane(new["intermediates"][info.name][0], images.shape[1:3], model)
+            _as_plane(new["intermediates"][info.name][0], map_sides(model, info, size), model)
             for info in self.infos
         ]
 
@@ -126,11 +127,10 @@ def _with_empty_head(
     }
 
 
-def _as_plane(x: Array, image_size: tuple[int, int], model: nn.Module) -> Array:
+def _as_plane(x: Array, sides: tuple[int, int], model: nn.Module) -> Array:
     """Maps [b, n, c] with the class token first to [b, h, w, c]; planes stay."""
     offer = offer_of(model)
     if offer.first_patch is None:
         return x
     x = x[:, offer.first_patch :]  # [b, h * w, c]
-    h, w = ((side - offer.smallest) // offer.step + 1 for side in image_size)
-    return x.reshape(x.shape[0], h, w, x.shape[-1])  # [b, h, w, c]
+    return x.reshape(x.shape[0], *sides, x.shape[-1])  # [b, h, w, c]

@@ -126,6 +126,15 @@ def offer_of(model: nn.Module) -> Offer:
     return OFFERS[type(model)](model)
 
 
+def map_sides(model: nn.Module, info: MapInfo, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns (h, w) of a map of a classifier for images of a (height, width) that fits it."""
+    offer = offer_of(model)
+    if offer.first_patch is None:
+        return size[0] // info.stride, size[1] // info.stride
+    h, w = ((side - offer.smallest) // offer.step + 1 for side in size)  # patches may overlap
+    return h, w
+
+
 def map_infos(model: nn.Module, maps: tuple[int, ...] | None = None) -> tuple[MapInfo, ...]:
     """Returns name, channels and stride of maps of a classifier.
 

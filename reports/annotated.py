@@ -1,5 +1,6 @@
 """The images of which a detection or segmentation finds most and least, with what it finds."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -53,48 +54,56 @@ def best_and_worst(run: RunRecord, trained: TrainedRun, choices: Choices) -> lis
     if not choices.evaluate or run.status == "running":
         return [Text("The run is not evaluated here.", "note")]
     try:
-        looked = look_at(trained)
+        best, worst, num_images = look_at(trained)
     except Exception as error:  # of the run's data, model or weights, each of which may be gone
         logging.debug("best and worst", exc_info=True)
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         return [Text(f"The run is not evaluated: {kind}{printable(one_line(error))}", "note")]
-    ranked = sorted(looked, key=lambda one: -one.quality)
     names = trained.annotator.class_names
-    worst = list(reversed(ranked[SHOWN:]))[:SHOWN]
     by = (
         f"by panoptic quality: the sum of the IoUs of boxes of one class that meet at {MIN_IOU} or "
         f"more, of answers from {MIN_SCORE} on, over the mean number of boxes there and found"
-        if isinstance(ranked[0].found, Detections)
+        if isinstance(best[0].found, Detections)
         else "by the mean IoU of the classes that are there or found"
     )
-    count = f"{len(ranked):,} images of {trained.run.data.eval_split} {by}."
+    count = f"{num_images:,} images of {trained.run.data.eval_split} {by}."
     blocks: list[Block] = [Text(printable(f"The best of {count} Left what is there, right found."))]
-    blocks.append(Pictures([picture(one, names) for one in ranked[:SHOWN]]))
+    blocks.append(Pictures([picture(one, names) for one in best]))
     if worst:
         blocks += [Text("The worst."), Pictures([picture(one, names) for one in worst])]
     return blocks
 
 
-def look_at(trained: TrainedRun) -> list[Looked]:
-    """Returns images of the evaluation split, evenly spaced, with what is found in them."""
+def look_at(trained: TrainedRun) -> tuple[list[Looked], list[Looked], int]:
+    """Looks at images of the evaluation split, evenly spaced.
+
+    Returns:
+        The best, the worst, each with the most extreme first and none in both, and how many images
+        could be read. Of all others nothing is kept: together they may be gigabytes.
+    """
     annotator, data = trained.annotator, trained.run.data
     numbers = np.arange(len(data.eval_source))
     source = evenly_spaced(data.eval_source, MOST_IMAGES)
     if len(source) < len(numbers):
         numbers = np.arange(len(source)) * len(numbers) // len(source)
     rows = annotator.rows(data.batches_of(source, lambda bad: None, data.form))
-    looked = []
+    ranked: list[Looked] = []
+    count = 0
     for number, row in zip(numbers.tolist(), rows, strict=False):  # the rest is padding
         if not row["mask"]:
             continue
         height, width = real_size(row)
         image = as_channels(row["image"][:height, :width], 3)
-        truth, found, quality = compared(annotator, row, image.shape[:2])
+        answer = compared(annotator, row, image.shape[:2])
         name = data.eval_source.describe(number)
-        looked.append(Looked(number, name, image, truth, found, quality))
-    if not looked:
+        # Copies: these are views of a batch.
+        ranked.append(Looked(number, name, image.copy(), *copy.deepcopy(answer)))
+        ranked.sort(key=lambda one: -one.quality)
+        del ranked[SHOWN:-SHOWN]
+        count += 1
+    if not ranked:
         raise ConfigError("no image of the split could be read")
-    return looked
+    return ranked[:SHOWN], ranked[SHOWN:][::-1], count
 
 
 def compared(

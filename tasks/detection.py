@@ -14,6 +14,7 @@ from detection.detr import Detr, check_pool, create_detector
 from detection.losses import Classes, box_losses, class_loss
 from detection.matching import match, matching_costs
 from detection.results import results_of
+from features.map_infos import map_sides
 from harness.arguments import check_range, problem
 from harness.errors import BadImage, ConfigError
 from harness.steps import Steps
@@ -94,9 +95,10 @@ class Detection(Supervised):
             mutable=list(model_state),
         )
         targets = batch["labels"], batch["boxes"]
-        each_layer = jax.vmap(self._losses, in_axes=(0, 0, None, None, None))
+        each_layer = jax.vmap(self._losses, in_axes=(0, 0, None, None, None, None))
         losses = each_layer(
-            *(predictions.logits, predictions.boxes, *targets, batch["mean_objects"])
+            *(predictions.logits, predictions.boxes, *targets, batch["mean_objects"]),
+            predictions.is_query,
         )  # [l, 3]
         scalars = dict(zip(_KINDS, losses[-1], strict=True))  # of the last layer, unweighted
         weights = jnp.stack([self.class_weight, self.l1_weight, self.giou_weight])
@@ -146,7 +148,8 @@ class Detection(Supervised):
         """Returns what is found in each image: the fields of results.Results."""
         predictions = self.model.apply(variables, *self._inputs(batch), train=False)
         found = results_of(
-            *(predictions.logits[-1], predictions.boxes[-1], batch["size"]), classes=self.classes
+            *(predictions.logits[-1], predictions.boxes[-1], batch["size"], predictions.is_query),
+            classes=self.classes,
         )
         return found._asdict()
 
@@ -212,7 +215,8 @@ def _check_counts(model: Detr, data: pipeline.Data, repeats: int) -> None:
     if num_queries < objects:
         what = f"fewer than config.data.max_objects={objects}"
         raise ConfigError(problem("config.detector.num_queries", num_queries, what))
-    height, width = (side // model.backbone.infos[-1].stride for side in data.image_shape[:2])
+    info = model.backbone.infos[-1]
+    height, width = map_sides(model.backbone.model, info, data.image_shape[:2])
     with field_errors("config.detector"):
         check_pool(model.pool, (height, width))
     if model.queries == "learned":

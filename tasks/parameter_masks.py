@@ -52,9 +52,15 @@ def _path_mask(params, patterns: tuple[str, ...], key: str):
 
 
 def slow_multipliers(params, slow: tuple[str, ...], factor: float, section: str):
-    """Returns a tree of factors of the learning rate: `factor` where a pattern is found, else 1."""
-    is_slow = _path_mask(params, slow, f"{section}.slow")
-    return jax.tree.map(lambda is_slow: factor if is_slow else 1.0, is_slow)
+    """Returns a tree of factors of the learning rate: `factor` where a pattern is found, else 1.
+
+    Raises:
+        ValueError: not a regular expression, or one that matches nothing.
+    """
+    found = _found(params, slow, f"{section}.slow")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: factor if found[path_name(path)] else 1.0, params
+    )
 
 
 def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
@@ -68,13 +74,18 @@ def trainable_mask(params, freeze: tuple[str, ...], section: str = SECTION):
     Raises:
         ValueError: not a regular expression, one that matches nothing, or all is frozen.
     """
-    paths, key = list(parameter_paths(params)), f"{section}.freeze"
-    matches = {path: _matches(key, freeze, path) for path in paths}
-    for pattern, found in zip(freeze, zip(*matches.values(), strict=True), strict=True):
+    key = f"{section}.freeze"
+    found = _found(params, freeze, key)
+    if all(found.values()):
+        raise ValueError(problem(key, freeze, "leaves no parameter to train"))
+    return jax.tree_util.tree_map_with_path(lambda path, _: not found[path_name(path)], params)
+
+
+def _found(params, patterns: tuple[str, ...], key: str) -> dict[str, bool]:
+    """Returns path -> whether any pattern is in it; raises ValueError for one that is in none."""
+    paths = list(parameter_paths(params))
+    matches = {path: _matches(key, patterns, path) for path in paths}
+    for pattern, found in zip(patterns, zip(*matches.values(), strict=True), strict=True):
         if not any(found):
             raise _matches_nothing(key, pattern, paths)
-    if all(any(found) for found in matches.values()):
-        raise ValueError(problem(key, freeze, "leaves no parameter to train"))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: not any(matches[path_name(path)]), params
-    )
+    return {path: any(found) for path, found in matches.items()}

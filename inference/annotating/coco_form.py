@@ -3,6 +3,7 @@
 Reference: https://cocodataset.org/#format-data and #format-results
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,13 @@ class Ids:
             ValueError: the file is not in that form, or one of the names is not in it.
         """
         categories, numbers = read_ids(file)
+        images = [image.name for image in images]
+        if twice := [name for name, count in Counter(images).items() if count > 1]:
+            what = f"images of one name, {twice[0]!r}, would get one id; predict them by folder"
+            raise ValueError(problem("--ids", str(file), what))
         for kind, wanted, known in (
             ("category", class_names, categories),
-            ("image", [image.name for image in images], numbers),
+            ("image", images, numbers),
         ):
             if missing := [name for name in wanted if name not in known]:
                 what = f"has no {kind} {missing[0]!r} ({len(missing)} are missing)"
@@ -54,7 +59,7 @@ def coco_form(
     Args:
         found: of images that could be read; none is kept.
         class_names: in the order of the labels.
-        ids: of classes and images; None: both are counted from 1.
+        ids: of classes and images, which are files then; None: both are counted from 1.
 
     Returns:
         "images", "categories" and "annotations": of a detection all answers, with their "score";

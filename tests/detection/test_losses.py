@@ -1,11 +1,15 @@
 """The losses, against loops over predictions and objects."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detection.detr import Predictions
 from detection.losses import box_losses, class_loss
+from detection.matching import match, matching_costs
 from tasks.detection import Detection
 
 RNG = np.random.default_rng(0)
@@ -127,3 +131,63 @@ def test_places_in_the_padding_count_for_nothing(classes):
     # More objects than places: one of each kind is left over.
     few = np.broadcast_to(np.arange(5) < 2, (3, 5))
     assert np.isfinite(of(LOGITS, BOXES, LABELS, TARGETS, means, few)).all()
+
+
+class Predicts:
+    """A model that says the same of every image."""
+
+    def __init__(self, predictions):
+        self.predictions = predictions
+
+    def apply(self, *_, **__):
+        return self.predictions, {}
+
+
+@pytest.mark.parametrize("classes", ["softmax", "focal", "varifocal"])
+def test_loss_of_a_batch(classes):
+    """Every layer of the decoder and the proposals, each kind of loss with its weight."""
+    rng = np.random.default_rng(2)
+    logits = np.stack([LOGITS, rng.normal(size=LOGITS.shape).astype(np.float32)])
+    boxes = np.stack([BOXES, rng.uniform(0.2, 0.5, size=BOXES.shape).astype(np.float32)])
+    proposals = (
+        rng.normal(size=(3, 9, 4)).astype(np.float32),
+        rng.uniform(0.2, 0.5, size=(3, 9, 4)).astype(np.float32),
+    )
+    is_place = np.broadcast_to(np.arange(9) < 8, (3, 9))
+    is_query = np.broadcast_to(np.arange(5) < 4, (3, 5))
+    predictions = Predictions(logits, boxes, proposals, is_place, is_query)
+    weights = {"class_weight": 2.0, "l1_weight": 3.0, "giou_weight": 7.0}
+    one = dataclasses.replace(
+        task(classes), model=Predicts(predictions), proposal_repeats=2, **weights
+    )
+    means = np.full(3, 4 / 3, np.float32)
+    batch = {"image": np.zeros((3, 32, 32, 1), np.uint8), "image_mask": np.ones((3, 32, 32), bool)}
+    batch |= {"labels": LABELS, "boxes": TARGETS, "mean_objects": means}
+    loss, (_, scalars) = jax.jit(lambda b: one.batch_loss({}, {}, b, jax.random.key(0)))(batch)
+
+    twice = np.repeat(LABELS, 2, axis=1), np.repeat(TARGETS, 2, axis=1)
+    first, last = (
+        one._losses(*layer, LABELS, TARGETS, means, is_query)
+        for layer in zip(logits, boxes, strict=True)
+    )
+    of_proposals = one._losses(*proposals, *twice, 2 * means, is_place)
+    expected = sum(np.dot(kinds, (2, 3, 7)) for kinds in (first, last, of_proposals))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    kinds = ("class_loss", "l1_loss", "giou_loss")
+    np.testing.assert_allclose([scalars[kind] for kind in kinds], last, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", ["focal", "varifocal"])
+def test_losses_are_means_over_the_objects(classes):
+    one, means = task(classes), np.full(3, 4 / 3, np.float32)
+    costs = matching_costs(
+        *(LOGITS, BOXES, LABELS, TARGETS),
+        classes=classes,
+        weights={"class": one.class_cost, "l1": one.l1_cost, "giou": one.giou_cost},
+    )
+    assigned = match(costs, LABELS >= 0)
+    l1, giou, overlaps = box_losses(BOXES, assigned, LABELS, TARGETS)
+    options = {"classes": classes, "no_object_weight": 0.1}
+    of_classes = class_loss(LOGITS, assigned, LABELS, overlaps, EVERYWHERE, **options)
+    found = one._losses(LOGITS, BOXES, LABELS, TARGETS, means)
+    np.testing.assert_allclose(found, np.array([of_classes, l1, giou]) / 4, rtol=1e-5)

@@ -59,6 +59,7 @@ def test_one_device_equals_eight(tiny_config):
     """Batch statistics and the mean over the pixels are the whole batch's."""
     # AdamW would turn the sign of a tiny gradient into a whole step.
     tiny_config.optimizer.update(name="sgd", base_lr=0.1, weight_decay=0.0)
+    tiny_config.data.eval_short_side = 24  # padded
     run, losses, _, last = run_steps(tiny_config, 3)
     tiny_config.mesh.data = 8
     other_run, other_losses, _, other = run_steps(tiny_config, 3)

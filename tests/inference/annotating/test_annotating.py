@@ -171,6 +171,8 @@ def test_ids_of_a_data_set(tmp_path):
         Ids.read(file, ("dog", "cow"), [a])
     with pytest.raises(ValueError, match=r"has no image 'c.png' \(2 are"):
         Ids.read(file, names, [Path("c.png"), a, Path("d.png")])
+    with pytest.raises(ValueError, match="images of one name, 'a.png', would get one id"):
+        Ids.read(file, names, [a, Path("other/a.png")])
     truth["images"].append({"id": 8, "file_name": "y/a.png"})
     file.write_text(json.dumps(truth))
     with pytest.raises(ValueError, match="two images are called 'a.png'"):
