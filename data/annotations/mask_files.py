@@ -26,7 +26,7 @@ from data.annotations.annotated import IGNORE, Annotations
 from data.annotations.coco_files import split_of
 from data.sources.arrays import Record, check_index
 from data.sources.image_search import Tally, find_images
-from harness.errors import BadImage, one_line
+from harness.errors import BadAnnotation, BadImage, one_line
 from harness.files import read_lines
 
 _FOLDERS = ("annotations", "masks")
@@ -68,7 +68,7 @@ def as_segments(mask: np.ndarray, num_classes: int, ignore_label: int, name: str
         uint8 [h, w], IGNORE for what counts for nothing.
 
     Raises:
-        ValueError: a number is none of the classes.
+        BadAnnotation: a number is none of the classes.
     """
     ignored = (mask == ignore_label) | (mask == IGNORE)
     classes = mask.astype(np.int64) - (mask > ignore_label)
@@ -76,7 +76,7 @@ def as_segments(mask: np.ndarray, num_classes: int, ignore_label: int, name: str
         numbers = [n for n in range(num_classes + 1) if n != ignore_label]
         others = " and ".join(map(str, sorted({ignore_label, IGNORE})))
         allowed = f"allowed: {numbers[0]} to {numbers[num_classes - 1]}, {others}"
-        raise ValueError(f"{name}: the mask has a pixel of class {wrong[0]}; {allowed}")
+        raise BadAnnotation(f"{name}: the mask has a pixel of class {wrong[0]}; {allowed}")
     return np.where(ignored, IGNORE, classes).astype(np.uint8)
 
 
@@ -125,12 +125,12 @@ def open_masks(path: Path) -> MaskFolder:
     """Finds the images of a folder and their masks.
 
     Raises:
-        ValueError: it is not laid out as above, or an image has no mask.
+        ValueError: it is not laid out as above, its split is there twice, or an image has no mask.
     """
     masks = next((path / name for name in _FOLDERS if (path / name).is_dir()), None)
     if masks is None or not (path / "images").is_dir():
         raise ValueError(f"{path}: it must have a folder images and one of {', '.join(_FOLDERS)}")
-    pairs = {}
+    pairs, folders = {}, {}
     for folder in sorted(entry for entry in (path / "images").iterdir() if entry.is_dir()):
         if not (masks / folder.name).is_dir():
             continue  # such as images to be tested on, whose masks are not published
@@ -146,8 +146,13 @@ def open_masks(path: Path) -> MaskFolder:
         if missing := [pair for pair in found if pair[1] not in there]:
             what = f"{len(missing)} of its {len(found)} images have no mask, such as {missing[0]}"
             raise ValueError(f"{folder}: {what}")
-        if found:
-            pairs[split_of(folder.name)] = found
+        if not found:
+            continue
+        split = split_of(folder.name)
+        if split in pairs:
+            both = f"{folders[split]}, {folder}"
+            raise ValueError(f"{path}: the split {split!r} is there twice: {both}; rename one")
+        pairs[split], folders[split] = found, folder
     if not pairs:
         raise ValueError(f"{path}: no folder of images/ has images and a folder of masks")
     return MaskFolder(_class_names(path), pairs)

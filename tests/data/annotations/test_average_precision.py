@@ -16,6 +16,7 @@ from data.annotations.average_precision import (
     in_pixels,
     objects_of_row,
 )
+from harness.errors import BadAnnotation
 
 NAMES = ("cat", "dog", "owl")
 
@@ -137,7 +138,7 @@ def test_labels_and_numbers_that_cannot_be():
     for label in (-1, 3):
         with pytest.raises(ValueError, match=rf"image 0: an answer has the label {label}; allow"):
             average_precision([ONE], [found([(0, 0, 1, 1)], [0.5], [label])], NAMES)
-    with pytest.raises(ValueError, match="image 1: an object has the label 7; allowed: 0 to 2"):
+    with pytest.raises(BadAnnotation, match="image 1: an object has the label 7; allowed: 0 to 2"):
         average_precision([ONE, objects_of([(0, 0, 1, 1)], [7], [1], [False])], [RIGHT] * 2, NAMES)
     for box, score in (((0, 0, 1, np.nan), 0.5), ((0, 0, 1, 1), np.inf)):
         with pytest.raises(ValueError, match="not finite"):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import ade20k_tnt
+import train
+from configs import ade20k_tnt, digits_segment
 from data.annotations import coco_files, mask_files
-from data.annotations.annotated import IGNORE
+from data.annotations.annotated import IGNORE, Annotated, Annotations, objects_of
 from data.annotations.average_precision import objects_of_row
-from data.annotations.pipeline import BoxData, SegmentData
+from data.annotations.pipeline import BoxData, Boxes, SegmentData
 from data.digest import data_digest, digest_differences
-from harness.errors import BadImage
+from harness.errors import BadAnnotation, BadImage, ConfigError
+from saving.checkpoints import can_resume
 from tests.data.annotations.recipes import train_some_steps
 
 SMALL = {"batch_size": 2, "eval_batch_size": 2, "image_size": 48, "eval_split": "validation"}
@@ -302,3 +304,64 @@ def test_folders_that_are_not_laid_out_so(tmp_path):
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(ValueError, match=re.escape("no classes.txt with the names")):
         mask_files.open_masks(tmp_path)
+
+
+def test_masks_of_one_split_in_two_folders(tmp_path):
+    """As Cityscapes has them: train and train_extra."""
+    write_masks(tmp_path)
+    for kind in ("images", "annotations"):
+        shutil.copytree(tmp_path / kind / "training", tmp_path / kind / "train_extra")
+    with pytest.raises(ValueError, match="'train' is there twice: .*train_extra, .*training; ren"):
+        mask_files.open_masks(tmp_path)
+    shutil.rmtree(tmp_path / "annotations/train_extra")  # without masks it is none to learn from
+    assert len(mask_files.open_masks(tmp_path).pairs["train"]) == 3
+
+
+def of_masks(root):
+    """A tiny training on what write_masks writes."""
+    config = digits_segment.get_config("debug")
+    config.model.update(dims=(8, 16), depths=(1, 1), num_heads=(2, 2))
+    config.decoder.update(dim=16, num_heads=2, mask_dim=8)
+    config.data.update(name=f"masks:{root}", train_split="train", eval_split="validation")
+    config.data.update(image_size=32, batch_size=1, eval_batch_size=1)
+    config.loop.update(num_epochs=1.0, save_every_epochs=1.0, evaluate_every_epochs=1.0)
+    config.mesh.data = 1
+    return config
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_a_wrong_label_ends_a_run_with_one_line_after_a_save(tmp_path, monkeypatch, split):
+    """What a classes.txt that is a line short leads to."""
+    config = of_masks(write_masks(tmp_path / "data"))
+    mask = tmp_path / f"data/annotations/{split}/1.png"
+    Image.fromarray(np.full((20, 30), 4, np.uint8)).save(mask)
+    line = f"{mask}: the mask has a pixel of class 4; allowed: 0 to 3, 255"
+    # Of few images all are looked at before anything is written.
+    with pytest.raises(ConfigError) as error:
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert str(error.value) == line and error.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("data.digest.NUM_CONTENTS", 1)
+    with pytest.raises(ConfigError) as error:
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert str(error.value) == line
+    assert can_resume(tmp_path / "run")
+    Image.fromarray(MASK).save(mask)
+    assert train.train_and_evaluate(config, tmp_path / "run")["num_examples"] == 3
+
+
+def test_a_wrong_label_in_a_worker_process(tmp_path):
+    write_masks(tmp_path)
+    (tmp_path / "classes.txt").write_text("wall\nsky\n")
+    data = SegmentData(name=f"masks:{tmp_path}", num_workers=1, **SMALL).open()
+    with pytest.raises(
+        BadAnnotation, match=r"\.png: the mask has a pixel of class 2; allowed: 0 t"
+    ):
+        next(data.train_batches())
+
+
+def test_too_many_objects_in_a_record_whose_set_does_not_count_them():
+    objects = objects_of([(0, 0, 1, 1)] * 3, [0] * 3, [1] * 3, [False] * 3)
+    item = Annotated(np.zeros((2, 2, 3), np.uint8), objects, (2, 2))
+    with pytest.raises(BadAnnotation, match="max_objects=2: image 7 has 3 objects; .*from 3 on"):
+        Boxes((4, 4, 3), 2).finish(item, Annotations(image_id=7))
