@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.annotations.annotated import IGNORE, Annotations
-from data.annotations.coco_files import split_of
+from data.annotations.coco_files import read_image, split_of
 from data.sources.arrays import Record, check_index
 from data.sources.image_search import Tally, find_images
 from harness.errors import BadAnnotation, BadImage, one_line
@@ -95,12 +95,16 @@ class MaskSource:
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self))
         read = functools.partial(self._segments, index)
-        encoded = Path(self._pairs[index][0]).read_bytes()
+        encoded = read_image(Path(self._pairs[index][0]))
         return {"image": encoded, "label": Annotations(index, segments=read)}
 
     def _segments(self, index: int) -> np.ndarray:
         path = self._pairs[index][1]
-        mask = decode_mask(Path(path).read_bytes())
+        try:
+            encoded = Path(path).read_bytes()
+        except OSError as error:
+            raise BadImage(f"the mask cannot be read: {error.strerror or error}") from error
+        mask = decode_mask(encoded)
         return as_segments(mask, self._num_classes, self._ignore_label, path)
 
     def describe(self, index: int) -> str:
@@ -159,9 +163,12 @@ def open_masks(path: Path) -> MaskFolder:
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
+    """Returns the names of the classes, all different: results of classes go by their names."""
+    heading = 0
     if (path / _NAMES).is_file():
         names = tuple(line.strip() for line in read_lines(path / _NAMES))
     elif (path / _ADE_NAMES).is_file():  # after a heading: index, shares, and the name last
+        heading = 1
         rows = read_lines(path / _ADE_NAMES)[1:]
         names = tuple(
             re.split(r"\t| {2,}", row.strip())[-1].split(",")[0] for row in rows if row.strip()
@@ -171,4 +178,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
         raise ValueError(f"{path}: {what}")
     if not 0 < len(names) < IGNORE:
         raise ValueError(f"{path}: {len(names)} classes; allowed: 1 to {IGNORE - 1}")
+    for number, name in enumerate(names):
+        if name and (first := names.index(name)) < number:
+            lines = f"lines {first + heading + 1} and {number + heading + 1}"
+            raise ValueError(f"{path}: {lines} of the names of the classes are both {name!r}")
     return names
