@@ -14,8 +14,6 @@ import optax
 from clu.metrics import Metric
 from jax import Array
 
-from harness.errors import BadAnnotation
-
 IGNORE = 255  # class of a pixel that counts for nothing, as in ADE20K's padding and its borders
 
 
@@ -103,12 +101,11 @@ class Confusion(Metric):
                 were; NaN for a class that is in no image and was found in none.
 
         Raises:
-            BadAnnotation: no pixel counted.
+            ValueError: no pixel counted.
         """
         pixels = self.pixels()
         if not pixels.sum():
-            what = "every one is ignored (255, or config.data.ignore_label)"
-            raise BadAnnotation(f"no pixel was evaluated: {what}")
+            raise ValueError("no pixel was evaluated: every one is ignored")
         right = np.diag(pixels)
         union = pixels.sum(axis=0) + pixels.sum(axis=1) - right
         with np.errstate(invalid="ignore"):
