@@ -120,7 +120,7 @@ def open_coco(path: Path) -> CocoFolder:
             raise ValueError(f"{path}: {what}")
     names = _called_once(found[first][0], names, contents.values())
     sources = {
-        split: _source(file, images, contents[split], list(names))
+        split: _source(file, images, contents.pop(split), list(names))
         for split, (file, images) in found.items()
     }
     return CocoFolder(tuple(names.values()), sources)

@@ -404,11 +404,12 @@ def of_masks(root):
     config.decoder.update(dim=16, num_heads=2, mask_dim=8)
     config.data.update(name=f"masks:{root}", train_split="train", eval_split="validation")
     config.data.update(image_size=32, batch_size=1, eval_batch_size=1)
-    config.loop.update(num_epochs=1.0, save_every_epochs=1.0, evaluate_every_epochs=1.0)
+    config.loop.update(num_epochs=1.0, save_every_epochs=1.0, evaluate_every_epochs=1 / 3)
     config.mesh.data = 1
     return config
 
 
+@pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("split", ["training", "validation"])
 def test_a_wrong_label_ends_a_run_with_one_line_after_a_save(tmp_path, monkeypatch, split):
     """What a classes.txt that is a line short leads to."""
