@@ -61,8 +61,8 @@ def average_precision(
     """Compares what was found in images with what is there.
 
     As COCO does: a crowd's box takes any number of answers, which then count for nothing; in an
-    image without objects every answer is wrong; boxes may reach beyond the image; of each image
-    the 100 answers with the highest scores count, and classes without an object do not.
+    image without objects every answer is wrong; boxes may reach beyond the image; of each class in
+    an image the 100 answers with the highest scores count; classes without an object do not.
 
     Args:
         truth: objects of each image.

@@ -157,6 +157,8 @@ def random_sized_crop(
     check_range(f"{key}.probability", probability, 0, 1)
     _check_sides(f"{key}.short_sides", short_sides)
     _check_sides(f"{key}.crop_sides", crop_sides)
+    if crop_sides[0] > crop_sides[1]:
+        raise ValueError(problem(f"{key}.crop_sides", crop_sides, "the least is above the most"))
 
     def transform(item: Annotated, rng: np.random.Generator) -> Annotated:
         if rng.random() >= probability:
@@ -189,6 +191,8 @@ def random_resize(
         ValueError: a value is out of range.
     """
     _check_sides("config.augment.random_resize.short_sides", short_sides)
+    if longest_side is not None:
+        check_range("config.augment.random_resize.longest_side", longest_side, 1)
 
     def transform(item: Annotated, rng: np.random.Generator) -> Annotated:
         short = short_sides[rng.integers(len(short_sides))]

@@ -98,6 +98,17 @@ def test_more_than_a_hundred_answers():
     np.testing.assert_allclose([stats[n] for n in METRICS], reference(truth, answers), atol=1e-12)
 
 
+@pytest.mark.parametrize(("others", "expected"), [(1, 1.0), (2, 0.0)])
+def test_a_hundred_answers_of_each_class_in_an_image_count(others, expected):
+    """An owl is found by the 102nd answer: after 101 wrong ones of another class, or of its own."""
+    truth = [objects_of([(0, 0, 50, 50)], [2], [2500], [False])]
+    boxes = [(200, 200, 250, 250)] * 101 + [(0, 0, 50, 50)]
+    answers = [found(boxes, np.linspace(1, 0.1, 102), [others] * 101 + [2])]
+    stats = average_precision(truth, answers, NAMES)
+    assert stats["ap_of/owl"] == pytest.approx(expected)
+    np.testing.assert_allclose([stats[n] for n in METRICS], reference(truth, answers), atol=1e-12)
+
+
 ONE = objects_of([(10, 10, 50, 50)], [1], [1600], [False])
 RIGHT = found([(10, 10, 50, 50)], [0.9], [1])
 UNUSUAL = {

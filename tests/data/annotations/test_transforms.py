@@ -186,6 +186,17 @@ def test_smaller_images_are_padded():
             r"config.augment.random_sized_crop.crop_sides=\(0, 5\)",
         ),
         (
+            {"random_sized_crop": {"crop_sides": (600, 384)}},
+            r"config.augment.random_sized_crop.crop_sides=\(600, 384\): the least is above",
+        ),
+        *(
+            (
+                {"random_resize": {"short_sides": (8,), "longest_side": side}},
+                f"config.augment.random_resize.longest_side={side}: out of range; .* at least 1",
+            )
+            for side in (0, -1)
+        ),
+        (
             {"random_scale_crop": {"short_side": 8, "scale": (2.0, 1.0)}},
             r"config.augment.random_scale_crop.scale=\(2.0, 1.0\): no range of factors",
         ),
