@@ -29,6 +29,13 @@ class BadImage(ConfigError, ValueError):
     """The bytes are not a readable image; the message says why, in one line."""
 
 
+class BadAnnotation(ConfigError, ValueError):
+    """What the data say of an image is wrong; the message names it.
+
+    Not a BadImage, which is replaced: one wrong label mostly means that many are.
+    """
+
+
 class NoSuchData(ValueError):
     """A data set is not where it should be; the message says what to do."""
 

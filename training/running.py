@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from data.batches import Batches
-from harness.errors import BadImage, Interrupted, RecordError, before_ending
+from harness.errors import BadAnnotation, BadImage, Interrupted, RecordError, before_ending
 from parallel import peers
 from parallel.watchdog import Watchdog
 from process.shared_memory import WorkerDied
@@ -117,9 +117,10 @@ class Running:
             self.dog.progress(f"a batch of the evaluation at step {step}")
             return self.stops.requested()
 
-        evaluation = evaluate(
-            built.eval_step, built.task, self.state, watched, key=built.key, stop=stop_requested
-        )
+        with self._saved_first(step):
+            evaluation = evaluate(
+                built.eval_step, built.task, self.state, watched, key=built.key, stop=stop_requested
+            )
         if evaluation is None:
             self.stop(step)
         check_finite(evaluation.metrics, step)
@@ -167,5 +168,5 @@ class Running:
 
     def _saved_first(self, step: int):
         is_one = peers.current() is None  # with several, no other is at a save now
-        ends = (BadImage, RecordError, WorkerDied) if is_one else ()
+        ends = (BadAnnotation, BadImage, RecordError, WorkerDied) if is_one else ()
         return before_ending(ends, lambda: self._save_now(step))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.annotations.annotated import Objects
+from harness.errors import BadAnnotation
 
 # In the order of COCO's own table; of areas in pixels of the image as it is stored: small is below
 # 32^2, large above 96^2.
@@ -60,8 +61,8 @@ def average_precision(
     """Compares what was found in images with what is there.
 
     As COCO does: a crowd's box takes any number of answers, which then count for nothing; in an
-    image without objects every answer is wrong; boxes may reach beyond the image; of each image
-    the 100 answers with the highest scores count, and classes without an object do not.
+    image without objects every answer is wrong; boxes may reach beyond the image; of each class in
+    an image the 100 answers with the highest scores count; classes without an object do not.
 
     Args:
         truth: objects of each image.
@@ -72,7 +73,8 @@ def average_precision(
         METRICS, and "ap_of/NAME" of each class; -1 where there is no such object.
 
     Raises:
-        ValueError: a label is none of the classes, or a number is not finite.
+        BadAnnotation: an object's label is none of the classes, or its box is not finite.
+        ValueError: the same of an answer.
     """
     from faster_coco_eval import COCO, COCOeval_faster  # only what detects objects needs it
 
@@ -110,15 +112,15 @@ def average_precision(
 
 def _check(truth: Sequence[Objects], found: Sequence[Detections], num_classes: int) -> None:
     for image, (objects, answers) in enumerate(zip(truth, found, strict=True)):
-        for what, labels, values in (
-            ("an object", objects.labels, objects.boxes),
-            ("an answer", answers.labels, np.c_[answers.boxes, answers.scores]),
+        for kind, what, labels, values in (
+            (BadAnnotation, "an object", objects.labels, objects.boxes),
+            (ValueError, "an answer", answers.labels, np.c_[answers.boxes, answers.scores]),
         ):
             if (wrong := labels[(labels < 0) | (labels >= num_classes)]).size:
                 allowed = f"allowed: 0 to {num_classes - 1}"
-                raise ValueError(f"image {image}: {what} has the label {wrong[0]}; {allowed}")
+                raise kind(f"image {image}: {what} has the label {wrong[0]}; {allowed}")
             if not np.isfinite(values).all():
-                raise ValueError(f"image {image}: {what} has a box or score that is not finite")
+                raise kind(f"image {image}: {what} has a box or score that is not finite")
 
 
 def _gold_rows(truth: Sequence[Objects]) -> Iterator[tuple[bool, float, tuple]]:

@@ -14,7 +14,8 @@ Reference: https://cocodataset.org/#format-data
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from data.annotations.annotated import Annotations, objects_of
 from data.sources.arrays import Record, check_index
 from harness.arguments import problem
-from harness.errors import printable
+from harness.errors import BadImage, printable
 
 _ANNOTATIONS = "annotations"
 _PREFIX = "instances_"
@@ -46,7 +47,7 @@ class CocoSource:
 
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self))
-        encoded = (self._root / self._files[index]).read_bytes()
+        encoded = read_image(self._root / self._files[index])
         return {"image": encoded, "label": self._labels[index]}
 
     def check_count(self, most: int) -> None:
@@ -74,6 +75,14 @@ class CocoFolder:
     sources: dict[str, CocoSource]
 
 
+def read_image(path: Path) -> bytes:
+    """Returns the contents of a file; raises BadImage if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImage(f"the file cannot be read: {error.strerror or error}") from error
+
+
 def split_of(name: str) -> str:
     """Returns "train", "validation" or "test" for names that begin so, others as they are."""
     match = _SPLIT.match(name)
@@ -87,8 +96,8 @@ def open_coco(path: Path) -> CocoFolder:
         path: laid out as above.
 
     Raises:
-        ValueError: there is no such file, its split is there twice, or what it says is not in
-            COCO's form: names the file and the annotation.
+        ValueError: there is no such file, its split is there twice, two categories have one name,
+            or what it says is not in COCO's form: names the file and the annotation.
     """
     found, categories = {}, {}
     for file, images in _files_of(path):
@@ -101,15 +110,19 @@ def open_coco(path: Path) -> CocoFolder:
             f"{path}: no COCO-style JSON file; it should be annotations/{_PREFIX}NAME.json beside "
             "a folder NAME of images, or one .json file beside the images of each split"
         )
-    sources = {}
-    for split, (file, images) in found.items():
-        content, categories[split] = _read(file)
-        sources[split] = _source(file, images, content, list(categories[split]))
+    contents = {}
+    for split, (file, _) in found.items():
+        contents[split], categories[split] = _read(file)
     (first, names), *others = categories.items()
     for split, theirs in others:
         if theirs != names:
             what = f"other categories in {found[split][0]} than in {found[first][0]}"
             raise ValueError(f"{path}: {what}")
+    names = _called_once(found[first][0], names, contents.values())
+    sources = {
+        split: _source(file, images, contents.pop(split), list(names))
+        for split, (file, images) in found.items()
+    }
     return CocoFolder(tuple(names.values()), sources)
 
 
@@ -120,6 +133,7 @@ def read_ids(file: Path) -> tuple[dict[str, int], dict[str, int]]:
         ValueError: it is not in COCO's form, or a name is there twice.
     """
     content, categories = _read(file)
+    categories = _called_once(file, categories, [content])
     results = []
     images = {number: Path(name).name for number, name in _names(file, content).items()}
     for kind, names in (("categories", categories), ("images", images)):
@@ -134,7 +148,7 @@ def read_ids(file: Path) -> tuple[dict[str, int], dict[str, int]]:
 def _read(file: Path) -> tuple[Any, dict[int, str]]:
     """Returns what a file has, and id -> name of its categories."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_bytes())  # with or without a byte-order mark
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     return content, _categories(file, content)
@@ -167,6 +181,31 @@ def _categories(file: Path, content: Any) -> dict[int, str]:
     if len(names) < len(rows) or not rows:
         raise ValueError(f"{file}: its categories are {'none' if not rows else 'not unique'}")
     return {number: printable(name) for number, name in rows}
+
+
+def _called_once(file: Path, names: dict[int, str], contents: Iterable[Any]) -> dict[int, str]:
+    """Returns id -> name of the categories without those that only repeat a name.
+
+    Roboflow writes one above the others, often under the name of one of them, that no annotation
+    uses. Results of classes go by their names: of two that are used one's would be lost.
+
+    Args:
+        file: for the error.
+        names: id -> name.
+        contents: of the files of all splits.
+    """
+    count = Counter(names.values())
+    if len(count) == len(names):
+        return names
+    rows = (row for content in contents for row in content["annotations"] if isinstance(row, dict))
+    used = {number for row in rows if isinstance(number := row.get("category_id"), int | str)}
+    kept = {number: name for number, name in names.items() if count[name] == 1 or number in used}
+    for name, total in count.items():
+        if total > 1 and list(kept.values()).count(name) != 1:
+            ids = " and ".join(str(number) for number in names if names[number] == name)
+            what = f"the categories {ids} are {'both' if total == 2 else 'all'} called {name!r}"
+            raise ValueError(f"{file}: {what}; rename all but one, or all but one that are used")
+    return kept
 
 
 def _names(file: Path, content: Any) -> dict[int, str]:
@@ -207,8 +246,11 @@ def _source(file: Path, images: Path, content: Any, categories: list[int]) -> Co
 
 
 def _stated(size: tuple[Any, Any]) -> tuple[int, int] | None:
-    """Returns (height, width) if a file states them."""
-    return size if all(type(side) is int and side > 0 for side in size) else None
+    """Returns (height, width) if a file states them, as whole numbers of any type."""
+    numbers = _finite(size)
+    if numbers is None or any(side <= 0 or side % 1 for side in numbers):
+        return None
+    return int(numbers[0]), int(numbers[1])
 
 
 def _object(file: Path, row: Any, names: dict, label_of: dict) -> tuple:
@@ -228,16 +270,18 @@ def _object(file: Path, row: Any, names: dict, label_of: dict) -> tuple:
     if width < 0 or height < 0:
         raise ValueError(f"{about}: bbox={row['bbox']!r}: a side is negative")
     area = _finite([row.get("area", width * height)])
-    if area is None:
+    if area is None or area[0] < 0:
         raise ValueError(f"{about}: area={row['area']!r}; it must be a number of pixels")
+    if (crowd := row.get("iscrowd", 0)) not in (0, 1):
+        raise ValueError(f"{about}: iscrowd={crowd!r}; allowed: 0, 1")
     box = (left, top, left + width, top + height)
-    return image, box, label_of[category], *area, bool(row.get("iscrowd", 0))
+    return image, box, label_of[category], *area, bool(crowd)
 
 
 def _finite(values: Any) -> list[float] | None:
     """Returns the values as numbers, None if they are none."""
     try:
         numbers = list(map(float, values))
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return numbers if all(map(math.isfinite, numbers)) else None

@@ -23,10 +23,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.annotations.annotated import IGNORE, Annotations
-from data.annotations.coco_files import split_of
+from data.annotations.coco_files import read_image, split_of
 from data.sources.arrays import Record, check_index
 from data.sources.image_search import Tally, find_images
-from harness.errors import BadImage, one_line
+from harness.errors import BadAnnotation, BadImage, one_line
 from harness.files import read_lines
 
 _FOLDERS = ("annotations", "masks")
@@ -68,7 +68,7 @@ def as_segments(mask: np.ndarray, num_classes: int, ignore_label: int, name: str
         uint8 [h, w], IGNORE for what counts for nothing.
 
     Raises:
-        ValueError: a number is none of the classes.
+        BadAnnotation: a number is none of the classes.
     """
     ignored = (mask == ignore_label) | (mask == IGNORE)
     classes = mask.astype(np.int64) - (mask > ignore_label)
@@ -76,7 +76,7 @@ def as_segments(mask: np.ndarray, num_classes: int, ignore_label: int, name: str
         numbers = [n for n in range(num_classes + 1) if n != ignore_label]
         others = " and ".join(map(str, sorted({ignore_label, IGNORE})))
         allowed = f"allowed: {numbers[0]} to {numbers[num_classes - 1]}, {others}"
-        raise ValueError(f"{name}: the mask has a pixel of class {wrong[0]}; {allowed}")
+        raise BadAnnotation(f"{name}: the mask has a pixel of class {wrong[0]}; {allowed}")
     return np.where(ignored, IGNORE, classes).astype(np.uint8)
 
 
@@ -95,12 +95,16 @@ class MaskSource:
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self))
         read = functools.partial(self._segments, index)
-        encoded = Path(self._pairs[index][0]).read_bytes()
+        encoded = read_image(Path(self._pairs[index][0]))
         return {"image": encoded, "label": Annotations(index, segments=read)}
 
     def _segments(self, index: int) -> np.ndarray:
         path = self._pairs[index][1]
-        mask = decode_mask(Path(path).read_bytes())
+        try:
+            encoded = Path(path).read_bytes()
+        except OSError as error:
+            raise BadImage(f"the mask cannot be read: {error.strerror or error}") from error
+        mask = decode_mask(encoded)
         return as_segments(mask, self._num_classes, self._ignore_label, path)
 
     def describe(self, index: int) -> str:
@@ -125,12 +129,12 @@ def open_masks(path: Path) -> MaskFolder:
     """Finds the images of a folder and their masks.
 
     Raises:
-        ValueError: it is not laid out as above, or an image has no mask.
+        ValueError: it is not laid out as above, its split is there twice, or an image has no mask.
     """
     masks = next((path / name for name in _FOLDERS if (path / name).is_dir()), None)
     if masks is None or not (path / "images").is_dir():
         raise ValueError(f"{path}: it must have a folder images and one of {', '.join(_FOLDERS)}")
-    pairs = {}
+    pairs, folders = {}, {}
     for folder in sorted(entry for entry in (path / "images").iterdir() if entry.is_dir()):
         if not (masks / folder.name).is_dir():
             continue  # such as images to be tested on, whose masks are not published
@@ -146,17 +150,25 @@ def open_masks(path: Path) -> MaskFolder:
         if missing := [pair for pair in found if pair[1] not in there]:
             what = f"{len(missing)} of its {len(found)} images have no mask, such as {missing[0]}"
             raise ValueError(f"{folder}: {what}")
-        if found:
-            pairs[split_of(folder.name)] = found
+        if not found:
+            continue
+        split = split_of(folder.name)
+        if split in pairs:
+            both = f"{folders[split]}, {folder}"
+            raise ValueError(f"{path}: the split {split!r} is there twice: {both}; rename one")
+        pairs[split], folders[split] = found, folder
     if not pairs:
         raise ValueError(f"{path}: no folder of images/ has images and a folder of masks")
     return MaskFolder(_class_names(path), pairs)
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
+    """Returns the names of the classes, all different: results of classes go by their names."""
+    heading = 0
     if (path / _NAMES).is_file():
         names = tuple(line.strip() for line in read_lines(path / _NAMES))
     elif (path / _ADE_NAMES).is_file():  # after a heading: index, shares, and the name last
+        heading = 1
         rows = read_lines(path / _ADE_NAMES)[1:]
         names = tuple(
             re.split(r"\t| {2,}", row.strip())[-1].split(",")[0] for row in rows if row.strip()
@@ -166,4 +178,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
         raise ValueError(f"{path}: {what}")
     if not 0 < len(names) < IGNORE:
         raise ValueError(f"{path}: {len(names)} classes; allowed: 1 to {IGNORE - 1}")
+    for number, name in enumerate(names):
+        if name and (first := names.index(name)) < number:
+            lines = f"lines {first + heading + 1} and {number + heading + 1}"
+            raise ValueError(f"{path}: {lines} of the names of the classes are both {name!r}")
     return names

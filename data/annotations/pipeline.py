@@ -16,7 +16,7 @@ from data.annotations.drawing import draw_boxes, draw_segments
 from data.images import as_channels
 from data.pipeline import Data
 from harness.arguments import check_range, problem
-from harness.errors import BadImage
+from harness.errors import BadAnnotation, BadImage
 
 
 def start(image: np.ndarray, label: Annotations) -> Annotated:
@@ -68,7 +68,8 @@ class Boxes:
         if (count := len(objects)) > len(row["labels"]):
             most = len(row["labels"])
             what = f"image {label.image_id} has {count} objects"
-            raise ValueError(problem("config.data.max_objects", most, what))
+            allowed = f"from {count} on"
+            raise BadAnnotation(problem("config.data.max_objects", most, what, allowed))
         row["image"][:height, :width] = item.image
         row["image_mask"][:height, :width] = True
         left, top, right, bottom = objects.boxes.T

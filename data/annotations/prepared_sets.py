@@ -14,7 +14,7 @@ from data.annotations.coco_files import MAX_ID
 from data.annotations.mask_files import as_segments, decode_mask
 from data.datasets import Dataset
 from data.sources.arrays import Record
-from data.sources.tfds_prepared import Prepared, open_prepared
+from data.sources.tfds_prepared import Prepared, class_of_boxes, open_prepared
 from data.sources.tfds_records import ArrayRecordSource
 from harness.files import read_lines
 
@@ -31,18 +31,18 @@ _NOTES = {
 class BoxRecords(ArrayRecordSource):
     """Images and the objects in them."""
 
-    def __init__(self, prepared: Prepared, split: str, group: str, label: str):
+    def __init__(self, prepared: Prepared, split: str, label_key: str):
         """Takes the split.
 
         Args:
             prepared: the set.
             split: one of its splits.
-            group: feature that holds the objects, as "objects" in "objects/bbox".
-            label: name in it of each object's class.
+            label_key: feature that holds the class of each object, such as "objects/label".
         """
         super().__init__(prepared, split)
+        group, _, _ = label_key.partition("/")
         self._keys = {"image": prepared.image_key, "boxes": prepared.boxes_key}
-        self._keys |= {"labels": f"{group}/{label}", "areas": f"{group}/area"}
+        self._keys |= {"labels": label_key, "areas": f"{group}/area"}
         self._keys |= {"is_crowd": f"{group}/is_crowd"}
 
     def __getitem__(self, index: int) -> Record:
@@ -108,19 +108,15 @@ def open_boxes(name: str, data_dir: str | None, exif_orientation: bool = False) 
         ValueError: not prepared, or without such boxes.
     """
     prepared = open_prepared(name, data_dir)
-    group, slash, _ = (prepared.boxes_key or "").partition("/")
-    inner = prepared.features[group]["sequence"]["feature"] if slash else {}
-    inner = inner.get("featuresDict", {}).get("features", {})
-    labels = [key for key, feature in inner.items() if "classLabel" in feature]
-    if len(labels) != 1:
+    if (found := class_of_boxes(prepared.features, prepared.boxes_key)) is None:
         raise ValueError(f"data set {name!r} has no boxes with a class each")
-    (label,) = labels
-    file = prepared.folder / f"{group}-{label}.labels.txt"
+    label_key, num_classes = found
+    file = prepared.folder / f"{label_key.replace('/', '-')}.labels.txt"
     return Dataset(
         name=name,
-        num_classes=int(inner[label]["classLabel"]["numClasses"]),
+        num_classes=num_classes,
         num_channels=3,
-        load=functools.cache(lambda split, _: BoxRecords(prepared, split, group, label)),
+        load=functools.cache(lambda split, _: BoxRecords(prepared, split, label_key)),
         splits=tuple(prepared.splits),
         class_names=tuple(read_lines(file)) if file.is_file() else None,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from data.annotations.annotated import Annotated
 from data.augment import color, crops
@@ -33,12 +34,49 @@ def resized(item: Annotated, size: tuple[int, int]) -> Annotated:
     return item.with_boxes(item.objects.boxes * factor, image=image, segments=segments)
 
 
-def cropped(item: Annotated, top: int, left: int, height: int, width: int) -> Annotated:
-    """Cuts a part out, which lies inside the image; objects outside it are left out."""
-    where = np.s_[top : top + height, left : left + width]
-    boxes = item.objects.boxes - np.array([left, top, left, top], np.float32)
-    segments = None if item.segments is None else item.segments[where]
-    return within(item.with_boxes(boxes, image=item.image[where], segments=segments))
+def cropped(
+    item: Annotated, size: tuple[int, int], top: int, left: int, height: int, width: int
+) -> Annotated:
+    """Cuts a part out of the image resized to a size; objects outside it are left out.
+
+    No more than the part is made: a banner, its short side enlarged, would fill the memory.
+
+    Args:
+        item: the image before.
+        size: height and width of the whole image resized.
+        top, left, height, width: of the part, pixels of the image resized; it lies inside.
+    """
+    factor = np.array([size[1] / item.size[1], size[0] / item.size[0]] * 2, np.float32)
+    boxes = item.objects.boxes * factor - np.array([left, top, left, top], np.float32)
+    if item.size == size:
+        where = np.s_[top : top + height, left : left + width]
+        image, segments = item.image[where], item.segments
+        segments = None if segments is None else segments[where]
+        return within(item.with_boxes(boxes, image=image, segments=segments))
+    # The same pixels as those of the whole image resized: Pillow looks beyond the box, too.
+    across, down = item.size[1] / size[1], item.size[0] / size[0]
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    box = tuple(np.minimum(box, item.size[::-1] * 2).tolist())  # rounding leads beyond
+    image = item.image if item.image.shape[2] > 1 else item.image[..., 0]
+    image = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
+    image = np.asarray(image).reshape(height, width, -1)
+    segments = item.segments
+    if segments is not None:
+        rows = _nearest(top, height, size[0], item.size[0])
+        columns = _nearest(left, width, size[1], item.size[1])
+        segments = segments[rows[:, None], columns]
+    return within(item.with_boxes(boxes, image=image, segments=segments))
+
+
+def _nearest(start: int, count: int, resized_side: int, side: int) -> np.ndarray:
+    """Returns which pixels of a side are nearest to some of it resized, [count]."""
+    if resized_side <= MAX_SIDE:  # as `resized` rounds halves
+        pixels = np.arange(side, dtype=np.int32)[None]
+        nearest = cv2.resize(pixels, (resized_side, 1), interpolation=cv2.INTER_NEAREST_EXACT)
+        return nearest[0, start : start + count]
+    # OpenCV's steps, of 16 binary places, would add up to whole pixels there.
+    middles = 2 * np.arange(start, start + count, dtype=np.int64) + 1
+    return middles * side // (2 * resized_side)
 
 
 def within(item: Annotated) -> Annotated:
@@ -119,17 +157,19 @@ def random_sized_crop(
     check_range(f"{key}.probability", probability, 0, 1)
     _check_sides(f"{key}.short_sides", short_sides)
     _check_sides(f"{key}.crop_sides", crop_sides)
+    if crop_sides[0] > crop_sides[1]:
+        raise ValueError(problem(f"{key}.crop_sides", crop_sides, "the least is above the most"))
 
     def transform(item: Annotated, rng: np.random.Generator) -> Annotated:
         if rng.random() >= probability:
             return item
         short = short_sides[rng.integers(len(short_sides))]
-        item = resized(item, fitting(item.size, (2**30, 2**30), short, None))
+        size = fitting(item.size, (2**30, 2**30), short, None)
         sides = [
             int(rng.integers(min(crop_sides[0], side), min(crop_sides[1], side) + 1))
-            for side in item.size
+            for side in size
         ]
-        return _random_part(item, (sides[0], sides[1]), rng)
+        return _random_part(item, size, (sides[0], sides[1]), rng)
 
     return transform
 
@@ -151,6 +191,8 @@ def random_resize(
         ValueError: a value is out of range.
     """
     _check_sides("config.augment.random_resize.short_sides", short_sides)
+    if longest_side is not None:
+        check_range("config.augment.random_resize.longest_side", longest_side, 1)
 
     def transform(item: Annotated, rng: np.random.Generator) -> Annotated:
         short = short_sides[rng.integers(len(short_sides))]
@@ -182,9 +224,9 @@ def random_scale_crop(
 
     def transform(item: Annotated, rng: np.random.Generator) -> Annotated:
         short = max(1, round(short_side * rng.uniform(*scale)))
-        item = resized(item, fitting(item.size, (2**30, 2**30), short, None))
-        size = min(item.size[0], image_size[0]), min(item.size[1], image_size[1])
-        return _random_part(item, size, rng)
+        size = fitting(item.size, (2**30, 2**30), short, None)
+        part = min(size[0], image_size[0]), min(size[1], image_size[1])
+        return _random_part(item, size, part, rng)
 
     return transform
 
@@ -239,9 +281,12 @@ def create_transforms(
     return steps if is_resized else [*steps, lambda item, rng: otherwise(item)]
 
 
-def _random_part(item: Annotated, size: tuple[int, int], rng: np.random.Generator) -> Annotated:
-    top, left = rng.integers(np.subtract(item.size, size) + 1).tolist()
-    return cropped(item, top, left, *size)
+def _random_part(
+    item: Annotated, size: tuple[int, int], part: tuple[int, int], rng: np.random.Generator
+) -> Annotated:
+    """Cuts a part of a size, drawn where, out of the image resized to another."""
+    top, left = rng.integers(np.subtract(size, part) + 1).tolist()
+    return cropped(item, size, top, left, *part)
 
 
 def _check_sides(key: str, sides: tuple[int, ...]) -> None:

@@ -197,7 +197,10 @@ def describe_folder(name: str, data_dir: str | os.PathLike | None) -> Prepared:
 
 
 def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None, str | None]:
-    """Returns the names of the features that hold the image, and the label or the mask."""
+    """Returns the names of the features that hold the image, and the label or the mask.
+
+    Where boxes have classes, several lists of labels of the image, as lvis has, count as none.
+    """
     stated = info.get("supervisedKeys", {})
     supervised = [item.get("featureKey") for item in stated.get("tuple", {}).get("items", ())]
     supervised = supervised or [stated[key] for key in ("input", "output") if key in stated]
@@ -207,9 +210,14 @@ def _keys(name: str, info: dict, features: dict) -> tuple[str, str | None, str |
         labels = [key for key in labels if "classLabel" in features[key]] or labels
     image_key = _choose(images, supervised[:1], "image")
     label_key = _choose(labels, supervised[1:2], "label")
+    if not supervised[1:] and label_key is None and "labels" in labels:
+        label_key = "labels"  # rather than labels_no_difficult, as voc has
     if image_key is not None and supervised[1:] and supervised[1] in images:
         return image_key, None, supervised[1]
-    if image_key is None or (label_key is None and (labels or supervised[1:])):
+    unclear = label_key is None and (labels or supervised[1:])
+    if image_key is None or (
+        unclear and not class_of_boxes(features, _box_keys(features, None)[0])
+    ):
         raise ValueError(
             f"data set {name!r} is not one of images with their classes; its records hold: "
             f"{', '.join(features)}"
@@ -227,20 +235,37 @@ def _box_keys(features: dict, label_key: str | None) -> tuple[str | None, str | 
         usual = feature.get("boundingBox", {}).get("bboxFormat", "REL_YXYX") == "REL_YXYX"
         return feature.get("pythonClassName", "").endswith(".BBoxFeature") and usual
 
-    labels = {}
     candidates = [key for key, feature in features.items() if has_boxes(feature)]
-    for key, feature in features.items():
-        inner = feature.get("sequence", {}).get("feature", {})
-        inner = inner.get("featuresDict", {}).get("features", {})
-        candidates += (found := [f"{key}/{name}" for name in inner if has_boxes(inner[name])])
-        classes = [f"{key}/{n}" for n in inner if inner[n].get("classLabel")]
-        if label_key and len(classes) == 1:
-            named = inner[classes[0].split("/")[1]]["classLabel"]
-            if named["numClasses"] == _class_label(features[label_key])["numClasses"]:
-                labels |= dict.fromkeys(found, classes[0])
+    for key, inner in _lists(features).items():
+        candidates += [f"{key}/{name}" for name in inner if has_boxes(inner[name])]
     usual = [key for key in ("bbox", "objects/bbox") if key in candidates]
     chosen = usual[0] if usual else _choose(candidates, [], "bbox")
-    return chosen, labels.get(chosen)
+    found = class_of_boxes(features, chosen)
+    if label_key and found and found[1] == int(_class_label(features[label_key])["numClasses"]):
+        return chosen, found[0]
+    return chosen, None
+
+
+def class_of_boxes(features: dict, boxes_key: str | None) -> tuple[str, int] | None:
+    """Returns which feature has the class of each box, such as "objects/label", and their number.
+
+    It is called "label", or is the only one of its kind: voc has a label and a pose.
+
+    Args:
+        features: name -> what features.json says of it.
+        boxes_key: of Prepared.
+    """
+    group, _, _ = (boxes_key or "").partition("/")
+    inner = _lists(features).get(group, {})
+    name = _choose([key for key in inner if "classLabel" in inner[key]], [], "label")
+    return name and (f"{group}/{name}", int(inner[name]["classLabel"]["numClasses"]))
+
+
+def _lists(features: dict) -> dict[str, dict]:
+    """Returns name of each list of objects -> the features of an object."""
+    inner = {key: each.get("sequence", {}).get("feature", {}) for key, each in features.items()}
+    found = {key: each.get("featuresDict", {}).get("features", {}) for key, each in inner.items()}
+    return {key: each for key, each in found.items() if each}
 
 
 def _class_label(feature: dict) -> dict | None:

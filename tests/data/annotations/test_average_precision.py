@@ -16,6 +16,7 @@ from data.annotations.average_precision import (
     in_pixels,
     objects_of_row,
 )
+from harness.errors import BadAnnotation
 
 NAMES = ("cat", "dog", "owl")
 
@@ -97,6 +98,17 @@ def test_more_than_a_hundred_answers():
     np.testing.assert_allclose([stats[n] for n in METRICS], reference(truth, answers), atol=1e-12)
 
 
+@pytest.mark.parametrize(("others", "expected"), [(1, 1.0), (2, 0.0)])
+def test_a_hundred_answers_of_each_class_in_an_image_count(others, expected):
+    """An owl is found by the 102nd answer: after 101 wrong ones of another class, or of its own."""
+    truth = [objects_of([(0, 0, 50, 50)], [2], [2500], [False])]
+    boxes = [(200, 200, 250, 250)] * 101 + [(0, 0, 50, 50)]
+    answers = [found(boxes, np.linspace(1, 0.1, 102), [others] * 101 + [2])]
+    stats = average_precision(truth, answers, NAMES)
+    assert stats["ap_of/owl"] == pytest.approx(expected)
+    np.testing.assert_allclose([stats[n] for n in METRICS], reference(truth, answers), atol=1e-12)
+
+
 ONE = objects_of([(10, 10, 50, 50)], [1], [1600], [False])
 RIGHT = found([(10, 10, 50, 50)], [0.9], [1])
 UNUSUAL = {
@@ -137,7 +149,7 @@ def test_labels_and_numbers_that_cannot_be():
     for label in (-1, 3):
         with pytest.raises(ValueError, match=rf"image 0: an answer has the label {label}; allow"):
             average_precision([ONE], [found([(0, 0, 1, 1)], [0.5], [label])], NAMES)
-    with pytest.raises(ValueError, match="image 1: an object has the label 7; allowed: 0 to 2"):
+    with pytest.raises(BadAnnotation, match="image 1: an object has the label 7; allowed: 0 to 2"):
         average_precision([ONE, objects_of([(0, 0, 1, 1)], [7], [1], [False])], [RIGHT] * 2, NAMES)
     for box, score in (((0, 0, 1, np.nan), 0.5), ((0, 0, 1, 1), np.inf)):
         with pytest.raises(ValueError, match="not finite"):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import ade20k_tnt
+import train
+from configs import ade20k_tnt, digits_segment
 from data.annotations import coco_files, mask_files
-from data.annotations.annotated import IGNORE
+from data.annotations.annotated import IGNORE, Annotated, Annotations, objects_of
 from data.annotations.average_precision import objects_of_row
-from data.annotations.pipeline import BoxData, SegmentData
+from data.annotations.pipeline import BoxData, Boxes, SegmentData
 from data.digest import data_digest, digest_differences
-from harness.errors import BadImage
+from harness.errors import BadAnnotation, BadImage, ConfigError
+from saving.checkpoints import can_resume
 from tests.data.annotations.recipes import train_some_steps
 
 SMALL = {"batch_size": 2, "eval_batch_size": 2, "image_size": 48, "eval_split": "validation"}
@@ -120,6 +122,13 @@ def test_json_beside_the_images(tmp_path):
         (content(IMAGES, [BOXES[0] | {"category_id": [1]}]), "annotation 1: .*no category .1."),
         (content(IMAGES, [BOXES[0] | {"area": None}]), "annotation 1: area=None; it must be a num"),
         (content(IMAGES, [BOXES[0] | {"bbox": None}]), "annotation 1: bbox=None; it must be left"),
+        (content(IMAGES, [BOXES[0] | {"area": -5}]), "annotation 1: area=-5; it must be a number"),
+        (content(IMAGES, [BOXES[0] | {"area": 10**400}]), "annotation 1: area=1000"),
+        (
+            content(IMAGES, [BOXES[0] | {"iscrowd": "0"}]),
+            "annotation 1: iscrowd='0'; allowed: 0, 1",
+        ),
+        (content(IMAGES, [BOXES[0] | {"iscrowd": 2}]), "annotation 1: iscrowd=2; allowed: 0, 1"),
         (content([(7, None)], []), "image 7 has no file_name"),
         (content(IMAGES, BOXES, (([1], "x"),)), "COCO's form has images, annotations and categ"),
         (content(IMAGES, BOXES, ((1, "x"), (3, "y"), (18, "z"))), "other categories in"),
@@ -129,6 +138,67 @@ def test_what_is_not_in_cocos_form(tmp_path, written, message):
     write_coco(tmp_path, written)
     with pytest.raises(ValueError, match=message):
         coco_files.open_coco(tmp_path)
+
+
+def test_json_as_other_programs_write_it(tmp_path):
+    """With a byte-order mark, as Windows has it; with sizes of pandas, which are floats."""
+    written = content(IMAGES, [row | {"iscrowd": bool(row["iscrowd"])} for row in BOXES])
+    for row in written["images"]:
+        row |= {"height": 30.0, "width": 40.0}
+    write_coco(tmp_path)
+    file = tmp_path / "annotations/instances_val2017.json"
+    file.write_text(json.dumps(written), "utf-8-sig")
+    source = coco_files.open_coco(tmp_path).sources["validation"]
+    assert [source[index]["label"].size for index in range(3)] == [(30, 40)] * 3
+    assert source[2]["label"].objects.is_crowd.tolist() == [False, True]
+
+
+def of_roboflow(used, names=("birds", "birds", "owl"), split="val2017"):
+    """A category above the others has the name of one of them."""
+    rows = [annotation(n, 7, category, [0, 0, 5, 5]) for n, category in enumerate(used)]
+    return content(IMAGES, rows, enumerate(names))
+
+
+def test_two_categories_of_one_name(tmp_path):
+    write_coco(tmp_path, of_roboflow([1]))
+    train_file = tmp_path / "annotations/instances_train2017.json"
+    train_file.write_text(json.dumps(of_roboflow([2, 1, 2])))
+    found = coco_files.open_coco(tmp_path)
+    assert found.class_names == ("birds", "owl")
+    labels = found.sources["train"][2]["label"].objects.labels
+    assert labels.tolist() == [1, 0, 1]
+    assert coco_files.read_ids(train_file)[0] == {"birds": 1, "owl": 2}
+    # Used in another split alone, or in none.
+    for used in ([0], []):
+        train_file.write_text(json.dumps(of_roboflow(used)))
+        write_coco(tmp_path / "other", of_roboflow([1] if used else []))
+        shutil.copy(train_file, tmp_path / "other/annotations")
+        message = (
+            r"instances_train2017.json: the categories 0 and 1 are both called 'birds'; rename"
+        )
+        with pytest.raises(ValueError, match=message):
+            coco_files.open_coco(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["coco", "masks"])
+def test_the_first_file_may_be_missing_as_any_other(tmp_path, kind):
+    """Only the message differed: a run that lacked the first one did not begin."""
+    if kind == "coco":
+        write_coco(tmp_path)
+        data, first = BoxData(name=f"coco:{tmp_path}", max_objects=3, **SMALL), "a.png"
+        (tmp_path / "val2017/a.png").unlink()
+        (tmp_path / "train2017/a.png").unlink()
+    else:
+        data, first = SegmentData(name=f"masks:{write_masks(tmp_path)}", **SMALL), "0.jpg"
+    data = data.open()
+    if kind == "masks":  # after the folders are listed; that of the mask, too
+        (tmp_path / "images/validation/0.jpg").unlink()
+        (tmp_path / "annotations/validation/1.png").unlink()
+    with pytest.raises(BadImage, match="the file cannot be read: No such file or directory"):
+        data.eval_source[0]
+    assert data.eval_source.describe(0).endswith(first)
+    masks = np.concatenate([batch["mask"] for batch in data.eval_batches()])
+    assert masks.sum() == (2 if kind == "coco" else 1)
 
 
 def test_an_image_of_another_size_than_its_annotations_is_left_out(tmp_path):
@@ -291,6 +361,18 @@ def test_masks_that_cannot_be_used(tmp_path):
         next(iter(data.eval_batches()))
 
 
+@pytest.mark.parametrize(
+    ("names", "lines"), [("classes.txt", "1 and 3"), ("objectInfo150.txt", "2 and 4")]
+)
+def test_two_classes_of_one_name(tmp_path, names, lines):
+    write_masks(tmp_path, names=names)
+    (tmp_path / names).write_text((tmp_path / names).read_text().replace("owl", "wall"))
+    with pytest.raises(
+        ValueError, match=f"lines {lines} of the names of the classes are both 'wal"
+    ):
+        mask_files.open_masks(tmp_path)
+
+
 def test_folders_that_are_not_laid_out_so(tmp_path):
     with pytest.raises(ValueError, match="it must have a folder images and one of annotations"):
         mask_files.open_masks(tmp_path)
@@ -302,3 +384,65 @@ def test_folders_that_are_not_laid_out_so(tmp_path):
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(ValueError, match=re.escape("no classes.txt with the names")):
         mask_files.open_masks(tmp_path)
+
+
+def test_masks_of_one_split_in_two_folders(tmp_path):
+    """As Cityscapes has them: train and train_extra."""
+    write_masks(tmp_path)
+    for kind in ("images", "annotations"):
+        shutil.copytree(tmp_path / kind / "training", tmp_path / kind / "train_extra")
+    with pytest.raises(ValueError, match="'train' is there twice: .*train_extra, .*training; ren"):
+        mask_files.open_masks(tmp_path)
+    shutil.rmtree(tmp_path / "annotations/train_extra")  # without masks it is none to learn from
+    assert len(mask_files.open_masks(tmp_path).pairs["train"]) == 3
+
+
+def of_masks(root):
+    """A tiny training on what write_masks writes."""
+    config = digits_segment.get_config("debug")
+    config.model.update(dims=(8, 16), depths=(1, 1), num_heads=(2, 2))
+    config.decoder.update(dim=16, num_heads=2, mask_dim=8)
+    config.data.update(name=f"masks:{root}", train_split="train", eval_split="validation")
+    config.data.update(image_size=32, batch_size=1, eval_batch_size=1)
+    config.loop.update(num_epochs=1.0, save_every_epochs=1.0, evaluate_every_epochs=1 / 3)
+    config.mesh.data = 1
+    return config
+
+
+@pytest.mark.usefixtures("compiled_once")
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_a_wrong_label_ends_a_run_with_one_line_after_a_save(tmp_path, monkeypatch, split):
+    """What a classes.txt that is a line short leads to."""
+    config = of_masks(write_masks(tmp_path / "data"))
+    mask = tmp_path / f"data/annotations/{split}/1.png"
+    Image.fromarray(np.full((20, 30), 4, np.uint8)).save(mask)
+    line = f"{mask}: the mask has a pixel of class 4; allowed: 0 to 3, 255"
+    # Of few images all are looked at before anything is written.
+    with pytest.raises(ConfigError) as error:
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert str(error.value) == line and error.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("data.digest.NUM_CONTENTS", 1)
+    with pytest.raises(ConfigError) as error:
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert str(error.value) == line
+    assert can_resume(tmp_path / "run")
+    Image.fromarray(MASK).save(mask)
+    assert train.train_and_evaluate(config, tmp_path / "run")["num_examples"] == 3
+
+
+def test_a_wrong_label_in_a_worker_process(tmp_path):
+    write_masks(tmp_path)
+    (tmp_path / "classes.txt").write_text("wall\nsky\n")
+    data = SegmentData(name=f"masks:{tmp_path}", num_workers=1, **SMALL).open()
+    with pytest.raises(
+        BadAnnotation, match=r"\.png: the mask has a pixel of class 2; allowed: 0 t"
+    ):
+        next(data.train_batches())
+
+
+def test_too_many_objects_in_a_record_whose_set_does_not_count_them():
+    objects = objects_of([(0, 0, 1, 1)] * 3, [0] * 3, [1] * 3, [False] * 3)
+    item = Annotated(np.zeros((2, 2, 3), np.uint8), objects, (2, 2))
+    with pytest.raises(BadAnnotation, match="max_objects=2: image 7 has 3 objects; .*from 3 on"):
+        Boxes((4, 4, 3), 2).finish(item, Annotations(image_id=7))

@@ -1,5 +1,8 @@
 """Boxes and masks follow every augmentation: each object is a filled box of its own colour."""
 
+import dataclasses
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -64,7 +67,8 @@ def test_boxes_and_masks_follow(name):
             item = step(item, rng)
         check_follows(item)
         sizes.add(item.size)
-        assert item.stored_size == (80, 120) and item.size <= limits
+        assert item.stored_size == (80, 120)
+        assert all(side <= most for side, most in zip(item.size, limits, strict=True))
         # Areas stay those of the image as it is stored.
         assert set(item.objects.areas) <= {660, 2500, 168}
     if name in ("flip", "off", "crop"):
@@ -75,6 +79,57 @@ def test_boxes_and_masks_follow(name):
         assert sizes == {(90, 135)}  # the batch holds no more
     if name == "flip":
         np.testing.assert_allclose(item.objects.boxes[0], np.array([80, 8, 110, 30]) * 0.6)
+
+
+@pytest.mark.parametrize("size", [(80, 120), (37, 56), (160, 240), (123, 185)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_part_is_that_of_the_whole_image_resized(size, channels):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (80, 120, channels), np.uint8)
+    segments = rng.integers(0, 9, (80, 120), np.uint8)
+    item = Annotated(image, objects_of(BOXES, [0, 1, 2], [1] * 3, [False] * 3), (80, 120), segments)
+    whole = transforms.resized(item, size)
+    for top, left, height, width in ((0, 0, *size), (11, 23, 20, 30), (size[0] - 9, 0, 9, 40)):
+        part = transforms.cropped(item, size, top, left, height, width)
+        where = np.s_[top : top + height, left : left + width]
+        assert part.image.shape == (height, width, channels) and part.image.dtype == np.uint8
+        difference = part.image.astype(int) - whole.image[where]
+        assert np.abs(difference).max() <= 1
+        assert (
+            part.segments == whole.segments[where]
+        ).mean() > 0.94  # of halves OpenCV rounds some
+        moved = whole.with_boxes(whole.objects.boxes - np.float32([left, top, left, top]))
+        moved = dataclasses.replace(moved, image=whole.image[where])
+        expected = transforms.within(moved).objects
+        np.testing.assert_array_equal(part.objects.boxes, expected.boxes)
+        assert part.objects.labels.tolist() == expected.labels.tolist()
+
+
+@pytest.mark.parametrize("name", ["random_sized_crop", "random_scale_crop"])
+def test_no_more_than_the_part_is_made_of_a_long_image(name):
+    """A banner, whose short side becomes 1024: all of it would have 1024 x 1,024,000 pixels."""
+    banner = np.zeros((10, 10_000, 3), np.uint8)
+    banner[:, 5_000:], segments = 255, np.zeros((10, 10_000), np.uint8)
+    segments[:, 5_000:] = 1
+    item = Annotated(
+        banner, objects_of([(0, 0, 10_000, 10)], [0], [1], [0]), (10, 10_000), segments
+    )
+    options = {"short_sides": (1024,), "crop_sides": (300, 300)}
+    if name == "random_scale_crop":
+        options = {"short_side": 1024, "scale": (1.0, 1.0), "image_size": (300, 300)}
+    else:
+        options["probability"] = 1.0
+    crop, seen = transforms.TRANSFORMS[name](**options), set()
+    for seed in range(8):
+        tracemalloc.start()
+        part = crop(item, np.random.default_rng(seed))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert part.size == (300, 300) and most < 2**22
+        assert part.objects.boxes.tolist() == [[0, 0, 300, 300]]
+        assert (part.image[..., 0] == 255 * part.segments).all()
+        seen |= set(np.unique(part.segments).tolist())
+    assert seen == {0, 1}
 
 
 def test_color_jitter_leaves_places_alone():
@@ -129,6 +184,17 @@ def test_smaller_images_are_padded():
         (
             {"random_sized_crop": {"crop_sides": (0, 5)}},
             r"config.augment.random_sized_crop.crop_sides=\(0, 5\)",
+        ),
+        (
+            {"random_sized_crop": {"crop_sides": (600, 384)}},
+            r"config.augment.random_sized_crop.crop_sides=\(600, 384\): the least is above",
+        ),
+        *(
+            (
+                {"random_resize": {"short_sides": (8,), "longest_side": side}},
+                f"config.augment.random_resize.longest_side={side}: out of range; .* at least 1",
+            )
+            for side in (0, -1)
         ),
         (
             {"random_scale_crop": {"short_side": 8, "scale": (2.0, 1.0)}},
