@@ -56,6 +56,10 @@ class Backbone(nn.Module):
         """Name, channels and stride of each map, lowest first."""
         return map_infos(self.model, self.maps)
 
+    def sides(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Returns (h, w) of each map for images of a (height, width) that fits the classifier."""
+        return [map_sides(self.model, info, size) for info in self.infos]
+
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> list[Array]:
         """Computes the maps.
@@ -103,10 +107,9 @@ class Backbone(nn.Module):
         for collection in state:
             for name, leaf in without_head(new)[collection].items():
                 self.put_variable(collection, name, leaf)
-        size = images.shape[1:3]
         return [
-            _as_plane(new["intermediates"][info.name][0], map_sides(model, info, size), model)
-            for info in self.infos
+            _as_plane(new["intermediates"][info.name][0], sides, model)
+            for info, sides in zip(self.infos, self.sides(images.shape[1:3]), strict=True)
         ]
 
 

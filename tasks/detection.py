@@ -14,7 +14,6 @@ from detection.detr import Detr, check_pool, create_detector
 from detection.losses import Classes, box_losses, class_loss
 from detection.matching import match, matching_costs
 from detection.results import results_of
-from features.map_infos import map_sides
 from harness.arguments import check_range, problem
 from harness.errors import BadImage, ConfigError
 from harness.steps import Steps
@@ -215,8 +214,7 @@ def _check_counts(model: Detr, data: pipeline.Data, repeats: int) -> None:
     if num_queries < objects:
         what = f"fewer than config.data.max_objects={objects}"
         raise ConfigError(problem("config.detector.num_queries", num_queries, what))
-    info = model.backbone.infos[-1]
-    height, width = map_sides(model.backbone.model, info, data.image_shape[:2])
+    height, width = model.backbone.sides(data.image_shape[:2])[-1]
     with field_errors("config.detector"):
         check_pool(model.pool, (height, width))
     if model.queries == "learned":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from data import pipeline
-from harness.errors import BadImage
+from harness.errors import BadAnnotation, BadImage
 from harness.steps import Steps
 from segmentation.measures import Confusion, pixel_losses
 from segmentation.model import create_segmenter
@@ -84,7 +84,11 @@ class Segmentation(Supervised):
         for name, confusion in sums.items():
             if not confusion.num_examples:
                 raise BadImage("no image was evaluated: none of the split's could be read")
-            prefix, measures = f"{name}_".removeprefix("raw_"), confusion.compute()
+            prefix = f"{name}_".removeprefix("raw_")
+            try:
+                measures = confusion.compute()
+            except ValueError as error:
+                raise BadAnnotation(str(error)) from None
             metrics |= {f"{prefix}{key}": float(measures[key]) for key in _MEASURES}
             of_classes = zip(self._names(), measures["iou"].tolist(), strict=True)
             metrics |= {f"{prefix}iou/{of}": iou for of, iou in of_classes if iou == iou}

@@ -191,7 +191,7 @@ class AnnotatedData(Data, Scenes):
 # annotations.
 _FOR_CLASSES = (
     *("classes", "examples_per_class", "eval_crop_ratio", "eval_crop_interpolation"),
-    "exif_orientation",
+    *("exif_orientation", "among"),
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from configs import coco_tnt_detr
+from configs import coco_tnt_detr, digits_detr
 from detection.detr import Detr, create_detector
 from detection.results import results_of
 from tests.detection.test_losses import task
@@ -155,3 +155,14 @@ def test_number_of_parameters_of_the_recipe_for_coco():
         for size in (224, 1344)
     ]
     assert counts == [41_024_629, 43_658_869]
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"), [("nest", 430_532), ("tnt", 430_420), ("deit", 434_228)]
+)
+def test_numbers_of_parameters_of_the_recipe_for_digits(argument, expected):
+    """As docs/detection.md has them."""
+    config = digits_detr.get_config(argument)
+    classifier = create_model(**config.model.to_dict(), num_classes=1)
+    shapes = variable_shapes(create_detector(classifier, 10, **config.detector), (64, 64, 1))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == expected

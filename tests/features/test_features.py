@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from features.backbone import Backbone, without_head
-from features.map_infos import OFFERS, map_infos, map_sides
+from features.map_infos import OFFERS, map_infos
 from features.neck import Pyramid
 from features.padding import fitting_size, map_mask, pad_images, with_positions_for
 from kernels.layer_norm import layer_norm
@@ -48,8 +48,7 @@ def test_maps_are_those_of_the_classifier(name):
     assert [x.shape for x in maps] == [
         (2, 64 // info.stride, 128 // info.stride, info.channels) for info in backbone.infos
     ]
-    sides = [map_sides(model, info, (64, 128)) for info in backbone.infos]
-    assert [x.shape[1:3] for x in maps] == sides
+    assert [x.shape[1:3] for x in maps] == backbone.sides((64, 128))
     own = without_head(variable_shapes(model, (64, 128)))
     norms = {f"map{n}_norm" for n in range(1, 9)}
     for collection, tree in own.items():
@@ -137,11 +136,11 @@ def test_any_size_is_padded_to_one_that_fits():
         assert fitting_size(small_model(name), size) == fitting
     overlapping = small_model("tnt_s_patch16_224", patch_stride=8)
     assert fitting_size(overlapping, (17, 33)) == (24, 40)
-    (info,) = Backbone(overlapping).infos
     tokens, _ = jax.eval_shape(
         Backbone(overlapping).init_with_output, jax.random.key(0), jnp.ones((1, 24, 40, 3))
     )
-    assert tokens[0].shape[1:3] == map_sides(overlapping, info, (24, 40)) == (2, 4)
+    assert tokens[0].shape[1:3] == (2, 4)
+    assert Backbone(overlapping).sides((24, 40)) == [(2, 4)]
     images, mask = pad_images(jnp.ones((2, 5, 7, 3)), (8, 16))
     assert images.shape == (2, 8, 16, 3) and mask.shape == (2, 8, 16)
     assert mask.sum() == 2 * 5 * 7 and images.sum() == 3 * 2 * 5 * 7

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from configs import ade20k_tnt
+from configs import ade20k_tnt, digits_segment
 from features.backbone import Backbone
 from layers.dense import Dense
 from segmentation.decoder import ClassDecoder
@@ -134,3 +134,14 @@ def test_number_of_parameters_of_the_recipe_for_ade20k():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 33_456_825
     over_places = shapes["decoder"]["scores_mlp"]
     assert sum(leaf.size for leaf in jax.tree.leaves(over_places)) == 6_295_552
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"), [("nest", 491_465), ("tnt", 482_985), ("deit", 484_405)]
+)
+def test_numbers_of_parameters_of_the_recipe_for_digits(argument, expected):
+    """As docs/segmentation.md has them."""
+    config = digits_segment.get_config(argument)
+    classifier = create_model(**config.model.to_dict(), num_classes=1)
+    shapes = variable_shapes(create_segmenter(classifier, 11, **config.decoder), (64, 64, 1))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == expected

@@ -91,6 +91,9 @@ def test_what_is_padded_or_ignored_changes_nothing(tiny_config):
     assert loss(changed) == loss(batch)
     nothing = {**batch, "segments": np.full_like(batch["segments"], IGNORE)}
     assert loss(nothing) == 0
+    sums, _ = jax.jit(run.task.eval_step)(state, nothing | {"mask": np.ones(8)}, run.key)
+    with pytest.raises(ConfigError, match="no pixel was evaluated: every one is ignored"):
+        run.task.summarize(jax.device_get(sums), [])
     assert measures.IGNORE == IGNORE
 
 

@@ -153,6 +153,7 @@ def test_each_test_image_once_on_several_devices():
         ({"scene_pixels": (12, 60)}, r"config.data.scene_pixels=.*higher than a scene of 48 x 64"),
         ({"scene_overlap": 1.5}, r"config.data.scene_overlap=1.5"),
         ({"classes": (1, 2)}, r"config.data.classes=\(1, 2\): only for images with classes"),
+        ({"among": "occurring"}, r"config.data.among='occurring': only for images with classes"),
         ({"exif_orientation": True}, r"config.data.exif_orientation=True: only for images with"),
         ({"max_objects": 0}, r"config.data.max_objects=0"),
         ({"name": "digits"}, r"data set 'digits' is not prepared.*did you mean 'digits_scenes'"),
