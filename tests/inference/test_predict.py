@@ -232,7 +232,7 @@ def arguments(**given):
     """Flags as absl would have parsed them."""
     flags = {"config": None, "workdir": None, "checkpoint": "latest", "weights": None}
     flags |= {"ema": False, "classes": None, "top_k": 5, "batch_size": 32, "json": False}
-    flags |= {"exported": None, "explain": None, "explain_folder": "explained"}
+    flags |= {"exported": None, "explain": None, "explain_folder": "explained", "ids": None}
     return SimpleNamespace(**(flags | given))
 
 
