@@ -92,7 +92,10 @@ def draw_batch(run: experiment.Experiment, *, num_images: int, start: int) -> Fi
     figure.suptitle(printable(f"{data.name} {data.train_split}, step {start + 1}"))
     for position in range(count):
         axes = figure.add_subplot(rows, columns, position + 1)
-        axes.imshow(_shown(images[position]), interpolation="nearest")
+        shown = _shown(images[position])
+        # Made smaller, lines of boxes would lose pixels; small images keep theirs sharp.
+        way = "antialiased" if min(shown.shape[:2]) > 256 else "nearest"
+        axes.imshow(shown, interpolation=way)
         axes.set_title(f"{labels[position]}\n{records[position]}", fontsize=8)
         axes.axis("off")
     return figure
