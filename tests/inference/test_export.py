@@ -62,7 +62,7 @@ def flags(**given):
 
 
 def predict_flags(**given):
-    given = dict(exported=None, top_k=4, batch_size=2, json=True) | given
+    given = dict(exported=None, top_k=4, batch_size=2, json=True, ids=None) | given
     return flags(**given)
 
 
