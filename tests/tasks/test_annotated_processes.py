@@ -7,6 +7,8 @@ from workdirs.results import read_metrics
 
 SMALL = {
     "digits_detr": [
+        "--config.data.scene_digits=(1,3)",
+        "--config.data.max_objects=3",
         "--config.detector.num_queries=8",
         "--config.detector.num_decoder_layers=1",
         "--config.optimizer.name=sgd",
